@@ -1,0 +1,52 @@
+"""The exceptions users see. Each is one clear line and carries its exit code; `cli` turns it into both.
+
+A message says what is wrong, where, and what to do about it.
+"""
+
+
+class TenfoldError(Exception):
+    """Base of all errors that are the user's to mend; never raised itself."""
+
+    exit_code = 1
+
+
+class UsageError(TenfoldError):
+    """An option, a name or a combination that does not exist; a missing extra."""
+
+    exit_code = 2
+
+
+class DataError(TenfoldError):
+    """Data that cannot be had, read or trusted."""
+
+    exit_code = 3
+
+
+class ModelError(TenfoldError):
+    """A model or checkpoint file that is missing, damaged or of another kind; nothing to resume."""
+
+    exit_code = 4
+
+
+class DivergedError(TenfoldError):
+    """Training produced a loss that is not finite."""
+
+    exit_code = 5
+
+
+class BusyError(TenfoldError):
+    """A run directory or a port that another process holds."""
+
+    exit_code = 6
+
+
+class StorageError(TenfoldError):
+    """The disk is full, or the file system does not let us write."""
+
+    exit_code = 7
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised in the main thread so that work in progress is saved as on Ctrl-C."""
+
+    exit_code = 143
