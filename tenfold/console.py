@@ -1,0 +1,48 @@
+"""Where remarks and progress go: standard error, so that standard output holds results only.
+
+Open to every room, as `errors` is. Rich is imported on first use, to keep start-up short. Rich honours `NO_COLOR`.
+"""
+
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Advance = Callable[..., None]
+"""advance(amount, note="…"): move a progress bar by `amount`, and say something beside it."""
+
+
+@functools.cache
+def stderr() -> "Console":
+    """The console of remarks and progress."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def remark(text: str) -> None:
+    """Say one line on standard error, literally: brackets in it are no markup."""
+    stderr().print(text, markup=False)
+
+
+@contextlib.contextmanager
+def progress(description: str, total: float, *, unit_is_bytes: bool = False, done: float = 0) -> Iterator[Advance]:
+    """Show a progress bar with the time left while the block runs; only on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda amount, note="": None
+        return
+    from rich import progress as bars
+
+    amount_column = bars.DownloadColumn() if unit_is_bytes else bars.MofNCompleteColumn()
+    columns = ("{task.description}", bars.BarColumn(bar_width=30), amount_column, "{task.fields[note]}")
+    with bars.Progress(*columns, bars.TimeRemainingColumn(), console=stderr(), transient=True) as display:
+        task = display.add_task(description, total=total, completed=int(done), note="")
+
+        def advance(amount: float, note: str = "") -> None:
+            display.update(task, advance=amount, **({"note": note} if note else {}))
+
+        yield advance
