@@ -1,0 +1,188 @@
+"""Pure functions of logits and labels: how good, how sure, and wrong about what.
+
+Legend: N images, K classes. `logits` are N×K floating point, `labels` and `predicted` N integers in [0, K). Sums run in
+float64. Whatever takes logits raises `ModelError` when one of them is not finite: a score of NaNs would be a lie.
+
+pandas (0.4 s) and scikit-learn (2 s) are imported where they are used: a run prints its scores without them.
+"""
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tenfold.errors import ModelError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUMMARY_ROWS = ("accuracy", "macro avg", "weighted avg")
+"""The last rows of `per_class`, in this order; a class may bear one of these names, so count from the end."""
+
+_Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+_LONGEST_NAME = 32
+
+
+def log_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Log-softmax of logits divided by `temperature` (> 0): float64, N×K, stable for logits of any finite size."""
+    _require_finite(logits)
+    scaled: np.ndarray = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return scaled
+
+
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Softmax of logits divided by `temperature` (> 0): float64, N×K, rows sum to 1."""
+    shares: np.ndarray = np.exp(log_probabilities(logits, temperature))
+    return shares
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images whose largest logit is the true class's; of equal logits the first counts."""
+    _require_pairs(logits, labels)
+    _require_finite(logits)
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 5) -> float:
+    """Share of images whose true class is among the `k` largest logits; `k` = 1 is `accuracy`, ties included."""
+    _require_pairs(logits, labels)
+    _require_finite(logits)
+    own = np.take_along_axis(logits, _column(labels), axis=1)
+    earlier = np.arange(logits.shape[1]) < _column(labels)
+    rank = ((logits > own) | ((logits == own) & earlier)).sum(axis=1)
+    return float((rank < k).mean())
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray, label_smoothing: float = 0.0) -> float:
+    """Mean cross-entropy in nats; the target is (1 − s)·one-hot + s/K, as torch's `cross_entropy` defines it."""
+    _require_pairs(logits, labels)
+    log_p = log_probabilities(logits)
+    own = np.take_along_axis(log_p, _column(labels), axis=1).mean()
+    return float(-(1 - label_smoothing) * own - label_smoothing * log_p.mean())
+
+
+def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Mean distance between confidence and accuracy over equal-width bins of confidence, weighted by their images.
+
+    In [0, 1]; 0 means that of all predictions made with 80 % certainty, 80 % are right (Guo et al., 2017).
+    """
+    _require_pairs(logits, labels)
+    confidence = probabilities(logits).max(axis=1)
+    correct = logits.argmax(axis=1) == labels
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)  # bins are open below: (a, b]
+    gap_sums = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
+    return float(np.abs(gap_sums).sum() / len(labels))
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """95 % interval of an accuracy of `correct` out of `n` images (Wilson, 1927); (0, 1) when n = 0.
+
+    Unlike p ± 1.96·√(p(1−p)/n) it stays within [0, 1] and does not collapse at 0 and 1.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    share, z2 = correct / n, _Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
+    """Counts, int64 K×K: rows are true classes, columns predicted ones."""
+    cells = labels.astype(np.int64) * k + predicted.astype(np.int64)
+    return np.bincount(cells, minlength=k * k).reshape(k, k)
+
+
+def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> "pd.DataFrame":
+    """Precision, recall, F1 (each in [0, 1]) and support of each class, then the three `SUMMARY_ROWS`.
+
+    Columns `precision`, `recall`, `f1`, `support` (images, int); the index holds class names in label order. All three
+    scores of the row `accuracy` are the accuracy. A score without a denominator (a class never predicted) is 0.
+    """
+    import pandas as pd
+    from sklearn.metrics import classification_report
+
+    # Numbers stand in for names, since scikit-learn keys its answer by name: a class called "accuracy" would be lost.
+    numbers = [str(number) for number in range(len(classes))]
+    report = classification_report(
+        labels, predicted, labels=range(len(classes)), target_names=numbers, output_dict=True, zero_division=0
+    )
+    share = report["accuracy"]
+    report["accuracy"] = {"precision": share, "recall": share, "f1-score": share, "support": len(labels)}
+    rows = [report[key] for key in (*numbers, *SUMMARY_ROWS)]
+    frame = pd.DataFrame(rows, index=pd.Index([*classes, *SUMMARY_ROWS], name="class"))
+    return frame.rename(columns={"f1-score": "f1"}).astype({"support": int})
+
+
+def predictions(
+    logits: np.ndarray, labels: np.ndarray, classes: Sequence[str], temperature: float = 1.0
+) -> "pd.DataFrame":
+    """One row an image: what it is, what the model says, how sure it is.
+
+    Columns: `index` (position in the data), `true`, `predicted` (class names), `probability` (of the predicted class),
+    `margin` (that minus the runner-up's), `loss` (cross-entropy in nats), `correct` (bool). Probabilities and loss are
+    those after division by `temperature`.
+    """
+    import pandas as pd
+
+    _require_pairs(logits, labels)
+    log_p = log_probabilities(logits, temperature)
+    runner_up, top = np.exp(np.partition(log_p, -2, axis=1)[:, -2:]).T
+    predicted, names = logits.argmax(axis=1), np.asarray(classes, dtype=object)
+    columns = {
+        "index": np.arange(len(labels)),
+        "true": names[labels],
+        "predicted": names[predicted],
+        "probability": top,
+        "margin": top - runner_up,
+        "loss": -np.take_along_axis(log_p, _column(labels), axis=1)[:, 0],
+        "correct": predicted == labels,
+    }
+    return pd.DataFrame(columns)
+
+
+def format_per_class(frame: "pd.DataFrame") -> str:
+    """The table of `per_class` as aligned plain text: percentages, the summary below a rule, no final newline."""
+    names = [_shown(str(name)) for name in frame.index]
+    width = max(_cells(name) for name in names)
+    header = " " * width + "  precision   recall       F1   images"
+    lines = [
+        f"{name}{' ' * (width - _cells(name))}  {row.precision:9.2%}{row.recall:9.2%}{row.f1:9.2%}{row.support:9,}"
+        for name, row in zip(names, frame.itertuples(), strict=True)
+    ]
+    rule = "─" * len(header)
+    summary = len(SUMMARY_ROWS)
+    return "\n".join([header, rule, *lines[:-summary], rule, *lines[-summary:]])
+
+
+def _require_pairs(logits: np.ndarray, labels: np.ndarray) -> None:
+    assert logits.ndim == 2 and logits.shape[1] >= 2 and labels.shape == (len(logits),) and len(labels) > 0
+
+
+def _require_finite(logits: np.ndarray) -> None:
+    bad = logits.size - int(np.isfinite(logits).sum())
+    if bad:
+        raise ModelError(
+            f"{bad:,} of the model's {logits.size:,} logits are not finite; its weights are damaged or it diverged "
+            "in training: train it again, or take another checkpoint"
+        )
+
+
+def _column(labels: np.ndarray) -> np.ndarray:
+    return labels.astype(np.intp)[:, None]
+
+
+def _shown(name: str) -> str:
+    """A class name fit for a terminal: control characters replaced, too long a name cut."""
+    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return clean if len(clean) <= _LONGEST_NAME else clean[: _LONGEST_NAME - 1] + "…"
+
+
+def _cells(text: str) -> int:
+    """Columns of a terminal that `text` takes: East Asian wide letters take two, combining ones none."""
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
