@@ -22,7 +22,6 @@ SUMMARY_ROWS = ("accuracy", "macro avg", "weighted avg")
 """The last rows of `per_class`, in this order; a class may bear one of these names, so count from the end."""
 
 _Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
-_LONGEST_NAME = 32
 
 
 def log_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -147,7 +146,7 @@ def predictions(
 
 def format_per_class(frame: "pd.DataFrame") -> str:
     """The table of `per_class` as aligned plain text: percentages, the summary below a rule, no final newline."""
-    names = [_shown(str(name)) for name in frame.index]
+    names = [shown(str(name)) for name in frame.index]
     width = max(_cells(name) for name in names)
     header = " " * width + "  precision   recall       F1   images"
     lines = [
@@ -157,6 +156,12 @@ def format_per_class(frame: "pd.DataFrame") -> str:
     rule = "─" * len(header)
     summary = len(SUMMARY_ROWS)
     return "\n".join([header, rule, *lines[:-summary], rule, *lines[-summary:]])
+
+
+def shown(name: str, longest: int = 32) -> str:
+    """A class name fit to be shown: control characters replaced, cut with an ellipsis after `longest` characters."""
+    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+    return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
 def _require_pairs(logits: np.ndarray, labels: np.ndarray) -> None:
@@ -174,12 +179,6 @@ def _require_finite(logits: np.ndarray) -> None:
 
 def _column(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.intp)[:, None]
-
-
-def _shown(name: str) -> str:
-    """A class name fit for a terminal: control characters replaced, too long a name cut."""
-    clean = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-    return clean if len(clean) <= _LONGEST_NAME else clean[: _LONGEST_NAME - 1] + "…"
 
 
 def _cells(text: str) -> int:
