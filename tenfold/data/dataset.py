@@ -23,7 +23,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: slice) -> "Split":
+    def __getitem__(self, index: slice | np.ndarray) -> "Split":
         return Split(self.images[index], self.labels[index])
 
 

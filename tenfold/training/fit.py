@@ -1,0 +1,213 @@
+"""Training in memory: one loop for all recipes, no disk.
+
+All randomness is keyed by (seed, purpose, epoch or step), so the state of a run is its tensors and a step number, and
+a run resumed from them goes on bit for bit.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tenfold.data.dataset import Split
+from tenfold.errors import DataError, DivergedError, ModelError, UsageError
+from tenfold.training.augment import Draws, Pixels, draw_epoch, keyed, keyed_seed, make_batch, measure_pixels
+from tenfold.training.device import Plan, make_plan
+from tenfold.training.infer import predict_logits
+from tenfold.training.model import Whitened, build, penalty
+from tenfold.training.optim import make_optimizers, make_schedule, set_rates
+from tenfold.training.recipe import Recipe
+from tenfold.training.run import Checkpoint
+
+WHITENING_IMAGES = 2000
+
+
+class Fit:
+    """A training run in memory: network, optimizers, step number and log; `advance` takes one step."""
+
+    def __init__(self, recipe: Recipe, train: Split, classes: int, val: Split | None, seed: int, plan: Plan):
+        self.recipe, self.seed, self.plan = recipe, seed, plan
+        images, labels = to_tensors(train)
+        self.pixels = measure_pixels(images) if recipe.standardize else Pixels()
+        self.schedule = make_schedule(recipe, len(train))
+        self.network = _make_network(recipe, classes, images, self.pixels, seed, plan)
+        self.images, self.labels = images.to(plan.device), labels.to(plan.device)
+        self.val = val and to_tensors(val)
+        self.optimizers: list[Optimizer] = []
+        self.step = 0
+        self.log = torch.zeros(self.schedule.total, 2)  # loss and accuracy of every step's batch
+        self.epochs: list[dict[str, float]] = []  # rows of metrics.csv
+        self.seconds = 0.0
+        self._draws: tuple[int, Draws] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether every step was taken."""
+        return self.step >= self.schedule.total
+
+    def advance(self) -> None:
+        """Take one training step; end the epoch where one ends. Raises `DivergedError` before a bad update."""
+        began = time.perf_counter()
+        self._begin_stage()
+        self.log[self.step] = torch.tensor(self._update())
+        self.step += 1
+        self.seconds += time.perf_counter() - began
+        if self.step % self.schedule.steps_per_epoch == 0 or self.done:
+            self._end_epoch()
+
+    def _begin_stage(self) -> None:
+        if self.schedule.starts_stage(self.step):
+            stage = self.schedule.stage(self.step)
+            self.optimizers = make_optimizers(self.recipe, self.network, stage, self.schedule.batch_size)
+        set_rates(self.optimizers, self.schedule, self.step)
+        if isinstance(self.network, Whitened) and self.network.patch.bias is not None:
+            # a bias at rate 0 needs no gradient, and without it the first group's input needs none either
+            self.network.patch.bias.requires_grad_(self.schedule.whitening_factor(self.step) > 0)
+
+    def _update(self) -> tuple[float, float]:
+        """Forward, backward, update; return the batch's loss and accuracy."""
+        batch, labels = self._next_batch()
+        torch.manual_seed(keyed_seed(self.seed, "dropout", self.step))
+        with self.plan.autocast():
+            logits = self.network(batch)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        loss = loss + penalty(self.network, self.recipe.l2)
+        value = loss.item()
+        if not math.isfinite(value):
+            epoch = self.schedule.epoch(self.step)
+            raise DivergedError(f"loss is {value} at step {self.step}, epoch {epoch:.2f}: a lower learning rate may do")
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.network.zero_grad()
+        return value, (logits.argmax(1) == labels).float().mean().item()
+
+    def _next_batch(self) -> tuple[Tensor, Tensor]:
+        epoch, index = divmod(self.step, self.schedule.steps_per_epoch)
+        draws = self._draws_of(epoch)
+        size = self.schedule.batch_size
+        chosen = draws.order[index * size : (index + 1) * size]
+        return make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout), self.labels[chosen]
+
+    def _draws_of(self, epoch: int) -> Draws:
+        if self._draws is None or self._draws[0] != epoch:
+            count, size = self.images.shape[:2]
+            self._draws = epoch, draw_epoch(self.recipe, count, size, self.seed, epoch).to(self.plan.device)
+        return self._draws[1]
+
+    def _end_epoch(self) -> None:
+        began = time.perf_counter()
+        per_epoch, last = self.schedule.steps_per_epoch, self.step - 1
+        loss, accuracy = self.log[last // per_epoch * per_epoch : self.step].mean(0).tolist()
+        val_loss, val_accuracy = self._validate()
+        self.seconds += time.perf_counter() - began
+        row = {
+            "epoch": self.schedule.epoch(self.step),
+            "stage": self.schedule.stage(last) + 1,
+            "learning_rate": self.schedule.learning_rate(last),
+            "train_loss": loss,
+            "train_accuracy": accuracy,
+            "val_loss": val_loss,
+            "val_accuracy": val_accuracy,
+            "seconds": self.seconds - sum(row["seconds"] for row in self.epochs),
+        }
+        self.epochs.append(row)
+
+    def _validate(self) -> tuple[float, float]:
+        if self.val is None:
+            return math.nan, math.nan
+        images, labels = self.val
+        logits = predict_logits(self.network, images, self.pixels, self.plan).single
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        with torch.no_grad():
+            loss = loss + float(penalty(self.network, self.recipe.l2))
+        return loss.item(), (logits.argmax(1) == labels).float().mean().item()
+
+    # --- to disk and back ---
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that the next step depends on, and the log."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for i, optimizer in enumerate(self.optimizers):
+            for j, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{i}.{j}.{name}": tensor for name, tensor in state.items()}
+        tensors["log"] = self.log[: self.step]
+        cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        return Checkpoint(self.step, cpu, {"seconds": self.seconds, "epochs": self.epochs})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go back to a checkpoint of the same recipe, data and seed. Raises `ModelError` where it does not fit."""
+        try:
+            network = {n.removeprefix("network."): t for n, t in checkpoint.tensors.items() if n.startswith("network.")}
+            self.network.load_state_dict(network)
+            self.step, self.seconds = checkpoint.step, checkpoint.notes["seconds"]
+            self.epochs = list(checkpoint.notes["epochs"])
+            self.log[: self.step] = checkpoint.tensors["log"]
+            self._restore_optimizers(checkpoint.tensors)
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
+            raise ModelError(f"the checkpoint of step {checkpoint.step} does not fit this recipe: {error}") from error
+
+    def _restore_optimizers(self, tensors: dict[str, Tensor]) -> None:
+        # at a stage's end the optimizers are about to be replaced, so those of the stage just ended will do
+        stage = self.schedule.stage(max(self.step - 1, 0))
+        self.optimizers = make_optimizers(self.recipe, self.network, stage, self.schedule.batch_size)
+        for i, optimizer in enumerate(self.optimizers):
+            content = optimizer.state_dict()
+            for name, tensor in tensors.items():
+                if name.startswith(f"optimizer.{i}."):
+                    _, _, j, field = name.split(".")
+                    content["state"].setdefault(int(j), {})[field] = tensor
+            optimizer.load_state_dict(content)
+
+
+def fit(
+    recipe: Recipe,
+    train: Split,
+    classes: int,
+    *,
+    val: Split | None = None,
+    seed: int = 0,
+    plan: Plan | None = None,
+    on_step: Callable[[Fit], None] | None = None,
+) -> Fit:
+    """Train the recipe's network on `train` in memory, calling `on_step` after every step; no disk is touched."""
+    fitting = Fit(recipe, train, classes, val, seed, plan or make_plan())
+    while not fitting.done:
+        fitting.advance()
+        if on_step:
+            on_step(fitting)
+    return fitting
+
+
+def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
+    """Hold out the recipe's validation images. Raises `UsageError` where nothing would be left to train on."""
+    if len(train) == 0:
+        raise DataError("there are no training images")
+    if recipe.val_size >= len(train):
+        raise UsageError(f"a validation set of {recipe.val_size} leaves nothing of {len(train)} training images")
+    if not recipe.val_size:
+        return train, None
+    if recipe.val_split == "last":
+        return train[: -recipe.val_size], train[-recipe.val_size :]
+    order = torch.randperm(len(train), generator=keyed(seed, "split")).numpy()
+    return train[np.sort(order[: -recipe.val_size])], train[np.sort(order[-recipe.val_size :])]
+
+
+def _make_network(recipe: Recipe, classes: int, images: Tensor, pixels: Pixels, seed: int, plan: Plan) -> nn.Module:
+    """Draw the initial weights on the CPU, so that they are the same on every device."""
+    torch.manual_seed(keyed_seed(seed, "weights"))
+    network = build(recipe.network, classes, images.shape[1])
+    if isinstance(network, Whitened):
+        some = images[:: max(1, len(images) // WHITENING_IMAGES)][:WHITENING_IMAGES].cpu()
+        network.initialize_from(pixels.to_network(some))
+    return network.to(plan.device).train()
+
+
+def to_tensors(part: Split) -> tuple[Tensor, Tensor]:
+    """Copy a split into memory: images uint8 N×H×W×3, labels int64 N."""
+    return torch.from_numpy(np.array(part.images)), torch.from_numpy(part.labels.astype(np.int64))

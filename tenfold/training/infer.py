@@ -1,0 +1,62 @@
+"""The one path from images to logits without gradients: validation, scores and reports all take it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tenfold.training.augment import VIEWS, Pixels, View, make_view
+from tenfold.training.device import Plan
+
+BATCH_SIZE = 1000
+
+
+class Logits(NamedTuple):
+    """float32 N×K on the CPU: of the plain image, and averaged over the test-time views."""
+
+    single: Tensor
+    averaged: Tensor
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module, images: Tensor, pixels: Pixels, plan: Plan, views: str = "one", unsure_share: float = 1.0
+) -> Logits:
+    """Compute logits of uint8 N×H×W×3; the model is left in the mode it came in.
+
+    Every image is seen once as it is. The share `unsure_share` of them whose two best logits lie closest together is
+    seen in the other `views` too, which gives most of the gain for part of the price.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        plain, *others = VIEWS[views]
+        single = _run(model, images, pixels, plan, plain)
+        averaged = single.clone()
+        unsure = find_unsure(single, unsure_share) if others else torch.empty(0, dtype=torch.int64)
+        if len(unsure):
+            chosen = images[unsure.to(images.device)]
+            total = plain[0] * single[unsure]
+            for view in others:
+                total += view[0] * _run(model, chosen, pixels, plan, view)
+            averaged[unsure] = total
+        return Logits(single, averaged)
+    finally:
+        model.train(was_training)
+
+
+def find_unsure(logits: Tensor, share: float) -> Tensor:
+    """Numbers (int64) of the `share` of N×K logits with the smallest gap between the best two, in rising order."""
+    best = logits.topk(2, dim=1).values
+    count = round(share * len(logits))
+    return (best[:, 0] - best[:, 1]).argsort(stable=True)[:count].sort().values
+
+
+def _run(model: nn.Module, images: Tensor, pixels: Pixels, plan: Plan, view: View) -> Tensor:
+    _, mirrored, shift = view
+    parts = []
+    for batch in images.split(BATCH_SIZE):
+        seen = make_view(batch.to(plan.device), mirrored, shift)
+        with plan.autocast():
+            parts.append(model(pixels.to_network(seen)).float().cpu())
+    return torch.cat(parts)

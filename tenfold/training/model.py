@@ -1,0 +1,251 @@
+"""The networks. `build(spec, classes, size)` gives a module from pixels to logits; a spec is plain data.
+
+Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N×3×H×W; output: logits N×K.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tenfold.errors import UsageError
+from tenfold.training.recipe import NetworkSpec
+
+
+def build(spec: NetworkSpec, classes: int = 10, size: int = 32) -> nn.Module:
+    """Build the network of `spec` for `classes` classes and `size`×`size` images, in channels-last layout.
+
+    Weights are drawn from torch's global generator. Raises `UsageError` where the images are too small for the depth.
+    """
+    network = Reference(spec, classes, size) if spec.name == "reference" else Whitened(spec, classes, size)
+    return network.to(memory_format=torch.channels_last)
+
+
+# --- the fast family ---------------------------------------------------------------------------------------------
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that learns a bias only, as the speed records do: the scale would be undone by the next layer."""
+
+    def __init__(self, channels: int, keep: float):
+        super().__init__(channels, momentum=1 - keep, eps=1e-12)
+        self.weight.requires_grad_(False)
+
+
+class Conv(nn.Conv2d):
+    """A 3×3 convolution without bias whose first filters start as the identity, so that signal and gradient pass."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+        with torch.no_grad():
+            nn.init.dirac_(self.weight[:channels_in])
+
+
+class Group(nn.Module):
+    """`depth` convolutions, each with norm and GELU; the first is max-pooled to half the side before its norm."""
+
+    def __init__(self, channels_in: int, channels_out: int, depth: int, keep: float):
+        super().__init__()
+        widths = [channels_in] + [channels_out] * depth
+        self.convs = nn.ModuleList(Conv(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.norms = nn.ModuleList(BatchNorm(channels_out, keep) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N×C_in×H×W to N×C_out×H/2×W/2."""
+        for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = conv(x)
+            x = F.max_pool2d(x, 2) if index == 0 else x
+            x = F.gelu(norm(x))
+        return x
+
+
+class Whitened(nn.Module):
+    """A fixed patch-whitening layer, groups of convolutions, a global max pool and a scaled linear head.
+
+    The layout follows Keller Jordan's airbench (2024), with 3×3 patches and padding, so that every side is even.
+    """
+
+    def __init__(self, spec: NetworkSpec, classes: int, size: int):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 2 * spec.whitening_pairs, spec.whitening, spec.stride, (spec.whitening - 1) // 2)
+        self.patch.weight.requires_grad_(False)
+        widths = (self.patch.out_channels, *spec.widths)
+        pairs = zip(widths, widths[1:], strict=False)
+        self.groups = nn.Sequential(*(Group(*pair, spec.depth, spec.norm_momentum) for pair in pairs))
+        if size // spec.stride >> len(spec.widths) == 0:
+            raise UsageError(f"{size}×{size} images are too small for {len(spec.widths)} groups")
+        self.head = nn.Linear(spec.widths[-1], classes, bias=False)
+        with torch.no_grad():
+            self.head.weight /= self.head.weight.std()
+        self.scale = spec.head_scale / spec.widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N×3×H×W to logits N×K."""
+        x = self.groups(F.gelu(self.patch(x)))
+        x = F.adaptive_max_pool2d(x, 1).flatten(1)
+        return self.head(x) * self.scale
+
+    @torch.no_grad()
+    def initialize_from(self, images: Tensor, eps: float = 5e-4) -> None:
+        """Set the first layer to ± the strongest principal patches of `images` (N×3×H×W), scaled to unit variance.
+
+        The idea of a whitening first layer for fast CIFAR-10 training is from tysam-code's hlb-CIFAR10 (2023).
+        """
+        side = self.patch.kernel_size[0]
+        patches = F.unfold(images.float(), side).transpose(1, 2).reshape(-1, 3 * side * side).double()
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        count = self.patch.out_channels // 2
+        if count > len(values):
+            raise UsageError(f"whitening_pairs is {count}, but {side}×{side} patches have only {len(values)}")
+        strongest = (vectors / torch.sqrt(values + eps)).T.flip(0)[:count].float()
+        filters = _fix_signs(strongest).reshape(count, 3, side, side)
+        self.patch.weight.copy_(torch.cat((filters, -filters)))
+
+
+def _fix_signs(rows: Tensor) -> Tensor:
+    """Make each row's largest entry positive: an eigenvector's sign is the linear algebra library's whim."""
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return rows * largest.sign()
+
+
+# --- the reference system's network ------------------------------------------------------------------------------
+
+KERAS_EPS = 1e-3
+REFERENCE_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+"""Channels and 3×3 convolutions of each block."""
+REFERENCE_DENSE = (1024, 1024, 256)
+
+
+class KerasNorm(nn.BatchNorm2d):
+    """Batch norm whose moving variance averages the biased variance of each batch; PyTorch's averages the unbiased."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise N×C×H×W per channel."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        mean, variance = torch.empty_like(self.running_mean), torch.empty_like(self.running_var)
+        y = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
+        count = x.numel() / x.shape[1]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * ((count - 1) / count), self.momentum)
+        return y
+
+
+class ReferenceBlock(nn.Module):
+    """Convolutions, plus 1×1 shortcuts from the pooled image and from the block before, then norm and max pool."""
+
+    def __init__(self, channels_in: int, channels: int, depth: int, keep: float, first: bool):
+        super().__init__()
+        widths = [channels_in] + [channels] * depth
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.from_image = nn.Conv2d(3, channels, 1)
+        self.from_block = None if first else nn.Conv2d(channels_in, channels, 1)
+        self.norm = KerasNorm(channels, momentum=1 - keep, eps=KERAS_EPS)
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """Map N×C_in×H×W and the image pooled to N×3×H×W to N×C×H/2×W/2."""
+        y = x
+        for conv in self.convs:
+            y = F.relu(conv(y))
+        y = y + self.from_image(image)
+        if self.from_block is not None:
+            y = y + self.from_block(x)
+        return F.max_pool2d(self.norm(y), 2)
+
+
+class Reference(nn.Module):
+    """The residual CNN of the reference system: 17,001,930 numbers for ten classes and 32×32 images."""
+
+    def __init__(self, spec: NetworkSpec, classes: int, size: int):
+        super().__init__()
+        if size >> len(REFERENCE_BLOCKS) == 0:
+            raise UsageError(f"{size}×{size} images are too small for the reference network: 32 is the least")
+        inputs = (3, *(channels for channels, _ in REFERENCE_BLOCKS))
+        self.blocks = nn.ModuleList(
+            ReferenceBlock(inputs[i], channels, depth, spec.norm_momentum, first=i == 0)
+            for i, (channels, depth) in enumerate(REFERENCE_BLOCKS)
+        )
+        side = size >> len(REFERENCE_BLOCKS)
+        widths = (inputs[-1] * side * side, *REFERENCE_DENSE)
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.head = nn.Linear(REFERENCE_DENSE[-1], classes)
+        self.dropout = spec.dropout
+        self.apply(_initialize_as_keras)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N×3×H×W to logits N×K."""
+        image = x
+        for index, block in enumerate(self.blocks):
+            x = block(x, F.avg_pool2d(image, 2**index) if index else image)
+        # Keras flattens channels last; at 32×32 pixels a single one is left and the order is the same
+        x = x.permute(0, 2, 3, 1).flatten(1)
+        for dense in self.dense:
+            x = F.dropout(F.relu(dense(x)), self.dropout, self.training)
+        return self.head(x)
+
+    def decayed(self) -> Iterator[nn.Parameter]:
+        """The kernels whose squares are part of the loss: those of the 3×3 convolutions."""
+        for block in self.blocks:
+            for conv in block.convs:
+                yield conv.weight
+
+
+def _initialize_as_keras(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+
+
+def penalty(network: nn.Module, weight: float) -> Tensor | float:
+    """The L2 term of the loss: `weight` times the sum of squares of the kernels that the reference system decays."""
+    if not weight or not isinstance(network, Reference):
+        return 0.0
+    return weight * torch.stack([kernel.square().sum() for kernel in network.decayed()]).sum()
+
+
+# --- what a network looks like -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row of the summary: dotted name, kind, output shape without the batch, numbers held (buffers of norms too)."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+
+
+def count_parameters(model: nn.Module, trainable: bool = False) -> int:
+    """Count weights and, as Keras does, the norms' moving means and variances; or only what is trained."""
+    if trainable:
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    moving = sum(b.numel() for b in model.buffers() if b.is_floating_point())
+    return sum(p.numel() for p in model.parameters()) + moving
+
+
+def summarize(model: nn.Module, size: int = 32) -> list[Layer]:
+    """List the layers that hold numbers, in the order in which an image meets them."""
+    layers: list[Layer] = []
+
+    def note(name: str) -> Any:
+        def hook(module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            layers.append(Layer(name, type(module).__name__, tuple(output.shape[1:]), count_parameters(module)))
+
+        return hook
+
+    leaves = [(name, module) for name, module in model.named_modules() if not any(module.children())]
+    hooks = [module.register_forward_hook(note(name)) for name, module in leaves]
+    training = model.training
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, size, size, device=device))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    return layers

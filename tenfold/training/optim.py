@@ -1,0 +1,188 @@
+"""Optimizers and schedules. Here, and only here, epochs become steps.
+
+All rates in a recipe are for the mean loss of a batch, or per image where it says so.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from tenfold.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The recipe's stages in steps: `ends` holds the step at which each stage is over."""
+
+    recipe: Recipe
+    images: int
+    batch_size: int
+    steps_per_epoch: int
+    ends: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.ends[-1]
+
+    def stage(self, step: int) -> int:
+        """Number of the stage that `step` belongs to, from 0."""
+        return next(i for i, end in enumerate(self.ends) if step < end or end == self.total)
+
+    def starts_stage(self, step: int) -> bool:
+        """Whether `step` is the first of its stage, where the optimizers begin afresh."""
+        return step == 0 or (step in self.ends and step < self.total)
+
+    def learning_rate(self, step: int) -> float:
+        """The learning rate of `step`: a straight line through the stage."""
+        index = self.stage(step)
+        stage, begin = self.recipe.stages[index], self.ends[index - 1] if index else 0
+        done = (step - begin) / (self.ends[index] - begin)
+        return stage.learning_rate + (stage.final_learning_rate - stage.learning_rate) * done
+
+    def factor(self, step: int) -> float:
+        """The learning rate as a share of the stage's first."""
+        return self.learning_rate(step) / self.recipe.stages[self.stage(step)].learning_rate
+
+    def whitening_factor(self, step: int) -> float:
+        """Factor of the first layer's bias: it falls to zero within the recipe's `whitening_epochs`."""
+        end = self.recipe.whitening_epochs * self.steps_per_epoch
+        return max(0.0, 1 - step / end) if end else 0.0
+
+    def epoch(self, step: int) -> float:
+        """How many epochs are done after `step` steps."""
+        return step / self.steps_per_epoch
+
+
+def make_schedule(recipe: Recipe, images: int) -> Schedule:
+    """Count the steps of `recipe` over `images` training images; a batch is never larger than the data set."""
+    batch_size = min(recipe.batch_size, images)
+    per_epoch = images // batch_size
+    ends, epochs = [], 0.0
+    for stage in recipe.stages:
+        epochs += stage.epochs
+        ends.append(max(round(epochs * per_epoch), (ends[-1] if ends else 0) + 1))
+    return Schedule(recipe, images, batch_size, per_epoch, tuple(ends))
+
+
+def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: int) -> list[Optimizer]:
+    """Return fresh optimizers for a stage; each group keeps its full rate as `initial_lr`."""
+    rate = recipe.stages[stage].learning_rate
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if recipe.optimizer == "adam":
+        optimizers: list[Optimizer] = [KerasAdam(trained.values(), lr=rate)]
+    else:
+        filters = [p for p in trained.values() if p.ndim == 4]
+        optimizers = [_sgd(recipe, trained, batch_size), Muon(filters, lr=rate, momentum=recipe.momentum)]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return optimizers
+
+
+def _sgd(recipe: Recipe, trained: dict[str, nn.Parameter], batch_size: int) -> SGD:
+    def group(rate: float, kind: str, params: list[nn.Parameter]) -> dict[str, Any]:
+        # the decay is wanted independent of the rate, and SGD multiplies it by the rate
+        decay = recipe.decay / rate if rate else 0.0
+        return {"params": params, "lr": rate * batch_size, "weight_decay": decay, "kind": kind}
+
+    whitening = [p for name, p in trained.items() if name == "patch.bias"]
+    head = [p for p in trained.values() if p.ndim == 2]
+    biases = [p for name, p in trained.items() if p.ndim == 1 and name != "patch.bias"]
+    groups = [
+        group(recipe.bias_rate, "whitening", whitening),
+        group(recipe.bias_rate, "bias", biases),
+        group(recipe.head_rate, "head", head),
+    ]
+    return SGD([g for g in groups if g["params"]], lr=0.0, momentum=recipe.sgd_momentum, nesterov=True)
+
+
+def set_rates(optimizers: Iterable[Optimizer], schedule: Schedule, step: int) -> None:
+    """Give every group the rate of `step`."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            whitening = group.get("kind") == "whitening"
+            factor = schedule.whitening_factor(step) if whitening else schedule.factor(step)
+            group["lr"] = group["initial_lr"] * factor
+
+
+class Muon(Optimizer):
+    """Momentum whose direction is orthogonalised, for convolution filters seen as matrices C_out × (C_in·h·w).
+
+    Keller Jordan et al., "Muon", 2024, as in airbench: each filter matrix is rescaled to a norm of √C_out before its
+    step, so that the rate alone sets how fast it turns.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every filter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                buffer.mul_(group["momentum"]).add_(p.grad)
+                direction = p.grad.add(buffer, alpha=group["momentum"])
+                p.mul_(math.sqrt(len(p)) / p.norm())
+                p.add_(orthogonalize(direction.flatten(1)).view(p.shape), alpha=-group["lr"])
+
+
+def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
+    """Bring all singular values of a matrix near 1 by a quintic Newton–Schulz iteration, in bfloat16; same shape.
+
+    The coefficients (Keller Jordan, 2024) have the steepest slope at zero for which the values stay within about
+    [0.7, 1.2]; three steps suffice for training.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class KerasAdam(Optimizer):
+    """Adam with the bias corrections folded into the rate, as Keras has it: eps is added to the uncorrected √v.
+
+    Kingma and Ba, 2015, the formulation before their section 2.1; Keras's constants.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float):
+        super().__init__(params, {"lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            grads = [p.grad for p in params]
+            states = [self._state(p) for p in params]
+            first, second = [s["m"] for s in states], [s["v"] for s in states]
+            torch._foreach_lerp_(first, grads, 1 - group["beta1"])
+            torch._foreach_mul_(second, group["beta2"])
+            torch._foreach_addcmul_(second, grads, grads, 1 - group["beta2"])
+            for s in states:
+                s["step"] += 1
+            count = float(states[0]["step"])
+            rate = group["lr"] * math.sqrt(1 - group["beta2"] ** count) / (1 - group["beta1"] ** count)
+            divisor = torch._foreach_sqrt(second)
+            torch._foreach_add_(divisor, group["eps"])
+            torch._foreach_addcdiv_(params, first, divisor, -rate)
+
+    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+        state = self.state[p]
+        if not state:
+            state.update(step=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
+        return state

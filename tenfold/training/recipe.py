@@ -1,0 +1,173 @@
+"""Recipes: everything that decides a training run, as one page of data.
+
+A recipe is a frozen dataclass; variants change a few fields of another. It goes to JSON and comes back strictly: an
+unknown field or a value of the wrong type is named, not ignored.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from tenfold.errors import UsageError
+
+_STRICT = pydantic.ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class NetworkSpec:
+    """Which network, in the words that `model.build` understands."""
+
+    name: Literal["whitened", "reference"] = "whitened"
+    widths: tuple[int, ...] = (32, 128, 256)
+    """Channels of each group; a group halves the image's side."""
+    depth: int = Field(2, ge=1)
+    """Convolutions in each group."""
+    whitening: int = Field(3, ge=1)
+    """Side of the patches that the fixed first layer whitens, in pixels."""
+    whitening_pairs: int = Field(16, ge=1)
+    """Principal patches kept; each gives two channels, the patch and its negative."""
+    stride: int = Field(1, ge=1)
+    """Step of the first layer, in pixels."""
+    head_scale: float = Field(1.0, gt=0)
+    """Logits are the head's output times this, over its number of inputs."""
+    norm_momentum: float = Field(0.6, ge=0, lt=1)
+    """How much batch norm's running statistics keep of their old value at each step."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of activations dropped after each hidden dense layer (`reference` only)."""
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Stage:
+    """A stretch of training with one optimizer state and a learning rate that goes straight from a to b."""
+
+    epochs: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    final_learning_rate: float = Field(ge=0)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """The hyperparameters of a run. Shapes: batches of B images, H×W pixels, K classes."""
+
+    name: str
+    network: NetworkSpec
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    batch_size: int = Field(500, ge=1)
+    optimizer: Literal["muon", "adam"] = "muon"
+    """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it."""
+    momentum: float = Field(0.6, ge=0, lt=1)
+    """Of the filters under `muon`."""
+    bias_rate: float = Field(0.053, ge=0)
+    """Peak learning rate of biases under `muon`, per image of the batch."""
+    head_rate: float = Field(0.67, ge=0)
+    """Peak learning rate of the head under `muon`, per image of the batch."""
+    sgd_momentum: float = Field(0.85, ge=0, lt=1)
+    """Of biases and head under `muon`."""
+    decay: float = Field(2e-6, ge=0)
+    """Weight decay of biases and head under `muon`, per image of the batch."""
+    whitening_epochs: float = Field(3.0, ge=0)
+    """How long the first layer's bias is trained; its rate falls to zero meanwhile."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    l2: float = Field(0.0, ge=0)
+    """Weight of the squared kernels in the loss (`reference`: those of its 3×3 convolutions)."""
+    standardize: bool = True
+    """Subtract the training pixels' mean and divide by their standard deviation; else pixels are just in [0, 1]."""
+    flip: Literal["none", "random", "alternating"] = "alternating"
+    """`alternating`: each image is mirrored every other epoch, so that two epochs show both sides."""
+    shift: int = Field(2, ge=0)
+    """Largest shift in whole pixels, the border mirrored."""
+    rotate: float = Field(0.0, ge=0, le=180)
+    """Largest rotation in degrees."""
+    shift_share: float = Field(0.0, ge=0, lt=1)
+    """Largest shift as a share of the side, bilinear together with the rotation, the border repeated."""
+    cutout: int = Field(0, ge=0)
+    """Side of a square that is greyed out, in pixels."""
+    val_size: int = Field(0, ge=0)
+    val_split: Literal["last", "random"] = "last"
+    """Which training images are held out: the last ones, or some drawn by the seed."""
+    views: Literal["one", "mirror", "six"] = "six"
+    """Test-time views: the image; and its mirror image; and both shifted by a pixel along the diagonal."""
+    unsure_share: float = Field(1.0, ge=0, le=1)
+    """Share of the images, the least sure ones, that get more than one view."""
+
+    @property
+    def epochs(self) -> float:
+        """Epochs of all stages together."""
+        return sum(stage.epochs for stage in self.stages)
+
+    def with_epochs(self, epochs: float) -> "Recipe":
+        """Stretch or shrink the stages so that they take `epochs` together, each keeping its share."""
+        if epochs <= 0:
+            raise UsageError(f"--epochs must be more than 0, not {epochs:g}")
+        ratio = epochs / self.epochs
+        stages = tuple(dataclasses.replace(stage, epochs=stage.epochs * ratio) for stage in self.stages)
+        return dataclasses.replace(self, stages=stages)
+
+    def with_val_size(self, val_size: int) -> "Recipe":
+        """Hold out the last `val_size` training images."""
+        if val_size < 0:
+            raise UsageError(f"--val-size must be 0 or more, not {val_size}")
+        return dataclasses.replace(self, val_size=val_size, val_split="last")
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON, every field named."""
+        return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
+
+    @staticmethod
+    def from_json(text: str | bytes, source: str = "recipe") -> "Recipe":
+        """Read a recipe; `source` names it in errors. Raises `UsageError` that names the first wrong field."""
+        try:
+            return _ADAPTER.validate_json(text)
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"]) or "file"
+            raise UsageError(f"{source}: {field}: {first['msg']}") from error
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+REFERENCE = Recipe(
+    name="reference",
+    network=NetworkSpec(name="reference", dropout=0.3, norm_momentum=0.99),
+    stages=(Stage(20, 3e-4, 3e-4), Stage(10, 1e-4, 1e-4), Stage(5, 5e-5, 5e-5)),
+    batch_size=64,
+    optimizer="adam",
+    l2=1e-4,
+    standardize=False,
+    flip="random",
+    shift=0,
+    rotate=15,
+    shift_share=0.1,
+    val_size=10_000,
+    val_split="random",
+    views="one",
+)
+
+# Widths, rates and schedule began at the published 94 % recipe of Keller Jordan's airbench (2024), made for GPUs, and
+# were fitted to two CPU cores on the last 5,000 training images; docs/log.md has the experiments.
+FAST89 = Recipe(
+    name="fast89",
+    network=NetworkSpec(),
+    stages=(Stage(2.4, 0.24, 0.0),),
+    label_smoothing=0.2,
+    unsure_share=0.5,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (FAST89, REFERENCE)}
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the named recipe, or read the JSON file of that path. Raises `UsageError`."""
+    if name in RECIPES:
+        return RECIPES[name]
+    path = Path(name)
+    if path.suffix != ".json":
+        raise UsageError(f"unknown recipe {name!r}: choose {', '.join(RECIPES)} or a .json file")
+    try:
+        return Recipe.from_json(path.read_bytes(), source=name)
+    except OSError as error:
+        raise UsageError(f"cannot read recipe {name}: {error.strerror}") from error

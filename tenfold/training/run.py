@@ -1,0 +1,289 @@
+"""The run directory: what a run leaves behind, written so that nothing good is lost.
+
+Every file is whole or absent (`tenfold.files`). `manifest.json` is written last and holds the SHA-256 of every other
+file: that it exists means that training ended. A checkpoint carries the beginning of its own SHA-256 in its name, so a
+single rename makes it valid and a truncated or flipped one is known without asking another file. No pickle, ever.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from tenfold.console import remark
+from tenfold.errors import BusyError, ModelError, UsageError
+from tenfold.files import remove_temporaries, sha256, storage_errors, write_bytes, write_text
+from tenfold.training.augment import Pixels
+from tenfold.training.device import Plan
+from tenfold.training.model import build
+from tenfold.training.recipe import NetworkSpec, Recipe
+
+FORMAT_VERSION = 1
+MANIFEST, LOCK, OWNER = "manifest.json", ".lock", ".owner.json"
+_CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
+_KEEP_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name, and JSON that belongs to them, as of the end of `step` training steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any]
+
+
+class Run:
+    """One run directory. Open it, read it; `lock()` it before writing."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: filelock.FileLock | None = None
+
+    # --- making, finding, owning ---
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, settings: dict[str, Any], env: dict[str, Any]) -> "Run":
+        """Make and lock a new run directory. Raises `UsageError` where `path` exists, `StorageError`."""
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                raise UsageError(f"{path} exists: choose another --out, or go on with it by --resume") from None
+        run = cls(path)
+        run.lock()
+        run.write_json("env.json", env)
+        write_text(path / "recipe.json", recipe.to_json())
+        run.write_json("settings.json", settings)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open an existing run directory. Raises `ModelError` where there is none."""
+        if not (path / "recipe.json").is_file():
+            raise ModelError(f"{path} is not a run directory: it has no recipe.json")
+        return cls(path)
+
+    def lock(self) -> None:
+        """Become the only process that writes here, until it ends. Raises `BusyError` that names the other one."""
+        lock = filelock.FileLock(self.path / LOCK)
+        try:
+            with storage_errors(self.path):
+                lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise BusyError(f"{self.path} is in use by {self._owner()}: wait for it or stop it") from None
+        self._lock = lock
+        remove_temporaries(self.path)
+        self.write_json(OWNER, {"pid": os.getpid(), "since": now()})
+
+    def unlock(self) -> None:
+        """Let other processes write here."""
+        if self._lock:
+            (self.path / OWNER).unlink(missing_ok=True)
+            self._lock.release()
+            self._lock = None
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads((self.path / OWNER).read_bytes())
+            return f"process {owner['pid']} since {owner['since']}"
+        except (OSError, ValueError, KeyError):
+            return "another process"
+
+    # --- small files ---
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Write `value` as indented JSON."""
+        write_text(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON object. Raises `ModelError` where it is missing or damaged."""
+        try:
+            value = json.loads((self.path / name).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.path / name}: cannot be read ({_reason(error)})") from error
+        if not isinstance(value, dict):
+            raise ModelError(f"{self.path / name}: not a JSON object")
+        return value
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe."""
+        try:
+            return Recipe.from_json((self.path / "recipe.json").read_bytes(), str(self.path / "recipe.json"))
+        except (OSError, UsageError) as error:
+            raise ModelError(str(error)) from error
+
+    # --- checkpoints ---
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint and delete all but the newest few. Raises `StorageError`; older ones then stay."""
+        notes = {"step": checkpoint.step, **checkpoint.notes}
+        content = safetensors.torch.save(checkpoint.tensors, {"tenfold": json.dumps(notes)})
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        path = self.path / "checkpoints" / f"step-{checkpoint.step:08d}-{digest}.safetensors"
+        write_bytes(path, content)
+        self.keep_checkpoints(_KEEP_CHECKPOINTS)
+        return path
+
+    def checkpoints(self) -> list[Path]:
+        """All checkpoint files, the newest first, none of them checked."""
+        names = (self.path / "checkpoints").glob("*.safetensors")
+        return sorted((path for path in names if _CHECKPOINT.fullmatch(path.name)), reverse=True)
+
+    def keep_checkpoints(self, count: int) -> None:
+        """Delete all but the newest `count`."""
+        for path in self.checkpoints()[count:]:
+            path.unlink(missing_ok=True)
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Load the newest sound checkpoint, naming and skipping damaged ones; None where none was ever written.
+
+        Raises `ModelError` where there are some and all are damaged: a silent restart would throw work away.
+        """
+        paths = self.checkpoints()
+        for path in paths:
+            checkpoint = _read_checkpoint(path)
+            if checkpoint:
+                return checkpoint
+            remark(f"{path} is damaged and skipped")
+        if paths:
+            raise ModelError(f"{self.path / 'checkpoints'}: every checkpoint is damaged; remove the folder to restart")
+        return None
+
+    # --- the model ---
+
+    def save_model(self, model: nn.Module, description: dict[str, Any]) -> None:
+        """Write weights and buffers, and the JSON from which the network is rebuilt."""
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+        write_bytes(self.path / "model.safetensors", safetensors.torch.save(tensors))
+        self.write_json("model.json", description)
+
+    def load_model(self, plan: Plan) -> "Model":
+        """Rebuild the trained network on the plan's device, checked against the manifest. Raises `ModelError`."""
+        self.verify("model.json", "model.safetensors")
+        description = self.read_json("model.json")
+        try:
+            spec = NetworkSpec(**description["network"])
+            model = build(spec, len(description["classes"]), description["size"])
+            pixels = Pixels(tuple(description["mean"]), tuple(description["std"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{self.path / 'model.json'}: not understood ({error})") from error
+        _fill(model, self.path / "model.safetensors")
+        model.to(plan.device, memory_format=torch.channels_last)  # safetensors keeps no memory format
+        return Model(model.eval(), tuple(description["classes"]), description["size"], pixels)
+
+    # --- the manifest ---
+
+    def seal(self) -> None:
+        """Write the manifest over everything that is here now; checkpoints vouch for themselves."""
+        files = [path for path in sorted(self.path.rglob("*")) if path.is_file() and not self._is_private(path)]
+        digests = {path.relative_to(self.path).as_posix(): sha256(path) for path in files}
+        self.write_json(MANIFEST, {"format": FORMAT_VERSION, "files": digests})
+
+    def _is_private(self, path: Path) -> bool:
+        relative = path.relative_to(self.path)
+        return relative.name.startswith(".") or relative.parts[0] in (MANIFEST, "checkpoints")
+
+    def verify(self, *names: str) -> None:
+        """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""
+        if not (self.path / MANIFEST).is_file():
+            raise ModelError(f"{self.path} has not finished training: go on with `tenfold train --resume`")
+        manifest = self.read_json(MANIFEST)
+        if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
+            raise ModelError(f"{self.path / MANIFEST}: format {manifest.get('format')!r} is unknown to this version")
+        for name in names or manifest["files"]:
+            path = self.path / name
+            if not path.is_file():
+                raise ModelError(f"{path} is missing")
+            if sha256(path) != manifest["files"].get(name):
+                raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
+
+    @property
+    def trained(self) -> bool:
+        """Whether training ended, so that the model can be used."""
+        return (self.path / MANIFEST).is_file()
+
+    @property
+    def scored(self) -> bool:
+        """Whether the scores were written too: nothing is left to resume."""
+        return self.trained and "results.json" in self.read_json(MANIFEST).get("files", {})
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with what it must know about its input."""
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    size: int
+    pixels: Pixels
+
+
+def describe_model(spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels) -> dict[str, Any]:
+    """Say in JSON all that `Run.load_model` needs."""
+    return {
+        "format": FORMAT_VERSION,
+        "network": asdict(spec),
+        "classes": list(classes),
+        "size": size,
+        "resize": "squash",
+        "mean": list(pixels.mean),
+        "std": list(pixels.std),
+    }
+
+
+def find_unfinished(folder: Path) -> Run:
+    """Return the unfinished run below `folder` that was touched last. Raises `ModelError` where there is none."""
+    paths = [path.parent for path in folder.glob("*/recipe.json")]
+    for path in sorted(paths, key=_last_touched, reverse=True):
+        run = Run(path)
+        if not run.scored:
+            return run
+    raise ModelError(f"nothing to resume: no unfinished run in {folder}")
+
+
+def _last_touched(path: Path) -> float:
+    return max(entry.stat().st_mtime for entry in (path, *path.glob("checkpoints")))
+
+
+def now() -> str:
+    """The time in UTC to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _read_checkpoint(path: Path) -> Checkpoint | None:
+    content = path.read_bytes()
+    match = _CHECKPOINT.fullmatch(path.name)
+    if not match or hashlib.sha256(content).hexdigest()[:16] != match[2]:
+        return None
+    with safetensors.safe_open(path, "pt") as file:
+        notes = json.loads(file.metadata()["tenfold"])
+    return Checkpoint(notes.pop("step"), safetensors.torch.load(content), notes)
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    try:
+        tensors = safetensors.torch.load(path.read_bytes())
+        model.load_state_dict(tensors)
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        raise ModelError(f"{path}: not the weights that model.json describes ({_reason(error)})") from error
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise ModelError(f"{path}: {bad[0]} holds numbers that are not finite")
+
+
+def _reason(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())

@@ -1,0 +1,180 @@
+"""Training in a run directory: `fit` with checkpoints, logs, signals and a lock."""
+
+import math
+import platform
+import signal
+import threading
+import time
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+
+from tenfold.console import progress, remark
+from tenfold.data.dataset import Dataset
+from tenfold.errors import Terminated
+from tenfold.files import write_text
+from tenfold.training.device import Plan, make_plan
+from tenfold.training.fit import Fit, split
+from tenfold.training.model import count_parameters, summarize
+from tenfold.training.recipe import Recipe
+from tenfold.training.run import Run, describe_model, now
+
+CHECKPOINT_SECONDS = 5.0
+CHECKPOINT_SHARE = 0.01
+"""A checkpoint is due when this many seconds have passed and when it costs at most this share of them."""
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+) -> Run:
+    """Train in the run directory `out` and seal it; the run comes back locked by this process.
+
+    With `resume`, `out` is an unfinished run, and its newest sound checkpoint is where training goes on. Ctrl-C and
+    SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`, `ModelError`,
+    `DivergedError`, `StorageError`.
+    """
+    plan = make_plan(device)
+    train_split, val = split(dataset.train, recipe, seed)
+    if resume:
+        run = Run.open(out)
+        run.lock()
+    else:
+        run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan))
+    checkpoint = run.load_checkpoint()
+    for reason in plan.reasons:
+        remark(reason)
+    fitting = Fit(recipe, train_split, len(dataset.classes), val, seed, plan)
+    print_summary(fitting.network, train_split.images.shape[1])
+    if checkpoint:
+        fitting.restore(checkpoint)
+        remark(f"going on at step {fitting.step} of {fitting.schedule.total}")
+    _train_all_steps(fitting, run)
+    write_logs(run, fitting)
+    size = train_split.images.shape[1]
+    run.save_model(fitting.network, describe_model(recipe.network, dataset.classes, size, fitting.pixels))
+    run.keep_checkpoints(1)
+    run.seal()
+    return run
+
+
+def _train_all_steps(fitting: Fit, run: Run) -> None:
+    keeper = _Keeper(run)
+    schedule = fitting.schedule
+    images = schedule.total * schedule.batch_size
+    done = fitting.step * schedule.batch_size
+    with HeldSignals() as held, progress("training", images, done=done) as bar:
+        while not fitting.done:
+            began = time.perf_counter()
+            fitting.advance()
+            loss, accuracy = fitting.log[fitting.step - 1].tolist()
+            rate = schedule.batch_size / (time.perf_counter() - began)
+            bar(schedule.batch_size, note=f"loss {loss:.3f}  accuracy {accuracy:.1%}  {rate:,.0f} images/s")
+            if fitting.step % schedule.steps_per_epoch == 0 or fitting.done:
+                _report_epoch(fitting)
+                write_logs(run, fitting)
+            keeper.save(fitting, now=fitting.done or held.waiting)
+            held.release()
+
+
+class HeldSignals:
+    """Holds back Ctrl-C and SIGTERM, so that they never land in the middle of a step; a second one is not held."""
+
+    def __init__(self) -> None:
+        self._held: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "HeldSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._hold) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _hold(self, number: int, _frame: FrameType | None) -> None:
+        if self._held is not None:
+            self._held = number
+            self.release()
+        self._held = number
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a signal came."""
+        return self._held is not None
+
+    def release(self) -> None:
+        """Raise what came, if anything: `KeyboardInterrupt` or `Terminated`."""
+        if self._held is not None:
+            raise KeyboardInterrupt if self._held == signal.SIGINT else Terminated
+
+
+class _Keeper:
+    """Saves checkpoints often enough to lose little, and seldom enough to cost little."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.last, self.cost = time.perf_counter(), 0.0
+
+    def save(self, fitting: Fit, now: bool) -> None:
+        """Save if one is due, or `now`."""
+        began = time.perf_counter()
+        if not now and began - self.last < max(CHECKPOINT_SECONDS, self.cost / CHECKPOINT_SHARE):
+            return
+        self.run.save_checkpoint(fitting.checkpoint())
+        self.last = time.perf_counter()
+        self.cost = self.last - began
+
+
+def _report_epoch(fitting: Fit) -> None:
+    row = fitting.epochs[-1]
+    line = f"epoch {row['epoch']:g}: loss {row['train_loss']:.4f}, accuracy {row['train_accuracy']:.2%}"
+    if not math.isnan(row["val_accuracy"]):
+        line += f"; validation loss {row['val_loss']:.4f}, accuracy {row['val_accuracy']:.2%}"
+    remark(f"{line}; {row['seconds']:.1f} s")
+
+
+def write_logs(run: Run, fitting: Fit) -> None:
+    """Write metrics.csv (a row an epoch) and steps.csv (a row a step)."""
+    write_text(run.path / "metrics.csv", pd.DataFrame(fitting.epochs).to_csv(index=False, float_format="%.6g"))
+    steps = pd.DataFrame(fitting.log[: fitting.step].numpy(), columns=["loss", "accuracy"])
+    steps.insert(0, "step", range(1, fitting.step + 1))
+    steps.insert(1, "epoch", steps["step"] / fitting.schedule.steps_per_epoch)
+    write_text(run.path / "steps.csv", steps.to_csv(index=False, float_format="%.6g"))
+
+
+def print_summary(network: nn.Module, size: int) -> None:
+    """Print layers, shapes and counts to standard error."""
+    for layer in summarize(network, size):
+        remark(f"{layer.name:24} {layer.kind:12} {'×'.join(map(str, layer.shape)):>12} {layer.parameters:>12,}")
+    total, trained = count_parameters(network), count_parameters(network, trainable=True)
+    remark(f"{total:,} parameters, {trained:,} of them trained")
+
+
+def describe_environment(data: str, seed: int, plan: Plan) -> dict[str, Any]:
+    """What a run needs to be repeated: seed, data, device, versions, platform."""
+    packages = ("tenfold", "torch", "numpy")
+    return {
+        "seed": seed,
+        "data": data,
+        "device": str(plan.device),
+        "dtype": plan.dtype_name,
+        "threads": plan.threads,
+        "reasons": list(plan.reasons),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "platform": platform.platform(),
+        "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "gpu": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else None,
+        "started": now(),
+    }
