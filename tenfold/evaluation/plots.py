@@ -22,7 +22,9 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tenfold.evaluation.metrics import SUMMARY_ROWS, shown
@@ -34,25 +36,18 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette (2008), told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D4D4D4"
-
 GALLERY_COLUMNS, GALLERY_IMAGES = 5, 25
-MOST_ROWS = 30
-"""Classes shown by the figures that give each a row."""
-
-_WIDE_FONTS = (
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei", "PingFang SC"),
-    *("Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Noto Sans Devanagari", "Arial Unicode MS"),
-)
+MOST_ROWS = 30  # of figures that give each class one
+_LINUX_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Noto Sans Devanagari")
+_OTHER_FONTS = ("PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS")
+_TICK = {"color": MUTED, "labelcolor": INK, "labelsize": 8}
 _STYLE = {
+    "axes.axisbelow": True,
     "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 9,
-    "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
-    "figure.titlesize": 11,
     "figure.titleweight": "bold",
     "font.size": 9,
     "legend.fontsize": 8,
@@ -60,27 +55,23 @@ _STYLE = {
     "legend.framealpha": 0.85,
     "text.color": INK,
     "text.parse_math": False,
-    "xtick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 8,
-    "ytick.color": MUTED,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 8,
+    **{f"{axis}tick.{key}": value for axis in "xy" for key, value in _TICK.items()},
 }
 
 
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
     installed = set(font_manager.get_font_names())
-    fonts = ["DejaVu Sans", *(name for name in _WIDE_FONTS if name in installed)]
-    with matplotlib.style.context(["default", _STYLE, {"font.family": fonts}]):
+    fonts = ["DejaVu Sans", *(name for name in _LINUX_FONTS + _OTHER_FONTS if name in installed)]
+    with matplotlib.style.context(["default", _STYLE, {"font.family": fonts}]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def _figure(width: float, height: float, title: str, note: str = "") -> Figure:
     """An empty figure, in inches, with a title above and a note at its foot."""
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-    figure.suptitle(title, x=0.08 / width, ha="left")
+    figure.suptitle(shown(title, 80), x=0.08 / width, ha="left")
     if note:
         figure.supxlabel(note, x=0.08 / width, ha="left", fontsize=8, color=MUTED)
     return figure
@@ -93,8 +84,7 @@ def _percent() -> FuncFormatter:
 def to_png(figure: Figure, dpi: int = 200) -> bytes:
     """The figure as a PNG file; the same figure gives the same bytes (no date, no software version)."""
     buffer = io.BytesIO()
-    with _style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+    with _style():
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -117,12 +107,11 @@ def history(epochs: "pd.DataFrame", steps: "pd.DataFrame", title: str, test_accu
     """
     figure = _figure(9.0, 3.6, title)
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.set_title(quantity.capitalize())
-        axes.set_xlabel("epoch")
+        axes.set(title=quantity.capitalize(), xlabel="epoch")
         _draw_steps(axes, steps, quantity)
         _draw_epochs(axes, epochs, quantity)
         _draw_stages(axes, epochs)
-        _fit_axes(axes, epochs, steps, quantity, test_accuracy)
+        _fit_axes(axes, epochs, steps, quantity)
     figure.axes[0].legend(loc="upper right")
     figure.axes[1].yaxis.set_major_formatter(_percent())
     if test_accuracy is not None:
@@ -133,8 +122,7 @@ def history(epochs: "pd.DataFrame", steps: "pd.DataFrame", title: str, test_accu
 def _draw_steps(axes: Axes, steps: "pd.DataFrame", quantity: str) -> None:
     if steps.empty:
         return
-    dots = "." if len(steps) <= 30 else ""
-    axes.plot(steps["epoch"], steps[quantity], color=BLUE, alpha=0.2, linewidth=0.6, marker=dots, zorder=1)
+    axes.plot(steps["epoch"], steps[quantity], color=BLUE, alpha=0.2, linewidth=0.6, zorder=1)
     smooth = steps[quantity]
     for _ in range(2):  # a mean of means: a triangular window, smoother than a box of the same width
         smooth = smooth.rolling(max(1, len(steps) // 40), center=True, min_periods=1).mean()
@@ -158,19 +146,15 @@ def _draw_stages(axes: Axes, epochs: "pd.DataFrame") -> None:
     ends = epochs.groupby("stage")["epoch"].max()
     for stage, start in zip(ends.index[1:], ends.iloc[:-1], strict=True):
         axes.axvline(start, color=MUTED, linewidth=0.8, linestyle=":", zorder=0)
-        at_top = axes.get_xaxis_transform()
-        axes.text(start, 1.01, f"stage {stage}", transform=at_top, color=MUTED, fontsize=7, va="bottom", ha="center")
+        text = axes.text(start, 1.01, f"stage {stage}", transform=axes.get_xaxis_transform())
+        text.set(color=MUTED, fontsize=7, ha="center")
 
 
-def _fit_axes(
-    axes: Axes, epochs: "pd.DataFrame", steps: "pd.DataFrame", quantity: str, test_accuracy: float | None
-) -> None:
+def _fit_axes(axes: Axes, epochs: "pd.DataFrame", steps: "pd.DataFrame", quantity: str) -> None:
     """Show every epoch's value and all but the wildest hundredth of the batches."""
-    values = epochs[[f"train_{quantity}", f"val_{quantity}"]].to_numpy().ravel()
-    if not steps.empty:
-        values = np.append(values, steps[quantity].quantile([0.005, 0.995]))
-    if quantity == "accuracy" and test_accuracy is not None:
-        values = np.append(values, test_accuracy)
+    values = epochs[[f"train_{quantity}", f"val_{quantity}"]].to_numpy(float).ravel()
+    batches = steps[quantity][np.isfinite(steps[quantity])]
+    values = np.append(values, batches.quantile([0.005, 0.995]))
     values = values[np.isfinite(values)]
     if len(values):
         room = 0.05 * (values.max() - values.min()) or 0.05
@@ -178,15 +162,15 @@ def _fit_axes(
     axes.set_xlim(0, max([*epochs["epoch"], *steps["epoch"]], default=1) * 1.01)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
-    axes.set_axisbelow(True)
 
 
 def _mark_test(axes: Axes, test_accuracy: float) -> None:
     """Outside the axes, where no curve passes."""
+    axes.set_ylim(min(axes.get_ylim()[0], test_accuracy - 0.02), max(axes.get_ylim()[1], test_accuracy + 0.02))
     at_right = axes.get_yaxis_transform()
     axes.axhline(test_accuracy, color=GREEN, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     axes.plot(1, test_accuracy, marker="D", markersize=5, color=GREEN, transform=at_right, clip_on=False)
-    text = f"test\n{test_accuracy:.2%}".replace("%", " %")
+    text = f"test\n{100 * test_accuracy:.2f} %"
     axes.text(1.03, test_accuracy, text, transform=at_right, color=GREEN, va="center", fontweight="bold")
 
 
@@ -229,29 +213,35 @@ def misclassified(images: np.ndarray, predictions: "pd.DataFrame", classes: Sequ
     """
     wrong = predictions[~predictions["correct"]].sort_values("probability", ascending=False, kind="stable")
     if wrong.empty:
-        return _figure(8.0, 0.7, title, f"No mistakes among {len(predictions):,} images.")
+        return _figure(8.0, 0.9, title, f"No mistakes among {len(predictions):,} images.")
     top, label_of = wrong.head(GALLERY_IMAGES), {name: label for label, name in enumerate(classes)}
     true, predicted = (top[column].map(label_of).to_numpy() for column in ("true", "predicted"))
     note = f"{len(top)} of {len(wrong):,} mistakes among {len(predictions):,} images, the surest first"
-    chosen = images[top["index"].to_numpy()]
-    return gallery(chosen, true, predicted, top["probability"].to_numpy(), classes, title, note)
+    return gallery(images[top["index"]], true, predicted, top["probability"].to_numpy(), classes, title, note)
 
 
 def _draw_image(axes: Axes, image: np.ndarray) -> None:
     height, width = image.shape[:2]
     margin = 0.04 * max(height, width)  # so that the frame covers no pixel
     axes.imshow(image, interpolation="nearest")
-    axes.set(xlim=(-0.5 - margin, width - 0.5 + margin), ylim=(height - 0.5 + margin, -0.5 - margin))
-    axes.set(xticks=[], yticks=[])
+    axes.set(xlim=(-0.5 - margin, width - 0.5 + margin), xticks=[])
+    axes.set(ylim=(height - 0.5 + margin, -0.5 - margin), yticks=[])
 
 
 def _caption(axes: Axes, true: str, predicted: str, share: float, right: bool) -> None:
     mark, colour = ("✓", BLUE) if right else ("✗", VERMILLION)
-    text = f"{mark} {shown(true, 17)}\n→ {shown(predicted, 17)} {share:.0%}".replace("%", " %")
+    text = f"{mark} {_fitting(true, 80)}\n→ {_fitting(predicted, 70)} {100 * share:.0f} %"
     axes.set_xlabel(text, color=INK if right else colour, fontsize=8, labelpad=4)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=colour, linewidth=0.8 if right else 2.0)
-        spine.set_linestyle("-" if right else (0, (3, 1.5)))
+    width, dashes = (0.8, "-") if right else (2.0, (0, (3, 1.5)))
+    axes.spines[:].set(visible=True, color=colour, linewidth=width, linestyle=dashes)
+
+
+def _fitting(name: str, width: float) -> str:
+    """`name`, cut where it is wider than `width` points in 8-point type."""
+    text, font = shown(name), FontProperties(size=8)
+    while TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] > width:
+        text = shown(name, len(text) - 1)
+    return text
 
 
 @_style()
@@ -304,6 +294,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Confusio
     top = max(0.05, wrong.max())
     oranges = ScalarMappable(Normalize(0, top), "Oranges")
     colours = oranges.to_rgba(wrong)
+    colours[wrong == 0] = 1.0  # white: no single image
     np.einsum("iic->ic", colours)[:] = matplotlib.colormaps["Blues"](0.45 * np.diag(shares))
     side = float(np.clip(0.5 * k + 1.8, 4.5, 11.0))
     figure = _figure(side + 0.6, side, title)
@@ -332,12 +323,10 @@ def _name_sides(axes: Axes, classes: Sequence[str]) -> None:
 
 
 def _write_counts(axes: Axes, matrix: np.ndarray, dark: np.ndarray) -> None:
-    size = 8 if len(matrix) <= 12 else 6
-    for (row, column), count in np.ndenumerate(matrix):
-        if not count:
-            continue  # an empty cell says nought more quietly than a figure
-        text = axes.text(column, row, f"{count}", ha="center", va="center", fontsize=size)
+    for row, column in np.argwhere(matrix):  # an empty cell says nought more quietly than a figure
+        text = axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center")
         text.set(color="white" if dark[row, column] else INK, fontweight="bold" if row == column else "normal")
+        text.set_fontsize(8 if len(matrix) <= 12 else 6)
 
 
 @_style()
@@ -351,11 +340,9 @@ def class_scores(frame: "pd.DataFrame", title: str = "Scores by class") -> Figur
     note = f"the {len(rows)} of {k:,} classes with the lowest F1" if len(rows) < k else ""
     figure = _figure(6.5, 0.27 * len(rows) + 1.3, title, note)
     axes, places = figure.subplots(), np.arange(len(rows))
-    scores = rows[["precision", "recall", "f1"]]
-    axes.hlines(places, scores.min(axis=1), scores.max(axis=1), color=FAINT, linewidth=1.5, zorder=1)
+    axes.hlines(places, rows["precision"], rows["recall"], color=FAINT, linewidth=1.5, zorder=1)
     for column, marker, colour in (("precision", "<", ORANGE), ("recall", ">", BLUE), ("f1", "o", INK)):
-        label = "F1" if column == "f1" else column
-        axes.scatter(rows[column], places, marker=marker, s=26, color=colour, label=label, zorder=2)
+        axes.scatter(rows[column], places, marker=marker, s=26, color=colour, label=column.replace("f1", "F1"))
     axes.set_yticks(places, [shown(str(name), 24) for name in rows.index])
     axes.xaxis.set_major_formatter(_percent())
     axes.grid(axis="x", color=FAINT, linewidth=0.5)

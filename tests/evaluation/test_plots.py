@@ -1,0 +1,321 @@
+"""Figures: what is drawn, what is written, and that nothing is left behind."""
+
+import io
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
+from PIL import Image
+
+from tenfold.evaluation import metrics, plots
+
+AWKWARD = ["$x_1$ and $", "<b>&amp;</b>", "snake_case_100%", "a" * 60, "猫", "new\nline\x1b[31m", "日本"]
+
+
+def draw_images(n: int, height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, height, width, 3), dtype=np.uint8)
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+
+
+def drawn_images(figure: Figure) -> list[AxesImage]:
+    return [image for axes in figure.axes for image in axes.images]
+
+
+def epochs_of(ends: list[float], stages: list[int] | None = None, validated: bool = True) -> pd.DataFrame:
+    n = len(ends)
+    falling, rising = np.linspace(2, 0.5, n), np.linspace(0.3, 0.9, n)
+    columns = {"epoch": ends, "stage": stages or [1] * n, "learning_rate": 1e-3}
+    columns |= {"train_loss": falling, "train_accuracy": rising, "seconds": 1.0}
+    columns |= {"val_loss": falling + 0.1 if validated else np.nan, "val_accuracy": rising if validated else np.nan}
+    return pd.DataFrame(columns)
+
+
+def steps_of(n: int, epochs: float) -> pd.DataFrame:
+    step = np.arange(1, n + 1)
+    noise = np.random.default_rng(n).normal(0, 0.05, n)
+    return pd.DataFrame({"step": step, "epoch": step * epochs / n, "loss": 2 - step / n + noise, "accuracy": step / n})
+
+
+def line(figure: Figure, panel: int, label: str) -> np.ndarray:
+    (found,) = (line for line in figure.axes[panel].lines if line.get_label() == label)
+    return np.asarray(found.get_xydata())
+
+
+# -- history
+
+
+def test_history_draws_training_means_mid_epoch_and_validation_at_its_end() -> None:
+    figure = plots.history(epochs_of([1, 2, 2.5]), steps_of(0, 1), "run")
+    np.testing.assert_allclose(line(figure, 0, "training, mean of epoch"), [[0.5, 2], [1.5, 1.25], [2.25, 0.5]])
+    np.testing.assert_allclose(line(figure, 0, "validation"), [[1, 2.1], [2, 1.35], [2.5, 0.6]])
+    np.testing.assert_allclose(line(figure, 1, "validation")[:, 1], [0.3, 0.6, 0.9])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Loss", "Accuracy"]
+    assert figure.get_suptitle() == "run"
+
+
+def test_history_smooths_batches_without_moving_their_mean() -> None:
+    flat = steps_of(400, 4).assign(loss=[1.0, 3.0] * 200)
+    figure = plots.history(epochs_of([1, 2, 3, 4]), flat, "run")
+    smooth = line(figure, 0, "training batches, smoothed")[:, 1]
+    assert smooth.shape == (400,)
+    np.testing.assert_allclose(smooth[20:-20], 2, atol=0.05)
+
+
+def test_history_without_validation_has_no_validation_line() -> None:
+    figure = plots.history(epochs_of([1, 2], validated=False), steps_of(200, 2), "run")
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["training batches, smoothed", "training, mean of epoch"]
+
+
+def test_history_marks_the_starts_of_stages() -> None:
+    figure = plots.history(epochs_of([1, 2, 3, 4, 5], [1, 1, 2, 2, 3]), steps_of(0, 1), "run")
+    dotted = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert dotted == [2, 4]
+    assert {"stage 2", "stage 3"} <= set(texts(figure)) and "stage 1" not in texts(figure)
+
+
+def test_history_marks_the_test_score_even_far_from_the_curves() -> None:
+    figure = plots.history(epochs_of([1, 2]), steps_of(0, 1), "run", test_accuracy=0.9987)
+    assert "test\n99.87 %" in texts(figure)
+    low, high = figure.axes[1].get_ylim()
+    assert low < 0.9987 < high
+    assert not any("test" in text for text in texts(plots.history(epochs_of([1, 2]), steps_of(0, 1), "run")))
+
+
+def test_history_shows_every_epoch_but_not_the_wildest_batch() -> None:
+    steps = steps_of(1000, 2)
+    steps.loc[0, "loss"] = 1e6
+    low, high = plots.history(epochs_of([1, 2]), steps, "run").axes[0].get_ylim()
+    assert low < 0.5 and 2.1 < high < 5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_history_of_a_diverged_run_is_drawn(bad: float) -> None:
+    epochs = epochs_of([1, 2], validated=False).assign(train_loss=bad)
+    plots.to_png(plots.history(epochs, steps_of(3, 1).assign(loss=bad), "run"), dpi=40)
+
+
+@pytest.mark.parametrize(("n", "epochs"), [(0, 35), (1, 1), (3, 1), (200, 2)])
+def test_history_of_any_length_is_drawn(n: int, epochs: int) -> None:
+    figure = plots.history(epochs_of([*range(1, epochs + 1)]), steps_of(n, epochs), "run", 0.9)
+    plots.to_png(figure, dpi=40)
+    assert figure.axes[0].get_xlim() == pytest.approx((0, epochs * 1.01))
+
+
+# -- galleries
+
+
+def test_gallery_draws_the_very_pixels_and_says_right_from_wrong() -> None:
+    images = draw_images(3)
+    shares = np.array([0.98, 0.874, 1.0])
+    figure = plots.gallery(images, np.array([0, 0, 1]), np.array([0, 1, 1]), shares, ["cat", "dog"], "Pets")
+    for drawn, image in zip(drawn_images(figure), images, strict=True):
+        np.testing.assert_array_equal(drawn.get_array(), image)
+        assert drawn.get_interpolation() == "nearest"
+    captions = [axes.get_xlabel() for axes in figure.axes[:3]]
+    assert captions == ["✓ cat\n→ cat 98 %", "✗ cat\n→ dog 87 %", "✓ dog\n→ dog 100 %"]
+    frames = [(axes.spines["left"].get_linestyle(), axes.spines["left"].get_linewidth()) for axes in figure.axes[:3]]
+    assert frames[0] == frames[2] == ("-", 0.8)
+    assert frames[1][0] != "-" and frames[1][1] > 1.5
+    assert figure.get_supxlabel().startswith("2 of 3 right")
+
+
+@pytest.mark.parametrize(("n", "shown", "cells"), [(1, 1, 5), (5, 5, 5), (6, 6, 10), (25, 25, 25), (40, 25, 25)])
+def test_gallery_has_rows_of_five(n: int, shown: int, cells: int) -> None:
+    labels = np.zeros(n, int)
+    figure = plots.gallery(draw_images(n, 20, 30), labels, labels, np.ones(n), ["a", "b"], "title")
+    assert len(drawn_images(figure)) == shown and len(figure.axes) == cells
+    assert figure.get_supxlabel().startswith(f"{shown} of {shown} right")
+
+
+def test_gallery_frame_covers_no_pixel() -> None:
+    """Red frames would show as a change of the image's edge: look at the rendered pixels."""
+    white = np.full((1, 8, 8, 3), 200, np.uint8)
+    figure = plots.gallery(white, np.array([0]), np.array([1]), np.array([0.5]), ["a", "b"], "title")
+    pixels = np.asarray(Image.open(io.BytesIO(plots.to_png(figure, dpi=100))).convert("RGB"))
+    box = figure.axes[0].transData.transform([(-0.5, -0.5), (7.5, 7.5)]) * 100 / figure.dpi
+    (left, top), (right, bottom) = box[0], box[1]
+    inside = pixels[pixels.shape[0] - int(top) + 1 : pixels.shape[0] - int(bottom) - 2, int(left) + 2 : int(right) - 2]
+    assert inside.size and (inside == 200).all()
+
+
+def predictions_of(right: list[bool], probability: list[float]) -> pd.DataFrame:
+    predicted = ["cat" if is_right else "dog" for is_right in right]
+    columns = {"index": range(len(right)), "true": "cat", "predicted": predicted}
+    return pd.DataFrame({**columns, "probability": probability, "correct": right})
+
+
+def test_misclassified_shows_the_surest_mistakes_first() -> None:
+    images = draw_images(5)
+    frame = predictions_of([True, False, False, True, False], [0.99, 0.6, 0.9, 0.5, 0.7])
+    figure = plots.misclassified(images, frame, ["dog", "cat"], "Mistakes")
+    for drawn, index in zip(drawn_images(figure), [2, 4, 1], strict=True):
+        np.testing.assert_array_equal(drawn.get_array(), images[index])
+    assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["✗ cat\n→ dog 90 %", "✗ cat\n→ dog 70 %"]
+    assert figure.get_supxlabel().startswith("3 of 3 mistakes among 5 images, the surest first")
+
+
+def test_misclassified_takes_the_frame_of_metrics() -> None:
+    logits = np.random.default_rng(0).normal(size=(1200, 3))
+    frame = metrics.predictions(logits, np.zeros(1200, np.uint8), ["a", "b", "c"])
+    figure = plots.misclassified(draw_images(1200, 4, 4), frame, ["a", "b", "c"], "Mistakes")
+    wrong = (~frame["correct"]).sum()
+    assert figure.get_supxlabel().startswith(f"25 of {wrong} mistakes among 1,200 images")
+
+
+def test_no_mistakes_are_said() -> None:
+    figure = plots.misclassified(draw_images(2), predictions_of([True, True], [1, 1]), ["dog", "cat"], "Mistakes")
+    assert figure.axes == [] and figure.get_supxlabel() == "No mistakes among 2 images."
+    plots.to_png(figure, dpi=40)
+
+
+# -- class grid
+
+
+def test_class_grid_draws_images_of_each_class_in_its_row() -> None:
+    labels = np.array([0] * 5 + [1] * 2 + [2] * 4, np.uint8)
+    images = np.broadcast_to(labels[:, None, None, None] * 50 + 10, (11, 24, 12, 3)).astype(np.uint8)
+    figure = plots.class_grid(images, labels, ["a", "b", "c"], "Data", per_class=3)
+    (drawn,) = drawn_images(figure)
+    mosaic = np.asarray(drawn.get_array())
+    assert mosaic.shape == (3 * 26, 3 * 14, 3) and drawn.get_interpolation() == "nearest"
+    corners = mosaic[::26, ::14, 0]
+    np.testing.assert_array_equal(corners, [[10, 10, 10], [60, 60, 255], [110, 110, 110]])
+    np.testing.assert_array_equal(mosaic[:24, :12], images[0])
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["a\n5", "b\n2", "c\n4"]
+
+
+def test_class_grid_is_drawn_by_its_seed() -> None:
+    images, labels = draw_images(60), np.zeros(60, np.uint8)
+    mosaics = [
+        np.asarray(drawn_images(plots.class_grid(images, labels, ["a", "b"], "Data", seed=seed))[0].get_array())
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(mosaics[0], mosaics[1])
+    assert (mosaics[0] != mosaics[2]).any()
+
+
+def test_class_grid_says_that_there_are_more_classes() -> None:
+    labels = np.arange(1000, dtype=np.uint16)
+    figure = plots.class_grid(draw_images(1000, 4, 4), labels, [f"class {i}" for i in labels], "Data", per_class=1)
+    assert len(figure.axes[0].get_yticklabels()) == 30
+    assert figure.get_supxlabel() == "the first 30 of 1,000 classes"
+
+
+# -- classes
+
+
+def test_confusion_shows_counts_and_colours_by_share_of_the_row() -> None:
+    matrix = np.array([[90, 10, 0], [5, 994, 1], [0, 0, 0]])
+    figure = plots.confusion(matrix, ["cat", "dog", "owl"])
+    counts = sorted(text.get_text() for text in figure.axes[0].texts)
+    assert counts == ["1", "10", "5", "90", "994"]
+    colours = np.asarray(drawn_images(figure)[0].get_array())[..., :3]
+    np.testing.assert_allclose(colours[0, 1], matplotlib.colormaps["Oranges"](1.0)[:3])  # 10 %, the largest
+    np.testing.assert_allclose(colours[1, 0], matplotlib.colormaps["Oranges"](0.05)[:3])  # 0.5 % of 10 %
+    assert (colours[0, 2] == 1).all() and (colours[2, :2] == 1).all(), "no image, no colour"
+    assert colours[0, 0, 2] > colours[0, 0, 0], "the diagonal is blue"
+
+
+def test_confusion_of_a_perfect_model_and_of_a_thousand_classes() -> None:
+    plots.to_png(plots.confusion(np.diag([5, 5]), ["a", "b"]), dpi=40)
+    figure = plots.confusion(np.eye(1000, dtype=np.int64), [f"class {i}" for i in range(1000)])
+    assert len(figure.axes[0].texts) == 0 and "class 7" not in texts(figure)
+    assert max(figure.get_size_inches()) < 12
+
+
+def test_class_scores_are_ranked_and_leave_the_summary_out() -> None:
+    labels = np.array([0] * 10 + [1] * 10 + [2] * 10)
+    predicted = np.array([0] * 10 + [1] * 5 + [2] * 5 + [2] * 10)
+    figure = plots.class_scores(metrics.per_class(labels, predicted, ["cat", "dog", "owl"]))
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dog", "owl", "cat"]
+    precision, recall, f1 = (np.asarray(dots.get_offsets())[:, 0] for dots in axes.collections[1:])
+    np.testing.assert_allclose(precision, [1, 10 / 15, 1])
+    np.testing.assert_allclose(recall, [0.5, 1, 1])
+    np.testing.assert_allclose(f1, [2 / 3, 0.8, 1])
+
+
+def test_class_scores_of_many_classes_show_the_worst_thirty() -> None:
+    labels = np.arange(100)
+    figure = plots.class_scores(metrics.per_class(labels, np.minimum(labels, 97), [f"class {i}" for i in labels]))
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names[:3] == ["class 98", "class 99", "class 97"] and len(names) == 30
+    assert figure.get_supxlabel() == "the 30 of 100 classes with the lowest F1"
+
+
+# -- all of them
+
+
+def every_figure(classes: list[str]) -> dict[str, Figure]:
+    k = len(classes)
+    images, labels = draw_images(2 * k), np.arange(2 * k) % k
+    logits = np.random.default_rng(5).normal(size=(2 * k, k))
+    frame = metrics.predictions(logits, labels, classes)
+    predicted = logits.argmax(axis=1)
+    return {
+        "history": plots.history(epochs_of([1, 2]), steps_of(20, 2), classes[0], 0.5),
+        "gallery": plots.gallery(images, labels, predicted, frame["probability"].to_numpy(), classes, classes[0]),
+        "misclassified": plots.misclassified(images, frame, classes, classes[1]),
+        "class_grid": plots.class_grid(images, labels, classes, classes[2]),
+        "confusion": plots.confusion(metrics.confusion_matrix(labels, predicted, k), classes),
+        "class_scores": plots.class_scores(metrics.per_class(labels, predicted, classes)),
+    }
+
+
+def test_awkward_class_names_are_drawn_literally_and_without_warnings() -> None:
+    for name, figure in every_figure(AWKWARD).items():
+        plots.to_png(figure, dpi=40)  # a formula out of "$" would fail here, a missing letter would warn
+        assert not any(text.get_parse_math() for text in figure.findobj(Text) if "$" in text.get_text()), name
+    said = "\n".join(texts(every_figure(AWKWARD)["class_grid"]))
+    assert "$x_1$ and $" in said and "<b>&amp;</b>" in said and "snake_case_100%" in said
+    assert "a" * 23 + "…" in said and "new�line�[31m" in said
+
+
+def test_nothing_is_cut_off() -> None:
+    """Every text lies within its figure, long class names too."""
+    for name, figure in every_figure(["W" * 40, *AWKWARD]).items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # letters that no font has
+            figure.draw_without_rendering()
+            boxes = {text.get_text(): text.get_window_extent() for text in figure.findobj(Text) if text.get_text()}
+        width, height = figure.bbox.size
+        for text, box in boxes.items():
+            assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, (name, text)
+
+
+def test_files_are_the_same_bytes_and_say_nothing_of_when_and_by_what(tmp_path: Path) -> None:
+    for attempt in ("a", "b"):
+        plots.save(plots.confusion(np.eye(3, dtype=int), ["a", "b", "c"]), tmp_path / attempt / "confusion.png")
+    first, second = ((tmp_path / attempt / "confusion.png").read_bytes() for attempt in ("a", "b"))
+    assert first == second
+    with Image.open(io.BytesIO(first)) as image:
+        assert image.format == "PNG" and set(image.info) == {"dpi"}
+
+
+def test_a_users_matplotlibrc_changes_nothing_and_is_not_changed() -> None:
+    plain = plots.to_png(plots.confusion(np.eye(3, dtype=int), ["a", "b", "c"]), dpi=50)
+    with matplotlib.rc_context({"font.size": 30, "savefig.facecolor": "black", "lines.linewidth": 9}):
+        before = dict(matplotlib.rcParams)
+        assert plots.to_png(plots.confusion(np.eye(3, dtype=int), ["a", "b", "c"]), dpi=50) == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_is_not_imported() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, tenfold.evaluation.plots; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
