@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from tenfold.console import remark
 from tenfold.errors import BusyError, ModelError, UsageError
-from tenfold.files import remove_temporaries, sha256, storage_errors, write_bytes, write_text
+from tenfold.files import TEMPORARY_SUFFIX, remove_temporaries, sha256, storage_errors, write_bytes, write_text
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
 from tenfold.training.model import build
@@ -53,19 +54,20 @@ class Run:
     # --- making, finding, owning ---
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, settings: dict[str, Any], env: dict[str, Any]) -> "Run":
+    def create(cls, path: Path, recipe: Recipe, env: dict[str, Any]) -> "Run":
         """Make and lock a new run directory. Raises `UsageError` where `path` exists, `StorageError`."""
+        if path.exists():
+            raise UsageError(f"{path} exists: choose another --out, or go on with it by --resume")
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                path.mkdir()
-            except FileExistsError:
-                raise UsageError(f"{path} exists: choose another --out, or go on with it by --resume") from None
+            draft = cls(Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=TEMPORARY_SUFFIX)))
+        draft.write_json("env.json", env)
+        write_text(draft.path / "recipe.json", recipe.to_json())
+        with storage_errors(path):
+            draft.path.chmod(0o755)
+            draft.path.rename(path)  # a run directory is never seen without its recipe
         run = cls(path)
         run.lock()
-        run.write_json("env.json", env)
-        write_text(path / "recipe.json", recipe.to_json())
-        run.write_json("settings.json", settings)
         return run
 
     @classmethod
@@ -246,7 +248,7 @@ def describe_model(spec: NetworkSpec, classes: tuple[str, ...], size: int, pixel
 
 def find_unfinished(folder: Path) -> Run:
     """Return the unfinished run below `folder` that was touched last. Raises `ModelError` where there is none."""
-    paths = [path.parent for path in folder.glob("*/recipe.json")]
+    paths = [path.parent for path in folder.glob("[!.]*/recipe.json")]
     for path in sorted(paths, key=_last_touched, reverse=True):
         run = Run(path)
         if not run.scored:

@@ -5,6 +5,7 @@ import platform
 import signal
 import threading
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -15,8 +16,8 @@ import torch
 from torch import nn
 
 from tenfold.console import progress, remark
-from tenfold.data.dataset import Dataset
-from tenfold.errors import Terminated
+from tenfold.data import Dataset, load
+from tenfold.errors import ModelError, Terminated
 from tenfold.files import write_text
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.fit import Fit, split
@@ -29,46 +30,76 @@ CHECKPOINT_SHARE = 0.01
 """A checkpoint is due when this many seconds have passed and when it costs at most this share of them."""
 
 
-def train(
-    recipe: Recipe,
-    dataset: Dataset,
-    out: Path,
-    *,
-    seed: int = 0,
-    device: str = "auto",
-    resume: bool = False,
-) -> Run:
-    """Train in the run directory `out` and seal it; the run comes back locked by this process.
+@dataclass(frozen=True)
+class Trained:
+    """A run whose training ended, still locked by this process, and the data it was trained on.
 
-    With `resume`, `out` is an unfinished run, and its newest sound checkpoint is where training goes on. Ctrl-C and
-    SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`, `ModelError`,
+    seconds: of training, in all processes; seconds_before: those of earlier processes among them.
+    """
+
+    run: Run
+    dataset: Dataset
+    plan: Plan
+    seconds: float
+    seconds_before: float
+
+
+def train(recipe: Recipe, dataset: Dataset, out: Path, *, seed: int = 0, device: str = "auto") -> Trained:
+    """Train in the new run directory `out`, and seal it.
+
+    Ctrl-C and SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`,
     `DivergedError`, `StorageError`.
     """
     plan = make_plan(device)
-    train_split, val = split(dataset.train, recipe, seed)
-    if resume:
-        run = Run.open(out)
-        run.lock()
-    else:
-        run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan))
+    fitting = _prepare(recipe, dataset, seed, plan)
+    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan))
+    return _train(run, fitting, dataset)
+
+
+def resume(out: Path, device: str | None = None) -> Trained:
+    """Go on with the unfinished run `out` from its newest sound checkpoint, with its own recipe, data and seed.
+
+    Raises `ModelError` where there is nothing to resume, and as `train` does.
+    """
+    run = Run.open(out)
+    run.lock()
+    if run.scored:
+        raise ModelError(f"nothing to resume: {out} is finished")
+    env = run.read_json("env.json")
+    plan, dataset = make_plan(device or env["device"]), load(env["data"])
     checkpoint = run.load_checkpoint()
-    for reason in plan.reasons:
-        remark(reason)
-    fitting = Fit(recipe, train_split, len(dataset.classes), val, seed, plan)
-    print_summary(fitting.network, train_split.images.shape[1])
+    fitting = _prepare(run.recipe, dataset, env["seed"], plan)
     if checkpoint:
         fitting.restore(checkpoint)
         remark(f"going on at step {fitting.step} of {fitting.schedule.total}")
-    _train_all_steps(fitting, run)
+    return _train(run, fitting, dataset)
+
+
+def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan) -> Fit:
+    for reason in plan.reasons:
+        remark(reason)
+    images, val = split(dataset.train, recipe, seed)
+    fitting = Fit(recipe, images, len(dataset.classes), val, seed, plan)
+    print_summary(fitting.network, images.images.shape[1])
+    return fitting
+
+
+def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
+    before = fitting.seconds
+    try:
+        _take_all_steps(fitting, run)
+    except (KeyboardInterrupt, Terminated):
+        remark(f"stopped at step {fitting.step}; go on with: tenfold train --resume --out {run.path}")
+        raise
     write_logs(run, fitting)
-    size = train_split.images.shape[1]
-    run.save_model(fitting.network, describe_model(recipe.network, dataset.classes, size, fitting.pixels))
+    size = dataset.train.images.shape[1]
+    run.save_model(fitting.network, describe_model(fitting.recipe.network, dataset.classes, size, fitting.pixels))
     run.keep_checkpoints(1)
     run.seal()
-    return run
+    return Trained(run, dataset, fitting.plan, fitting.seconds, before)
 
 
-def _train_all_steps(fitting: Fit, run: Run) -> None:
+def _take_all_steps(fitting: Fit, run: Run) -> None:
     keeper = _Keeper(run)
     schedule = fitting.schedule
     images = schedule.total * schedule.batch_size

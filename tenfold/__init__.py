@@ -1,0 +1,34 @@
+"""tenfold: trains, explains and ships small-image classifiers.
+
+The public names are resolved on first use, so that importing tenfold imports no torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Dataset": "tenfold.data",
+    "Split": "tenfold.data",
+    "load": "tenfold.data",
+    "Recipe": "tenfold.training.recipe",
+    "RECIPES": "tenfold.training.recipe",
+    "find_recipe": "tenfold.training.recipe",
+    "build": "tenfold.training.model",
+    "make_plan": "tenfold.training.device",
+    "fit": "tenfold.training.fit",
+    "train": "tenfold.training.train",
+    "Run": "tenfold.training.run",
+    "evaluate": "tenfold.evaluation.evaluate",
+    "TenfoldError": "tenfold.errors",
+}
+__all__ = list(_HOMES)  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tenfold' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,244 @@
+"""The command line: parse arguments, call what the verb names, print what comes back.
+
+Results go to standard output, all else to standard error. Rooms are imported inside the verbs, so that `--help` needs
+none of them.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from tenfold.console import remark
+from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError
+
+app = typer.Typer(
+    help="Train, explain and ship small-image classifiers.", no_args_is_help=True, add_completion=False
+)
+data_app = typer.Typer(help="Get, look at and remove data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
+DataName = Annotated[str, typer.Argument(help="cifar10 or shapes.")]
+
+RUNS = Path("runs")
+TRAIN_EXTRA = ("torch", "pandas", "sklearn", "matplotlib", "safetensors", "pydantic", "psutil")
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Option(envvar="TENFOLD_RECIPE", help="Name of a recipe, or a JSON file.")] = "fast89",
+    data: Annotated[str, typer.Option(envvar="TENFOLD_DATA", help="cifar10 or shapes.")] = "cifar10",
+    out: Annotated[
+        Path | None,
+        typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
+    ] = None,
+    seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="What all randomness is drawn from.")] = 0,
+    device: Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    epochs: Annotated[
+        float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
+    ] = None,
+    val_size: Annotated[
+        int | None, typer.Option(envvar="TENFOLD_VAL_SIZE", help="Hold out the last N training images.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier, score it on the test images, and draw what it does."""
+    require_extra("train", TRAIN_EXTRA)
+    from tenfold.data import load
+    from tenfold.evaluation.evaluate import evaluate, write_scores
+    from tenfold.evaluation.metrics import format_per_class
+    from tenfold.evaluation.report import draw_plots
+    from tenfold.training import train as training
+    from tenfold.training.recipe import find_recipe
+    from tenfold.training.run import Run, find_unfinished
+
+    if resume:
+        path = out or find_unfinished(RUNS).path
+        _refuse_changes(context, Run.open(path))
+        trained = training.resume(path, device if _given(context, "device") else None)
+    else:
+        chosen = find_recipe(recipe)
+        chosen = chosen if epochs is None else chosen.with_epochs(epochs)
+        chosen = chosen if val_size is None else chosen.with_val_size(val_size)
+        path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        trained = training.train(chosen, load(data), path, seed=seed, device=device)
+
+    evaluation = evaluate(trained.run, trained.dataset, trained.plan)
+    seconds = {"train_seconds": trained.seconds, "total_seconds": process_seconds() + trained.seconds_before}
+    if not as_json:
+        print(format_per_class(evaluation.per_class()))
+    print_scores(evaluation.scores | seconds, to_stdout=not as_json)
+    began = time.perf_counter()
+    write_scores(trained.run, evaluation, seconds)
+    pictures = draw_plots(trained.run, trained.dataset)
+    results = write_scores(trained.run, evaluation, seconds | {"report_seconds": time.perf_counter() - began})
+    remark(f"pictures: {', '.join(str(picture) for picture in pictures)}")
+    if as_json:
+        print_json(results)
+
+
+def print_scores(scores: dict[str, Any], to_stdout: bool) -> None:
+    """Print the headline of a run."""
+    lines = (
+        f"test accuracy {scores['test_accuracy']:.2%} ({scores['test_accuracy_single_view']:.2%} with a single view), "
+        f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}",
+        f"{scores['total_seconds']:.1f} s from start to scores, {scores['train_seconds']:.1f} s of them training",
+    )
+    for line in lines:
+        print(line, flush=True) if to_stdout else remark(line)
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether the user set this option, by flag or environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def _refuse_changes(context: typer.Context, run: Any) -> None:
+    """A resumed run keeps its settings: raise `UsageError` where an option asks for another value."""
+    from tenfold.training.recipe import find_recipe
+
+    recipe, env = run.recipe, run.read_json("env.json")
+    settings = {
+        "recipe": recipe.name,
+        "data": env["data"],
+        "seed": env["seed"],
+        "epochs": recipe.epochs,
+        "val_size": recipe.val_size,
+    }
+    for name, value in settings.items():
+        asked = context.params[name]
+        asked = find_recipe(asked).name if name == "recipe" else asked
+        if _given(context, name) and asked != value:
+            option = name.replace("_", "-")
+            raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
+
+
+# --- data --------------------------------------------------------------------------------------------------------
+
+
+@data_app.command("get")
+def data_get(
+    name: DataName = "cifar10",
+    from_path: Annotated[
+        Path | None,
+        typer.Option("--from", help="CIFAR-10 on disk: an archive or folder of any of its published forms."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Have a data set in the cache, verified."""
+    from dataclasses import asdict
+
+    from tenfold.data import get
+
+    cached = asdict(get(name, from_path))
+    if as_json:
+        print_json(cached)
+    else:
+        print(f"{cached['path']}: {cached['train']:,} training and {cached['test']:,} test images, verified")
+        print(f"source: {cached['source']}")
+
+
+@data_app.command("remove")
+def data_remove(name: DataName = "cifar10") -> None:
+    """Delete a data set from the cache."""
+    from tenfold.data import remove
+
+    removed = remove(name)
+    print(f"removed {removed}" if removed else f"{name} is not in the cache")
+
+
+@data_app.command("show")
+def data_show(
+    name: DataName = "cifar10",
+    out: Annotated[Path | None, typer.Option(help="PNG to write; by default NAME.png.")] = None,
+    seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Which images are drawn.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw some images of every class and count them."""
+    require_extra("train", ("matplotlib",))
+    import numpy as np
+
+    from tenfold.data import load
+    from tenfold.evaluation import plots
+
+    dataset = load(name)
+    path = out or Path(f"{name}.png")
+    title = f"{name}: {len(dataset.train):,} training images"
+    plots.save(plots.class_grid(dataset.train.images, dataset.train.labels, dataset.classes, title, seed=seed), path)
+    counts = {
+        part: dict(zip(dataset.classes, np.bincount(split.labels, minlength=len(dataset.classes)).tolist(), strict=True))
+        for part, split in (("train", dataset.train), ("test", dataset.test))
+    }
+    if as_json:
+        print_json({"data": name, "path": str(path), **counts})
+        return
+    for label in dataset.classes:
+        print(f"{label:12} {counts['train'][label]:>7,} training {counts['test'][label]:>7,} test")
+    print(path)
+
+
+# --- around every verb -------------------------------------------------------------------------------------------
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on one line of standard output."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def process_seconds() -> float:
+    """Seconds since the operating system started this process."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
+def require_extra(extra: str, modules: tuple[str, ...]) -> None:
+    """Raise `UsageError` that names the extra where one of `modules` is not installed."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(f"this needs {', '.join(missing)}: install it with pip install 'tenfold[{extra}]'")
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _run() -> int:
+    """Run the verb; return the exit code. All errors meant for users become one line here."""
+    try:
+        return app(standalone_mode=False) or 0
+    except TenfoldError as error:
+        remark(f"tenfold: {error}")
+        return error.exit_code
+    except typer.TyperException as error:
+        remark(f"tenfold: {error.format_message()} (tenfold --help)")
+        return UsageError.exit_code
+    except OSError as error:
+        remark(f"tenfold: {error.strerror}: {error.filename}")
+        return StorageError.exit_code
+    except MemoryError:
+        remark("tenfold: out of memory: try a smaller batch_size in a recipe file")
+        return StorageError.exit_code
+    except Terminated as signalled:
+        return signalled.exit_code
+
+
+def main() -> None:
+    """Entry point of the `tenfold` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if os.environ.get("TENFOLD_DEBUG"):
+        sys.exit(app(standalone_mode=False))
+    sys.exit(_run())

@@ -1,0 +1,176 @@
+"""CIFAR-10 on this machine: four plain .npy files, memory-mapped, and a manifest that is written last.
+
+`TENFOLD_HOME`, else the user's cache folder, holds `data/cifar10/` and, while something is on its way, `downloads/`.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenfold.console import remark
+from tenfold.data.archives import CIFAR10, Arrays, Spec, array_sha256, verify
+from tenfold.data.dataset import Dataset, Split
+from tenfold.data.sources import Fetched, fetch_cifar10
+from tenfold.errors import DataError
+from tenfold.files import atomic_write, remove_temporaries, storage_errors, write_text
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What `tenfold data get` answers. sha256: of each of the four arrays' bytes, by name (`train_images`, …)."""
+
+    source: str
+    path: str
+    train: int
+    test: int
+    sha256: dict[str, str]
+
+
+def home() -> Path:
+    """The folder of everything that tenfold keeps for all runs."""
+    if folder := os.environ.get("TENFOLD_HOME"):
+        return Path(folder).expanduser().absolute()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("tenfold")
+
+
+def get_cifar10(from_path: Path | None = None, *, spec: Spec = CIFAR10) -> Cached:
+    """Have CIFAR-10 in the cache: what is there and whole stays, unless `from_path` is given; else it is fetched.
+
+    Of two processes that get it at once, the second waits. Raises `DataError`, `UsageError`, `StorageError`.
+    """
+    with _lock():
+        if from_path is None and _manifest_path().exists():
+            try:
+                return _cached(*_read(spec))
+            except DataError as error:
+                remark(f"{error}; getting it again")
+        _store(fetch_cifar10(_downloads(), from_path, spec=spec))
+        shutil.rmtree(_downloads(), ignore_errors=True)
+        return _cached(*_read(spec))
+
+
+def load_cifar10(*, spec: Spec = CIFAR10) -> Dataset:
+    """The cached data set, memory-mapped and read-only, verified by its checksums (0.2 s).
+
+    Raises `DataError` when it is not there or damaged.
+    """
+    _, arrays = _read(spec)
+    train = Split(arrays["train_images"], arrays["train_labels"])
+    return Dataset("cifar10", CLASSES, train, Split(arrays["test_images"], arrays["test_labels"]))
+
+
+def remove_cifar10() -> Path | None:
+    """Delete CIFAR-10 and partial downloads; returns the folder that went, or None when there was none."""
+    with _lock():
+        shutil.rmtree(_downloads(), ignore_errors=True)
+        if not _folder().exists():
+            return None
+        with storage_errors(_folder()):
+            shutil.rmtree(_folder())
+        return _folder()
+
+
+def _cached(manifest: dict[str, Any], arrays: Arrays) -> Cached:
+    sha256 = {name: entry["sha256"] for name, entry in manifest["arrays"].items()}
+    train, test = len(arrays["train_labels"]), len(arrays["test_labels"])
+    return Cached(manifest["source"], str(_folder()), train, test, sha256)
+
+
+def _folder() -> Path:
+    return home() / "data" / "cifar10"
+
+
+def _manifest_path() -> Path:
+    return _folder() / "manifest.json"
+
+
+def _downloads() -> Path:
+    return home() / "downloads"
+
+
+@contextlib.contextmanager
+def _lock() -> Iterator[None]:
+    """Only one process at a time changes the cache. The lock dies with its process."""
+    from filelock import FileLock, Timeout  # here, because loading needs no lock and should start fast
+
+    path = home() / "data.lock"
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            remark(f"Another process is changing the cache; waiting for it ({path})")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _store(fetched: Fetched) -> None:
+    folder = _folder()
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(folder)
+        _manifest_path().unlink(missing_ok=True)
+    for name, array in fetched.arrays.items():
+        with atomic_write(folder / f"{name}.npy") as file:
+            file.write(_npy_header(array.shape))
+            file.write(np.ascontiguousarray(array).data)
+    write_text(_manifest_path(), json.dumps(_manifest(fetched), indent=2) + "\n")
+
+
+def _manifest(fetched: Fetched) -> dict[str, object]:
+    arrays = {
+        name: {"shape": array.shape, "dtype": str(array.dtype), "sha256": array_sha256(array)}
+        for name, array in fetched.arrays.items()
+    }
+    return {"format": _FORMAT, "tenfold": version("tenfold"), "source": fetched.source, "arrays": arrays}
+
+
+def _read(spec: Spec) -> tuple[dict[str, Any], Arrays]:
+    """The manifest and the arrays, memory-mapped and verified. Raises `DataError`."""
+    folder = _folder()
+    if not _manifest_path().exists():
+        raise DataError(f"CIFAR-10 is not in the cache ({folder}); run: tenfold data get cifar10")
+    try:
+        manifest = json.loads(_manifest_path().read_text())
+        if manifest["format"] != _FORMAT:
+            raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
+        arrays = {name: _map_array(folder / f"{name}.npy", shape) for name, shape in spec.shapes.items()}
+        verify(arrays, spec, str(folder))
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise DataError(f"the cached CIFAR-10 is damaged ({error}); run: tenfold data get cifar10") from error
+    return manifest, arrays
+
+
+def _map_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """Map a .npy file that is exactly as we write it; ValueError otherwise."""
+    header = _npy_header(shape)
+    with path.open("rb") as file:
+        if file.read(len(header)) != header or path.stat().st_size != len(header) + math.prod(shape):
+            raise ValueError(f"{path} has a wrong header or length")
+        return np.memmap(file, np.uint8, mode="r", offset=len(header), shape=shape)
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """What a .npy file of uint8 begins with. np.save itself would lose the reason when the disk is full."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
