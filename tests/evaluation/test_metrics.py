@@ -82,6 +82,13 @@ def test_calibration_error_by_hand() -> None:
     assert metrics.expected_calibration_error(logits, labels, bins=1) == pytest.approx(0.025)
 
 
+def test_calibration_error_keeps_the_top_bins_apart() -> None:
+    # 0.92 lies in (13/15, 14/15] and is wrong too often, 0.95 in (14/15, 1] and is right: gaps of 0.12 and 0.05.
+    logits = logits_of_confidence([0.92] * 10 + [0.95] * 10)
+    labels = np.array([1] * 2 + [0] * 18)
+    assert metrics.expected_calibration_error(logits, labels) == pytest.approx((0.12 + 0.05) / 2)
+
+
 def test_calibration_error_of_perfect_calibration_and_of_certain_error() -> None:
     calibrated = logits_of_confidence([0.8] * 10)
     assert metrics.expected_calibration_error(calibrated, np.array([0] * 8 + [1] * 2)) == pytest.approx(0)

@@ -1,6 +1,8 @@
 """Figures: what is drawn, what is written, and that nothing is left behind."""
 
 import io
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -312,9 +314,6 @@ def test_a_users_matplotlibrc_changes_nothing_and_is_not_changed() -> None:
 
 
 def test_pyplot_is_not_imported() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys, tenfold.evaluation.plots; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     )
