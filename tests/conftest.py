@@ -1,0 +1,54 @@
+"""What all tests share: real CIFAR-10, the command as a process, and a recipe small enough for a test."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import tenfold
+from tenfold.data import Dataset
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> Dataset:
+    """Real CIFAR-10, fetched on first use. Where it cannot be had, the test fails with the reason."""
+    if os.environ.get("TENFOLD_OFFLINE"):
+        try:
+            return tenfold.load("cifar10")
+        except tenfold.TenfoldError as error:
+            pytest.skip(f"TENFOLD_OFFLINE is set and {error}")
+    return tenfold.load("cifar10")
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Run `tenfold ARGUMENTS…` in a process of its own; keywords go to `subprocess.run`."""
+
+    def run(*arguments: str | Path, **keywords: object) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "tenfold", *map(str, arguments)]
+        return subprocess.run(words, capture_output=True, text=True, timeout=240, **keywords)  # type: ignore[call-overload, no-any-return]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe file: `fast89` with a hundredth of its arithmetic, for `--data shapes`."""
+    from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+
+    tiny = replace(
+        FAST89,
+        name="tiny",
+        network=replace(NetworkSpec(), widths=(8, 16)),
+        stages=(Stage(1.0, 0.24, 0.1), Stage(1.0, 0.1, 0.0)),
+        batch_size=100,
+    )
+    path = tmp_path_factory.mktemp("recipe") / "tiny.json"
+    path.write_text(tiny.to_json())
+    return path
