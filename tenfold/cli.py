@@ -19,9 +19,7 @@ import typer
 from tenfold.console import remark
 from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError
 
-app = typer.Typer(
-    help="Train, explain and ship small-image classifiers.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(help="Train, explain and ship small-image classifiers.", no_args_is_help=True, add_completion=False)
 data_app = typer.Typer(help="Get, look at and remove data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
@@ -178,10 +176,11 @@ def data_show(
     path = out or Path(f"{name}.png")
     title = f"{name}: {len(dataset.train):,} training images"
     plots.save(plots.class_grid(dataset.train.images, dataset.train.labels, dataset.classes, title, seed=seed), path)
-    counts = {
-        part: dict(zip(dataset.classes, np.bincount(split.labels, minlength=len(dataset.classes)).tolist(), strict=True))
-        for part, split in (("train", dataset.train), ("test", dataset.test))
-    }
+
+    def count(labels: np.ndarray) -> dict[str, int]:
+        return dict(zip(dataset.classes, np.bincount(labels, minlength=len(dataset.classes)).tolist(), strict=True))
+
+    counts = {"train": count(dataset.train.labels), "test": count(dataset.test.labels)}
     if as_json:
         print_json({"data": name, "path": str(path), **counts})
         return

@@ -43,6 +43,6 @@ def progress(description: str, total: float, *, unit_is_bytes: bool = False, don
         task = display.add_task(description, total=total, completed=int(done), note="")
 
         def advance(amount: float, note: str = "") -> None:
-            display.update(task, advance=amount, **({"note": note} if note else {}))
+            display.update(task, advance=amount, note=note)
 
         yield advance

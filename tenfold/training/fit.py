@@ -37,7 +37,7 @@ class Fit:
         self.schedule = make_schedule(recipe, len(train))
         self.network = _make_network(recipe, classes, images, self.pixels, seed, plan)
         self.images, self.labels = images.to(plan.device), labels.to(plan.device)
-        self.val = val and to_tensors(val)
+        self.val = to_tensors(val) if val else None
         self.optimizers: list[Optimizer] = []
         self.step = 0
         self.log = torch.zeros(self.schedule.total, 2)  # loss and accuracy of every step's batch

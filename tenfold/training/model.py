@@ -5,6 +5,7 @@ Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N�
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,7 +22,12 @@ def build(spec: NetworkSpec, classes: int = 10, size: int = 32) -> nn.Module:
     Weights are drawn from torch's global generator. Raises `UsageError` where the images are too small for the depth.
     """
     network = Reference(spec, classes, size) if spec.name == "reference" else Whitened(spec, classes, size)
-    return network.to(memory_format=torch.channels_last)
+    return channels_last(network)
+
+
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lay the filters out with channels last, in place; files keep no memory format, so this follows every load."""
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 # --- the fast family ---------------------------------------------------------------------------------------------
@@ -50,7 +56,7 @@ class Group(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, depth: int, keep: float):
         super().__init__()
         widths = [channels_in] + [channels_out] * depth
-        self.convs = nn.ModuleList(Conv(*pair) for pair in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(Conv(*pair) for pair in pairwise(widths))
         self.norms = nn.ModuleList(BatchNorm(channels_out, keep) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +79,7 @@ class Whitened(nn.Module):
         self.patch = nn.Conv2d(3, 2 * spec.whitening_pairs, spec.whitening, spec.stride, (spec.whitening - 1) // 2)
         self.patch.weight.requires_grad_(False)
         widths = (self.patch.out_channels, *spec.widths)
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = pairwise(widths)
         self.groups = nn.Sequential(*(Group(*pair, spec.depth, spec.norm_momentum) for pair in pairs))
         if size // spec.stride >> len(spec.widths) == 0:
             raise UsageError(f"{size}×{size} images are too small for {len(spec.widths)} groups")
@@ -142,7 +148,7 @@ class ReferenceBlock(nn.Module):
     def __init__(self, channels_in: int, channels: int, depth: int, keep: float, first: bool):
         super().__init__()
         widths = [channels_in] + [channels] * depth
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.from_image = nn.Conv2d(3, channels, 1)
         self.from_block = None if first else nn.Conv2d(channels_in, channels, 1)
         self.norm = KerasNorm(channels, momentum=1 - keep, eps=KERAS_EPS)
@@ -172,7 +178,7 @@ class Reference(nn.Module):
         )
         side = size >> len(REFERENCE_BLOCKS)
         widths = (inputs[-1] * side * side, *REFERENCE_DENSE)
-        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.head = nn.Linear(REFERENCE_DENSE[-1], classes)
         self.dropout = spec.dropout
         self.apply(_initialize_as_keras)
@@ -190,15 +196,15 @@ class Reference(nn.Module):
 
     def decayed(self) -> Iterator[nn.Parameter]:
         """The kernels whose squares are part of the loss: those of the 3×3 convolutions."""
-        for block in self.blocks:
-            for conv in block.convs:
-                yield conv.weight
+        for name, parameter in self.named_parameters():
+            if ".convs." in name and name.endswith(".weight"):
+                yield parameter
 
 
 def _initialize_as_keras(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+        nn.init.constant_(module.get_parameter("bias"), 0.0)
 
 
 def penalty(network: nn.Module, weight: float) -> Tensor | float:

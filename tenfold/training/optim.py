@@ -63,7 +63,8 @@ def make_schedule(recipe: Recipe, images: int) -> Schedule:
     """Count the steps of `recipe` over `images` training images; a batch is never larger than the data set."""
     batch_size = min(recipe.batch_size, images)
     per_epoch = images // batch_size
-    ends, epochs = [], 0.0
+    ends: list[int] = []
+    epochs = 0.0
     for stage in recipe.stages:
         epochs += stage.epochs
         ends.append(max(round(epochs * per_epoch), (ends[-1] if ends else 0) + 1))

