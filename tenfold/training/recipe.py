@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from tenfold.errors import UsageError
 
 _STRICT = pydantic.ConfigDict(extra="forbid")
+MOST_EPOCHS = 100_000
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -27,7 +28,7 @@ class NetworkSpec:
     """Which network, in the words that `model.build` understands."""
 
     name: Literal["whitened", "reference"] = "whitened"
-    widths: tuple[int, ...] = (32, 128, 256)
+    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 128, 256)
     """Channels of each group; a group halves the image's side."""
     depth: Positive = 2
     """Convolutions in each group."""
@@ -37,7 +38,7 @@ class NetworkSpec:
     """Principal patches kept; each gives two channels, the patch and its negative."""
     stride: Positive = 1
     """Step of the first layer, in pixels."""
-    head_scale: Annotated[float, Field(gt=0)] = 1.0
+    head_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Logits are the head's output times this, over its number of inputs."""
     norm_momentum: Share = 0.6
     """How much batch norm's running statistics keep of their old value at each step."""
@@ -49,8 +50,8 @@ class NetworkSpec:
 class Stage:
     """A stretch of training with one optimizer state and a learning rate that goes straight from a to b."""
 
-    epochs: Annotated[float, Field(gt=0)]
-    learning_rate: Annotated[float, Field(gt=0)]
+    epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)]
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     final_learning_rate: Rate
 
 
@@ -106,8 +107,8 @@ class Recipe:
 
     def with_epochs(self, epochs: float) -> "Recipe":
         """Stretch or shrink the stages so that they take `epochs` together, each keeping its share."""
-        if epochs <= 0:
-            raise UsageError(f"--epochs must be more than 0, not {epochs:g}")
+        if not 0 < epochs <= MOST_EPOCHS:
+            raise UsageError(f"--epochs must be more than 0 and at most {MOST_EPOCHS:,}, not {epochs:g}")
         ratio = epochs / self.epochs
         stages = tuple(dataclasses.replace(stage, epochs=stage.epochs * ratio) for stage in self.stages)
         return dataclasses.replace(self, stages=stages)
@@ -126,7 +127,7 @@ class Recipe:
     def from_json(text: str | bytes, source: str = "recipe") -> "Recipe":
         """Read a recipe; `source` names it in errors. Raises `UsageError` that names the first wrong field."""
         try:
-            return _ADAPTER.validate_json(text)
+            return _ADAPTER.validate_json(text, strict=True)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "file"
