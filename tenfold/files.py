@@ -15,7 +15,7 @@ from typing import BinaryIO
 from tenfold.errors import StorageError
 
 TEMPORARY_SUFFIX = ".partial"
-_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
 @contextlib.contextmanager
