@@ -73,8 +73,17 @@ def train(
         path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         trained = training.train(chosen, load(data), path, seed=seed, device=device)
 
+    began = time.perf_counter()
     evaluation = evaluate(trained.run, trained.dataset, trained.plan)
-    seconds = {"train_seconds": trained.seconds, "total_seconds": process_seconds() + trained.seconds_before}
+    evaluation_seconds = time.perf_counter() - began
+    total_seconds = process_seconds() + trained.seconds_before
+    seconds = {
+        "setup_seconds": total_seconds - trained.seconds - evaluation_seconds,
+        "train_seconds": trained.seconds,
+        "evaluation_seconds": evaluation_seconds,
+        "total_seconds": total_seconds,
+        "peak_memory_bytes": peak_memory(),
+    }
     if not as_json:
         print(format_per_class(evaluation.per_class()))
     print_scores(evaluation.scores | seconds, to_stdout=not as_json)
@@ -122,6 +131,58 @@ def _refuse_changes(context: typer.Context, run: Any) -> None:
         if _given(context, name) and asked != value:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
+
+
+# --- many runs ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def bench(
+    recipe: Annotated[str, typer.Option(help="Names or JSON files of recipes, with commas between.")] = "fast89",
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 5,
+    seed0: Annotated[int, typer.Option(min=0, help="Seed of the first run; the others follow.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs, by default runs/bench-RECIPES; runs in it are kept.")
+    ] = None,
+    data: Annotated[str, typer.Option(envvar="TENFOLD_DATA", help="cifar10 or shapes.")] = "cifar10",
+    device: Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="As for train.")] = "auto",
+    epochs: Annotated[float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="As for train.")] = None,
+    val_size: Annotated[
+        int | None, typer.Option(envvar="TENFOLD_VAL_SIZE", help="As for train; accuracy is then that on these images.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences."""
+    require_extra("train", TRAIN_EXTRA)
+    from tenfold.data import load
+    from tenfold.evaluation import plots
+    from tenfold.scaling import bench as benching
+    from tenfold.training.recipe import find_recipe
+
+    names = recipe.split(",")
+    for name in names:
+        find_recipe(name)
+    load(data)  # so that no run's time holds a download
+    options = ["--data", data, "--device", device]
+    options += [] if epochs is None else ["--epochs", f"{epochs:g}"]
+    options += [] if val_size is None else ["--val-size", str(val_size)]
+    stems = [Path(name).stem for name in names]
+    path = out or RUNS / f"bench-{'-'.join(stems)}"
+    timed = benching.bench(names, range(seed0, seed0 + runs), path, options)
+    rows = [benching.summarize(stem, timed[name]) for stem, name in zip(stems, names, strict=True)]
+    comparison = [
+        benching.compare(stems[0], stem, rows[0]["accuracies"], row["accuracies"])
+        for stem, row in zip(stems[1:], rows[1:], strict=True)
+    ]
+    plots.save(plots.accuracy_and_time(rows), path / "bench.png")
+    if as_json:
+        print_json({"results": rows, "comparison": comparison, "path": str(path)})
+        return
+    for row in rows:
+        print(benching.describe(row))
+    for verdict in comparison:
+        print(verdict["verdict"])
+    print(path / "bench.png")
 
 
 # --- data --------------------------------------------------------------------------------------------------------
@@ -202,6 +263,16 @@ def process_seconds() -> float:
     import psutil
 
     return time.time() - psutil.Process().create_time()
+
+
+def peak_memory() -> int:
+    """The most memory, in bytes, that this process ever held; 0 where the system does not say."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def require_extra(extra: str, modules: tuple[str, ...]) -> None:

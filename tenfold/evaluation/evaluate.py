@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tenfold.data.dataset import Dataset
+from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError
 from tenfold.evaluation import metrics
 from tenfold.files import write_text
 from tenfold.training.device import Plan, make_plan
+from tenfold.training.fit import split
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import count_parameters, penalty
-from tenfold.training.run import Run
+from tenfold.training.run import Model, Run
 
 
 @dataclass(frozen=True)
@@ -44,21 +45,29 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None) -> Evaluation
     if dataset.classes != model.classes:
         raise DataError(f"{dataset.name} has other classes than {run.path} was trained on: {', '.join(model.classes)}")
     recipe = run.recipe
-    images = torch.from_numpy(np.array(dataset.test.images))
-    single, averaged = predict_logits(model.network, images, model.pixels, plan, recipe.views, recipe.unsure_share)
-    logits, labels = averaged.numpy(), dataset.test.labels.astype(np.int64)
+    single, averaged = _predict(run, model, dataset.test, plan)
+    labels = dataset.test.labels.astype(np.int64)
+    _, val = split(dataset.train, recipe, run.read_json("env.json")["seed"])
     l2 = float(penalty(model.network, recipe.l2))
     scores = {
         "run": str(run.path),
         "recipe": recipe.name,
         "parameters": count_parameters(model.network),
         "epochs": recipe.epochs,
-        "test_accuracy": metrics.accuracy(logits, labels),
-        "test_accuracy_single_view": metrics.accuracy(single.numpy(), labels),
-        "test_loss": metrics.cross_entropy(logits, labels, recipe.label_smoothing) + l2,
-        "test_cross_entropy": metrics.cross_entropy(logits, labels),
+        "test_accuracy": metrics.accuracy(averaged, labels),
+        "test_accuracy_single_view": metrics.accuracy(single, labels),
+        "test_loss": metrics.cross_entropy(averaged, labels, recipe.label_smoothing) + l2,
+        "test_cross_entropy": metrics.cross_entropy(averaged, labels),
+        "val_accuracy": metrics.accuracy(_predict(run, model, val, plan)[1], val.labels) if val else None,
     }
-    return Evaluation(logits, labels, model.classes, scores)
+    return Evaluation(averaged, labels, model.classes, scores)
+
+
+def _predict(run: Run, model: Model, part: Split, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 N×K of a single view, and averaged over the recipe's test-time views."""
+    recipe, images = run.recipe, torch.from_numpy(np.array(part.images))
+    logits = predict_logits(model.network, images, model.pixels, plan, recipe.views, recipe.unsure_share)
+    return logits.single.numpy(), logits.averaged.numpy()
 
 
 def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import matplotlib.style
@@ -347,4 +348,28 @@ def class_scores(frame: "pd.DataFrame", title: str = "Scores by class") -> Figur
     axes.xaxis.set_major_formatter(_percent())
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handletextpad=0.1)
+    return figure
+
+
+# -- many runs
+
+
+@_style()
+def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and time of every run") -> Figure:
+    """One dot a run, one colour and mark a recipe, a bar for the mean's 95 % interval (`rows`: `bench.summarize`)."""
+    figure = _figure(6.4, 4.0, title)
+    axes = figure.subplots()
+    for row, colour, mark in zip(rows, cycle((BLUE, VERMILLION, GREEN, ORANGE)), cycle("osD^"), strict=False):
+        seconds, accuracies = row["normalised_seconds"], row["accuracies"]
+        label = f"{shown(row['recipe'])}: {row['mean']:.2%} (n = {row['n']})"
+        axes.scatter(seconds, accuracies, s=18, color=colour, marker=mark, alpha=0.6, linewidths=0, label=label)
+        low, high = row["ci95"] or (row["mean"], row["mean"])
+        middle = row["normalised_seconds_median"]
+        errors = [[row["mean"] - low], [high - row["mean"]]]
+        axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5)
+    axes.set(xlabel="normalised seconds from start to scores", ylabel=f"{rows[0]['measured_on']} accuracy")
+    axes.set_xlim(left=0)
+    axes.yaxis.set_major_formatter(_percent())
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.legend(loc="lower right")
     return figure

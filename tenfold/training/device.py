@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import time
 from dataclasses import dataclass
 
 import torch
@@ -86,6 +87,17 @@ def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware; emulation would be slower than float32."""
     features = torch.cpu.get_capabilities()
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def matrix_rate(size: int = 2048, products: int = 40) -> float:
+    """Measure GFLOP/s of bfloat16 matrix products on the CPU: the yardstick of normalised seconds, about a second."""
+    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).bfloat16()
+    for _ in range(products // 4):
+        matrix @ matrix
+    began = time.perf_counter()
+    for _ in range(products):
+        matrix @ matrix
+    return products * 2 * size**3 / (time.perf_counter() - began) / 1e9
 
 
 def keep_freed_memory() -> str:
