@@ -56,8 +56,6 @@ def train(
     require_extra("train", TRAIN_EXTRA)
     from tenfold.data import load
     from tenfold.evaluation.evaluate import evaluate, write_scores
-    from tenfold.evaluation.metrics import format_per_class
-    from tenfold.evaluation.report import draw_plots
     from tenfold.training import train as training
     from tenfold.training.recipe import find_recipe
     from tenfold.training.run import Run, find_unfinished
@@ -84,11 +82,15 @@ def train(
         "total_seconds": total_seconds,
         "peak_memory_bytes": peak_memory(),
     }
-    if not as_json:
-        print(format_per_class(evaluation.per_class()))
     print_scores(evaluation.scores | seconds, to_stdout=not as_json)
     began = time.perf_counter()
     write_scores(trained.run, evaluation, seconds)
+
+    from tenfold.evaluation.metrics import format_per_class
+    from tenfold.evaluation.report import draw_plots  # Matplotlib and scikit-learn load after the scores, not before
+
+    if not as_json:
+        print(format_per_class(evaluation.per_class()))
     pictures = draw_plots(trained.run, trained.dataset)
     results = write_scores(trained.run, evaluation, seconds | {"report_seconds": time.perf_counter() - began})
     remark(f"pictures: {', '.join(str(picture) for picture in pictures)}")

@@ -101,8 +101,9 @@ class Whitened(nn.Module):
         The idea of a whitening first layer for fast CIFAR-10 training is from tysam-code's hlb-CIFAR10 (2023).
         """
         side = self.patch.kernel_size[0]
-        patches = F.unfold(images.float(), side).transpose(1, 2).reshape(-1, 3 * side * side).double()
-        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        patches = F.unfold(images.float(), side)  # N × 3·side² × places
+        covariance = torch.einsum("nip,njp->ij", patches, patches) / (len(patches) * patches.shape[2])
+        values, vectors = torch.linalg.eigh(covariance.double())
         count = self.patch.out_channels // 2
         if count > len(values):
             raise UsageError(f"whitening_pairs is {count}, but {side}×{side} patches have only {len(values)}")
