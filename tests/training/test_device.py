@@ -1,0 +1,81 @@
+"""What the machine offers, and the sentences that say what was chosen."""
+
+import pytest
+import torch
+
+from tenfold.errors import UsageError
+from tenfold.training import device
+from tenfold.training.device import make_plan
+
+
+@pytest.fixture
+def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose only device is a CPU without bfloat16 instructions."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+
+
+@pytest.mark.parametrize("name", ["tpu", "gpu", "", "CPU", "cpux", "cuda0"])
+def test_an_unknown_device_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown device {name!r}: choose auto, cpu, cuda, mps"):
+        make_plan(name)
+
+
+@pytest.mark.usefixtures("bare_machine")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])
+def test_an_absent_device_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UsageError, match=f"device '{name}' is not on this machine: choose auto or cpu"):
+        make_plan(name)
+
+
+@pytest.mark.parametrize(("name", "there"), [("cuda:1", True), ("cuda:2", False), ("cuda:x", False)])
+def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch, name: str, there: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    if there:
+        assert make_plan(name).device == torch.device(name)
+    else:
+        with pytest.raises(UsageError, match="is not on this machine"):
+            make_plan(name)
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_a_cpu_without_bfloat16_computes_in_float32() -> None:
+    plan = make_plan("auto")
+    assert (plan.device, plan.dtype, plan.dtype_name) == (torch.device("cpu"), torch.float32, "float32")
+    assert plan.threads == torch.get_num_threads()
+    assert plan.reasons[:3] == (
+        "device cpu: the fastest kind found here",
+        "float32: the CPU has no bfloat16 instructions",
+        f"{plan.threads} threads",
+    )
+    with plan.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_a_cpu_with_bfloat16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    plan = make_plan("cpu")
+    assert plan.dtype_name == "bfloat16"
+    assert plan.reasons[0] == "device cpu: as asked"
+    assert plan.reasons[1].startswith("bfloat16: the CPU has instructions for it")
+    with plan.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+def test_a_dtype_that_was_asked_for_is_used() -> None:
+    plan = make_plan("cpu", torch.float32)
+    assert plan.dtype == torch.float32 and plan.reasons[1] == "float32: as asked"
+
+
+def test_an_allocator_that_the_user_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
+    assert device.keep_freed_memory() == "allocator: left as the environment sets it"
+
+
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert device.keep_freed_memory() == "allocator: the system's own (only glibc's is tuned)"

@@ -1,0 +1,118 @@
+"""Recipes: to JSON and back, and every way of getting one wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenfold.errors import UsageError
+from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, NetworkSpec, Recipe, Stage, find_recipe
+
+PLAIN = Recipe("plain", NetworkSpec(), (Stage(1, 0.1, 0.0),))
+
+
+def changed(**fields: Any) -> str:
+    return json.dumps(json.loads(PLAIN.to_json()) | fields)
+
+
+@pytest.mark.parametrize("recipe", [*RECIPES.values(), PLAIN], ids=lambda recipe: recipe.name)
+def test_a_recipe_comes_back_from_json_as_it_went(recipe: Recipe) -> None:
+    back = Recipe.from_json(recipe.to_json())
+    assert back == recipe
+    assert isinstance(back.stages, tuple) and isinstance(back.network.widths, tuple)
+    assert set(json.loads(recipe.to_json())) == set(Recipe.__dataclass_fields__)  # every field is written out
+
+
+def test_fields_left_out_take_their_defaults() -> None:
+    text = '{"name": "plain", "network": {}, "stages": [{"epochs": 1, "learning_rate": 0.1, "final_learning_rate": 0}]}'
+    assert Recipe.from_json(text) == PLAIN
+
+
+def test_names_are_keys() -> None:
+    assert {name: recipe.name for name, recipe in RECIPES.items()} == {name: name for name in RECIPES}
+    assert find_recipe("fast89") is FAST89
+
+
+def test_reference_is_the_reference_systems_recipe() -> None:
+    stages = [(20, 3e-4, 3e-4), (10, 1e-4, 1e-4), (5, 5e-5, 5e-5)]
+    assert [(s.epochs, s.learning_rate, s.final_learning_rate) for s in REFERENCE.stages] == stages
+    told = {"batch_size": 64, "optimizer": "adam", "l2": 1e-4, "label_smoothing": 0, "standardize": False}
+    told |= {"flip": "random", "shift": 0, "rotate": 15, "shift_share": 0.1, "cutout": 0}
+    told |= {"val_size": 10_000, "val_split": "random", "views": "one", "epochs": 35}
+    assert {name: getattr(REFERENCE, name) for name in told} == told
+    network = REFERENCE.network
+    assert (network.name, network.dropout, network.norm_momentum) == ("reference", 0.3, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (changed(batchsize=64), "batchsize"),
+        (changed(batch_size="500"), "batch_size"),
+        (changed(batch_size=True), "batch_size"),
+        (changed(batch_size=0), "batch_size"),
+        (changed(batch_size=64.5), "batch_size"),
+        (changed(label_smoothing=-0.1), "label_smoothing"),
+        (changed(decay=float("inf")), "decay"),
+        (changed(l2=float("nan")), "l2"),
+        (changed(flip="sideways"), "flip"),
+        (changed(unsure_share=1.5), "unsure_share"),
+        (changed(stages=[]), "stages"),
+        (changed(stages=[{"epochs": 0, "learning_rate": 1, "final_learning_rate": 0}]), "stages.0.epochs"),
+        (changed(stages=[{"epochs": 1e9, "learning_rate": 1, "final_learning_rate": 0}]), "stages.0.epochs"),
+        (changed(stages=[{"epochs": 1, "learning_rate": 1}]), "stages.0.final_learning_rate"),
+        (changed(network={"widths": []}), "network.widths"),
+        (changed(network={"widths": [64, 0]}), "network.widths.1"),
+        (changed(network={"name": "resnet"}), "network.name"),
+        (changed(network=3), "network"),
+        ("{}", "name"),
+        ("[1, 2]", "file"),
+        ("{not json", "file"),
+        ("", "file"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, named: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Recipe.from_json(text, source="mine.json")
+    assert str(caught.value).startswith(f"mine.json: {named}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_is_found_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(PLAIN.to_json())
+    assert find_recipe(str(path)) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fast90", r"unknown recipe 'fast90': choose fast89.*reference.* or a \.json file"),
+        ("absent.json", r"cannot read recipe absent\.json: No such file or directory"),
+    ],
+)
+def test_a_name_that_is_none_is_said(name: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        find_recipe(name)
+
+
+def test_with_epochs_keeps_each_stages_share() -> None:
+    shrunk = REFERENCE.with_epochs(7)
+    assert [stage.epochs for stage in shrunk.stages] == pytest.approx([4, 2, 1])
+    assert [stage.learning_rate for stage in shrunk.stages] == [3e-4, 1e-4, 5e-5]
+    assert shrunk.epochs == pytest.approx(7)
+    assert Recipe.from_json(shrunk.to_json()) == shrunk
+
+
+@pytest.mark.parametrize("epochs", [0, -1, float("inf"), float("nan"), 1e9])
+def test_epochs_that_cannot_be_are_refused(epochs: float) -> None:
+    with pytest.raises(UsageError, match="--epochs must be more than 0"):
+        REFERENCE.with_epochs(epochs)
+
+
+def test_with_val_size_takes_the_last_images() -> None:
+    held = REFERENCE.with_val_size(5000)
+    assert (held.val_size, held.val_split) == (5000, "last")
+    with pytest.raises(UsageError, match="--val-size must be 0 or more, not -1"):
+        REFERENCE.with_val_size(-1)
