@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -187,6 +188,56 @@ def bench(
     print(path / "bench.png")
 
 
+@app.command("runs")
+def list_runs(
+    pair: Annotated[list[Path] | None, typer.Argument(metavar="[RUN RUN]", help="Two runs to compare.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the runs are.")] = RUNS,
+    sort: Annotated[str, typer.Option(help="date, accuracy, seconds or name.")] = "date",
+    as_json: Json = False,
+) -> None:
+    """List the runs of a folder, or show field by field how two runs differ."""
+    from dataclasses import asdict
+
+    from tenfold.training import runs
+
+    if pair and len(pair) != 2:
+        raise UsageError("two runs can be compared: name none to list all, or two")
+    if pair:
+        differences = runs.compare_runs(*pair)
+        if as_json:
+            print_json({"a": str(pair[0]), "b": str(pair[1]), "differences": differences})
+        else:
+            rows = [(name, _cell(a), _cell(b)) for name, (a, b) in differences.items()]
+            print_table(("field", str(pair[0]), str(pair[1])), rows)
+        return
+    found = runs.list_runs(folder, sort)
+    if as_json:
+        print_json({"runs": [asdict(row) for row in found]})
+        return
+    cells = [
+        (
+            row.run,
+            row.recipe,
+            row.data,
+            _cell(row.seed),
+            _percent(row.accuracy),
+            _cell(row.seconds),
+            row.date,
+            row.state,
+        )
+        for row in found
+    ]
+    print_table(("run", "recipe", "data", "seed", "accuracy", "seconds", "date", "state"), cells)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 # --- data --------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +304,20 @@ def data_show(
 
 
 # --- around every verb -------------------------------------------------------------------------------------------
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows as an aligned table on standard output; nothing is cut off where it is not a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=box.SIMPLE_HEAD, show_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    console.print(table)
 
 
 def print_json(value: dict[str, Any]) -> None:
