@@ -238,6 +238,21 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has and what tenfold does about it."""
+    require_extra("train", TRAIN_EXTRA)
+    from dataclasses import asdict
+
+    from tenfold.training.doctor import examine
+
+    findings = list(examine(Path()))
+    if as_json:
+        print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        print_table(("", "found", "so"), [(finding.name, finding.found, finding.so) for finding in findings])
+
+
 # --- data --------------------------------------------------------------------------------------------------------
 
 

