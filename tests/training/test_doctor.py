@@ -1,0 +1,44 @@
+"""What `doctor` finds: named, and true where it can be checked another way."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tenfold.training import doctor
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENFOLD_OFFLINE", "1")
+
+
+def findings(folder: Path) -> dict[str, doctor.Finding]:
+    return {finding.name: finding for finding in doctor.examine(folder)}
+
+
+@pytest.mark.usefixtures("offline")
+def test_findings(tmp_path: Path) -> None:
+    found = findings(tmp_path)
+    assert f"torch {torch.__version__}" in found["packages"].found
+    assert f"{len(os.sched_getaffinity(0))} cores" in found["processor"].found
+    assert float(found["matrix products"].found.split()[0]) > 1
+    assert float(found["disk"].found.split()[0]) > 0 and not list(tmp_path.iterdir())
+    assert (found["cuda"].found == "not here") == (not torch.cuda.is_available())
+    assert found["sources"].so == "the network is not used"
+
+
+@pytest.mark.usefixtures("offline")
+def test_an_empty_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENFOLD_HOME", str(tmp_path))
+    assert "tenfold data get" in findings(tmp_path)["cache"].so
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    assert "give --out" in findings(tmp_path / "missing")["disk"].so
+
+
+def test_a_host_out_of_reach_is_a_finding() -> None:
+    assert doctor._reach("http://127.0.0.1:9/").startswith("out of reach")
