@@ -15,7 +15,6 @@ from tenfold.scaling import bench
 from tenfold.scaling.bench import RunFailedError, Timed, compare, interval, summarize
 from tenfold.training.recipe import Recipe, Stage
 
-
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
