@@ -20,7 +20,7 @@ import typer
 from tenfold.console import remark
 from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError
 
-app = typer.Typer(help="Train, explain and ship small-image classifiers.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False)
 data_app = typer.Typer(help="Get, look at and remove data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
@@ -29,6 +29,23 @@ DataName = Annotated[str, typer.Argument(help="cifar10 or shapes.")]
 
 RUNS = Path("runs")
 TRAIN_EXTRA = ("torch", "pandas", "sklearn", "matplotlib", "safetensors", "pydantic", "psutil")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tenfold {version('tenfold')}")
+        raise typer.Exit
+
+
+@app.callback()
+def before_any_verb(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train, explain and ship small-image classifiers."""
 
 
 @app.command()
