@@ -74,7 +74,8 @@ def make_schedule(recipe: Recipe, images: int) -> Schedule:
 def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: int) -> list[Optimizer]:
     """Return fresh optimizers for a stage; each group keeps its full rate as `initial_lr`."""
     rate = recipe.stages[stage].learning_rate
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # the loop freezes the first layer's bias on its way; it keeps its place, so that states keep their numbers
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad or name == "patch.bias"}
     if recipe.optimizer == "adam":
         optimizers: list[Optimizer] = [KerasAdam(trained.values(), lr=rate)]
     else:
