@@ -131,12 +131,15 @@ class Fit:
     # --- to disk and back ---
 
     def checkpoint(self) -> Checkpoint:
-        """Everything that the next step depends on, and the log."""
+        """Everything that the next step depends on, and the log. Raises `DivergedError` where it is not finite."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for i, optimizer in enumerate(self.optimizers):
             for j, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{j}.{name}": tensor for name, tensor in state.items()}
         tensors["log"] = self.log[: self.step]
+        bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+        if bad:  # the loss was still finite, its gradient was not
+            raise DivergedError(f"{bad[0]} is not finite after step {self.step}: a lower learning rate may do")
         cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         return Checkpoint(self.step, cpu, {"seconds": self.seconds, "epochs": self.epochs})
 
