@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -56,16 +57,18 @@ class Run:
     @classmethod
     def create(cls, path: Path, recipe: Recipe, env: dict[str, Any]) -> "Run":
         """Make and lock a new run directory. Raises `UsageError` where `path` exists, `StorageError`."""
-        if path.exists():
-            raise UsageError(f"{path} exists: choose another --out, or go on with it by --resume")
+        check_new(path)
         with storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             draft = cls(Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=TEMPORARY_SUFFIX)))
-        draft.write_json("env.json", env)
-        write_text(draft.path / "recipe.json", recipe.to_json())
-        with storage_errors(path):
-            draft.path.chmod(0o755)
-            draft.path.rename(path)  # a run directory is never seen without its recipe
+        try:
+            draft.write_json("env.json", env)
+            write_text(draft.path / "recipe.json", recipe.to_json())
+            with storage_errors(path):
+                draft.path.chmod(0o755)
+                draft.path.rename(path)  # a run directory is never seen without its recipe
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)  # there only where something failed
         run = cls(path)
         run.lock()
         return run
@@ -180,7 +183,7 @@ class Run:
             spec = NetworkSpec(**description["network"])
             model = build(spec, len(description["classes"]), description["size"])
             pixels = Pixels(tuple(description["mean"]), tuple(description["std"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, UsageError) as error:
             raise ModelError(f"{self.path / 'model.json'}: not understood ({error})") from error
         _fill(model, self.path / "model.safetensors")
         return Model(
@@ -232,6 +235,12 @@ class Model:
     classes: tuple[str, ...]
     size: int
     pixels: Pixels
+
+
+def check_new(path: Path) -> None:
+    """Raise `UsageError` where a new run directory cannot be named `path`."""
+    if path.exists():
+        raise UsageError(f"{path} exists: choose another --out, or go on with it by --resume")
 
 
 def describe_model(spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels) -> dict[str, Any]:
