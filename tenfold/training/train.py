@@ -23,7 +23,7 @@ from tenfold.training.device import Plan, make_plan
 from tenfold.training.fit import Fit, split
 from tenfold.training.model import count_parameters, summarize
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Run, describe_model, now
+from tenfold.training.run import Run, check_new, describe_model, now
 
 CHECKPOINT_SECONDS = 5.0
 CHECKPOINT_SHARE = 0.01
@@ -50,6 +50,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, seed: int = 0, device:
     Ctrl-C and SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`,
     `DivergedError`, `StorageError`.
     """
+    check_new(out)
     plan = make_plan(device)
     fitting = _prepare(recipe, dataset, seed, plan)
     run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan))
@@ -76,9 +77,9 @@ def resume(out: Path, device: str | None = None) -> Trained:
 
 
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan) -> Fit:
+    images, val = split(dataset.train, recipe, seed)
     for reason in plan.reasons:
         remark(reason)
-    images, val = split(dataset.train, recipe, seed)
     fitting = Fit(recipe, images, len(dataset.classes), val, seed, plan)
     print_summary(fitting.network, images.images.shape[1])
     return fitting
@@ -133,6 +134,8 @@ class HeldSignals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if error is None:
+            self.release()  # what came after the last step
 
     def _hold(self, number: int, _frame: FrameType | None) -> None:
         if self._held is not None:
