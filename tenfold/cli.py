@@ -6,6 +6,7 @@ none of them.
 
 import importlib.util
 import json
+import math
 import os
 import signal
 import sys
@@ -148,7 +149,8 @@ def _refuse_changes(context: typer.Context, run: Any) -> None:
     for name, value in settings.items():
         asked = context.params[name]
         asked = find_recipe(asked).name if name == "recipe" else asked
-        if _given(context, name) and asked != value:
+        same = math.isclose(asked, value) if isinstance(asked, float) else asked == value
+        if _given(context, name) and not same:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
 
@@ -393,7 +395,8 @@ def _run() -> int:
         remark(f"tenfold: {error}")
         return error.exit_code
     except typer.TyperException as error:
-        remark(f"tenfold: {error.format_message()} (tenfold --help)")
+        if error.format_message():  # empty where the help was printed instead
+            remark(f"tenfold: {error.format_message()} (tenfold --help)")
         return UsageError.exit_code
     except OSError as error:
         remark(f"tenfold: {error.strerror}: {error.filename}")
