@@ -129,7 +129,7 @@ class _HttpTransfer(threading.Thread):
             raise SourceLeftError("the connection was cut")
         except (SourceLeftError, StorageError) as error:
             self.error = error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a URL that is none
             reason = getattr(error, "reason", error)
             self.error = SourceLeftError(getattr(reason, "strerror", None) or str(reason) or type(reason).__name__)
 

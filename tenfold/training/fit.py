@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from tenfold.data.dataset import Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
-from tenfold.training.augment import Draws, Pixels, draw_epoch, keyed, keyed_seed, make_batch, measure_pixels
+from tenfold.training.augment import Draws, Pixels, draw_epoch, keyed, keyed_seed, make_batch, measure_pixels, shrink
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import Whitened, build, penalty
@@ -92,7 +92,10 @@ class Fit:
         draws = self._draws_of(epoch)
         size = self.schedule.batch_size
         chosen = draws.order[index * size : (index + 1) * size]
-        return make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout), self.labels[chosen]
+        batch = make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout)
+        if self.step < self.recipe.small_share * self.schedule.total:
+            batch = shrink(batch, self.recipe.small_size)
+        return batch, self.labels[chosen]
 
     def _draws_of(self, epoch: int) -> Draws:
         if self._draws is None or self._draws[0] != epoch:

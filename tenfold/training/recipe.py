@@ -92,6 +92,9 @@ class Recipe:
     """Largest shift as a share of the side, bilinear together with the rotation, the border repeated."""
     cutout: Count = 0
     """Side of a square that is greyed out, in pixels."""
+    small_share: Share = 0.0
+    """Share of the steps, the first ones, that see the images shrunk to `small_size` pixels a side."""
+    small_size: Positive = 16
     val_size: Count = 0
     val_split: Literal["last", "random"] = "last"
     """Which training images are held out: the last ones, or some drawn by the seed."""
