@@ -156,7 +156,8 @@ class Fit:
             self.log[: self.step] = checkpoint.tensors["log"]
             self._restore_optimizers(checkpoint.tensors)
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
-            raise ModelError(f"the checkpoint of step {checkpoint.step} does not fit this recipe: {error}") from error
+            reason = " ".join(str(error).split())
+            raise ModelError(f"the checkpoint of step {checkpoint.step} does not fit this recipe: {reason}") from error
 
     def _restore_optimizers(self, tensors: dict[str, Tensor]) -> None:
         # at a stage's end the optimizers are about to be replaced, so those of the stage just ended will do
