@@ -1,0 +1,348 @@
+"""The loop: it learns, it takes the steps of a plain loop, it repeats itself bit for bit, it stops at a bad loss."""
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tenfold.data.dataset import Split
+from tenfold.data.shapes import make_shapes
+from tenfold.errors import DataError, DivergedError, ModelError, UsageError
+from tenfold.training.augment import Draws, draw_epoch
+from tenfold.training.device import Plan
+from tenfold.training.fit import Fit, fit, split
+from tenfold.training.infer import predict_logits
+from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe, Stage
+
+PLAN = Plan(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
+DATASET = make_shapes(train=2000, test=500)
+SMALL = DATASET.train[:120]
+SMALL_VAL = DATASET.test[:40]
+
+QUICK = Recipe(
+    "quick",
+    NetworkSpec(widths=(8, 16), whitening_pairs=4),
+    (Stage(1.5, 0.1, 0.05), Stage(1.0, 0.05, 0.0)),
+    batch_size=20,
+    whitening_epochs=0.5,
+    label_smoothing=0.1,
+)
+ADAM = replace(QUICK, name="adam", optimizer="adam", stages=(Stage(1.5, 1e-2, 5e-3), Stage(1.0, 5e-3, 0.0)))
+
+
+def make_fit(recipe: Recipe = QUICK, seed: int = 0, val: Split | None = None, train: Split = SMALL) -> Fit:
+    return Fit(recipe, train, 10, val, seed, PLAN)
+
+
+def finish(fitting: Fit) -> Fit:
+    while not fitting.done:
+        fitting.advance()
+    return fitting
+
+
+def weights(fitting: Fit) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in fitting.network.state_dict().items()}
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+# --- it learns --------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_shapes() -> None:
+    """Ten classes, so 10 % is chance; a hundred steps of 50 images reach about 98 %."""
+    recipe = replace(FAST89, network=NetworkSpec(widths=(8, 16, 16)), batch_size=50, stages=(Stage(3, 0.1, 0.0),))
+    steps = []
+    fitting = fit(recipe, DATASET.train, 10, plan=PLAN, on_step=lambda now: steps.append(now.step))
+    logits = predict_logits(fitting.network, torch.from_numpy(DATASET.test.images), fitting.pixels, PLAN).single
+    assert (logits.argmax(1).numpy() == DATASET.test.labels).mean() > 0.9
+    assert steps == list(range(1, 121))
+
+
+# --- the same steps as a plain loop -----------------------------------------------------------------------------------
+
+
+def plain_batch(train: Split, draws: Draws, chosen: np.ndarray) -> Tensor:
+    """Flip, shift by two pixels at most with a mirrored border, normalise: image by image in NumPy."""
+    scaled = train.images / 255
+    mean, std = scaled.mean((0, 1, 2)), scaled.std((0, 1, 2))
+    assert draws.flip is not None and draws.shift is not None
+    batch = []
+    for number in chosen:
+        image = train.images[number][:, ::-1] if draws.flip[number] else train.images[number]
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+        down, right = draws.shift[number].tolist()
+        batch.append((padded[2 - down : 34 - down, 2 - right : 34 - right] / 255 - mean) / std)
+    return torch.from_numpy(np.stack(batch).astype(np.float32)).permute(0, 3, 1, 2)
+
+
+def plain_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    targets = F.one_hot(labels, 10) * (1 - smoothing) + smoothing / 10
+    return -(targets * logits.log_softmax(1)).sum(1).mean()
+
+
+def plain_adam(parameters: dict[str, nn.Parameter], state: dict[str, Any], rate: float, step: int) -> None:
+    for name, p in parameters.items():
+        assert p.grad is not None
+        m, v = state.get(name, (0.0, 0.0))
+        m, v = 0.9 * m + 0.1 * p.grad, 0.999 * v + 0.001 * p.grad**2
+        state[name] = m, v
+        p -= rate * math.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1)) * m / (v.sqrt() + 1e-7)
+
+
+def plain_muon(parameters: dict[str, nn.Parameter], state: dict[str, Any], rate: float, step: int) -> None:
+    """QUICK's rates: 0.1 falling for filters, 0.053 and 0.67 per image of the 20 for biases and head."""
+    factor = rate / 0.1
+    for name, p in parameters.items():
+        assert p.grad is not None
+        if p.ndim == 4:
+            buffer = state[name] = 0.6 * state.get(name, 0.0) + p.grad
+            left, values, right = torch.linalg.svd((p.grad + 0.6 * buffer).flatten(1).double(), full_matrices=False)
+            values = values / values.norm()
+            for _ in range(3):
+                values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+            p *= math.sqrt(len(p)) / p.norm()
+            p -= rate * (left * values @ right).float().view(p.shape)
+        else:
+            whitening = name == "patch.bias"
+            group_rate = 20 * (0.67 if p.ndim == 2 else 0.053) * (max(0, 1 - step / 3) if whitening else factor)
+            decay = 2e-6 / (0.67 if p.ndim == 2 else 0.053)
+            gradient = p.grad + decay * p
+            buffer = state[name] = 0.85 * state[name] + gradient if name in state else gradient
+            p -= group_rate * (gradient + 0.85 * buffer)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "update", "tolerance"),
+    [(ADAM, plain_adam, 1e-3), (QUICK, plain_muon, 2e-2)],  # Muon's directions are kept to 8 bits
+    ids=["adam", "muon"],
+)
+def test_it_takes_the_steps_of_a_plain_loop(recipe: Recipe, update: Any, tolerance: float) -> None:
+    """Eight steps, over the end of an epoch; within the first stage, whose rate falls from its first to its last."""
+    fitting = make_fit(recipe)
+    network = copy.deepcopy(fitting.network)
+    state: dict[str, Any] = {}
+    first, last = recipe.stages[0].learning_rate, recipe.stages[0].final_learning_rate
+    for step in range(8):
+        epoch, index = divmod(step, 6)
+        draws = draw_epoch(recipe, 120, 32, 0, epoch)
+        chosen = draws.order[20 * index : 20 * index + 20].numpy()
+        labels = torch.from_numpy(SMALL.labels[chosen].astype(np.int64))
+        logits = network(plain_batch(SMALL, draws, chosen))
+        loss = plain_loss(logits, labels, 0.1)
+        network.zero_grad()
+        loss.backward()
+        trained = {name: p for name, p in network.named_parameters() if p.grad is not None}
+        with torch.no_grad():
+            update(trained, state, first + (last - first) * step / 9, step)
+        fitting.advance()
+        ours = fitting.log[step].tolist()
+        assert ours[0] == pytest.approx(loss.item(), rel=tolerance)
+        if recipe is ADAM:
+            assert ours[1] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+        if step == 2:  # the recipe trains the first layer's bias for half an epoch
+            network.patch.bias.requires_grad_(False)
+            network.zero_grad(set_to_none=True)
+    assert step == 7
+
+
+def test_the_logged_loss_of_reference_includes_the_l2_terms() -> None:
+    recipe = replace(REFERENCE, network=replace(REFERENCE.network, dropout=0.0), rotate=0, shift_share=0, flip="none")
+    recipe = replace(recipe, batch_size=4, stages=(Stage(1, 3e-4, 3e-4),))
+    fitting = make_fit(recipe, train=DATASET.train[:4])
+    network, squares = copy.deepcopy(fitting.network), 0.0
+    for name, parameter in network.named_parameters():
+        if ".convs." in name and name.endswith("weight"):
+            squares += parameter.detach().double().square().sum().item()
+    order = draw_epoch(recipe, 4, 32, 0, 0).order.numpy()
+    images = torch.from_numpy(DATASET.train.images[order].astype(np.float32) / 255).permute(0, 3, 1, 2)
+    cross_entropy = plain_loss(network(images), torch.from_numpy(DATASET.train.labels[order].astype(np.int64)), 0.0)
+    fitting.advance()
+    assert fitting.log[0, 0].item() == pytest.approx(cross_entropy.item() + 1e-4 * squares, rel=1e-5)
+
+
+# --- it stops at a bad loss -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("recipe", [QUICK, ADAM], ids=["muon", "adam"])
+def test_a_bad_loss_stops_training_before_the_update(bad: float, recipe: Recipe) -> None:
+    """Without the test of the loss: no error, and every weight is nan."""
+    fitting = make_fit(recipe)
+    for _ in range(3):
+        fitting.advance()
+    with torch.no_grad():
+        fitting.network.get_parameter("head.weight")[3, 0] = bad
+    trained = {name: parameter.detach().clone() for name, parameter in fitting.network.named_parameters()}
+    with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step 3, epoch 0\.50: a lower learning rate may do"):
+        fitting.advance()
+    assert fitting.step == 3
+    for name, parameter in fitting.network.named_parameters():
+        torch.testing.assert_close(parameter.detach(), trained[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
+    """Without that test: the checkpoint is taken for good, and pushes a good one out."""
+    fitting = make_fit()
+    fitting.advance()
+    fitting.checkpoint()
+    with torch.no_grad():
+        fitting.network.get_parameter("head.weight")[3, 0] = math.nan
+    with pytest.raises(DivergedError, match=r"head\.weight is not finite after step 1"):
+        fitting.checkpoint()
+
+
+# --- it repeats itself ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [QUICK, ADAM], ids=["muon", "adam"])
+def test_the_same_seed_gives_the_same_bits(recipe: Recipe) -> None:
+    first, second, other = (finish(make_fit(recipe, seed)) for seed in (7, 7, 8))
+    assert_same(weights(first), weights(second))
+    assert torch.equal(first.log, second.log)
+    assert not torch.equal(first.network.get_parameter("head.weight"), other.network.get_parameter("head.weight"))
+
+
+def test_dropout_repeats_itself() -> None:
+    """Whatever else drew from torch's generator meanwhile."""
+    recipe = replace(REFERENCE, batch_size=4, stages=(Stage(2, 3e-4, 3e-4),))
+    logs = []
+    for disturb in (False, True):
+        fitting = make_fit(recipe, train=DATASET.train[:4])
+        while not fitting.done:
+            if disturb:
+                torch.rand(5)
+            fitting.advance()
+        logs.append(fitting.log)
+    assert torch.equal(*logs)
+
+
+@pytest.mark.parametrize(
+    "recipe", [QUICK, ADAM, replace(QUICK, flip="random", rotate=15.0)], ids=["muon", "adam", "turning"]
+)
+def test_a_restored_run_ends_with_the_same_bits(recipe: Recipe) -> None:
+    """Steps: 6 an epoch; the first stage ends after 9, the first layer's bias is done after 3.
+
+    Without the optimizers' states in the checkpoint, or without the first layer's bias in the optimizers of a stage
+    that begins when it is done: other weights.
+    """
+    straight = make_fit(recipe, val=SMALL_VAL)
+    saved = {}
+    while not straight.done:
+        straight.advance()
+        if straight.step in (1, 4, 6, 9, 11, 15):
+            saved[straight.step] = copy.deepcopy(straight.checkpoint())
+    for step, checkpoint in saved.items():
+        restored = make_fit(recipe, val=SMALL_VAL)
+        restored.restore(checkpoint)
+        assert restored.step == step
+        finish(restored)
+        assert_same(restored.checkpoint().tensors, straight.checkpoint().tensors)
+        assert timeless(restored) == timeless(straight)
+
+
+def timeless(fitting: Fit) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in fitting.epochs]
+
+
+def test_a_checkpoint_holds_everything() -> None:
+    fitting = make_fit()
+    for _ in range(4):
+        fitting.advance()
+    checkpoint = fitting.checkpoint()
+    names = set(checkpoint.tensors)
+    assert {f"network.{name}" for name in fitting.network.state_dict()} <= names
+    momentum = {name for name in names if name.startswith("optimizer.")}
+    assert len(momentum) == 4 + 4 + 1 + 1  # four filters, four biases of norms, the first layer's bias, the head
+    assert checkpoint.tensors["log"].tolist() == fitting.log[:4].tolist()
+    assert checkpoint.step == 4 and set(checkpoint.notes) == {"seconds", "epochs"}
+
+
+def test_a_checkpoint_of_another_network_is_refused() -> None:
+    fitting = make_fit()
+    fitting.advance()
+    other = make_fit(replace(QUICK, network=NetworkSpec(widths=(8, 8), whitening_pairs=4)))
+    with pytest.raises(
+        ModelError, match=r"the checkpoint of step 1 does not fit this recipe: .*groups\.1\.convs"
+    ) as got:
+        other.restore(fitting.checkpoint())
+    assert "\n" not in str(got.value)
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_is_a_row() -> None:
+    fitting = finish(make_fit(QUICK, val=SMALL_VAL))  # 6 steps an epoch; 9 in the first stage and 6 in the second
+    rows = fitting.epochs
+    assert [row["epoch"] for row in rows] == [1, 2, 2.5]
+    assert [row["stage"] for row in rows] == [1, 2, 2]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0.1 - 0.05 * 5 / 9, 0.05 * 4 / 6, 0.05 / 6])
+    for row, steps in zip(rows, [slice(0, 6), slice(6, 12), slice(12, 15)], strict=True):
+        assert row["train_loss"] == pytest.approx(fitting.log[steps, 0].mean().item())
+        assert row["train_accuracy"] == pytest.approx(fitting.log[steps, 1].mean().item())
+    assert sum(row["seconds"] for row in rows) == pytest.approx(fitting.seconds)
+    logits = predict_logits(fitting.network, torch.from_numpy(SMALL_VAL.images), fitting.pixels, PLAN).single
+    labels = torch.from_numpy(SMALL_VAL.labels.astype(np.int64))
+    assert rows[-1]["val_loss"] == pytest.approx(plain_loss(logits, labels, 0.1).item(), rel=1e-5)
+    assert rows[-1]["val_accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
+    assert fitting.network.training
+
+
+def test_without_validation_images_there_are_no_validation_scores() -> None:
+    rows = finish(make_fit(QUICK)).epochs
+    assert all(math.isnan(row["val_loss"]) and math.isnan(row["val_accuracy"]) for row in rows)
+
+
+def test_validation_changes_no_weight() -> None:
+    assert_same(weights(finish(make_fit(QUICK, val=SMALL_VAL))), weights(finish(make_fit(QUICK))))
+
+
+# --- what is held out -------------------------------------------------------------------------------------------------
+
+
+def numbers(part: Split) -> list[int]:
+    """Which of SMALL's images these are."""
+    return [int(np.flatnonzero((SMALL.images == image).all((1, 2, 3)))[0]) for image in part.images]
+
+
+def test_the_last_images_are_held_out() -> None:
+    train, val = split(SMALL, replace(QUICK, val_size=20), seed=0)
+    assert val is not None
+    assert numbers(train) == list(range(100)) and numbers(val) == list(range(100, 120))
+    assert val.labels.tolist() == SMALL.labels[100:].tolist()
+
+
+def test_images_are_held_out_by_the_seed() -> None:
+    recipe = replace(QUICK, val_size=20, val_split="random")
+    (train, val), (_, again), (_, other) = (split(SMALL, recipe, seed) for seed in (0, 0, 1))
+    assert val is not None and again is not None and other is not None
+    assert sorted(numbers(train) + numbers(val)) == list(range(120)) and len(val) == 20
+    assert numbers(val) == numbers(again) != numbers(other)
+    assert numbers(val) != list(range(100, 120))
+    assert train.labels.tolist() == SMALL.labels[numbers(train)].tolist()
+
+
+def test_nothing_is_held_out_unless_asked() -> None:
+    train, val = split(SMALL, QUICK, seed=0)
+    assert train is SMALL and val is None
+
+
+@pytest.mark.parametrize("size", [120, 121])
+def test_something_must_be_left_to_train_on(size: int) -> None:
+    with pytest.raises(UsageError, match=f"a validation set of {size} leaves nothing of 120 training images"):
+        split(SMALL, replace(QUICK, val_size=size), seed=0)
+
+
+def test_no_images_at_all() -> None:
+    with pytest.raises(DataError, match="there are no training images"):
+        split(SMALL[:0], QUICK, seed=0)
