@@ -184,7 +184,7 @@ class Run:
             model = build(spec, len(description["classes"]), description["size"])
             pixels = Pixels(tuple(description["mean"]), tuple(description["std"]))
         except (KeyError, TypeError, ValueError, UsageError) as error:
-            raise ModelError(f"{self.path / 'model.json'}: not understood ({error})") from error
+            raise ModelError(f"{self.path / 'model.json'}: not understood ({_reason(error)})") from error
         _fill(model, self.path / "model.safetensors")
         return Model(
             channels_last(model.to(plan.device)).eval(), tuple(description["classes"]), description["size"], pixels
