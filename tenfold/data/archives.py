@@ -34,6 +34,7 @@ ACCEPTED = (
 _LARGEST_RECORD = PIXEL_BYTES + 128  # an image with its label, file name or PNG overhead
 _SLACK = 2**20  # tar headers and padding, pickle opcodes, the small files beside the data
 _MOST_MEMBERS = 1_000
+_LARGEST_MEMBER = 2**30
 _EXTRAS = {  # what the published archives hold beside the data
     *("readme.html", "batches.meta", "batches.meta.txt"),
     *("README.md", "package.json", "index.bundle.js", "index.bundle.d.ts"),
@@ -263,8 +264,8 @@ class _PlainMember(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         member = super().frombuf(buf, encoding, errors)
-        if member.size < 0:  # would send older versions of tarfile backwards, for ever
-            raise DataError(f"the archive's member {member.name!r} has a negative size; get it from its publisher")
+        if not 0 <= member.size <= _LARGEST_MEMBER:  # tarfile would go backwards, or forwards, for ever
+            raise tarfile.ReadError(f"{member.name!r} claims a size of {member.size:,} bytes")
         if member.type in _EXTENSIONS:
             member.type = _PASSED_OVER
         return member
