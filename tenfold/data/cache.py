@@ -22,7 +22,7 @@ from tenfold.data.archives import CIFAR10, Spec, array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.decoders import Arrays
 from tenfold.data.sources import Fetched, fetch_cifar10
-from tenfold.errors import DataError
+from tenfold.errors import DataError, StorageError
 from tenfold.files import atomic_write, remove_temporaries, storage_errors, write_text
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -114,7 +114,7 @@ def _lock() -> Iterator[None]:
 
     path = home() / "data.lock"
     with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_home()
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
@@ -125,6 +125,13 @@ def _lock() -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _make_home() -> None:
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise StorageError(f"{home()} cannot be a folder ({error.strerror}); set TENFOLD_HOME to one") from error
 
 
 def _store(fetched: Fetched) -> None:

@@ -45,7 +45,7 @@ class Patience:
     stall_seconds: float = 5.0
     """without a single byte"""
     grace_seconds: float = 4.0
-    """before the speed counts"""
+    """after the first byte, before the speed counts"""
     slowest: float = 1e6
     """bytes per second on average; 0 takes any speed"""
 
@@ -62,14 +62,17 @@ def watch(
     with progress(label, total, unit_is_bytes=True) as advance:
         while not wait(_LOOK_SECONDS):
             now, size = time.monotonic(), received()
+            if seen == first:  # the speed counts from the first byte; silence before it is a stall
+                begun = now
             if size != seen:
                 advance(size - seen)
                 seen, last_change = size, now
             if now - last_change > patience.stall_seconds:
                 raise SourceLeftError(f"no bytes for {patience.stall_seconds:g} s")
-            speed = (size - first) / (now - begun)
-            if now - begun > patience.grace_seconds and speed < patience.slowest:
-                raise CrawlError(f"only {speed / 1e3:.0f} kB/s")
+            if now - begun > patience.grace_seconds:
+                speed = (size - first) / (now - begun)
+                if speed < patience.slowest:
+                    raise CrawlError(f"only {speed / 1e3:.0f} kB/s")
 
 
 def download(url: str, path: Path, md5: str, patience: Patience, total: int) -> None:
@@ -94,7 +97,8 @@ def download(url: str, path: Path, md5: str, patience: Patience, total: int) -> 
 
 
 def _transfer(url: str, path: Path, patience: Patience, total: int) -> None:
-    worker = _HttpTransfer(url, path, patience.stall_seconds, 2 * total)
+    # The socket's own timeout only ends a thread that the watch has already given up.
+    worker = _HttpTransfer(url, path, timeout=2 * patience.stall_seconds, most_bytes=2 * total)
     worker.start()
     try:
         watch(worker.wait, lambda: worker.received, patience, url, total)

@@ -34,12 +34,12 @@ def write(path: Path, content: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("mode", ["w:gz", "w"])
-def test_packed(files: tiny_cifar.Files, mode: str, tmp_path: Path) -> None:
-    assert_right(write(tmp_path / "no extension", tiny_cifar.tar(files, mode)))
+@pytest.mark.parametrize("packed", [True, False])
+def test_archive(files: tiny_cifar.Files, packed: bool, tmp_path: Path) -> None:
+    assert_right(write(tmp_path / "no extension", tiny_cifar.tar(files, packed=packed)))
 
 
-def test_packed_in_another_order(files: tiny_cifar.Files, tmp_path: Path) -> None:
+def test_archive_in_another_order(files: tiny_cifar.Files, tmp_path: Path) -> None:
     assert_right(write(tmp_path / "x", tiny_cifar.tar(dict(reversed(files.items())))))
 
 

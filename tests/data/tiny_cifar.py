@@ -1,5 +1,6 @@
 """A data set in all of CIFAR-10's formats, of 120 images of noise: what the readers are tested on."""
 
+import gzip
 import io
 import json
 import struct
@@ -109,13 +110,13 @@ def python2_pickle(raw: bytes, labels: list[int]) -> bytes:
     return b"\x80\x02}(" + items + text(b"data") + array + state + b"u."
 
 
-def tar(files: Files, mode: str = "w:gz") -> bytes:
-    """A tar archive of regular files."""
+def tar(files: Files, *, packed: bool = True) -> bytes:
+    """A tar archive of regular files, gzipped or plain; same files, same bytes."""
     content = io.BytesIO()
-    with tarfile.open(fileobj=content, mode=mode) as archive:  # type: ignore[call-overload]
+    with tarfile.open(fileobj=content, mode="w") as archive:
         for name, data in files.items():
             add(archive, name, data)
-    return content.getvalue()
+    return gzip.compress(content.getvalue(), mtime=0) if packed else content.getvalue()
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes = b"", **attributes: object) -> None:

@@ -1,0 +1,240 @@
+"""The cache: whole or not there, whatever happens to its files and to the processes that write it."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_cifar
+from loopback import Publisher, serve
+from tiny_cifar import ARRAYS, SPEC
+
+from tenfold.data.cache import CLASSES, get_cifar10, load_cifar10, remove_cifar10
+from tenfold.errors import DataError, StorageError
+
+ARCHIVE = tiny_cifar.tar(tiny_cifar.binary_files())
+
+GET = """
+import hashlib, sys
+sys.path.insert(0, sys.argv[1])
+import tiny_cifar
+from tenfold.data import cache, sources
+archive = tiny_cifar.tar(tiny_cifar.binary_files())
+fetch = sources.fetch_cifar10
+md5 = hashlib.md5(archive).hexdigest()
+cache.fetch_cifar10 = lambda folder, path, spec: fetch(folder, path, spec=spec, md5=md5)
+print(cache.get_cifar10(spec=tiny_cifar.SPEC).source)
+"""
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    path = tmp_path / "cifar.tar.gz"
+    path.write_bytes(ARCHIVE)
+    return path
+
+
+@pytest.fixture
+def folder(home: Path, archive: Path) -> Path:
+    """The folder of a good cache."""
+    get_cifar10(archive, spec=SPEC)
+    return home / "data" / "cifar10"
+
+
+@pytest.fixture
+def publisher(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher]:
+    with serve(Publisher(ARCHIVE)) as publisher:
+        monkeypatch.setenv("TENFOLD_CIFAR10_URL", publisher.url)
+        monkeypatch.setenv("PATH", "")  # no npm client
+        yield publisher
+
+
+def start_get() -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", GET, str(Path(__file__).parent)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    return out.strip(), err
+
+
+def test_round_trip(home: Path, archive: Path) -> None:
+    cached = get_cifar10(archive, spec=SPEC)
+    assert (cached.source, cached.train, cached.test) == (str(archive), 100, 20)
+    assert cached.path == str(home / "data" / "cifar10")
+    assert cached.sha256 == SPEC.sha256
+    dataset = load_cifar10(spec=SPEC)
+    assert (dataset.name, dataset.classes) == ("cifar10", CLASSES)
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        np.testing.assert_array_equal(split.images, ARRAYS[f"{name}_images"])
+        np.testing.assert_array_equal(split.labels, ARRAYS[f"{name}_labels"])
+        assert isinstance(split.images, np.memmap)
+        assert not split.images.flags.writeable
+
+
+def test_files_are_plain_npy(folder: Path) -> None:
+    """As NumPy itself reads them."""
+    for name, expected in ARRAYS.items():
+        np.testing.assert_array_equal(np.load(folder / f"{name}.npy"), expected)
+    assert {path.name for path in folder.iterdir()} == {*(f"{name}.npy" for name in ARRAYS), "manifest.json"}
+
+
+def test_manifest(folder: Path, archive: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["format"], manifest["source"]) == (1, str(archive))
+    assert manifest["arrays"]["train_images"] == {
+        "shape": [100, 32, 32, 3],
+        "dtype": "uint8",
+        "sha256": hashlib.sha256(ARRAYS["train_images"].tobytes()).hexdigest(),
+    }
+
+
+def test_second_get_fetches_nothing(publisher: Publisher, folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    get_cifar10(spec=SPEC)
+    assert publisher.ranges == []
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_downloads_are_removed_when_the_cache_is_complete(publisher: Publisher, home: Path) -> None:
+    out, err = finish(start_get())
+    assert out == publisher.url
+    assert f"CIFAR-10 is not in the cache ({home / 'data' / 'cifar10'}); getting it" in err
+    assert {path.name for path in home.iterdir()} == {"data", "data.lock"}
+
+
+def test_load_without_a_cache_says_how_to_get_one(home: Path) -> None:
+    with pytest.raises(DataError, match=r"not in the cache .*; run: tenfold data get cifar10"):
+        load_cifar10(spec=SPEC)
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped pixel": lambda folder: flip(folder / "train_images.npy", 5_000),
+    "flipped last label": lambda folder: flip(folder / "test_labels.npy", -1),
+    "flipped header": lambda folder: flip(folder / "test_labels.npy", 60),
+    "truncated": lambda folder: os.truncate(folder / "train_images.npy", 100_000),
+    "longer": lambda folder: os.truncate(folder / "test_labels.npy", 1_000),
+    "empty": lambda folder: (folder / "train_labels.npy").write_bytes(b""),
+    "missing": lambda folder: (folder / "train_labels.npy").unlink(),
+    "manifest cut": lambda folder: os.truncate(folder / "manifest.json", 20),
+    "manifest of bytes": lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"),
+    "manifest of a list": lambda folder: (folder / "manifest.json").write_text("[]"),
+    "manifest of a later format": lambda folder: (folder / "manifest.json").write_text('{"format": 2}'),
+    "no manifest": lambda folder: (folder / "manifest.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found_and_mended(damage: str, folder: Path, publisher: Publisher) -> None:
+    """Without `verify` in `_read`: flipped pixels were trained on. Without the header check: other errors escaped."""
+    DAMAGE[damage](folder)
+    with pytest.raises(DataError, match=r"damaged|not in the cache"):
+        load_cifar10(spec=SPEC)
+    out, err = finish(start_get())
+    assert out == publisher.url
+    assert "getting it" in err
+    np.testing.assert_array_equal(load_cifar10(spec=SPEC).train.images, ARRAYS["train_images"])
+
+
+def test_damage_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENFOLD_OFFLINE", "1")
+    flip(folder / "train_images.npy", 5_000)
+    with pytest.raises(DataError, match="TENFOLD_OFFLINE forbids the network"):
+        get_cifar10(spec=SPEC)
+
+
+def test_bad_from_path_keeps_what_was_there(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere"):
+        get_cifar10(tmp_path / "nowhere", spec=SPEC)
+    load_cifar10(spec=SPEC)
+
+
+def test_of_two_processes_the_second_waits(publisher: Publisher, home: Path) -> None:
+    """Without the lock: two requests reached the server."""
+    publisher.answers = ["half"]
+    first = start_get()
+    assert publisher.half_sent.wait(30)
+    second = start_get()
+    assert second.stderr is not None
+    assert "waiting for it" in second.stderr.readline()
+    publisher.released.set()
+    assert finish(first)[0] == finish(second)[0] == publisher.url
+    assert len(publisher.ranges) == 1
+
+
+def test_killed_download_goes_on(publisher: Publisher, home: Path) -> None:
+    """SIGKILL leaves no lock, and half an archive that the next process completes."""
+    publisher.answers = ["half", "whole"]
+    first = start_get()
+    assert publisher.half_sent.wait(30)
+    while not sum(path.stat().st_size for path in home.rglob("*.tar.gz")):
+        assert first.poll() is None
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert finish(start_get())[0] == publisher.url
+    assert publisher.ranges[0] is None
+    assert publisher.ranges[1] is not None
+    load_cifar10(spec=SPEC)
+
+
+def test_full_disk(folder: Path, archive: Path) -> None:
+    """Exit code 7, no temporary file, and the good cache stays. A file size limit stands in for a full disk.
+
+    Without `atomic_write`: the cache was damaged afterwards.
+    """
+    code = (
+        "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000));"
+        "from tiny_cifar import SPEC; from tenfold.data.cache import get_cifar10;"
+        "get_cifar10(Path(sys.argv[2]), spec=SPEC)"
+    )
+    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(archive)]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert f"StorageError: cannot write {folder}" in ended.stderr
+    assert not list(folder.glob(".*"))
+    load_cifar10(spec=SPEC)
+
+
+def test_readers_keep_their_pixels_while_the_cache_is_replaced(folder: Path, archive: Path) -> None:
+    """A running training survives `data get` and `data remove`."""
+    before = load_cifar10(spec=SPEC)
+    get_cifar10(archive, spec=SPEC)
+    remove_cifar10()
+    np.testing.assert_array_equal(before.train.images, ARRAYS["train_images"])
+
+
+def test_remove(folder: Path) -> None:
+    assert remove_cifar10() == folder
+    assert not folder.exists()
+    assert remove_cifar10() is None
+
+
+def test_home_that_is_no_folder(home: Path, archive: Path) -> None:
+    home.write_text("a file")
+    with pytest.raises(StorageError, match=r"home cannot be a folder .*; set TENFOLD_HOME"):
+        get_cifar10(archive, spec=SPEC)
+
+
+def test_home_follows_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tenfold.data.cache import home
+
+    monkeypatch.setenv("TENFOLD_HOME", str(tmp_path / "x"))
+    assert home() == tmp_path / "x"
+    monkeypatch.delenv("TENFOLD_HOME")
+    if sys.platform == "linux":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "y"))
+        assert home() == tmp_path / "y" / "tenfold"
