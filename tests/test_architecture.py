@@ -1,0 +1,171 @@
+"""Who may import whom (docs of the rule: the table below). Imports are read from the source, not run."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tenfold
+
+PACKAGE = Path(tenfold.__file__).parent
+OPEN_TO_ALL = {"errors", "files", "console"}
+
+# One way through the rooms: a room may import the rooms and files named beside it, and no other.
+ROOMS: dict[str, set[str]] = {
+    "data": set(),
+    "training": {"data"},
+    "evaluation": {"training", "data"},
+    "serving": {"data.image", "training", "evaluation.metrics"},
+    "scaling": {"training.recipe"},  # it starts the others as processes
+}
+
+# Within a room, files import downwards only: a file may import those that stand before it.
+ORDERS = {
+    "data": (
+        "dataset",
+        "image",
+        "decoders",
+        "archives",
+        "download",
+        "sources",
+        "cache",
+        "folder",
+        "shapes",
+        "__init__",
+    ),
+    "training": (
+        "recipe",
+        "device",
+        "model",
+        "augment",
+        "optim",
+        "infer",
+        "run",
+        "runs",
+        "fit",
+        "train",
+        "doctor",
+    ),
+    "evaluation": ("metrics", "plots", "evaluate", "corrupt", "explain", "report"),
+    "serving": ("predict", "export", "serve"),
+    "scaling": ("bench", "tune", "cluster"),
+}
+
+# Files that start fast import less than their room may.
+STRICTER = {"serving.predict": {"data.image"}, "serving.serve": {"data.image", "serving.predict"}}
+HEAVY = {"torch", "pandas", "matplotlib", "sklearn", "onnx", "safetensors", "pydantic", "scipy"}
+
+
+def module_name(path: Path) -> str:
+    """Dotted name below the package: `training.fit`, `data.__init__`, `cli`."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def resolve(dotted: str) -> str:
+    """The file that `tenfold.DOTTED` stands for: a module, or a package's own file."""
+    parts = dotted.split(".")[1:]
+    while parts:
+        path = PACKAGE.joinpath(*parts)
+        if path.with_suffix(".py").is_file():
+            return ".".join(parts)
+        if (path / "__init__.py").is_file():
+            return ".".join([*parts, "__init__"])
+        parts.pop()
+    return "__init__"
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names that a file imports, anywhere in it; for `from a import b` both a.b and, so, a."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files() -> dict[str, ast.AST]:
+    paths = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
+    return {module_name(path): ast.parse(path.read_text()) for path in paths}
+
+
+def targets(tree: ast.AST) -> set[str]:
+    return {resolve(name) for name in imports(tree) if name.split(".")[0] == "tenfold"}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0] if "." in module else ""
+
+
+def broken_rules(module: str, imported: set[str]) -> Iterator[str]:
+    """Every rule that `module` breaks by importing these, as sentences."""
+    room = room_of(module)
+    for target in sorted(imported - OPEN_TO_ALL):
+        if module in STRICTER and target not in STRICTER[module]:
+            yield f"{module} imports {target}: it starts fast, so it may import only {sorted(STRICTER[module])}"
+        elif room_of(target) == room:
+            order = ORDERS[room]
+            unknown = [name for name in (module, target) if name.split(".")[1] not in order]
+            if unknown:
+                yield f"{unknown[0]} has no place in the order of {room}: give it one in this test"
+            elif order.index(target.split(".")[1]) >= order.index(module.split(".")[1]):
+                yield f"{module} imports {target}: within a room, files import downwards only, here {' ← '.join(order)}"
+        elif not {target, room_of(target)} & ROOMS[room]:
+            allowed = ", ".join(sorted(ROOMS[room])) or "no other room"
+            yield f"{module} imports {target}: data → training → evaluation → serving; {room} may import {allowed}"
+
+
+def test_rooms_import_one_way_only() -> None:
+    in_rooms = {module: tree for module, tree in files().items() if "." in module}
+    assert len(in_rooms) > 15
+    broken = [rule for module, tree in in_rooms.items() for rule in broken_rules(module, targets(tree))]
+    assert broken == [], "\n".join(broken)
+
+
+@pytest.mark.parametrize("module", sorted(OPEN_TO_ALL))
+def test_what_is_open_to_all_imports_no_room(module: str) -> None:
+    assert targets(files()[module]) <= OPEN_TO_ALL, f"{module} is open to every room, so it may import none of them"
+
+
+@pytest.mark.parametrize("module", ["cli", "__init__", "__main__"])
+def test_the_top_imports_rooms_inside_functions_only(module: str) -> None:
+    tree = files()[module]
+    assert isinstance(tree, ast.Module)
+    at_start = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    found = {name for node in at_start for name in imports(node)}
+    rooms = {name for name in found if name.startswith("tenfold.") and resolve(name) not in {*OPEN_TO_ALL, "cli"}}
+    assert not rooms, f"{module} imports {rooms} at its top: only inside a verb, so that --help starts without them"
+    assert not {name.split(".")[0] for name in found} & HEAVY, f"{module} imports something heavy at its top"
+
+
+@pytest.mark.parametrize("module", ["data", *OPEN_TO_ALL, "serving.predict", "serving.serve"])
+def test_what_must_start_fast_imports_nothing_heavy(module: str) -> None:
+    for name, tree in files().items():
+        if name == module or name.startswith(f"{module}."):
+            heavy = {imported.split(".")[0] for imported in imports(tree)} & HEAVY
+            assert not heavy, f"{name} imports {heavy}: prediction starts without them, and uses this file"
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "said"),
+    [
+        ("data.cache", "training.fit", "data may import no other room"),
+        ("training.fit", "evaluation.metrics", "training may import data"),
+        ("training.recipe", "training.model", "downwards only"),
+        ("evaluation.metrics", "serving.predict", "evaluation may import data, training"),
+        ("serving.predict", "training.run", "starts fast"),
+        ("serving.export", "evaluation.evaluate", "serving may import data.image, evaluation.metrics, training"),
+        ("scaling.bench", "training.fit", "scaling may import training.recipe"),
+        ("training.surprise", "training.fit", "has no place in the order"),
+    ],
+)
+def test_breaking_the_rule_is_said(module: str, target: str, said: str) -> None:
+    (sentence,) = broken_rules(module, {target, "errors"})
+    assert said in sentence
+
+
+def test_downward_imports_are_no_breach() -> None:
+    assert (
+        list(broken_rules("evaluation.report", {"evaluation.metrics", "training.run", "data.dataset", "files"})) == []
+    )
