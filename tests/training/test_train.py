@@ -1,0 +1,291 @@
+"""Training in a run directory: what it leaves, when it saves, how it answers signals."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tenfold.data.shapes import make_shapes
+from tenfold.errors import ModelError, Terminated, UsageError
+from tenfold.training import train as training
+from tenfold.training.fit import Fit, fit
+from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training.run import Run
+from tenfold.training.train import HeldSignals, Trained, _Keeper, resume, train
+
+DATASET = make_shapes(train=120, test=40)
+RECIPE = replace(
+    FAST89,
+    name="short",
+    network=NetworkSpec(widths=(8, 16), whitening_pairs=4),
+    stages=(Stage(2.5, 0.1, 0.0),),
+    batch_size=20,
+    val_size=20,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+    trained = train(RECIPE, DATASET, tmp_path_factory.mktemp("train") / "run", seed=5, device="cpu")
+    yield trained
+    trained.run.unlock()
+
+
+@pytest.fixture(autouse=True)
+def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`resume` loads the data set by its name."""
+    monkeypatch.setattr(training, "load", {"shapes": DATASET}.__getitem__)
+
+
+# --- what it leaves --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_its_files(trained: Trained) -> None:
+    folder = trained.run.path
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    (checkpoint,) = (name for name in found if name.startswith("checkpoints/"))
+    assert checkpoint.startswith("checkpoints/step-00000012-")  # 5 steps an epoch, two epochs and a half
+    assert found - {checkpoint, ".lock", ".owner.json"} == {
+        "recipe.json",
+        "env.json",
+        "metrics.csv",
+        "steps.csv",
+        "model.json",
+        "model.safetensors",
+        "manifest.json",
+    }
+    trained.run.verify()
+    assert trained.run.trained and not trained.run.scored
+    assert trained.run.recipe == RECIPE
+
+
+def test_the_environment_is_written_down(trained: Trained) -> None:
+    env = trained.run.read_json("env.json")
+    assert (env["seed"], env["data"], env["device"]) == (5, "shapes", "cpu")
+    assert env["dtype"] in ("bfloat16", "float32") and env["threads"] == torch.get_num_threads()
+    assert env["versions"]["torch"] == version("torch") and env["versions"]["tenfold"] == version("tenfold")
+    assert list(trained.plan.reasons) == env["reasons"]
+
+
+def test_disk_changes_nothing(trained: Trained) -> None:
+    """`fit`, which touches no disk, ends with the weights in the file; its log is the tables'."""
+    val = DATASET.train[100:]
+    fitting = fit(RECIPE, DATASET.train[:100], 10, val=val, seed=5, plan=trained.plan)
+    model = trained.run.load_model(trained.plan)
+    expected = fitting.network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.network.state_dict().items())
+    assert model.pixels == fitting.pixels and model.classes == DATASET.classes and model.size == 32
+    steps = pd.read_csv(trained.run.path / "steps.csv")
+    assert steps["step"].tolist() == list(range(1, 13))
+    np.testing.assert_allclose(steps["epoch"], np.arange(1, 13) / 5, rtol=1e-5)
+    np.testing.assert_allclose(steps[["loss", "accuracy"]], fitting.log, rtol=1e-5)
+    epochs = pd.read_csv(trained.run.path / "metrics.csv")
+    assert epochs["epoch"].tolist() == [1, 2, 2.4]
+    for name in ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose(epochs[name], [row[name] for row in fitting.epochs], rtol=1e-5)
+    assert epochs["seconds"].sum() == pytest.approx(trained.seconds, rel=1e-3)
+
+
+def test_the_network_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(replace(RECIPE, stages=(Stage(0.2, 0.1, 0.0),)), DATASET, tmp_path / "run", device="cpu").run.unlock()
+    said = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert ["patch", "Conv2d", "8×32×32", "224"] in said  # 8 × 27 + 8
+    assert ["groups.1.convs.1", "Conv", "16×8×8", "2,304"] in said  # 16 × 16 × 9
+    # the norms' scales, moving means and variances, and the first layer's filters are not trained
+    held = 224 + 8 * 8 * 9 * 2 + 8 * 16 * 9 + 2304 + 4 * (8 + 8 + 16 + 16) + 160
+    assert f"{held:,} parameters, {held - 3 * 48 - 216:,} of them trained".split() in said
+
+
+def test_a_path_that_exists_is_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UsageError, match=f"{tmp_path} exists"):
+        train(RECIPE, DATASET, tmp_path)
+    with pytest.raises(UsageError, match="leaves nothing of 120 training images"):
+        train(RECIPE.with_val_size(120), DATASET, tmp_path / "run")
+    assert capsys.readouterr().err == "" and list(tmp_path.iterdir()) == []
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    """Ends a run in the middle."""
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    advance = Fit.advance
+
+    def stopping(self: Fit) -> None:
+        if self.step == step:
+            raise StoppedError
+        advance(self)
+
+    monkeypatch.setattr(Fit, "advance", stopping)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)
+
+
+def begin_and_stop(out: Path, step: int, seed: int = 5) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
+        stop_at(step, patch)
+        train(RECIPE, DATASET, out, seed=seed, device="cpu")
+
+
+def test_a_run_goes_on_with_its_own_settings(
+    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    begin_and_stop(out, step=7)
+    capsys.readouterr()
+    resumed = resume(out)
+    assert "going on at step 7 of 12" in capsys.readouterr().err.splitlines()
+    assert 0 < resumed.seconds_before < resumed.seconds
+    for name in ("model.safetensors", "steps.csv"):
+        assert (out / name).read_bytes() == (trained.run.path / name).read_bytes()
+    resumed.run.unlock()
+
+
+def test_a_run_that_saved_nothing_begins_again(trained: Trained, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    begin_and_stop(out, step=0)
+    resumed = resume(out)
+    assert resumed.seconds_before == 0
+    assert (out / "model.safetensors").read_bytes() == (trained.run.path / "model.safetensors").read_bytes()
+    resumed.run.unlock()
+
+
+def test_a_trained_run_without_scores_only_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "run"
+    first = train(RECIPE, DATASET, out, device="cpu")
+    first.run.unlock()
+    weights = (out / "model.safetensors").read_bytes()
+    monkeypatch.setattr(Fit, "advance", None)  # no step is taken
+    again = resume(out)
+    assert again.seconds == again.seconds_before == first.seconds
+    assert (out / "model.safetensors").read_bytes() == weights
+    again.run.write_json("results.json", {})
+    again.run.seal()
+    again.run.unlock()
+    with pytest.raises(ModelError, match=f"nothing to resume: {out} is finished"):
+        resume(out)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    begin_and_stop(out, step=3)
+    other = replace(RECIPE, network=NetworkSpec(widths=(8, 8), whitening_pairs=4))
+    (out / "recipe.json").write_text(other.to_json())
+    with pytest.raises(ModelError, match="the checkpoint of step 3 does not fit this recipe"):
+        resume(out)
+    assert Run.open(out).load_checkpoint() is not None
+
+
+# --- when it saves ---------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Time that passes only when told, and by `cost` with each save."""
+
+    def __init__(self, cost: float):
+        self.now, self.cost, self.saved = 0.0, cost, list[float]()
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def checkpoint(self) -> None:
+        pass
+
+    def save_checkpoint(self, _checkpoint: None) -> None:
+        self.saved.append(self.now)
+        self.now += self.cost
+
+
+def saves(monkeypatch: pytest.MonkeyPatch, cost: float, seconds: int, now: int = -1) -> list[float]:
+    """Times at which a keeper saves that is asked once a second, and told to at `now`."""
+    clock: Any = Clock(cost)
+    monkeypatch.setattr(training, "time", clock)
+    keeper = _Keeper(clock)
+    for second in range(1, seconds + 1):
+        clock.now = max(clock.now, float(second))
+        keeper.save(clock, now=second == now)
+    return list(clock.saved)
+
+
+def test_a_cheap_checkpoint_is_saved_every_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert saves(monkeypatch, cost=0.0, seconds=16) == [5, 10, 15]
+
+
+def test_a_dear_checkpoint_takes_a_hundredth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a second each: the next is due after 50 seconds."""
+    assert saves(monkeypatch, cost=0.5, seconds=110) == [5, 56, 107]
+
+
+def test_a_checkpoint_may_be_wanted_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert saves(monkeypatch, cost=0.0, seconds=8, now=2) == [2, 7]
+
+
+# --- how it answers signals ------------------------------------------------------------------------------------------
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_waits_until_it_is_released(number: int, raised: type[BaseException]) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(raised), HeldSignals() as held:
+        held.release()
+        assert not held.waiting
+        send(number)
+        assert held.waiting
+        held.release()
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_is_not_held() -> None:
+    with pytest.raises(KeyboardInterrupt), HeldSignals():
+        send(signal.SIGTERM)
+        send(signal.SIGINT)
+        pytest.fail("the second signal was held")
+
+
+def test_a_signal_after_the_last_step_is_not_lost() -> None:
+    """Without the release at the end of the block: it is."""
+    reached = False
+    with pytest.raises(Terminated), HeldSignals():
+        send(signal.SIGTERM)
+        reached = True
+    assert reached
+
+
+def test_an_error_goes_before_a_signal() -> None:
+    with pytest.raises(ZeroDivisionError), HeldSignals():
+        send(signal.SIGTERM)
+        _ = 1 / 0
+
+
+def test_handlers_of_others_come_back() -> None:
+    seen: list[int] = []
+
+    def mine(number: int, _frame: FrameType | None) -> None:
+        seen.append(number)
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with HeldSignals():
+            pass
+        send(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]
