@@ -176,7 +176,7 @@ def test_the_logged_loss_of_reference_includes_the_l2_terms() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("recipe", [QUICK, ADAM], ids=["muon", "adam"])
 def test_a_bad_loss_stops_training_before_the_update(bad: float, recipe: Recipe) -> None:
-    """Without the test of the loss: no error, and every weight is nan."""
+    """Without the test of the loss: no error."""
     fitting = make_fit(recipe)
     for _ in range(3):
         fitting.advance()
@@ -191,7 +191,7 @@ def test_a_bad_loss_stops_training_before_the_update(bad: float, recipe: Recipe)
 
 
 def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
-    """Without that test: the checkpoint is taken for good, and pushes a good one out."""
+    """Without that test: it does, and pushes a good one out."""
     fitting = make_fit()
     fitting.advance()
     fitting.checkpoint()
@@ -232,8 +232,8 @@ def test_dropout_repeats_itself() -> None:
 def test_a_restored_run_ends_with_the_same_bits(recipe: Recipe) -> None:
     """Steps: 6 an epoch; the first stage ends after 9, the first layer's bias is done after 3.
 
-    Without the optimizers' states in the checkpoint, or without the first layer's bias in the optimizers of a stage
-    that begins when it is done: other weights.
+    Without the optimizers' states in the checkpoint: other weights. Without the first layer's bias in the optimizers of
+    a stage that begins when it is done: states under other numbers, restored to other parameters.
     """
     straight = make_fit(recipe, val=SMALL_VAL)
     saved = {}

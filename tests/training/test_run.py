@@ -164,7 +164,7 @@ sys.stdin.read()
 
 
 def test_a_run_has_one_owner_and_a_killed_one_leaves_no_lock(run: Run) -> None:
-    """Without `lock.acquire`: no error. Without `timeout=0`: it hangs."""
+    """Without `lock.acquire`: no error. With a timeout of 3 instead of 0: too late."""
     run.unlock()
     words = [sys.executable, "-c", OWNER, str(run.path)]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
@@ -221,7 +221,7 @@ def damage(path: Path) -> Iterator[str]:
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without the comparison with the name: a flipped bit in a weight is taken for good."""
+    """Without the comparison with the name: safetensors' own error at the first truncation."""
     run.save_checkpoint(make_checkpoint(1))
     newest = run.save_checkpoint(make_checkpoint(2))
     count = 0
@@ -307,7 +307,7 @@ def test_weights_of_another_network_are_refused_by_what_differs(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_refused(finished: Run, bad: float) -> None:
-    """Without that test: they load, and every prediction is the first class."""
+    """Without that test: they load."""
     network = make_network()
     with torch.no_grad():
         network.get_parameter("groups.1.convs.0.weight")[3, 2, 1, 0] = bad
@@ -357,7 +357,7 @@ def test_the_manifest_holds_every_file_but_private_ones(finished: Run) -> None:
 
 
 def test_two_hundred_damages_are_all_noticed(finished: Run) -> None:
-    """Bits flipped and ends cut off in every file, the manifest too. Without `verify`'s comparison: none is noticed."""
+    """Bits flipped and ends cut off in every file, the manifest too. Without `verify`'s comparison: the first is not."""
     draw, count = random.Random(1), 0
     names = sorted(files(finished.path) - {".lock", ".owner.json"})
     assert len(names) == 7
