@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -26,6 +26,8 @@ data_app = typer.Typer(help="Get, look at and remove data sets.", no_args_is_hel
 app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+Device = Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
 DataName = Annotated[str, typer.Argument(help="cifar10 or shapes.")]
 
 RUNS = Path("runs")
@@ -59,7 +61,7 @@ def train(
         typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
     ] = None,
     seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="What all randomness is drawn from.")] = 0,
-    device: Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    device: Device = "auto",
     epochs: Annotated[
         float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
     ] = None,
@@ -101,7 +103,9 @@ def train(
         "total_seconds": total_seconds,
         "peak_memory_bytes": peak_memory(),
     }
-    print_scores(evaluation.scores | seconds, to_stdout=not as_json)
+    say = remark if as_json else print
+    print_accuracy(evaluation.scores, say)
+    say(f"{total_seconds:.1f} s from start to scores, {trained.seconds:.1f} s of them training")
     began = time.perf_counter()
     write_scores(trained.run, evaluation, seconds)
 
@@ -112,20 +116,55 @@ def train(
         print(format_per_class(evaluation.per_class()))
     pictures = draw_plots(trained.run, trained.dataset)
     results = write_scores(trained.run, evaluation, seconds | {"report_seconds": time.perf_counter() - began})
+    trained.run.unlock()
     remark(f"pictures: {', '.join(str(picture) for picture in pictures)}")
     if as_json:
         print_json(results)
 
 
-def print_scores(scores: dict[str, Any], to_stdout: bool) -> None:
-    """Print the headline of a run."""
-    lines = (
-        f"test accuracy {scores['test_accuracy']:.2%} ({scores['test_accuracy_single_view']:.2%} with a single view), "
-        f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}",
-        f"{scores['total_seconds']:.1f} s from start to scores, {scores['train_seconds']:.1f} s of them training",
-    )
-    for line in lines:
-        print(line, flush=True) if to_stdout else remark(line)
+@app.command()
+def evaluate(run: RunPath, device: Device = "auto", as_json: Json = False) -> None:
+    """Score a trained run on its test images again, class by class."""
+    require_extra("train", TRAIN_EXTRA)
+    from tenfold.data import load
+    from tenfold.evaluation.evaluate import evaluate as score
+    from tenfold.evaluation.metrics import expected_calibration_error, format_per_class
+    from tenfold.training.device import make_plan
+    from tenfold.training.run import Run
+
+    opened = Run.open(run)
+    evaluation = score(opened, load(opened.read_json("env.json")["data"]), make_plan(device))
+    per_class = evaluation.per_class()
+    if as_json:
+        ece = expected_calibration_error(evaluation.logits, evaluation.labels)
+        print_json(evaluation.scores | {"ece": ece, "per_class": per_class.to_dict("index")})
+        return
+    print_accuracy(evaluation.scores)
+    print(format_per_class(per_class))
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Draw the pictures of a scored run again."""
+    require_extra("train", TRAIN_EXTRA)
+    from tenfold.data import load
+    from tenfold.evaluation.report import draw_plots
+    from tenfold.training.run import Run
+
+    opened = Run.open(run)
+    opened.lock()
+    for picture in draw_plots(opened, load(opened.read_json("env.json")["data"])):
+        print(picture)
+    opened.unlock()
+
+
+def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:
+    """Say what a run scored on the test images."""
+    views = f"({scores['test_accuracy_single_view']:.2%} with a single view)"
+    losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
+    say(f"test accuracy {scores['test_accuracy']:.2%} {views}, {losses}")
+    if scores["val_accuracy"] is not None:
+        say(f"validation accuracy {scores['val_accuracy']:.2%}")
 
 
 def _given(context: typer.Context, name: str) -> bool:
@@ -167,7 +206,7 @@ def bench(
         Path | None, typer.Option(help="Folder of the runs, by default runs/bench-RECIPES; runs in it are kept.")
     ] = None,
     data: Annotated[str, typer.Option(envvar="TENFOLD_DATA", help="cifar10 or shapes.")] = "cifar10",
-    device: Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="As for train.")] = "auto",
+    device: Device = "auto",
     epochs: Annotated[float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="As for train.")] = None,
     val_size: Annotated[
         int | None, typer.Option(envvar="TENFOLD_VAL_SIZE", help="As for train; accuracy is then that on these images.")

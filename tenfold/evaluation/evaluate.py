@@ -48,7 +48,8 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None) -> Evaluation
     single, averaged = _predict(run, model, dataset.test, plan)
     labels = dataset.test.labels.astype(np.int64)
     _, val = split(dataset.train, recipe, run.read_json("env.json")["seed"])
-    l2 = float(penalty(model.network, recipe.l2))
+    with torch.no_grad():
+        l2 = float(penalty(model.network, recipe.l2))
     scores = {
         "run": str(run.path),
         "recipe": recipe.name,

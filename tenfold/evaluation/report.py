@@ -14,7 +14,7 @@ def draw_plots(run: Run, dataset: Dataset) -> list[Path]:
 
     Writes `plots/*.png` and seals the run; the caller owns its lock. Returns the paths.
     """
-    results = run.read_json("results.json")
+    results = run.require_scores()
     predictions = pd.read_csv(
         run.path / "predictions.csv", dtype={"true": str, "predicted": str}, keep_default_na=False
     )

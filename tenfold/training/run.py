@@ -216,6 +216,12 @@ class Run:
             if sha256(path) != manifest["files"].get(name):
                 raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
 
+    def require_scores(self) -> dict[str, Any]:
+        """Read results.json. Raises `ModelError` where the run has none yet."""
+        if not self.scored:
+            raise ModelError(f"{self.path} has no scores yet: finish it with tenfold train --resume --out {self.path}")
+        return self.read_json("results.json")
+
     @property
     def trained(self) -> bool:
         """Whether training ended, so that the model can be used."""
