@@ -1,0 +1,51 @@
+"""The command line: parse arguments, call what the verb names, print what comes back.
+
+Results go to standard output, all else to standard error. A file a room; rooms are imported inside the verbs, so that
+`--help` needs none of them.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import typer
+
+# each adds its verbs to the app, in the order in which the help lists them
+from tenfold.cli import data, training, evaluation, scaling  # noqa: F401  # isort: skip
+from tenfold.cli.app import app
+from tenfold.console import remark
+from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _run() -> int:
+    """Run the verb; return the exit code. All errors meant for users become one line here."""
+    try:
+        return app(standalone_mode=False) or 0
+    except TenfoldError as error:
+        remark(f"tenfold: {error}")
+        return error.exit_code
+    except typer.TyperException as error:
+        if error.format_message():  # empty where the help was printed instead
+            remark(f"tenfold: {error.format_message()} (tenfold --help)")
+        return UsageError.exit_code
+    except OSError as error:
+        remark(f"tenfold: {error.strerror}: {error.filename}")
+        return StorageError.exit_code
+    except MemoryError:
+        remark("tenfold: out of memory: try a smaller batch_size in a recipe file")
+        return StorageError.exit_code
+    except Terminated as signalled:
+        return signalled.exit_code
+
+
+def main() -> None:
+    """Entry point of the `tenfold` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if os.environ.get("TENFOLD_DEBUG"):
+        sys.exit(app(standalone_mode=False))
+    sys.exit(_run())

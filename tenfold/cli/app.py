@@ -1,0 +1,96 @@
+"""The app that the verbs are added to, the options that they share, and how they answer."""
+
+import importlib.util
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tenfold.errors import UsageError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+Device = Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
+Data = Annotated[str, typer.Option(envvar="TENFOLD_DATA", help="cifar10 or shapes.")]
+Epochs = Annotated[
+    float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
+]
+ValSize = Annotated[int | None, typer.Option(envvar="TENFOLD_VAL_SIZE", help="Hold out the last N training images.")]
+
+RUNS = Path("runs")
+TRAIN_EXTRA = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "safetensors", "pydantic", "psutil")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tenfold {version('tenfold')}")
+        raise typer.Exit
+
+
+@app.callback()
+def before_any_verb(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train, explain and ship small-image classifiers."""
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows as an aligned table on standard output; nothing is cut off where it is not a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=box.SIMPLE_HEAD, show_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    console.print(table)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on one line of standard output."""
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def process_seconds() -> float:
+    """Seconds since the operating system started this process."""
+    import psutil
+
+    return time.time() - psutil.Process().create_time()
+
+
+def peak_memory() -> int:
+    """The most memory, in bytes, that this process ever held; 0 where the system does not say."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def require_extra(extra: str, modules: tuple[str, ...]) -> None:
+    """Raise `UsageError` that names the extra where one of `modules` is not installed."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(f"this needs {', '.join(missing)}: install it with pip install 'tenfold[{extra}]'")
+
+
+def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:
+    """Say what a run scored on the test images."""
+    views = f"({scores['test_accuracy_single_view']:.2%} with a single view)"
+    losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
+    say(f"test accuracy {scores['test_accuracy']:.2%} {views}, {losses}")
+    if scores["val_accuracy"] is not None:
+        say(f"validation accuracy {scores['val_accuracy']:.2%}")

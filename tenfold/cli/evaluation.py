@@ -1,0 +1,39 @@
+"""tenfold evaluate, tenfold report."""
+
+from tenfold.cli.app import TRAIN_EXTRA, Device, Json, RunPath, app, print_accuracy, print_json, require_extra
+
+
+@app.command()
+def evaluate(run: RunPath, device: Device = "auto", as_json: Json = False) -> None:
+    """Score a trained run on its test images again, class by class."""
+    require_extra("train", TRAIN_EXTRA)
+    from tenfold.data import load
+    from tenfold.evaluation.evaluate import evaluate as score
+    from tenfold.evaluation.metrics import expected_calibration_error, format_per_class
+    from tenfold.training.device import make_plan
+    from tenfold.training.run import Run
+
+    opened = Run.open(run)
+    evaluation = score(opened, load(opened.read_json("env.json")["data"]), make_plan(device))
+    per_class = evaluation.per_class()
+    if as_json:
+        ece = expected_calibration_error(evaluation.logits, evaluation.labels)
+        print_json(evaluation.scores | {"ece": ece, "per_class": per_class.to_dict("index")})
+        return
+    print_accuracy(evaluation.scores)
+    print(format_per_class(per_class))
+
+
+@app.command()
+def report(run: RunPath) -> None:
+    """Draw the pictures of a scored run again."""
+    require_extra("train", TRAIN_EXTRA)
+    from tenfold.data import load
+    from tenfold.evaluation.report import draw_plots
+    from tenfold.training.run import Run
+
+    opened = Run.open(run)
+    opened.lock()
+    for picture in draw_plots(opened, load(opened.read_json("env.json")["data"])):
+        print(picture)
+    opened.unlock()

@@ -1,0 +1,118 @@
+"""tenfold bench, tenfold runs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tenfold.cli.app import (
+    RUNS,
+    TRAIN_EXTRA,
+    Data,
+    Device,
+    Epochs,
+    Json,
+    ValSize,
+    app,
+    print_json,
+    print_table,
+    require_extra,
+)
+from tenfold.errors import UsageError
+
+
+@app.command()
+def bench(
+    recipe: Annotated[str, typer.Option(help="Names or JSON files of recipes, with commas between.")] = "fast89",
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 5,
+    seed0: Annotated[int, typer.Option(min=0, help="Seed of the first run; the others follow.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the runs, by default runs/bench-RECIPES; runs in it are kept.")
+    ] = None,
+    data: Data = "cifar10",
+    device: Device = "auto",
+    epochs: Epochs = None,
+    val_size: ValSize = None,
+    as_json: Json = False,
+) -> None:
+    """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences."""
+    require_extra("train", TRAIN_EXTRA)
+    from tenfold.data import load
+    from tenfold.evaluation import plots
+    from tenfold.scaling import bench as benching
+    from tenfold.training.recipe import find_recipe
+
+    names = recipe.split(",")
+    for name in names:
+        find_recipe(name)
+    load(data)  # so that no run's time holds a download
+    options = ["--data", data, "--device", device]
+    options += [] if epochs is None else ["--epochs", f"{epochs:g}"]
+    options += [] if val_size is None else ["--val-size", str(val_size)]
+    stems = [Path(name).stem for name in names]
+    path = out or RUNS / f"bench-{'-'.join(stems)}"
+    timed = benching.bench(names, range(seed0, seed0 + runs), path, options)
+    rows = [benching.summarize(stem, timed[name]) for stem, name in zip(stems, names, strict=True)]
+    comparison = [
+        benching.compare(stems[0], stem, rows[0]["accuracies"], row["accuracies"])
+        for stem, row in zip(stems[1:], rows[1:], strict=True)
+    ]
+    plots.save(plots.accuracy_and_time(rows), path / "bench.png")
+    if as_json:
+        print_json({"results": rows, "comparison": comparison, "path": str(path)})
+        return
+    for row in rows:
+        print(benching.describe(row))
+    for verdict in comparison:
+        print(verdict["verdict"])
+    print(path / "bench.png")
+
+
+@app.command("runs")
+def list_runs(
+    pair: Annotated[list[Path] | None, typer.Argument(metavar="[RUN RUN]", help="Two runs to compare.")] = None,
+    folder: Annotated[Path, typer.Option(help="Where the runs are.")] = RUNS,
+    sort: Annotated[str, typer.Option(help="date, accuracy, seconds or name.")] = "date",
+    as_json: Json = False,
+) -> None:
+    """List the runs of a folder, or show field by field how two runs differ."""
+    from dataclasses import asdict
+
+    from tenfold.training import runs
+
+    if pair and len(pair) != 2:
+        raise UsageError("two runs can be compared: name none to list all, or two")
+    if pair:
+        differences = runs.compare_runs(*pair)
+        if as_json:
+            print_json({"a": str(pair[0]), "b": str(pair[1]), "differences": differences})
+        else:
+            rows = [(name, _cell(a), _cell(b)) for name, (a, b) in differences.items()]
+            print_table(("field", str(pair[0]), str(pair[1])), rows)
+        return
+    found = runs.list_runs(folder, sort)
+    if as_json:
+        print_json({"runs": [asdict(row) for row in found]})
+        return
+    cells = [
+        (
+            row.run,
+            row.recipe,
+            row.data,
+            _cell(row.seed),
+            _percent(row.accuracy),
+            _cell(row.seconds),
+            row.date,
+            row.state,
+        )
+        for row in found
+    ]
+    print_table(("run", "recipe", "data", "seed", "accuracy", "seconds", "date", "state"), cells)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

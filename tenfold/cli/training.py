@@ -1,0 +1,136 @@
+"""tenfold train, tenfold doctor."""
+
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tenfold.cli.app import (
+    RUNS,
+    TRAIN_EXTRA,
+    Data,
+    Device,
+    Epochs,
+    Json,
+    ValSize,
+    app,
+    peak_memory,
+    print_accuracy,
+    print_json,
+    print_table,
+    process_seconds,
+    require_extra,
+)
+from tenfold.console import remark
+from tenfold.errors import UsageError
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Option(envvar="TENFOLD_RECIPE", help="Name of a recipe, or a JSON file.")] = "fast89",
+    data: Data = "cifar10",
+    out: Annotated[
+        Path | None,
+        typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
+    ] = None,
+    seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="What all randomness is drawn from.")] = 0,
+    device: Device = "auto",
+    epochs: Epochs = None,
+    val_size: ValSize = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a classifier, score it on the test images, and draw what it does."""
+    require_extra("train", TRAIN_EXTRA)
+    from tenfold.data import load
+    from tenfold.evaluation.evaluate import evaluate, write_scores
+    from tenfold.training import train as training
+    from tenfold.training.recipe import find_recipe
+    from tenfold.training.run import Run, find_unfinished
+
+    if resume:
+        path = out or find_unfinished(RUNS).path
+        _refuse_changes(context, Run.open(path))
+        trained = training.resume(path, device if _given(context, "device") else None)
+    else:
+        chosen = find_recipe(recipe)
+        chosen = chosen if epochs is None else chosen.with_epochs(epochs)
+        chosen = chosen if val_size is None else chosen.with_val_size(val_size)
+        path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        trained = training.train(chosen, load(data), path, seed=seed, device=device)
+
+    began = time.perf_counter()
+    evaluation = evaluate(trained.run, trained.dataset, trained.plan)
+    evaluation_seconds = time.perf_counter() - began
+    total_seconds = process_seconds() + trained.seconds_before
+    seconds = {
+        "setup_seconds": total_seconds - trained.seconds - evaluation_seconds,
+        "train_seconds": trained.seconds,
+        "evaluation_seconds": evaluation_seconds,
+        "total_seconds": total_seconds,
+        "peak_memory_bytes": peak_memory(),
+    }
+    say = remark if as_json else print
+    print_accuracy(evaluation.scores, say)
+    say(f"{total_seconds:.1f} s from start to scores, {trained.seconds:.1f} s of them training")
+    began = time.perf_counter()
+    write_scores(trained.run, evaluation, seconds)
+
+    from tenfold.evaluation.metrics import format_per_class
+    from tenfold.evaluation.report import draw_plots  # Matplotlib and scikit-learn load after the scores, not before
+
+    if not as_json:
+        print(format_per_class(evaluation.per_class()))
+    pictures = draw_plots(trained.run, trained.dataset)
+    results = write_scores(trained.run, evaluation, seconds | {"report_seconds": time.perf_counter() - began})
+    trained.run.unlock()
+    remark(f"pictures: {', '.join(str(picture) for picture in pictures)}")
+    if as_json:
+        print_json(results)
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    """Whether the user set this option, by flag or environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
+
+
+def _refuse_changes(context: typer.Context, run: Any) -> None:
+    """A resumed run keeps its settings: raise `UsageError` where an option asks for another value."""
+    from tenfold.training.recipe import find_recipe
+
+    recipe, env = run.recipe, run.read_json("env.json")
+    settings = {
+        "recipe": recipe.name,
+        "data": env["data"],
+        "seed": env["seed"],
+        "epochs": recipe.epochs,
+        "val_size": recipe.val_size,
+    }
+    for name, value in settings.items():
+        asked = context.params[name]
+        asked = find_recipe(asked).name if name == "recipe" else asked
+        same = math.isclose(asked, value) if isinstance(asked, float) else asked == value
+        if _given(context, name) and not same:
+            option = name.replace("_", "-")
+            raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has and what tenfold does about it."""
+    require_extra("train", TRAIN_EXTRA)
+    from dataclasses import asdict
+
+    from tenfold.training.doctor import examine
+
+    findings = list(examine(Path()))
+    if as_json:
+        print_json({"findings": [asdict(finding) for finding in findings]})
+    else:
+        print_table(("", "found", "so"), [(finding.name, finding.found, finding.so) for finding in findings])
