@@ -161,8 +161,10 @@ REFERENCE = Recipe(
 FAST89 = Recipe(
     name="fast89",
     network=NetworkSpec(),
-    stages=(Stage(2.4, 0.24, 0.0),),
+    stages=(Stage(2.0, 0.24, 0.0),),
     label_smoothing=0.2,
+    shift=1,
+    small_share=0.25,
     unsure_share=0.5,
 )
 
