@@ -357,7 +357,7 @@ def test_the_manifest_holds_every_file_but_private_ones(finished: Run) -> None:
 
 
 def test_two_hundred_damages_are_all_noticed(finished: Run) -> None:
-    """Bits flipped and ends cut off in every file, the manifest too. Without `verify`'s comparison: the first is not."""
+    """Bits flipped and ends cut off in every file. Without `verify`'s comparison: the first is not."""
     draw, count = random.Random(1), 0
     names = sorted(files(finished.path) - {".lock", ".owner.json"})
     assert len(names) == 7
