@@ -1,0 +1,152 @@
+"""Scores of a run, each worked out again from its weights, and the files and pictures they become."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tenfold.data.dataset import Dataset
+from tenfold.data.shapes import make_shapes
+from tenfold.errors import DataError, ModelError
+from tenfold.evaluation.evaluate import evaluate, write_scores
+from tenfold.evaluation.report import draw_plots
+from tenfold.training.augment import Pixels
+from tenfold.training.device import Plan
+from tenfold.training.infer import predict_logits
+from tenfold.training.model import build
+from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe
+from tenfold.training.run import Run, describe_model
+
+PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+DATASET = make_shapes(train=60, test=50)
+PIXELS = Pixels((0.4, 0.5, 0.6), (0.25, 0.25, 0.25))
+RECIPE = replace(FAST89, name="mine", network=NetworkSpec(widths=(8,), whitening_pairs=4), label_smoothing=0.2)
+RECIPE = replace(RECIPE, views="six", unsure_share=0.5)
+MakeRun = Callable[[Recipe], Run]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Iterator[MakeRun]:
+    """A run whose network was never trained, ten classes of shapes."""
+    made: list[Run] = []
+
+    def make(recipe: Recipe) -> Run:
+        env = {"seed": 3, "data": "shapes", "device": "cpu", "dtype": "float32"}
+        run = Run.create(tmp_path / recipe.name, recipe, env)
+        torch.manual_seed(0)
+        network = build(recipe.network)
+        run.save_model(network, describe_model(recipe.network, DATASET.classes, 32, PIXELS))
+        run.seal()
+        made.append(run)
+        return run
+
+    yield make
+    for run in made:
+        run.unlock()
+
+
+def cross_entropy_by_hand(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    targets = np.eye(10)[labels] * (1 - smoothing) + smoothing / 10
+    return float(-(targets * logs).sum(1).mean())
+
+
+def test_scores_are_those_of_the_test_images(make_run: MakeRun) -> None:
+    run = make_run(RECIPE)
+    model = run.load_model(PLAN)
+    images, labels = torch.from_numpy(DATASET.test.images), DATASET.test.labels
+    single, averaged = (x.numpy() for x in predict_logits(model.network, images, PIXELS, PLAN, "six", 0.5))
+    assert (single != averaged).any(axis=1).sum() == 25  # the unsure half
+    evaluation = evaluate(run, DATASET, PLAN)
+    np.testing.assert_array_equal(evaluation.logits, averaged)
+    scores = evaluation.scores
+    assert scores["test_accuracy"] == (averaged.argmax(1) == labels).mean()
+    assert scores["test_accuracy_single_view"] == (single.argmax(1) == labels).mean()
+    assert scores["test_loss"] == pytest.approx(cross_entropy_by_hand(averaged, labels, 0.2))
+    assert scores["test_cross_entropy"] == pytest.approx(cross_entropy_by_hand(averaged, labels, 0.0))
+    assert (scores["run"], scores["recipe"], scores["epochs"]) == (str(run.path), "mine", RECIPE.epochs)
+    assert scores["parameters"] == (8 * 27 + 8) + 8 * 8 * 9 * 2 + 4 * 8 * 2 + 8 * 10
+    assert scores["val_accuracy"] is None
+
+
+def test_the_loss_of_reference_includes_the_l2_terms(make_run: MakeRun) -> None:
+    run = make_run(REFERENCE.with_val_size(0))
+    dataset = dataclasses.replace(DATASET, test=DATASET.test[:10])
+    scores = evaluate(run, dataset, PLAN).scores
+    network = run.load_model(PLAN).network
+    kernels = [p.detach().double() for name, p in network.named_parameters() if ".convs." in name and p.ndim == 4]
+    l2 = 1e-4 * sum(float((kernel**2).sum()) for kernel in kernels)
+    assert len(kernels) == 13 and l2 > 0.1
+    assert scores["test_loss"] - scores["test_cross_entropy"] == pytest.approx(l2, rel=1e-4)
+    assert scores["test_accuracy"] == scores["test_accuracy_single_view"]
+    assert scores["parameters"] == 17_001_930
+
+
+def test_validation_accuracy_is_that_of_the_images_held_out(make_run: MakeRun) -> None:
+    run = make_run(RECIPE.with_val_size(20))
+    held = DATASET.train[40:]
+    as_test = dataclasses.replace(DATASET, test=held)
+    assert evaluate(run, DATASET, PLAN).scores["val_accuracy"] == evaluate(run, as_test, PLAN).scores["test_accuracy"]
+
+
+def test_data_of_other_classes_are_refused(make_run: MakeRun) -> None:
+    other = Dataset("mine", (*DATASET.classes[:9], "blob"), DATASET.train, DATASET.test)
+    with pytest.raises(DataError, match=r"mine has other classes than .* was trained on: disk, ring, .*heart"):
+        evaluate(make_run(RECIPE), other, PLAN)
+
+
+def test_a_damaged_run_is_not_scored(make_run: MakeRun) -> None:
+    run = make_run(RECIPE)
+    path = run.path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        evaluate(run, DATASET, PLAN)
+
+
+def test_scores_are_written_and_sealed(make_run: MakeRun) -> None:
+    run = make_run(RECIPE)
+    evaluation = evaluate(run, DATASET, PLAN)
+    results = write_scores(run, evaluation, {"train_seconds": 1.5})
+    assert json.loads((run.path / "results.json").read_text()) == results
+    assert results == evaluation.scores | {
+        "train_seconds": 1.5,
+        "seed": 3,
+        "data": "shapes",
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    run.verify("results.json", "predictions.csv")
+    assert run.scored
+    frame = pd.read_csv(run.path / "predictions.csv")
+    assert frame["true"].tolist() == [DATASET.classes[label] for label in DATASET.test.labels]
+    assert frame["predicted"].tolist() == [DATASET.classes[index] for index in evaluation.logits.argmax(1)]
+    shares = np.exp(evaluation.logits - evaluation.logits.max(1, keepdims=True)).astype(np.float64)
+    best = (shares / shares.sum(1, keepdims=True)).max(1)
+    np.testing.assert_allclose(frame["probability"], best, rtol=1e-5)
+
+
+def test_pictures_are_drawn_and_sealed(make_run: MakeRun) -> None:
+    run = make_run(RECIPE)
+    write_scores(run, evaluate(run, DATASET, PLAN), {})
+    row = {"epoch": 1.0, "stage": 1, "learning_rate": 0.1, "train_loss": 2.0, "train_accuracy": 0.2}
+    epochs = pd.DataFrame([row | {"val_loss": np.nan, "val_accuracy": np.nan, "seconds": 1.0}])
+    epochs.to_csv(run.path / "metrics.csv", index=False)
+    steps = pd.DataFrame({"step": [1, 2], "epoch": [0.5, 1.0], "loss": [2.2, 1.8], "accuracy": [0.1, 0.3]})
+    steps.to_csv(run.path / "steps.csv", index=False)
+    paths = draw_plots(run, DATASET)
+    stems = {path.stem for path in paths}
+    assert {"history", "gallery", "misclassified", "confusion"} <= stems
+    for path in paths:
+        with Image.open(path) as picture:
+            assert picture.format == "PNG" and min(picture.size) > 300
+    run.verify(*(path.relative_to(run.path).as_posix() for path in paths))
