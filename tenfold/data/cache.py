@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -57,12 +56,12 @@ def get_cifar10(from_path: Path | None = None, *, spec: Spec = CIFAR10) -> Cache
     with _lock():
         if from_path is None:
             try:
-                return _cached(*_read(spec))
+                return _cached(*_read(spec), spec)
             except DataError as error:
                 remark(f"{error}; getting it")
         _store(fetch_cifar10(_downloads(), from_path, spec=spec))
         shutil.rmtree(_downloads(), ignore_errors=True)
-        return _cached(*_read(spec))
+        return _cached(*_read(spec), spec)
 
 
 def load_cifar10(*, spec: Spec = CIFAR10) -> Dataset:
@@ -89,10 +88,9 @@ def remove_cifar10() -> Path | None:
         return _folder()
 
 
-def _cached(manifest: dict[str, Any], arrays: Arrays) -> Cached:
-    sha256 = {name: entry["sha256"] for name, entry in manifest["arrays"].items()}
+def _cached(source: str, arrays: Arrays, spec: Spec) -> Cached:
     train, test = len(arrays["train_labels"]), len(arrays["test_labels"])
-    return Cached(manifest["source"], str(_folder()), train, test, sha256)
+    return Cached(source, str(_folder()), train, test, dict(spec.sha256))
 
 
 def _folder() -> Path:
@@ -155,8 +153,8 @@ def _manifest(fetched: Fetched) -> dict[str, object]:
     return {"format": _FORMAT, "tenfold": version("tenfold"), "source": fetched.source, "arrays": arrays}
 
 
-def _read(spec: Spec) -> tuple[dict[str, Any], Arrays]:
-    """The manifest and the arrays, memory-mapped and verified. Raises `DataError`."""
+def _read(spec: Spec) -> tuple[str, Arrays]:
+    """Where the arrays came from, and the arrays, memory-mapped and verified. Raises `DataError`."""
     folder = _folder()
     if not _manifest_path().exists():
         raise DataError(f"CIFAR-10 is not in the cache ({folder})")
@@ -164,11 +162,12 @@ def _read(spec: Spec) -> tuple[dict[str, Any], Arrays]:
         manifest = json.loads(_manifest_path().read_text())
         if manifest["format"] != _FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
+        source = str(manifest["source"])
         arrays = {name: _map_array(folder / f"{name}.npy", shape) for name, shape in spec.shapes.items()}
         verify(arrays, spec, str(folder))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise DataError(f"the cached CIFAR-10 is damaged ({error})") from error
-    return manifest, arrays
+    return source, arrays
 
 
 def _map_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:

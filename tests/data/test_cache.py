@@ -134,6 +134,7 @@ DAMAGE = {
     "manifest of bytes": lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe"),
     "manifest of a list": lambda folder: (folder / "manifest.json").write_text("[]"),
     "manifest of a later format": lambda folder: (folder / "manifest.json").write_text('{"format": 2}'),
+    "manifest without a source": lambda folder: (folder / "manifest.json").write_text('{"format": 1}'),
     "no manifest": lambda folder: (folder / "manifest.json").unlink(),
 }
 
