@@ -20,7 +20,6 @@ from tenfold.console import remark
 from tenfold.data.archives import CIFAR10, Spec, array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.decoders import Arrays
-from tenfold.data.sources import Fetched, fetch_cifar10
 from tenfold.errors import DataError, StorageError
 from tenfold.files import atomic_write, remove_temporaries, storage_errors, write_text
 
@@ -53,13 +52,16 @@ def get_cifar10(from_path: Path | None = None, *, spec: Spec = CIFAR10) -> Cache
 
     Of two processes that get it at once, the second waits. Raises `DataError`, `UsageError`, `StorageError`.
     """
+    from tenfold.data.sources import fetch_cifar10  # here, because loading needs no network code and should start fast
+
     with _lock():
         if from_path is None:
             try:
                 return _cached(*_read(spec), spec)
             except DataError as error:
                 remark(f"{error}; getting it")
-        _store(fetch_cifar10(_downloads(), from_path, spec=spec))
+        fetched = fetch_cifar10(_downloads(), from_path, spec=spec)
+        _store(fetched.source, fetched.arrays)
         shutil.rmtree(_downloads(), ignore_errors=True)
         return _cached(*_read(spec), spec)
 
@@ -108,7 +110,7 @@ def _downloads() -> Path:
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
     """Only one process at a time changes the cache. The lock dies with its process."""
-    from filelock import FileLock, Timeout  # here, because loading needs no lock and should start fast
+    from filelock import FileLock, Timeout  # here, as in `get_cifar10`
 
     path = home() / "data.lock"
     with storage_errors(path):
@@ -132,25 +134,25 @@ def _make_home() -> None:
         raise StorageError(f"{home()} cannot be a folder ({error.strerror}); set TENFOLD_HOME to one") from error
 
 
-def _store(fetched: Fetched) -> None:
+def _store(source: str, arrays: Arrays) -> None:
     """Put files in place one by one. What was good stays good meanwhile: the content is the same, by its checksums."""
     folder = _folder()
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporaries(folder)
-    for name, array in fetched.arrays.items():
+    for name, array in arrays.items():
         with atomic_write(folder / f"{name}.npy") as file:
             file.write(_npy_header(array.shape))
             file.write(np.ascontiguousarray(array).data)
-    write_text(_manifest_path(), json.dumps(_manifest(fetched), indent=2) + "\n")
+    write_text(_manifest_path(), json.dumps(_manifest(source, arrays), indent=2) + "\n")
 
 
-def _manifest(fetched: Fetched) -> dict[str, object]:
-    arrays = {
+def _manifest(source: str, arrays: Arrays) -> dict[str, object]:
+    entries = {
         name: {"shape": array.shape, "dtype": str(array.dtype), "sha256": array_sha256(array)}
-        for name, array in fetched.arrays.items()
+        for name, array in arrays.items()
     }
-    return {"format": _FORMAT, "tenfold": version("tenfold"), "source": fetched.source, "arrays": arrays}
+    return {"format": _FORMAT, "tenfold": version("tenfold"), "source": source, "arrays": entries}
 
 
 def _read(spec: Spec) -> tuple[str, Arrays]:

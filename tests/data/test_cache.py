@@ -28,7 +28,7 @@ from tenfold.data import cache, sources
 archive = tiny_cifar.tar(tiny_cifar.binary_files())
 fetch = sources.fetch_cifar10
 md5 = hashlib.md5(archive).hexdigest()
-cache.fetch_cifar10 = lambda folder, path, spec: fetch(folder, path, spec=spec, md5=md5)
+sources.fetch_cifar10 = lambda folder, path, spec: fetch(folder, path, spec=spec, md5=md5)
 print(cache.get_cifar10(spec=tiny_cifar.SPEC).source)
 """
 
