@@ -1,0 +1,341 @@
+"""Training through kills, full disks, signals and bad numbers: real processes, and what they leave behind.
+
+`CHILD` is the command with one change: it saves a checkpoint after every step, so that there is something to hit. At
+its n-th checkpoint it can be struck at a chosen place.
+"""
+
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tenfold.training.recipe import FAST89, NetworkSpec, Recipe, Stage
+from tenfold.training.run import Checkpoint, Run
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="places in a write are found by /proc")
+
+CHILD = """
+import errno, os, signal, sys
+from tenfold import cli
+from tenfold.training import train
+
+place, nth, *words = sys.argv[1:]
+train.CHECKPOINT_SECONDS, train.CHECKPOINT_SHARE = 0.0, 1e9
+fsync, replace, count = os.fsync, os.replace, 0
+SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT, "stop": signal.SIGSTOP}
+
+
+def strike(here):
+    if place == here and count == int(nth):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def struck_fsync(handle):
+    global count
+    if "step-" in os.path.basename(os.readlink(f"/proc/self/fd/{handle}")):
+        count += 1
+        if place == "mid-write" and count == int(nth):
+            os.ftruncate(handle, os.fstat(handle).st_size // 2)
+        strike("mid-write")
+        if place == "disk full" and count == int(nth):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if place in SIGNALS and count == int(nth):
+            os.kill(os.getpid(), SIGNALS[place])
+    fsync(handle)
+
+
+def struck_replace(source, target):
+    is_checkpoint = os.path.basename(target).startswith("step-")
+    if is_checkpoint:
+        strike("before rename")
+    replace(source, target)
+    if is_checkpoint:
+        strike("after rename")
+
+
+os.fsync, os.replace = struck_fsync, struck_replace
+sys.argv = ["tenfold", *words]
+cli.main()
+"""
+
+# 50 steps an epoch: 60 in all, a new stage after 30, the first layer's bias done after 20
+RECIPE = replace(
+    FAST89,
+    name="faults",
+    network=NetworkSpec(widths=(8, 16)),
+    stages=(Stage(0.6, 0.1, 0.05), Stage(0.6, 0.05, 0.0)),
+    batch_size=100,
+    whitening_epochs=0.4,
+)
+STEPS = 60
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "recipe.json").write_text(RECIPE.to_json())
+    return folder
+
+
+def start(place: str, nth: int, *words: str | Path, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [*before, sys.executable, "-c", CHILD, place, str(nth), *map(str, words)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENFOLD_")}
+    environment["OMP_NUM_THREADS"] = "1"
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def begin(out: Path, recipe: Path | None = None) -> tuple[str | Path, ...]:
+    recipe = recipe or out.parent / "recipe.json"
+    return "train", "--recipe", recipe, "--data", "shapes", "--device", "cpu", "--out", out
+
+
+def go_on(out: Path) -> tuple[str | Path, ...]:
+    return "train", "--resume", "--out", out
+
+
+def finish(child: subprocess.Popen[str]) -> tuple[int, list[str]]:
+    """Wait for the end: exit code, and the lines of standard error."""
+    _, err = child.communicate(timeout=120)
+    return child.returncode, err.splitlines()
+
+
+def steps_saved(out: Path) -> list[int]:
+    """Steps of the checkpoints there are, the newest first."""
+    return sorted((int(path.name[5:13]) for path in (out / "checkpoints").glob("step-*")), reverse=True)
+
+
+def temporaries(out: Path) -> list[Path]:
+    return [path for path in out.rglob("*") if path.name.endswith(".partial")]
+
+
+def final_checkpoint(out: Path) -> Checkpoint:
+    checkpoint = Run.open(out).load_checkpoint()
+    assert checkpoint is not None and checkpoint.step == STEPS
+    return checkpoint
+
+
+def epochs(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def straight(folder: Path) -> Path:
+    """The run that nothing happened to."""
+    code, err = finish(start("nowhere", 0, *begin(folder / "straight")))
+    assert code == 0, err
+    return folder / "straight"
+
+
+def assert_same_end(out: Path, straight: Path) -> None:
+    """Weights, buffers, optimizer states and log are those of the uninterrupted run, bit for bit."""
+    ours, theirs = final_checkpoint(out).tensors, final_checkpoint(straight).tensors
+    assert ours.keys() == theirs.keys() and len([name for name in ours if name.startswith("optimizer.")]) > 8
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+    for name in ("model.safetensors", "model.json", "steps.csv", "predictions.csv"):
+        assert (out / name).read_bytes() == (straight / name).read_bytes(), name
+    assert epochs(out) == epochs(straight)
+    Run.open(out).verify()
+    assert temporaries(out) == []
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+KILLS = [
+    # where, at which checkpoint of the process (or which random moment), and whether the newest is damaged before
+    ("before rename", 1, False),  # nothing was ever saved: it starts again
+    ("mid-write", 3, False),
+    ("before rename", 4, False),
+    ("after rename", 2, False),
+    *[("at random", draw, False) for draw in range(5)],
+    ("after rename", 20, False),
+    ("mid-write", 7, False),
+    ("before rename", 6, True),
+]
+
+
+def kill_at_random(child: subprocess.Popen[str], out: Path, seed: int) -> None:
+    """Kill the child a moment, of up to 30 ms, after its first new checkpoint."""
+    before, deadline = max(steps_saved(out), default=0), time.monotonic() + 100
+    while max(steps_saved(out), default=0) == before:
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(random.Random(seed).uniform(0, 0.03))
+    child.kill()
+
+
+def cut_newest_checkpoint(out: Path) -> None:
+    path = Run.open(out).checkpoints()[0]
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(folder: Path, straight: Path) -> None:
+    """Twelve kills and a damaged checkpoint; the run goes on each time from the newest sound one.
+
+    Without the temporary name in `atomic_write`: what was killed before its renaming is there. Without the optimizers'
+    states in the checkpoint: none in the last one. Without the first layer's bias in a later stage's optimizers: an
+    error when the second stage goes on. Without the checksum in a checkpoint's name: the damaged one ends the run.
+    """
+    out = folder / "killed"
+    for place, number, damaged in KILLS:
+        if damaged:
+            cut_newest_checkpoint(out)
+        saved = [0, *reversed(steps_saved(out))]
+        child = start(place, number, *(go_on(out) if out.exists() else begin(out)))
+        if place == "at random":
+            kill_at_random(child, out, number)
+        code, err = finish(child)
+        assert code == -signal.SIGKILL, err
+        begun_at = [line for line in err if line.startswith("going on at step")]
+        expected = saved[-2] if damaged else saved[-1]
+        assert begun_at == ([f"going on at step {expected} of {STEPS}"] if expected else [])
+        assert len([line for line in err if line.endswith("is damaged and skipped")]) == damaged
+        if place in ("mid-write", "before rename"):
+            assert len(temporaries(out)) == 1
+    assert 30 < steps_saved(out)[0] < STEPS  # the last kills fell into the second stage
+    code, err = finish(start("nowhere", 0, *go_on(out)))
+    assert code == 0, err
+    assert_same_end(out, straight)
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_is_answered_after_the_step_with_a_checkpoint(
+    folder: Path, straight: Path, name: str, code: int
+) -> None:
+    """It comes while the 35th checkpoint is being written. Without `HeldSignals`: the newest is that of step 34."""
+    out = folder / name
+    returned, err = finish(start(name, 35, *begin(out)))
+    assert returned == code, err
+    assert [line for line in err if line][-1] == f"stopped at step 35; go on with: tenfold train --resume --out {out}"
+    assert "Traceback" not in "".join(err)
+    assert steps_saved(out)[0] == 35 and temporaries(out) == []
+    returned, err = finish(start("nowhere", 0, *go_on(out)))
+    assert returned == 0 and f"going on at step 35 of {STEPS}" in err
+    assert_same_end(out, straight)
+
+
+# --- who may go on ---------------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_sent_away(folder: Path) -> None:
+    """The first is stopped in the middle of a run. Without the lock: the second trains on, and ends with 0."""
+    out = folder / "shared"
+    first = start("stop", 2, *begin(out))
+    try:
+        _, status = os.waitpid(first.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        code, err = finish(start("nowhere", 0, *go_on(out)))
+        assert code == 6
+        assert len(err) == 1
+        assert err[0].startswith(f"tenfold: {out} is in use by process {first.pid} since ")
+        assert steps_saved(out) == [1]
+    finally:
+        first.kill()
+        finish(first)
+
+
+def test_nothing_to_resume(straight: Path, folder: Path) -> None:
+    code, err = finish(start("nowhere", 0, *go_on(straight)))
+    assert (code, err) == (4, [f"tenfold: nothing to resume: {straight} is finished"])
+    code, err = finish(start("nowhere", 0, *go_on(folder / "absent")))
+    assert code == 4 and len(err) == 1
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(folder: Path) -> None:
+    """Without `if paths: raise` in `load_checkpoint`: it is, and ends with 0."""
+    out = folder / "damaged"
+    code, err = finish(start("after rename", 3, *begin(out)))
+    assert code == -signal.SIGKILL and steps_saved(out) == [3, 2, 1], err  # the oldest was about to go
+    for path in Run.open(out).checkpoints():
+        path.write_bytes(path.read_bytes()[:1000])
+    code, err = finish(start("nowhere", 0, *go_on(out)))
+    assert code == 4
+    assert err[-1] == f"tenfold: {out}/checkpoints: every checkpoint is damaged; remove the folder to restart"
+    assert len([line for line in err if line.endswith("is damaged and skipped")]) == 3
+    assert steps_saved(out) == [3, 2, 1]
+
+
+# --- full disks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """A folder, and the words before a command that lend it a disk of 120 KB there, copied to `after` in the end."""
+    folder, after = tmp_path / "disk", tmp_path / "after"
+    folder.mkdir()
+    script = 'mount -t tmpfs -o size=120k none "$0" || exit 99; "$@"; code=$?; cp -a "$0" "$0/../after"; exit $code'
+    before = ("unshare", "--map-root-user", "--mount", "sh", "-c", script, str(folder))
+    if not shutil.which("unshare") or subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount a disk")
+    shutil.rmtree(after)
+    yield folder, before
+
+
+def assert_stopped_for_space(code: int, err: list[str], out: Path, saved: int) -> None:
+    assert code == 7
+    assert err[-1].startswith("tenfold: cannot write ") and f"step-{saved + 1:08d}" in err[-1]
+    assert err[-1].endswith(": No space left on device; nothing there was changed")
+    assert "Traceback" not in "".join(err)
+    assert temporaries(out) == []
+    assert steps_saved(out)[0] == saved
+    checkpoint = Run.open(out).load_checkpoint()
+    assert checkpoint is not None and checkpoint.step == saved
+
+
+def test_a_small_disk_keeps_the_checkpoint_before(
+    folder: Path, straight: Path, small_disk: tuple[Path, tuple[str, ...]]
+) -> None:
+    """A checkpoint takes 61 KB, so that the second does not fit any more; with more space, the run goes on.
+
+    Without `finally: temporary.unlink(…)`: a file ….partial stays.
+    """
+    disk, before = small_disk
+    code, err = finish(start("nowhere", 0, *begin(disk / "run", folder / "recipe.json"), before=before))
+    out = disk.parent / "after" / "run"
+    assert_stopped_for_space(code, err, out, saved=1)
+    code, err = finish(start("nowhere", 0, *go_on(out)))
+    assert code == 0, err
+    assert_same_end(out, straight)
+
+
+def test_a_disk_that_is_full_at_the_fourth_checkpoint(folder: Path) -> None:
+    """The same wherever disks cannot be mounted. Without `finally: temporary.unlink(…)`: a file ….partial stays."""
+    out = folder / "full"
+    code, err = finish(start("disk full", 4, *begin(out)))
+    assert_stopped_for_space(code, err, out, saved=3)
+    assert steps_saved(out) == [3, 2]
+
+
+# --- bad numbers -----------------------------------------------------------------------------------------------------
+
+
+def diverging(stages: tuple[Stage, ...]) -> Recipe:
+    return replace(RECIPE, name="diverging", optimizer="adam", stages=stages)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    """Five sound steps, then a rate of 1e38. Without the test of the loss: the update is made, and the weights are nan."""
+    recipe, out = tmp_path / "recipe.json", tmp_path / "run"
+    recipe.write_text(diverging((Stage(0.1, 1e-3, 1e-3), Stage(0.9, 1e38, 1e38))).to_json())
+    code, err = finish(start("nowhere", 0, *begin(out, recipe)))
+    assert code == 5, err
+    saved = steps_saved(out)[0]
+    assert err[-1].startswith("tenfold: loss is ") and f" at step {saved}, epoch " in err[-1]
+    assert "Traceback" not in "".join(err)
+    checkpoint = Run.open(out).load_checkpoint()
+    assert checkpoint is not None and checkpoint.step == saved >= 5
+    assert all(torch.isfinite(tensor).all() for tensor in checkpoint.tensors.values())
+    assert not Run.open(out).trained and not (out / "model.safetensors").exists()
