@@ -21,7 +21,7 @@ def stderr() -> "Console":
     """The console of remarks and progress."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def remark(text: str) -> None:

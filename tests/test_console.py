@@ -9,7 +9,7 @@ SHOW_BAR = """
 from tenfold.console import progress, remark
 with progress("training", 1000) as bar:
     bar(500, note="loss 1.234")
-remark("done [bold]literally[/bold]")
+remark("done [bold]literally[/bold] :x:")
 """
 
 
@@ -48,4 +48,4 @@ def test_no_color_is_honoured() -> None:
 
 def test_elsewhere_there_are_remarks_only() -> None:
     answer = subprocess.run([sys.executable, "-c", SHOW_BAR], capture_output=True, text=True, check=True)
-    assert answer.stdout == "" and answer.stderr == "done [bold]literally[/bold]\n"
+    assert answer.stdout == "" and answer.stderr == "done [bold]literally[/bold] :x:\n"
