@@ -182,7 +182,7 @@ def cut_newest_checkpoint(out: Path) -> None:
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(folder: Path, straight: Path) -> None:
     """Twelve kills and a damaged checkpoint; the run goes on each time from the newest sound one.
 
-    Without the temporary name in `atomic_write`: what was killed before its renaming is there. Without the optimizers'
+    Without the temporary name in `atomic_write`: the first kill leaves none behind. Without the optimizers'
     states in the checkpoint: none in the last one. Without the first layer's bias in a later stage's optimizers: an
     error when the second stage goes on. Without the checksum in a checkpoint's name: the damaged one ends the run.
     """
@@ -327,7 +327,7 @@ def diverging(stages: tuple[Stage, ...]) -> Recipe:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    """Five sound steps, then a rate of 1e38. Without the test of the loss: the update is made, and the weights are nan."""
+    """Five sound steps, then a rate of 1e38. Without the test of the loss: the weights become nan."""
     recipe, out = tmp_path / "recipe.json", tmp_path / "run"
     recipe.write_text(diverging((Stage(0.1, 1e-3, 1e-3), Stage(0.9, 1e38, 1e38))).to_json())
     code, err = finish(start("nowhere", 0, *begin(out, recipe)))
