@@ -45,9 +45,9 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny = replace(
         FAST89,
         name="tiny",
-        network=replace(NetworkSpec(), widths=(8, 16)),
+        network=replace(NetworkSpec(), widths=(8, 16, 16)),
         stages=(Stage(1.0, 0.24, 0.1), Stage(1.0, 0.1, 0.0)),
-        batch_size=100,
+        batch_size=50,
     )
     path = tmp_path_factory.mktemp("recipe") / "tiny.json"
     path.write_text(tiny.to_json())

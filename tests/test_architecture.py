@@ -37,6 +37,7 @@ ORDERS = {
         "__init__",
     ),
     "training": (
+        "lock",
         "recipe",
         "device",
         "model",

@@ -14,7 +14,7 @@ def evaluate(run: RunPath, device: Device = "auto", as_json: Json = False) -> No
     from tenfold.training.run import Run
 
     opened = Run.open(run)
-    evaluation = score(opened, load(opened.read_json("env.json")["data"]), make_plan(device))
+    evaluation = score(opened, load(opened.env["data"]), make_plan(device))
     per_class = evaluation.per_class()
     if as_json:
         ece = expected_calibration_error(evaluation.logits, evaluation.labels)
@@ -34,6 +34,6 @@ def report(run: RunPath) -> None:
 
     opened = Run.open(run)
     opened.lock()
-    for picture in draw_plots(opened, load(opened.read_json("env.json")["data"])):
+    for picture in draw_plots(opened, load(opened.env["data"])):
         print(picture)
     opened.unlock()

@@ -3,7 +3,7 @@
 import math
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,6 +26,11 @@ from tenfold.cli.app import (
 from tenfold.console import remark
 from tenfold.errors import UsageError
 
+if TYPE_CHECKING:
+    from tenfold.training.recipe import Recipe
+    from tenfold.training.run import Run
+    from tenfold.training.train import Trained
+
 
 @app.command()
 def train(
@@ -47,8 +52,11 @@ def train(
 ) -> None:
     """Train a classifier, score it on the test images, and draw what it does."""
     require_extra("train", TRAIN_EXTRA)
+    from tenfold.training.lock import Lock
+
+    if resume and out and (out / "recipe.json").is_file():
+        Lock(out).check()  # a run in use is refused before torch is loaded
     from tenfold.data import load
-    from tenfold.evaluation.evaluate import evaluate, write_scores
     from tenfold.training import train as training
     from tenfold.training.recipe import find_recipe
     from tenfold.training.run import Run, find_unfinished
@@ -63,21 +71,19 @@ def train(
         chosen = chosen if val_size is None else chosen.with_val_size(val_size)
         path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         trained = training.train(chosen, load(data), path, seed=seed, device=device)
+    _score_and_draw(trained, as_json)
+
+
+def _score_and_draw(trained: "Trained", as_json: bool) -> None:
+    """What follows training: scores first, then the table and the pictures, which take their own time."""
+    from tenfold.evaluation.evaluate import evaluate, write_scores
 
     began = time.perf_counter()
     evaluation = evaluate(trained.run, trained.dataset, trained.plan)
-    evaluation_seconds = time.perf_counter() - began
-    total_seconds = process_seconds() + trained.seconds_before
-    seconds = {
-        "setup_seconds": total_seconds - trained.seconds - evaluation_seconds,
-        "train_seconds": trained.seconds,
-        "evaluation_seconds": evaluation_seconds,
-        "total_seconds": total_seconds,
-        "peak_memory_bytes": peak_memory(),
-    }
+    seconds = _measure(trained, time.perf_counter() - began)
     say = remark if as_json else print
     print_accuracy(evaluation.scores, say)
-    say(f"{total_seconds:.1f} s from start to scores, {trained.seconds:.1f} s of them training")
+    say(f"{seconds['total_seconds']:.1f} s from start to scores, {trained.seconds:.1f} s of them training")
     began = time.perf_counter()
     write_scores(trained.run, evaluation, seconds)
 
@@ -94,31 +100,46 @@ def train(
         print_json(results)
 
 
+def _measure(trained: "Trained", evaluation_seconds: float) -> dict[str, float]:
+    """Where the time went, in seconds, up to now; and the most memory held, in bytes."""
+    total = process_seconds() + trained.seconds_before
+    return {
+        "setup_seconds": total - trained.seconds - evaluation_seconds,
+        "train_seconds": trained.seconds,
+        "evaluation_seconds": evaluation_seconds,
+        "total_seconds": total,
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
 def _given(context: typer.Context, name: str) -> bool:
     """Whether the user set this option, by flag or environment."""
     source = context.get_parameter_source(name)
     return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
-def _refuse_changes(context: typer.Context, run: Any) -> None:
+def _refuse_changes(context: typer.Context, run: "Run") -> None:
     """A resumed run keeps its settings: raise `UsageError` where an option asks for another value."""
-    from tenfold.training.recipe import find_recipe
-
-    recipe, env = run.recipe, run.read_json("env.json")
-    settings = {
-        "recipe": recipe.name,
-        "data": env["data"],
-        "seed": env["seed"],
-        "epochs": recipe.epochs,
-        "val_size": recipe.val_size,
-    }
+    recipe, env = run.recipe, run.env
+    settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     for name, value in settings.items():
         asked = context.params[name]
-        asked = find_recipe(asked).name if name == "recipe" else asked
         same = math.isclose(asked, value) if isinstance(asked, float) else asked == value
         if _given(context, name) and not same:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
+    if _given(context, "recipe") and not _same_recipe(context.params["recipe"], recipe):
+        raise UsageError(f"{run.path} was begun with another recipe, its recipe.json: leave --recipe out")
+
+
+def _same_recipe(name: str, recipe: "Recipe") -> bool:
+    """Whether the recipe of that name differs from a run's in nothing but what other options may have set."""
+    from dataclasses import replace
+
+    from tenfold.training.recipe import find_recipe
+
+    free = {"stages": recipe.stages, "val_size": recipe.val_size, "val_split": recipe.val_split}
+    return replace(find_recipe(name), **free) == recipe  # type: ignore[arg-type]
 
 
 @app.command()

@@ -52,11 +52,16 @@ def fetch_cifar10(
     """
     if from_path is not None:
         return Fetched(str(from_path), read_arrays(from_path, spec))
-    if os.environ.get("TENFOLD_OFFLINE", "0") not in ("", "0"):
+    if offline():
         raise DataError(f"TENFOLD_OFFLINE forbids the network; give CIFAR-10 with --from PATH ({ACCEPTED})")
     with storage_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     return _from_network(workdir, [_publisher(md5), _npm()], spec, patience or Patience())
+
+
+def offline() -> bool:
+    """Whether `TENFOLD_OFFLINE` forbids the network."""
+    return os.environ.get("TENFOLD_OFFLINE", "0") not in ("", "0")
 
 
 def _publisher(md5: str) -> _Source:

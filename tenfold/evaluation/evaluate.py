@@ -47,7 +47,7 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None) -> Evaluation
     recipe = run.recipe
     single, averaged = _predict(run, model, dataset.test, plan)
     labels = dataset.test.labels.astype(np.int64)
-    _, val = split(dataset.train, recipe, run.read_json("env.json")["seed"])
+    _, val = split(dataset.train, recipe, run.env["seed"])
     with torch.no_grad():
         l2 = float(penalty(model.network, recipe.l2))
     scores = {
@@ -76,8 +76,7 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
 
     The caller owns the run's lock.
     """
-    env = run.read_json("env.json")
-    results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
+    results = {key: run.env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
     frame = metrics.predictions(evaluation.logits, evaluation.labels, evaluation.classes)
     write_text(run.path / "predictions.csv", frame.to_csv(index=False, float_format="%.6g"))
     run.write_json("results.json", results)

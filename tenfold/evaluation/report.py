@@ -10,7 +10,7 @@ from tenfold.training.run import Run
 
 
 def draw_plots(run: Run, dataset: Dataset) -> list[Path]:
-    """Draw a scored run: history, the first test images, the surest mistakes, confusion, scores by class.
+    """Draw a scored run: history, the first test images, the surest mistakes, confusion.
 
     Writes `plots/*.png` and seals the run; the caller owns its lock. Returns the paths.
     """

@@ -17,7 +17,7 @@ import torch
 
 from tenfold.data.cache import home, load_cifar10
 from tenfold.data.download import npm_client
-from tenfold.data.sources import PUBLISHER_URL
+from tenfold.data.sources import PUBLISHER_URL, offline
 from tenfold.errors import DataError, UsageError
 from tenfold.training.device import DEVICES, NORMAL_RATE, make_plan, matrix_rate
 
@@ -114,7 +114,7 @@ def _cache() -> Iterator[Finding]:
 
 
 def _sources() -> Iterator[Finding]:
-    if os.environ.get("TENFOLD_OFFLINE", "0") not in ("", "0"):
+    if offline():
         yield Finding("sources", "TENFOLD_OFFLINE is set", "the network is not used")
         return
     yield Finding("publisher", _reach(PUBLISHER_URL), "the first source of CIFAR-10; left within seconds if it is slow")

@@ -8,7 +8,6 @@ single rename makes it valid and a truncated or flipped one is known without ask
 import datetime
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -16,22 +15,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from tenfold.console import remark
-from tenfold.errors import BusyError, ModelError, UsageError
+from tenfold.errors import ModelError, UsageError
 from tenfold.files import TEMPORARY_SUFFIX, remove_temporaries, sha256, storage_errors, write_bytes, write_text
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
+from tenfold.training.lock import Lock
 from tenfold.training.model import build, channels_last
 from tenfold.training.recipe import NetworkSpec, Recipe
 
 FORMAT_VERSION = 1
-MANIFEST, LOCK, OWNER = "manifest.json", ".lock", ".owner.json"
+MANIFEST = "manifest.json"
 _CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
 _KEEP_CHECKPOINTS = 2
 
@@ -50,7 +49,7 @@ class Run:
 
     def __init__(self, path: Path):
         self.path = path
-        self._lock: filelock.FileLock | None = None
+        self._lock: Lock | None = None
 
     # --- making, finding, owning ---
 
@@ -82,29 +81,16 @@ class Run:
 
     def lock(self) -> None:
         """Become the only process that writes here, until it ends. Raises `BusyError` that names the other one."""
-        lock = filelock.FileLock(self.path / LOCK)
-        try:
-            with storage_errors(self.path):
-                lock.acquire(timeout=0)
-        except filelock.Timeout:
-            raise BusyError(f"{self.path} is in use by {self._owner()}: wait for it or stop it") from None
+        lock = Lock(self.path)
+        lock.acquire(now())
         self._lock = lock
         remove_temporaries(self.path)
-        self.write_json(OWNER, {"pid": os.getpid(), "since": now()})
 
     def unlock(self) -> None:
         """Let other processes write here."""
         if self._lock:
-            (self.path / OWNER).unlink(missing_ok=True)
             self._lock.release()
             self._lock = None
-
-    def _owner(self) -> str:
-        try:
-            owner = json.loads((self.path / OWNER).read_bytes())
-            return f"process {owner['pid']} since {owner['since']}"
-        except (OSError, ValueError, KeyError):
-            return "another process"
 
     # --- small files ---
 
@@ -121,6 +107,15 @@ class Run:
         if not isinstance(value, dict):
             raise ModelError(f"{self.path / name}: not a JSON object")
         return value
+
+    @property
+    def env(self) -> dict[str, Any]:
+        """What the run is made with: at least seed, data and device. Raises `ModelError` where that is damaged."""
+        env = self.read_json("env.json")
+        missing = [key for key in ("seed", "data", "device", "dtype") if key not in env]
+        if missing:
+            raise ModelError(f"{self.path / 'env.json'}: {missing[0]} is missing")
+        return env
 
     @property
     def recipe(self) -> Recipe:

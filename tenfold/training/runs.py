@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import ModelError, UsageError
+from tenfold.training.lock import OWNER
 
 SORTS = ("date", "accuracy", "seconds", "name")
 
@@ -63,7 +64,7 @@ def is_owned(path: Path) -> bool:
     """Whether a living process says that it works on this run. Only the lock decides; this is for people to read."""
     import psutil
 
-    owner = _read(path / ".owner.json")
+    owner = _read(path / OWNER)
     return bool(owner) and psutil.pid_exists(owner.get("pid", -1))
 
 

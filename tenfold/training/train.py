@@ -66,7 +66,7 @@ def resume(out: Path, device: str | None = None) -> Trained:
     run.lock()
     if run.scored:
         raise ModelError(f"nothing to resume: {out} is finished")
-    env = run.read_json("env.json")
+    env = run.env
     plan, dataset = make_plan(device or env["device"]), load(env["data"])
     checkpoint = run.load_checkpoint()
     fitting = _prepare(run.recipe, dataset, env["seed"], plan)

@@ -1,0 +1,49 @@
+"""Who works on a run directory: one process at a time, until it ends, however it ends. Needs no torch."""
+
+import json
+import os
+from pathlib import Path
+
+import filelock
+
+from tenfold.errors import BusyError
+from tenfold.files import storage_errors, write_text
+
+LOCK, OWNER = ".lock", ".owner.json"
+
+
+class Lock:
+    """The lock of one run directory. The operating system lets go of it when its process dies."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._lock = filelock.FileLock(folder / LOCK)
+
+    def acquire(self, since: str) -> None:
+        """Take the lock at once or not at all, and write down who has it. Raises `BusyError` that names the owner."""
+        self._take()
+        write_text(self.folder / OWNER, json.dumps({"pid": os.getpid(), "since": since}) + "\n")
+
+    def release(self) -> None:
+        """Let other processes have it."""
+        (self.folder / OWNER).unlink(missing_ok=True)
+        self._lock.release()
+
+    def check(self) -> None:
+        """Raise `BusyError` where another process has it now."""
+        self._take()
+        self._lock.release()
+
+    def _take(self) -> None:
+        try:
+            with storage_errors(self.folder):
+                self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise BusyError(f"{self.folder} is in use by {self._owner()}: wait for it or stop it") from None
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads((self.folder / OWNER).read_bytes())
+            return f"process {owner['pid']} since {owner['since']}"
+        except (OSError, ValueError, KeyError):
+            return "another process"
