@@ -278,7 +278,8 @@ def test_a_variable_that_is_wrong_is_named(invoke: Invoke, monkeypatch: pytest.M
 @pytest.fixture
 def unfinished(tiny_recipe: Path, tmp_path: Path) -> Path:
     recipe = Recipe.from_json(tiny_recipe.read_bytes()).with_epochs(0.3)
-    run = Run.create(tmp_path / "runs" / "mine", recipe, {"seed": 3, "data": "shapes", "device": "cpu"})
+    env = {"seed": 3, "data": "shapes", "device": "cpu", "dtype": "float32"}
+    run = Run.create(tmp_path / "runs" / "mine", recipe, env)
     run.unlock()
     return run.path
 
@@ -335,7 +336,7 @@ def test_json_is_one_line_with_the_promised_keys(whole: Any) -> None:
     (run,) = (folder / "runs").iterdir()
     assert re.fullmatch(r"tiny-3-\d{8}-\d{6}", run.name)
     assert folder / answer["run"] == run
-    assert (answer["recipe"], answer["seed"], answer["parameters"]) == ("tiny", 3, 7_584)
+    assert (answer["recipe"], answer["seed"], answer["parameters"]) == ("tiny", 3, 12_320)
     assert answer["epochs"] == pytest.approx(0.3)
     assert 0 < answer["train_seconds"] < answer["total_seconds"]
     assert json.loads((run / "results.json").read_text()) == answer

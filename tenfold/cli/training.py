@@ -129,7 +129,10 @@ def _refuse_changes(context: typer.Context, run: "Run") -> None:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
     if _given(context, "recipe") and not _same_recipe(context.params["recipe"], recipe):
-        raise UsageError(f"{run.path} was begun with another recipe, its recipe.json: leave --recipe out")
+        raise UsageError(
+            f"{run.path} was begun with --recipe {recipe.name}, kept in its recipe.json, "
+            f"not with what {context.params['recipe']} says now: leave --recipe out"
+        )
 
 
 def _same_recipe(name: str, recipe: "Recipe") -> bool:
