@@ -368,8 +368,8 @@ def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and
         errors = [[row["mean"] - low], [high - row["mean"]]]
         axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5)
     axes.set(xlabel="normalised seconds from start to scores", ylabel=f"{rows[0]['measured_on']} accuracy")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.05 * max(max(row["normalised_seconds"]) for row in rows))
     axes.yaxis.set_major_formatter(_percent())
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")  # times begin at 0, so that this corner is empty
     return figure

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.text import Text
@@ -318,3 +320,30 @@ def test_pyplot_is_not_imported() -> None:
         "import sys, tenfold.evaluation.plots; sys.exit('matplotlib.pyplot' in sys.modules or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- many runs
+
+
+def bench_row(recipe: str, accuracies: list[float], seconds: list[float]) -> dict[str, Any]:
+    return {
+        "recipe": recipe,
+        "n": len(accuracies),
+        "mean": float(np.mean(accuracies)),
+        "ci95": [min(accuracies), max(accuracies)] if len(accuracies) > 1 else None,
+        "accuracies": accuracies,
+        "normalised_seconds": seconds,
+        "normalised_seconds_median": float(np.median(seconds)),
+        "measured_on": "test",
+    }
+
+
+def test_every_run_is_a_dot_at_its_time_and_accuracy() -> None:
+    rows = [bench_row("a", [0.89, 0.90, 0.91], [50, 60, 40]), bench_row("b_$x$", [0.94], [400])]
+    (axes,) = plots.accuracy_and_time(rows).axes
+    dots = [part.get_offsets().tolist() for part in axes.collections if isinstance(part, PathCollection)]
+    assert dots == [[[50, 0.89], [60, 0.90], [40, 0.91]], [[400, 0.94]]]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["a: 90.00% (n = 3)", "b_$x$: 94.00% (n = 1)"]
+    assert axes.get_xlim() == pytest.approx((0, 420))
