@@ -4,7 +4,9 @@ import ctypes
 import os
 import platform
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -85,9 +87,14 @@ def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     return torch.float32, "float32: the CPU has no bfloat16 instructions"
 
 
+def cpu_features() -> Mapping[str, Any]:
+    """What the CPU has, by name, as torch reports it; nothing where this torch does not."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware; emulation would be slower than float32."""
-    features = torch.cpu.get_capabilities()
+    features = cpu_features()
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
-
 from tenfold.data.cache import home, load_cifar10
 from tenfold.data.download import npm_client
 from tenfold.data.sources import PUBLISHER_URL, offline
 from tenfold.errors import DataError, UsageError
-from tenfold.training.device import DEVICES, NORMAL_RATE, make_plan, matrix_rate
+from tenfold.training.device import DEVICES, NORMAL_RATE, cpu_features, make_plan, matrix_rate
 
 PACKAGES = ("tenfold", "torch", "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "safetensors")
 _VECTOR_UNITS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "sve", "bf16")
@@ -60,7 +58,7 @@ def _version(name: str) -> str:
 
 
 def _processor() -> Iterator[Finding]:
-    features = torch.cpu.get_capabilities()
+    features = cpu_features()
     units = ", ".join(unit for unit in _VECTOR_UNITS if features.get(unit)) or "none known"
     name = str(features.get("cpu_name") or platform.processor() or "unknown")
     plan = make_plan("cpu")

@@ -19,7 +19,7 @@ from tenfold.console import progress, remark
 from tenfold.data import Dataset, load
 from tenfold.errors import ModelError, Terminated
 from tenfold.files import write_text
-from tenfold.training.device import Plan, make_plan
+from tenfold.training.device import Plan, cpu_features, make_plan
 from tenfold.training.fit import Fit, split
 from tenfold.training.model import count_parameters, summarize
 from tenfold.training.recipe import Recipe
@@ -208,7 +208,7 @@ def describe_environment(data: str, seed: int, plan: Plan) -> dict[str, Any]:
         "reasons": list(plan.reasons),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "platform": platform.platform(),
-        "cpu": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
+        "cpu": cpu_features().get("cpu_name", platform.processor()),
         "gpu": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else None,
         "started": now(),
     }
