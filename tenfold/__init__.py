@@ -1,4 +1,4 @@
-"""tenfold: trains, explains and ships small-image classifiers.
+"""tenfold: trains small-image classifiers, fast, and scores them honestly.
 
 The public names are resolved on first use, so that importing tenfold imports no torch.
 """

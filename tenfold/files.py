@@ -45,7 +45,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
+            with contextlib.suppress(OSError):  # some file systems have no modes
+                temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
             _fsync_folder(path.parent)
         finally:
@@ -73,6 +74,13 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    """The process's umask, which can be read only by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ Results go to standard output, all else to standard error. A file a room; rooms 
 `--help` needs none of them.
 """
 
+import io
 import os
 import signal
 import sys
@@ -34,17 +35,28 @@ def _run() -> int:
             remark(f"tenfold: {error.format_message()} (tenfold --help)")
         return UsageError.exit_code
     except OSError as error:
-        remark(f"tenfold: {error.strerror}: {error.filename}")
+        where = f": {error.filename}" if error.filename else ""
+        remark(f"tenfold: {error.strerror or error}{where}")
         return StorageError.exit_code
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_memory(error):
+            raise
         remark("tenfold: out of memory: try a smaller batch_size in a recipe file")
         return StorageError.exit_code
     except Terminated as signalled:
         return signalled.exit_code
 
 
+def _is_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory: on a GPU it says so by type, on a CPU by its message only."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
 def main() -> None:
     """Entry point of the `tenfold` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a narrow encoding must not end a run at its table
     signal.signal(signal.SIGTERM, _terminate)
     if os.environ.get("TENFOLD_DEBUG"):
         sys.exit(app(standalone_mode=False))

@@ -41,7 +41,7 @@ def before_any_verb(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Train, explain and ship small-image classifiers."""
+    """Train small-image classifiers, score them, and see where they err."""
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -60,7 +60,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on one line of standard output."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    print(json.dumps(value, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def process_seconds() -> float:
@@ -91,6 +92,8 @@ def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -
     """Say what a run scored on the test images."""
     views = f"({scores['test_accuracy_single_view']:.2%} with a single view)"
     losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
+    low, high = scores["test_accuracy_interval"]
     say(f"test accuracy {scores['test_accuracy']:.2%} {views}, {losses}")
+    say(f"on other test images like these, 95 % sure: {low:.1%} to {high:.1%}")
     if scores["val_accuracy"] is not None:
         say(f"validation accuracy {scores['val_accuracy']:.2%}")

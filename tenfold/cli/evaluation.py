@@ -18,7 +18,9 @@ def evaluate(run: RunPath, device: Device = "auto", as_json: Json = False) -> No
     per_class = evaluation.per_class()
     if as_json:
         ece = expected_calibration_error(evaluation.logits, evaluation.labels)
-        print_json(evaluation.scores | {"ece": ece, "per_class": per_class.to_dict("index")})
+        earlier = opened.require_scores() if opened.scored else {}
+        rows = per_class.reset_index().to_dict("records")
+        print_json(earlier | evaluation.scores | {"ece": ece, "per_class": rows})
         return
     print_accuracy(evaluation.scores)
     print(format_per_class(per_class))

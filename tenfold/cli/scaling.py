@@ -45,11 +45,13 @@ def bench(
     names = recipe.split(",")
     for name in names:
         find_recipe(name)
+    stems = [benching.stem(name) for name in names]
+    if len(set(stems)) < len(stems):
+        raise UsageError(f"recipes must have different names: {', '.join(stems)}")
     load(data)  # so that no run's time holds a download
     options = ["--data", data, "--device", device]
     options += [] if epochs is None else ["--epochs", f"{epochs:g}"]
     options += [] if val_size is None else ["--val-size", str(val_size)]
-    stems = [Path(name).stem for name in names]
     path = out or RUNS / f"bench-{'-'.join(stems)}"
     timed = benching.bench(names, range(seed0, seed0 + runs), path, options)
     rows = [benching.summarize(stem, timed[name]) for stem, name in zip(stems, names, strict=True)]

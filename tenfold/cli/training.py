@@ -56,20 +56,24 @@ def train(
 
     if resume and out and (out / "recipe.json").is_file():
         Lock(out).check()  # a run in use is refused before torch is loaded
+    from tenfold.training.recipe import find_recipe
+
+    chosen = find_recipe(recipe)
     from tenfold.data import load
     from tenfold.training import train as training
-    from tenfold.training.recipe import find_recipe
-    from tenfold.training.run import Run, find_unfinished
+    from tenfold.training.device import make_plan
+    from tenfold.training.run import Run, check_new, find_unfinished
 
     if resume:
         path = out or find_unfinished(RUNS).path
         _refuse_changes(context, Run.open(path))
         trained = training.resume(path, device if _given(context, "device") else None)
     else:
-        chosen = find_recipe(recipe)
         chosen = chosen if epochs is None else chosen.with_epochs(epochs)
         chosen = chosen if val_size is None else chosen.with_val_size(val_size)
         path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
+        make_plan(device)
         trained = training.train(chosen, load(data), path, seed=seed, device=device)
     _score_and_draw(trained, as_json)
 
@@ -85,7 +89,7 @@ def _score_and_draw(trained: "Trained", as_json: bool) -> None:
     print_accuracy(evaluation.scores, say)
     say(f"{seconds['total_seconds']:.1f} s from start to scores, {trained.seconds:.1f} s of them training")
     began = time.perf_counter()
-    write_scores(trained.run, evaluation, seconds)
+    results = write_scores(trained.run, evaluation, seconds)
 
     from tenfold.evaluation.metrics import format_per_class
     from tenfold.evaluation.report import draw_plots  # Matplotlib and scikit-learn load after the scores, not before
@@ -93,11 +97,10 @@ def _score_and_draw(trained: "Trained", as_json: bool) -> None:
     if not as_json:
         print(format_per_class(evaluation.per_class()))
     pictures = draw_plots(trained.run, trained.dataset)
-    results = write_scores(trained.run, evaluation, seconds | {"report_seconds": time.perf_counter() - began})
     trained.run.unlock()
     remark(f"pictures: {', '.join(str(picture) for picture in pictures)}")
     if as_json:
-        print_json(results)
+        print_json(results | {"report_seconds": time.perf_counter() - began})
 
 
 def _measure(trained: "Trained", evaluation_seconds: float) -> dict[str, float]:

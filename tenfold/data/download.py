@@ -250,7 +250,8 @@ def _raise_npm_error(complaints: str, folder: Path) -> None:
 
 def _folder_bytes(folder: Path) -> int:
     size = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # npm renames its files while we look
-            size += path.stat().st_size
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # npm renames and removes its files while we look
+                size += Path(parent, name).stat().st_size
     return size

@@ -1,10 +1,9 @@
 """A run and data → scores, written into the run directory as `results.json` and `predictions.csv`."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from tenfold.data.dataset import Dataset, Split
@@ -16,6 +15,9 @@ from tenfold.training.fit import split
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import count_parameters, penalty
 from tenfold.training.run import Model, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Evaluation:
     classes: tuple[str, ...]
     scores: dict[str, Any]
 
-    def per_class(self) -> pd.DataFrame:
+    def per_class(self) -> "pd.DataFrame":
         """Precision, recall and F1 of each class (see `metrics.per_class`)."""
         return metrics.per_class(self.labels, self.logits.argmax(1), self.classes)
 
@@ -56,6 +58,8 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None) -> Evaluation
         "parameters": count_parameters(model.network),
         "epochs": recipe.epochs,
         "test_accuracy": metrics.accuracy(averaged, labels),
+        "test_accuracy_interval": list(metrics.wilson_interval(int((averaged.argmax(1) == labels).sum()), len(labels))),
+        "test_accuracy_top5": metrics.top_k_accuracy(averaged, labels, 5) if len(model.classes) > 5 else None,
         "test_accuracy_single_view": metrics.accuracy(single, labels),
         "test_loss": metrics.cross_entropy(averaged, labels, recipe.label_smoothing) + l2,
         "test_cross_entropy": metrics.cross_entropy(averaged, labels),
@@ -76,7 +80,8 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
 
     The caller owns the run's lock.
     """
-    results = {key: run.env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
+    env = run.env
+    results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
     frame = metrics.predictions(evaluation.logits, evaluation.labels, evaluation.classes)
     write_text(run.path / "predictions.csv", frame.to_csv(index=False, float_format="%.6g"))
     run.write_json("results.json", results)

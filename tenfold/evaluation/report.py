@@ -10,7 +10,7 @@ from tenfold.training.run import Run
 
 
 def draw_plots(run: Run, dataset: Dataset) -> list[Path]:
-    """Draw a scored run: history, the first test images, the surest mistakes, confusion.
+    """Draw a scored run: history, the first test images, the surest mistakes, confusion, scores by class.
 
     Writes `plots/*.png` and seals the run; the caller owns its lock. Returns the paths.
     """
@@ -39,6 +39,9 @@ def draw_plots(run: Run, dataset: Dataset) -> list[Path]:
             metrics.confusion_matrix(labels, predicted, len(dataset.classes)), dataset.classes, f"Confusion: {name}"
         ),
     }
+    figures["per_class"] = plots.class_scores(
+        metrics.per_class(labels, predicted, dataset.classes), f"Scores by class: {name}"
+    )
     paths = []
     for stem, figure in figures.items():
         paths.append(run.path / "plots" / f"{stem}.png")

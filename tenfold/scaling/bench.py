@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.console import progress, remark
-from tenfold.errors import TenfoldError, UsageError
+from tenfold.errors import ModelError, TenfoldError, UsageError
 from tenfold.files import storage_errors, write_text
+from tenfold.training.device import NORMAL_RATE, matrix_rate
+from tenfold.training.recipe import find_recipe
 
 STEADY = 0.10
 TRIES = 3
-RECORD = "bench.json"
+SETTINGS = "bench.json"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,6 @@ class Timed:
 
     def normalised(self, seconds: float) -> float:
         """Turn this run's seconds into normalised ones."""
-        from tenfold.training.device import NORMAL_RATE
-
         return seconds * (self.rate_before + self.rate_after) / 2 / NORMAL_RATE
 
 
@@ -59,34 +59,59 @@ def bench(
 ) -> dict[str, list[Timed]]:
     """Train every recipe with every seed below `out`, recipes alternately; runs found there are not repeated.
 
-    `options` are handed on to `tenfold train`. Raises `UsageError` where `out` holds runs made with other options, and
-    `RunFailedError`.
+    `options` are handed on to `tenfold train`. Raises `UsageError` where `out` holds anything else, or runs made with
+    other options or recipes; `ModelError` where a record there is damaged; `RunFailedError`.
     """
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-    _check_options(out / "options.json", list(options))
+    _check_settings(out, {stem(recipe): json.loads(find_recipe(recipe).to_json()) for recipe in recipes}, options)
     done: dict[str, list[Timed]] = {recipe: [] for recipe in recipes}
     with progress("bench", len(seeds) * len(recipes)) as bar:
         for seed, recipe in product(seeds, recipes):
             timed = _run_once(recipe, seed, out, options)
             done[recipe].append(timed)
-            bar(1, note=f"{recipe} seed {seed}: {accuracy(timed):.2%}")
+            bar(1, note=f"{stem(recipe)} seed {seed}: {accuracy(timed):.2%}")
     return done
 
 
-def _check_options(path: Path, options: list[str]) -> None:
+def stem(recipe: str) -> str:
+    """What a recipe is called in a bench: its name, or its file's name without ending."""
+    return Path(recipe).stem
+
+
+def _check_settings(out: Path, recipes: dict[str, Any], options: Sequence[str]) -> None:
+    """Make `out` a bench's folder, or see that it is one whose runs can be added to."""
+    path = out / SETTINGS
     if not path.exists():
-        write_text(path, json.dumps(options) + "\n")
-    elif json.loads(path.read_bytes()) != options:
-        raise UsageError(f"{path.parent} holds a bench made with other options: choose another --out")
+        if any(out.iterdir()):
+            raise UsageError(f"{out} holds other things than a bench: choose another --out")
+        known: dict[str, Any] = {}
+    else:
+        settings = _read(path)
+        known = settings.get("recipes", {})
+        changed = [name for name, recipe in recipes.items() if known.get(name, recipe) != recipe]
+        if changed or settings.get("options") != list(options):
+            what = f"another {changed[0]}" if changed else "other options"
+            raise UsageError(f"{out} holds runs made with {what}: choose another --out")
+    write_text(path, json.dumps({"options": list(options), "recipes": known | recipes}, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged ({error}): remove it to measure again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is damaged: remove it to measure again")
+    return value
 
 
 def _run_once(recipe: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
-    """Measure until the machine is steady, a few times at the most, and record the steadiest try."""
-    path = out / f"{Path(recipe).stem}-{seed}"
-    record = path / RECORD
+    """Measure until the machine is steady, a few times at the most, and record the steadiest try beside the run."""
+    path = out / f"{stem(recipe)}-{seed}"
+    record = out / f"{path.name}.json"
     if record.exists():
-        return Timed(**json.loads(record.read_bytes()))
+        return _read_record(record)
     best: Timed | None = None
     for _ in range(TRIES):
         timed = _measure(recipe, seed, path, options)
@@ -99,10 +124,19 @@ def _run_once(recipe: str, seed: int, out: Path, options: Sequence[str]) -> Time
     return best
 
 
-def _measure(recipe: str, seed: int, path: Path, options: Sequence[str]) -> Timed:
-    from tenfold.training.device import matrix_rate
+def _read_record(path: Path) -> Timed:
+    record = _read(path)
+    try:
+        timed = Timed(**record)
+        accuracy(timed)
+        timed.normalised(timed.results["total_seconds"])
+    except (TypeError, KeyError, ZeroDivisionError) as error:
+        raise ModelError(f"{path} is damaged: remove it to measure again") from error
+    return timed
 
-    shutil.rmtree(path, ignore_errors=True)  # an interrupted or unsteady try
+
+def _measure(recipe: str, seed: int, path: Path, options: Sequence[str]) -> Timed:
+    shutil.rmtree(path, ignore_errors=True)  # an interrupted or unsteady try of this bench
     words = ("train", "--recipe", recipe, "--seed", str(seed), "--out", str(path), "--json", *options)
     before = matrix_rate()
     process = subprocess.run([sys.executable, "-m", "tenfold", *words], capture_output=True, text=True, check=False)

@@ -118,14 +118,13 @@ def make_batch(images: Tensor, pixels: Pixels, draws: Draws, chosen: Tensor, cut
     Flip and whole-pixel shift only choose pixels, so they cost one gather; an affine map is resampled in float and
     flipped afterwards.
     """
-    if draws.theta is not None:
-        batch = pixels.to_network(images[chosen])
-        batch = resample(batch, draws.theta[chosen])
-        batch = batch if draws.flip is None else torch.where(_per_image(draws.flip[chosen]), batch.flip(3), batch)
-    else:
-        flip = None if draws.flip is None else draws.flip[chosen]
-        shift = None if draws.shift is None else draws.shift[chosen]
+    flip = None if draws.flip is None else draws.flip[chosen]
+    shift = None if draws.shift is None else draws.shift[chosen]
+    if draws.theta is None:
         batch = pixels.to_network(gather(images, chosen, flip, shift))
+    else:
+        batch = resample(pixels.to_network(gather(images, chosen, None, shift)), draws.theta[chosen])
+        batch = batch if flip is None else torch.where(_per_image(flip), batch.flip(3), batch)
     return batch if draws.hole is None else cut_out(batch, draws.hole[chosen], cutout)
 
 

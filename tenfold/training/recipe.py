@@ -59,7 +59,8 @@ class Stage:
 class Recipe:
     """The hyperparameters of a run. Shapes: batches of B images, H×W pixels, K classes."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,63}$")]
+    """Letters, digits, `_`, `-` and dots: it becomes part of a path."""
     network: NetworkSpec
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     batch_size: Positive = 500
@@ -103,6 +104,20 @@ class Recipe:
     unsure_share: Share = 1.0
     """Share of the images, the least sure ones, that get more than one view."""
 
+    @pydantic.model_validator(mode="after")
+    def _fits_the_network(self) -> "Recipe":
+        if self.network.name == "reference" and self.small_share:
+            raise ValueError("small_share: the reference network takes images of one size only")
+        if self.network.name != "reference" and self.l2:
+            raise ValueError("l2: only the reference network has such a term; use decay")
+        if self.network.name != "reference" and self.small_share:
+            side = self.small_size // self.network.stride >> len(self.network.widths)
+            if side == 0:
+                raise ValueError(
+                    f"small_size: {self.small_size} pixels are too few for {len(self.network.widths)} groups"
+                )
+        return self
+
     @property
     def epochs(self) -> float:
         """Epochs of all stages together."""
@@ -133,6 +148,8 @@ class Recipe:
             return _ADAPTER.validate_json(text, strict=True)
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
+            if first["type"] == "value_error":  # one of `_fits_the_network`, which names its field
+                raise UsageError(f"{source}: {first['msg'].removeprefix('Value error, ')}") from error
             field = ".".join(str(part) for part in first["loc"]) or "file"
             raise UsageError(f"{source}: {field}: {first['msg']}") from error
 

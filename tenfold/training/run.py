@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.console import remark
-from tenfold.errors import ModelError, UsageError
+from tenfold.errors import BusyError, ModelError, UsageError
 from tenfold.files import TEMPORARY_SUFFIX, remove_temporaries, sha256, storage_errors, write_bytes, write_text
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
@@ -262,8 +262,12 @@ def find_unfinished(folder: Path) -> Run:
     paths = [path.parent for path in folder.glob("[!.]*/recipe.json")]
     for path in sorted(paths, key=_last_touched, reverse=True):
         run = Run(path)
-        if not run.scored:
-            return run
+        try:
+            Lock(path).check()
+            if not run.scored:
+                return run
+        except (BusyError, ModelError) as error:
+            remark(f"passed over: {error}")
     raise ModelError(f"nothing to resume: no unfinished run in {folder}")
 
 
@@ -281,8 +285,8 @@ def _read_checkpoint(path: Path) -> Checkpoint | None:
     match = _CHECKPOINT.fullmatch(path.name)
     if not match or hashlib.sha256(content).hexdigest()[:16] != match[2]:
         return None
-    with safetensors.safe_open(path, "pt") as file:
-        notes = json.loads(file.metadata()["tenfold"])
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    notes = json.loads(header["__metadata__"]["tenfold"])
     return Checkpoint(notes.pop("step"), safetensors.torch.load(content), notes)
 
 

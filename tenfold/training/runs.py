@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tenfold.errors import ModelError, UsageError
-from tenfold.training.lock import OWNER
+from tenfold.errors import BusyError, ModelError, UsageError
+from tenfold.training.lock import LOCK, Lock
 
 SORTS = ("date", "accuracy", "seconds", "name")
 
@@ -61,11 +61,14 @@ def _row(path: Path) -> Row:
 
 
 def is_owned(path: Path) -> bool:
-    """Whether a living process says that it works on this run. Only the lock decides; this is for people to read."""
-    import psutil
-
-    owner = _read(path / OWNER)
-    return bool(owner) and psutil.pid_exists(owner.get("pid", -1))
+    """Whether a process works on this run now."""
+    if not (path / LOCK).exists():
+        return False
+    try:
+        Lock(path).check()
+    except BusyError:
+        return True
+    return False
 
 
 def compare_runs(first: Path, second: Path) -> dict[str, tuple[Any, Any]]:

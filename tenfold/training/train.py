@@ -5,13 +5,13 @@ import platform
 import signal
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-import pandas as pd
 import torch
 from torch import nn
 
@@ -68,12 +68,24 @@ def resume(out: Path, device: str | None = None) -> Trained:
         raise ModelError(f"nothing to resume: {out} is finished")
     env = run.env
     plan, dataset = make_plan(device or env["device"]), load(env["data"])
+    _note_resumption(run, plan)
     checkpoint = run.load_checkpoint()
     fitting = _prepare(run.recipe, dataset, env["seed"], plan)
     if checkpoint:
         fitting.restore(checkpoint)
         remark(f"going on at step {fitting.step} of {fitting.schedule.total}")
     return _train(run, fitting, dataset)
+
+
+def _note_resumption(run: Run, plan: Plan) -> None:
+    """Write down where the run goes on, and say what keeps it from ending with the bits of an uninterrupted one."""
+    env = run.env
+    here = describe_environment(env["data"], env["seed"], plan)
+    changed = [key for key in ("device", "dtype", "threads", "versions", "cpu") if env.get(key) != here[key]]
+    if changed:
+        remark(f"{', '.join(changed)} changed since this run was begun: it goes on, but not bit for bit")
+    resumed = [*env.get("resumed", []), here["started"]]
+    run.write_json("env.json", here | {"started": env.get("started"), "resumed": resumed})
 
 
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan) -> Fit:
@@ -181,11 +193,19 @@ def _report_epoch(fitting: Fit) -> None:
 
 def write_logs(run: Run, fitting: Fit) -> None:
     """Write metrics.csv (a row an epoch) and steps.csv (a row a step)."""
-    write_text(run.path / "metrics.csv", pd.DataFrame(fitting.epochs).to_csv(index=False, float_format="%.6g"))
-    steps = pd.DataFrame(fitting.log[: fitting.step].numpy(), columns=["loss", "accuracy"])
-    steps.insert(0, "step", range(1, fitting.step + 1))
-    steps.insert(1, "epoch", steps["step"] / fitting.schedule.steps_per_epoch)
-    write_text(run.path / "steps.csv", steps.to_csv(index=False, float_format="%.6g"))
+    per_epoch = fitting.schedule.steps_per_epoch
+    steps = [
+        {"step": step, "epoch": step / per_epoch, "loss": loss, "accuracy": accuracy}
+        for step, (loss, accuracy) in enumerate(fitting.log[: fitting.step].tolist(), start=1)
+    ]
+    write_text(run.path / "metrics.csv", _to_csv(fitting.epochs))
+    write_text(run.path / "steps.csv", _to_csv(steps))
+
+
+def _to_csv(rows: Sequence[Mapping[str, float]]) -> str:
+    """Rows of the same columns, six significant digits each; nan is an empty cell."""
+    lines = [rows[0].keys(), *(("" if math.isnan(value) else f"{value:.6g}" for value in row.values()) for row in rows)]
+    return "".join(",".join(line) + "\n" for line in lines)
 
 
 def print_summary(network: nn.Module, size: int) -> None:

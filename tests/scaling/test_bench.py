@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tenfold.errors import UsageError
+from tenfold.errors import ModelError, UsageError
 from tenfold.scaling import bench
 from tenfold.scaling.bench import RunFailedError, Timed, compare, interval, summarize
 from tenfold.training.recipe import Recipe, Stage
@@ -78,14 +78,13 @@ def test_runs_alternate_and_are_not_repeated(tmp_path: Path, monkeypatch: pytest
 
     def measure(recipe: str, seed: int, path: Path, options: list[str]) -> Timed:
         measured.append(path.name)
-        path.mkdir()
         return timed(0.9, 1)
 
     monkeypatch.setattr(bench, "_measure", measure)
-    bench.bench(["a", "b"], range(2), tmp_path)
-    assert measured == ["a-0", "b-0", "a-1", "b-1"]
-    again = bench.bench(["a", "b"], range(3), tmp_path)
-    assert measured[4:] == ["a-2", "b-2"] and len(again["a"]) == 3
+    bench.bench(["fast89", "reference"], range(2), tmp_path)
+    assert measured == ["fast89-0", "reference-0", "fast89-1", "reference-1"]
+    again = bench.bench(["fast89", "reference"], range(3), tmp_path)
+    assert measured[4:] == ["fast89-2", "reference-2"] and len(again["fast89"]) == 3
 
 
 def test_other_options_are_refused(tmp_path: Path) -> None:
@@ -94,17 +93,48 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
         bench.bench([], [], tmp_path, ["--epochs", "2"])
 
 
+def test_a_recipe_changed_meanwhile_is_refused(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the recipes in bench.json: the old runs' figures were given for the new recipe."""
+    monkeypatch.setattr(bench, "_measure", lambda *_: timed(0.9, 1))
+    mine = tmp_path / "mine.json"
+    mine.write_bytes(tiny_recipe.read_bytes())
+    bench.bench([str(mine)], [0], tmp_path / "out")
+    mine.write_text(replace(Recipe.from_json(mine.read_bytes()), batch_size=7).to_json())
+    with pytest.raises(UsageError, match="another mine"):
+        bench.bench([str(mine)], [0], tmp_path / "out")
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    """Without the check: the run of that name was deleted."""
+    (tmp_path / "fast89-0").mkdir()
+    (tmp_path / "fast89-0" / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="other things than a bench"):
+        bench.bench(["fast89"], [0], tmp_path)
+    assert (tmp_path / "fast89-0" / "model.safetensors").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"results": {}, "rate_before": 1, "rate_after": 1}'])
+def test_a_damaged_record_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
+    monkeypatch.setattr(bench, "_measure", lambda *_: timed(0.9, 1))
+    bench.bench(["fast89"], [0], tmp_path)
+    (tmp_path / "fast89-0.json").write_text(content)
+    with pytest.raises(ModelError, match=r"fast89-0\.json is damaged"):
+        bench.bench(["fast89"], [0], tmp_path)
+
+
+def test_two_recipes_of_one_name_are_refused(command: Command, tiny_recipe: Path) -> None:
+    answer = command("bench", "--recipe", f"{tiny_recipe},{tiny_recipe}", "--data", "shapes")
+    assert (answer.returncode, answer.stdout) == (2, "") and "different names" in answer.stderr
+
+
 def test_an_unsteady_run_is_measured_again_and_the_steadiest_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = iter([timed(0.9, 3, 400, 750), timed(0.9, 2, 600, 750), timed(0.9, 1, 500, 750)])
-
-    def measure(recipe: str, seed: int, path: Path, options: list[str]) -> Timed:
-        path.mkdir(exist_ok=True)
-        return next(tries)
-
-    monkeypatch.setattr(bench, "_measure", measure)
-    kept = bench.bench(["a"], [0], tmp_path)["a"][0]
+    monkeypatch.setattr(bench, "_measure", lambda *_: next(tries))
+    kept = bench.bench(["fast89"], [0], tmp_path)["fast89"][0]
     assert kept.rate_before == 600 and next(tries, None) is None
 
 

@@ -278,3 +278,15 @@ def test_views_by_hand() -> None:
     assert seen[False, -1] == [[4, 3, 4], [1, 0, 1], [4, 3, 4]]
     assert seen[True, 1] == [[4, 3, 4], [7, 6, 7], [4, 3, 4]]  # mirrored first
     assert seen[True, -1] == [[4, 5, 4], [1, 2, 1], [4, 5, 4]]
+
+
+def test_a_shift_in_whole_pixels_comes_before_a_rotation() -> None:
+    """Without the shift where there is a rotation: it was drawn and not done."""
+    images = torch.from_numpy(draw_images(4, 8))
+    recipe = replace(REFERENCE, rotate=1e-9, shift_share=0.0, shift=2, flip="none", cutout=0)
+    draws = draw_epoch(recipe, 4, 8, seed=3, epoch=0)
+    assert draws.shift is not None and draws.shift.abs().sum() > 0
+    chosen = torch.arange(4)
+    batch = make_batch(images, Pixels(), draws, chosen)
+    expected = Pixels().to_network(gather(images, chosen, None, draws.shift))
+    assert torch.allclose(batch, expected, atol=1e-5)

@@ -144,6 +144,19 @@ def test_the_newest_unfinished_run_is_found(tmp_path: Path) -> None:
     assert find_unfinished(tmp_path).path == tmp_path / "middle"
 
 
+def test_a_damaged_run_and_one_in_use_are_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the `except` in `find_unfinished`: the first of them ended the search."""
+    for name in ("wanted", "damaged", "in use"):
+        run = Run.create(tmp_path / name, RECIPE, {})
+        if name != "in use":
+            run.unlock()
+    (tmp_path / "damaged" / "manifest.json").write_text("{")
+    os.utime(tmp_path / "wanted", (1e9, 1e9))
+    assert find_unfinished(tmp_path).path == tmp_path / "wanted"
+    assert capsys.readouterr().err.count("passed over") == 2
+    run.unlock()
+
+
 def test_nothing_to_resume(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         with pytest.raises(ModelError, match="nothing to resume: no unfinished run in"):

@@ -1,12 +1,12 @@
 """Lists and comparisons of run directories, on directories written here by hand."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from tenfold.errors import ModelError, UsageError
+from tenfold.training.lock import Lock
 from tenfold.training.runs import compare_runs, list_runs
 
 
@@ -46,8 +46,11 @@ def test_states(folder: Path) -> None:
         return next(row.state for row in list_runs(folder) if row.run.endswith("c"))
 
     assert state() == "unfinished"
-    (folder / "bench" / "c" / ".owner.json").write_text(json.dumps({"pid": os.getpid()}))
+    lock = Lock(folder / "bench" / "c")
+    lock.acquire("now")
     assert state() == "running"
+    lock.release()
+    assert state() == "unfinished"
     (folder / "bench" / "c" / "recipe.json").write_text("{")
     assert state() == "damaged"
 
