@@ -6,11 +6,12 @@ Open to every room, as `errors` is.
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tenfold.errors import StorageError
 
@@ -37,6 +38,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     rename survives a power cut. Raises `StorageError`.
     """
     with storage_errors(path):
+        if path.exists() and not path.is_file():
+            raise StorageError(f"cannot write {path}: it is there and is not a file")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX)
         temporary = Path(name)
@@ -62,6 +65,21 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 `content` to `path` atomically. Raises `StorageError`."""
     write_bytes(path, content.encode())
+
+
+def parse_object(content: bytes) -> dict[str, Any]:
+    """Parse a JSON object strictly. Raises `ValueError` for anything else: NaN, too deep a nesting, another type."""
+    try:
+        value = json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -54,13 +54,13 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*header, box=box.SIMPLE_HEAD, show_edge=False)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    console = Console(width=None if sys.stdout and sys.stdout.isatty() else 10_000, highlight=False)
     console.print(table)
 
 
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on one line of standard output."""
-    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    ascii_only = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
     print(json.dumps(value, ensure_ascii=ascii_only, allow_nan=False))
 
 

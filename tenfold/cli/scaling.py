@@ -44,7 +44,8 @@ def bench(
 
     names = recipe.split(",")
     for name in names:
-        find_recipe(name)
+        chosen = find_recipe(name)
+        chosen.with_epochs(chosen.epochs if epochs is None else epochs).with_val_size(val_size or 0)
     stems = [benching.stem(name) for name in names]
     if len(set(stems)) < len(stems):
         raise UsageError(f"recipes must have different names: {', '.join(stems)}")

@@ -85,11 +85,11 @@ def _score_and_draw(trained: "Trained", as_json: bool) -> None:
     began = time.perf_counter()
     evaluation = evaluate(trained.run, trained.dataset, trained.plan)
     seconds = _measure(trained, time.perf_counter() - began)
+    results = write_scores(trained.run, evaluation, seconds)  # before they are printed: a closed pipe loses nothing
     say = remark if as_json else print
     print_accuracy(evaluation.scores, say)
     say(f"{seconds['total_seconds']:.1f} s from start to scores, {trained.seconds:.1f} s of them training")
     began = time.perf_counter()
-    results = write_scores(trained.run, evaluation, seconds)
 
     from tenfold.evaluation.metrics import format_per_class
     from tenfold.evaluation.report import draw_plots  # Matplotlib and scikit-learn load after the scores, not before

@@ -82,6 +82,8 @@ def read_arrays(path: Path, spec: Spec = CIFAR10) -> Arrays:
     Raises `DataError` for what is missing, unreadable, unrecognised or not what `spec` says; `UsageError` for parquet
     files without pyarrow.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is neither a file nor a folder; give {ACCEPTED}")
     with _readable(path):
         arrays = _read(path, spec)
     verify(arrays, spec, str(path))

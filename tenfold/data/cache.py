@@ -21,7 +21,7 @@ from tenfold.data.archives import CIFAR10, Spec, array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.decoders import Arrays
 from tenfold.errors import DataError, StorageError
-from tenfold.files import atomic_write, remove_temporaries, storage_errors, write_text
+from tenfold.files import atomic_write, parse_object, remove_temporaries, storage_errors, write_text
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FORMAT = 1
@@ -41,7 +41,10 @@ class Cached:
 def home() -> Path:
     """The folder of everything that tenfold keeps for all runs."""
     if folder := os.environ.get("TENFOLD_HOME"):
-        return Path(folder).expanduser().absolute()
+        try:
+            return Path(folder).expanduser().absolute()
+        except RuntimeError as error:
+            raise StorageError(f"TENFOLD_HOME is {folder}: there is no such user") from error
     from platformdirs import user_cache_path
 
     return user_cache_path("tenfold")
@@ -161,7 +164,7 @@ def _read(spec: Spec) -> tuple[str, Arrays]:
     if not _manifest_path().exists():
         raise DataError(f"CIFAR-10 is not in the cache ({folder})")
     try:
-        manifest = json.loads(_manifest_path().read_text())
+        manifest = parse_object(_manifest_path().read_bytes())
         if manifest["format"] != _FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
         source = str(manifest["source"])

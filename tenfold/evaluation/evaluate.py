@@ -85,5 +85,5 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
     frame = metrics.predictions(evaluation.logits, evaluation.labels, evaluation.classes)
     write_text(run.path / "predictions.csv", frame.to_csv(index=False, float_format="%.6g"))
     run.write_json("results.json", results)
-    run.seal()
+    run.seal_more("results.json", "predictions.csv")
     return results

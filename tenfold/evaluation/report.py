@@ -15,6 +15,7 @@ def draw_plots(run: Run, dataset: Dataset) -> list[Path]:
     Writes `plots/*.png` and seals the run; the caller owns its lock. Returns the paths.
     """
     results = run.require_scores()
+    run.verify("results.json", "predictions.csv", "metrics.csv", "steps.csv")
     predictions = pd.read_csv(
         run.path / "predictions.csv", dtype={"true": str, "predicted": str}, keep_default_na=False
     )
@@ -46,5 +47,5 @@ def draw_plots(run: Run, dataset: Dataset) -> list[Path]:
     for stem, figure in figures.items():
         paths.append(run.path / "plots" / f"{stem}.png")
         plots.save(figure, paths[-1])
-    run.seal()
+    run.seal_more(*(path.relative_to(run.path).as_posix() for path in paths))
     return paths

@@ -19,7 +19,7 @@ from typing import Any
 
 from tenfold.console import progress, remark
 from tenfold.errors import ModelError, TenfoldError, UsageError
-from tenfold.files import storage_errors, write_text
+from tenfold.files import parse_object, storage_errors, write_text
 from tenfold.training.device import NORMAL_RATE, matrix_rate
 from tenfold.training.recipe import find_recipe
 
@@ -98,12 +98,9 @@ def _check_settings(out: Path, recipes: dict[str, Any], options: Sequence[str]) 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        return parse_object(path.read_bytes())
     except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}): remove it to measure again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is damaged: remove it to measure again")
-    return value
 
 
 def _run_once(recipe: str, seed: int, out: Path, options: Sequence[str]) -> Timed:

@@ -33,6 +33,8 @@ class Fit:
     def __init__(self, recipe: Recipe, train: Split, classes: int, val: Split | None, seed: int, plan: Plan):
         self.recipe, self.seed, self.plan = recipe, seed, plan
         images, labels = to_tensors(train)
+        if recipe.small_share and recipe.small_size > images.shape[1]:
+            raise UsageError(f"small_size: {recipe.small_size} is more than the images' {images.shape[1]} pixels")
         if recipe.shift >= images.shape[1]:
             raise UsageError(f"a shift of {recipe.shift} pixels is too large for images of {images.shape[1]}")
         self.pixels = measure_pixels(images) if recipe.standardize else Pixels()

@@ -7,7 +7,7 @@ from pathlib import Path
 import filelock
 
 from tenfold.errors import BusyError
-from tenfold.files import storage_errors, write_text
+from tenfold.files import parse_object, storage_errors, write_text
 
 LOCK, OWNER = ".lock", ".owner.json"
 
@@ -43,7 +43,7 @@ class Lock:
 
     def _owner(self) -> str:
         try:
-            owner = json.loads((self.folder / OWNER).read_bytes())
+            owner = parse_object((self.folder / OWNER).read_bytes())
             return f"process {owner['pid']} since {owner['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"

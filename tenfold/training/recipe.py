@@ -14,29 +14,32 @@ from pydantic.dataclasses import dataclass
 
 from tenfold.errors import UsageError
 
-_STRICT = pydantic.ConfigDict(extra="forbid")
+STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+Side = Annotated[int, Field(ge=0, le=1024)]
+Rate = Annotated[float, Field(ge=0, le=1e30)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class NetworkSpec:
     """Which network, in the words that `model.build` understands."""
 
     name: Literal["whitened", "reference"] = "whitened"
-    widths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (32, 128, 256)
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=10)] = (32, 128, 256)
     """Channels of each group; a group halves the image's side."""
-    depth: Positive = 2
+    depth: Annotated[int, Field(ge=1, le=16)] = 2
     """Convolutions in each group."""
-    whitening: Positive = 3
+    whitening: Annotated[int, Field(ge=1, le=16)] = 3
     """Side of the patches that the fixed first layer whitens, in pixels."""
     whitening_pairs: Positive = 16
     """Principal patches kept; each gives two channels, the patch and its negative."""
-    stride: Positive = 1
+    stride: Annotated[int, Field(ge=1, le=16)] = 1
     """Step of the first layer, in pixels."""
     head_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Logits are the head's output times this, over its number of inputs."""
@@ -46,7 +49,7 @@ class NetworkSpec:
     """Share of activations dropped after each hidden dense layer (`reference` only)."""
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Stage:
     """A stretch of training with one optimizer state and a learning rate that goes straight from a to b."""
 
@@ -55,7 +58,7 @@ class Stage:
     final_learning_rate: Rate
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
     """The hyperparameters of a run. Shapes: batches of B images, H×W pixels, K classes."""
 
@@ -85,17 +88,17 @@ class Recipe:
     """Subtract the training pixels' mean and divide by their standard deviation; else pixels are just in [0, 1]."""
     flip: Literal["none", "random", "alternating"] = "alternating"
     """`alternating`: each image is mirrored every other epoch, so that two epochs show both sides."""
-    shift: Count = 2
+    shift: Side = 2
     """Largest shift in whole pixels, the border mirrored."""
     rotate: Degrees = 0.0
     """Largest rotation in degrees."""
     shift_share: Share = 0.0
     """Largest shift as a share of the side, bilinear together with the rotation, the border repeated."""
-    cutout: Count = 0
+    cutout: Side = 0
     """Side of a square that is greyed out, in pixels."""
     small_share: Share = 0.0
     """Share of the steps, the first ones, that see the images shrunk to `small_size` pixels a side."""
-    small_size: Positive = 16
+    small_size: Side = 16
     val_size: Count = 0
     val_split: Literal["last", "random"] = "last"
     """Which training images are held out: the last ones, or some drawn by the seed."""
@@ -106,6 +109,9 @@ class Recipe:
 
     @pydantic.model_validator(mode="after")
     def _fits_the_network(self) -> "Recipe":
+        patches = 3 * self.network.whitening**2
+        if self.network.name == "whitened" and self.network.whitening_pairs > patches:
+            raise ValueError(f"network.whitening_pairs: patches of this size have only {patches}")
         if self.network.name == "reference" and self.small_share:
             raise ValueError("small_share: the reference network takes images of one size only")
         if self.network.name != "reference" and self.l2:
@@ -196,6 +202,8 @@ def find_recipe(name: str) -> Recipe:
     if path.suffix != ".json":
         raise UsageError(f"unknown recipe {name!r}: choose {', '.join(RECIPES)} or a .json file")
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UsageError(f"{name} is too large to be a recipe")
         return Recipe.from_json(path.read_bytes(), source=name)
     except OSError as error:
         raise UsageError(f"cannot read recipe {name}: {error.strerror}") from error

@@ -11,25 +11,35 @@ import json
 import re
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
+import pydantic.dataclasses
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from tenfold.console import remark
 from tenfold.errors import BusyError, ModelError, UsageError
-from tenfold.files import TEMPORARY_SUFFIX, remove_temporaries, sha256, storage_errors, write_bytes, write_text
+from tenfold.files import (
+    TEMPORARY_SUFFIX,
+    parse_object,
+    remove_temporaries,
+    sha256,
+    storage_errors,
+    write_bytes,
+    write_text,
+)
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
 from tenfold.training.lock import Lock
 from tenfold.training.model import build, channels_last
-from tenfold.training.recipe import NetworkSpec, Recipe
+from tenfold.training.recipe import STRICT, NetworkSpec, Recipe
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 MANIFEST = "manifest.json"
 _CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
 _KEEP_CHECKPOINTS = 2
@@ -101,20 +111,17 @@ class Run:
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON object. Raises `ModelError` where it is missing or damaged."""
         try:
-            value = json.loads((self.path / name).read_bytes())
+            return parse_object((self.path / name).read_bytes())
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.path / name}: cannot be read ({_reason(error)})") from error
-        if not isinstance(value, dict):
-            raise ModelError(f"{self.path / name}: not a JSON object")
-        return value
 
     @property
     def env(self) -> dict[str, Any]:
         """What the run is made with: at least seed, data and device. Raises `ModelError` where that is damaged."""
         env = self.read_json("env.json")
-        missing = [key for key in ("seed", "data", "device", "dtype") if key not in env]
-        if missing:
-            raise ModelError(f"{self.path / 'env.json'}: {missing[0]} is missing")
+        for key, kind in (("seed", int), ("data", str), ("device", str), ("dtype", str)):
+            if not isinstance(env.get(key), kind):
+                raise ModelError(f"{self.path / 'env.json'}: {key} is missing or of the wrong type")
         return env
 
     @property
@@ -139,8 +146,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """All checkpoint files, the newest first, none of them checked."""
-        names = (self.path / "checkpoints").glob("*.safetensors")
-        return sorted((path for path in names if _CHECKPOINT.fullmatch(path.name)), reverse=True)
+        paths = (self.path / "checkpoints").glob("*.safetensors")
+        return sorted((path for path in paths if _CHECKPOINT.fullmatch(path.name) and path.is_file()), reverse=True)
 
     def keep_checkpoints(self, count: int) -> None:
         """Delete all but the newest `count`."""
@@ -173,25 +180,37 @@ class Run:
     def load_model(self, plan: Plan) -> "Model":
         """Rebuild the trained network on the plan's device, checked against the manifest. Raises `ModelError`."""
         self.verify("model.json", "model.safetensors")
-        description = self.read_json("model.json")
         try:
-            spec = NetworkSpec(**description["network"])
-            model = build(spec, len(description["classes"]), description["size"])
-            pixels = Pixels(tuple(description["mean"]), tuple(description["std"]))
-        except (KeyError, TypeError, ValueError, UsageError) as error:
+            told = _DESCRIPTION.validate_json((self.path / "model.json").read_bytes(), strict=True)
+            model = build(told.network, len(told.classes), told.size)
+        except (OSError, ValueError, UsageError) as error:
             raise ModelError(f"{self.path / 'model.json'}: not understood ({_reason(error)})") from error
         _fill(model, self.path / "model.safetensors")
-        return Model(
-            channels_last(model.to(plan.device)).eval(), tuple(description["classes"]), description["size"], pixels
-        )
+        network = channels_last(model.to(plan.device)).eval()
+        return Model(network, told.classes, told.size, Pixels(told.mean, told.std))
 
     # --- the manifest ---
 
     def seal(self) -> None:
         """Write the manifest over everything that is here now; checkpoints vouch for themselves."""
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file() and not self._is_private(path)]
-        digests = {path.relative_to(self.path).as_posix(): sha256(path) for path in files}
-        self.write_json(MANIFEST, {"format": FORMAT_VERSION, "files": digests})
+        self._write_manifest({path.relative_to(self.path).as_posix(): sha256(path) for path in files})
+
+    def seal_more(self, *names: str) -> None:
+        """Take files just written into the manifest, and leave what it says of all others: damage stays damage."""
+        self._write_manifest(self._sealed() | {name: sha256(self.path / name) for name in names})
+
+    def _write_manifest(self, digests: dict[str, str]) -> None:
+        self.write_json(MANIFEST, {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))})
+
+    def _sealed(self) -> dict[str, str]:
+        """Digests by file name. Raises `ModelError` for a manifest that is missing, damaged or of another format."""
+        if not self.trained:
+            raise ModelError(f"{self.path} has not finished training: go on with `tenfold train --resume`")
+        manifest = self.read_json(MANIFEST)
+        if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
+            raise ModelError(f"{self.path / MANIFEST}: format {manifest.get('format')!r} is unknown to this version")
+        return manifest["files"]
 
     def _is_private(self, path: Path) -> bool:
         relative = path.relative_to(self.path)
@@ -199,16 +218,12 @@ class Run:
 
     def verify(self, *names: str) -> None:
         """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""
-        if not (self.path / MANIFEST).is_file():
-            raise ModelError(f"{self.path} has not finished training: go on with `tenfold train --resume`")
-        manifest = self.read_json(MANIFEST)
-        if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
-            raise ModelError(f"{self.path / MANIFEST}: format {manifest.get('format')!r} is unknown to this version")
-        for name in names or manifest["files"]:
+        sealed = self._sealed()
+        for name in names or sealed:
             path = self.path / name
             if not path.is_file():
                 raise ModelError(f"{path} is missing")
-            if sha256(path) != manifest["files"].get(name):
+            if sha256(path) != sealed.get(name):
                 raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
 
     def require_scores(self) -> dict[str, Any]:
@@ -225,7 +240,7 @@ class Run:
     @property
     def scored(self) -> bool:
         """Whether the scores were written too: nothing is left to resume."""
-        return self.trained and "results.json" in self.read_json(MANIFEST).get("files", {})
+        return self.trained and "results.json" in self._sealed()
 
 
 @dataclass(frozen=True)
@@ -238,23 +253,38 @@ class Model:
     pixels: Pixels
 
 
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class ModelDescription:
+    """model.json: all that is needed to rebuild the network and to feed it."""
+
+    format: Literal[1]
+    network: NetworkSpec
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
+    size: Annotated[int, Field(ge=1, le=1024)]
+    """Side of the images, in pixels."""
+    resize: Literal["squash", "crop", "pad"]
+    """How images of other shapes are brought to that size."""
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+_DESCRIPTION = TypeAdapter(ModelDescription)
+
+
 def check_new(path: Path) -> None:
     """Raise `UsageError` where a new run directory cannot be named `path`."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
         raise UsageError(f"{path} exists: choose another --out, or go on with it by --resume")
 
 
 def describe_model(spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels) -> dict[str, Any]:
     """Say in JSON all that `Run.load_model` needs."""
-    return {
-        "format": FORMAT_VERSION,
-        "network": asdict(spec),
-        "classes": list(classes),
-        "size": size,
-        "resize": "squash",
-        "mean": list(pixels.mean),
-        "std": list(pixels.std),
-    }
+    described = ModelDescription(FORMAT_VERSION, spec, classes, size, "squash", pixels.mean, pixels.std)
+    return _DESCRIPTION.dump_python(described, mode="json")
 
 
 def find_unfinished(folder: Path) -> Run:

@@ -1,13 +1,14 @@
 """Many run directories: what is in a folder, and how two of them differ. Reads JSON only, so it needs no torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tenfold.errors import BusyError, ModelError, UsageError
+from tenfold.files import parse_object
 from tenfold.training.lock import LOCK, Lock
 
+T = TypeVar("T")
 SORTS = ("date", "accuracy", "seconds", "name")
 
 
@@ -46,18 +47,27 @@ def _hidden(path: Path) -> bool:
 def _row(path: Path) -> Row:
     try:
         recipe, env, results = (_read(path / name) for name in ("recipe.json", "env.json", "results.json"))
+        return Row(
+            run=str(path),
+            recipe=_typed(recipe, "name", str),
+            data=_typed(env, "data", str),
+            seed=_typed(env, "seed", int),
+            accuracy=_typed(results, "test_accuracy", float) if results else None,
+            seconds=_typed(results, "total_seconds", float) if results else None,
+            date=_typed(env, "started", str),
+            state="finished" if results else "running" if is_owned(path) else "unfinished",
+        )
     except ModelError:
         return Row(str(path), "?", "?", None, None, None, "", "damaged")
-    return Row(
-        run=str(path),
-        recipe=recipe.get("name", "?"),
-        data=env.get("data", "?"),
-        seed=env.get("seed"),
-        accuracy=results.get("test_accuracy"),
-        seconds=results.get("total_seconds"),
-        date=env.get("started", ""),
-        state="finished" if results else "running" if is_owned(path) else "unfinished",
-    )
+
+
+def _typed(value: dict[str, Any], key: str, kind: type[T]) -> T:
+    found = value.get(key)
+    if kind is float and isinstance(found, int):
+        found = float(found)
+    if not isinstance(found, kind):
+        raise ModelError(f"{key} is missing or of the wrong type")
+    return found
 
 
 def is_owned(path: Path) -> bool:
@@ -100,11 +110,8 @@ def _flatten(value: Any, name: str) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """Read a JSON object, {} where there is no such file. Raises `ModelError` where it is damaged."""
     try:
-        value = json.loads(path.read_bytes())
+        return parse_object(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is damaged: not a JSON object")
-    return value

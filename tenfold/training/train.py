@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tenfold.console import progress, remark
-from tenfold.data import Dataset, load
+from tenfold.data import NAMES, Dataset, load
 from tenfold.errors import ModelError, Terminated
 from tenfold.files import write_text
 from tenfold.training.device import Plan, cpu_features, make_plan
@@ -67,7 +67,7 @@ def resume(out: Path, device: str | None = None) -> Trained:
     if run.scored:
         raise ModelError(f"nothing to resume: {out} is finished")
     env = run.env
-    plan, dataset = make_plan(device or env["device"]), load(env["data"])
+    plan, dataset = make_plan(device or env["device"]), dataset_of(run)
     _note_resumption(run, plan)
     checkpoint = run.load_checkpoint()
     fitting = _prepare(run.recipe, dataset, env["seed"], plan)
@@ -75,6 +75,14 @@ def resume(out: Path, device: str | None = None) -> Trained:
         fitting.restore(checkpoint)
         remark(f"going on at step {fitting.step} of {fitting.schedule.total}")
     return _train(run, fitting, dataset)
+
+
+def dataset_of(run: Run) -> Dataset:
+    """Load the data that a run was trained on. Raises `ModelError` where it names none that is known."""
+    name = run.env["data"]
+    if name not in NAMES:
+        raise ModelError(f"{run.path / 'env.json'}: no data set is named {name!r}")
+    return load(name)
 
 
 def _note_resumption(run: Run, plan: Plan) -> None:
