@@ -9,7 +9,15 @@ from typing import NoReturn
 import pytest
 
 from tenfold.errors import StorageError
-from tenfold.files import TEMPORARY_SUFFIX, atomic_write, remove_temporaries, sha256, write_bytes, write_text
+from tenfold.files import (
+    TEMPORARY_SUFFIX,
+    atomic_write,
+    parse_object,
+    remove_temporaries,
+    sha256,
+    write_bytes,
+    write_text,
+)
 
 
 def everything(folder: Path) -> set[str]:
@@ -107,3 +115,27 @@ def test_only_temporaries_are_removed(tmp_path: Path) -> None:
 def test_sha256_of_the_standards_example(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": NaN}', "NaN"),
+        (b'{"a": -Infinity}', "Infinity"),
+        (b"[1]", "not a JSON object"),
+        (b"\xff", "decode"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_what_is_no_json_object_is_a_value_error(content: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        parse_object(content)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    """Without the check: a device node became a picture."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="is there and is not a file"):
+        write_bytes(tmp_path / "pipe", b"x")
+    assert (tmp_path / "pipe").is_fifo()

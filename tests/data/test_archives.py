@@ -1,6 +1,7 @@
 """Every published form of CIFAR-10, packed and extracted, comes out as the same arrays; damaged ones are refused."""
 
 import io
+import os
 import pickle
 import struct
 import sys
@@ -228,3 +229,10 @@ def test_pickles_of_python_3(tmp_path: Path) -> None:
         pickle.dump({"data": pixels, "labels": batch.labels.tolist()}, content, protocol=4)
         files[batch.stem] = content.getvalue()
     assert_right(tiny_cifar.write_folder(files, tmp_path))
+
+
+def test_a_pipe_is_refused_unopened(tmp_path: Path) -> None:
+    """Without the check: it was waited for, for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        read_arrays(tmp_path / "pipe")

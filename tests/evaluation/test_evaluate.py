@@ -135,7 +135,8 @@ def test_scores_are_written_and_sealed(make_run: MakeRun) -> None:
     np.testing.assert_allclose(frame["probability"], best, rtol=1e-5)
 
 
-def test_pictures_are_drawn_and_sealed(make_run: MakeRun) -> None:
+@pytest.fixture
+def scored(make_run: MakeRun) -> Run:
     run = make_run(RECIPE)
     write_scores(run, evaluate(run, DATASET, PLAN), {})
     row = {"epoch": 1.0, "stage": 1, "learning_rate": 0.1, "train_loss": 2.0, "train_accuracy": 0.2}
@@ -143,6 +144,12 @@ def test_pictures_are_drawn_and_sealed(make_run: MakeRun) -> None:
     epochs.to_csv(run.path / "metrics.csv", index=False)
     steps = pd.DataFrame({"step": [1, 2], "epoch": [0.5, 1.0], "loss": [2.2, 1.8], "accuracy": [0.1, 0.3]})
     steps.to_csv(run.path / "steps.csv", index=False)
+    run.seal()
+    return run
+
+
+def test_pictures_are_drawn_and_sealed(scored: Run) -> None:
+    run = scored
     paths = draw_plots(run, DATASET)
     stems = {path.stem for path in paths}
     assert {"history", "gallery", "misclassified", "confusion"} <= stems
@@ -150,3 +157,25 @@ def test_pictures_are_drawn_and_sealed(make_run: MakeRun) -> None:
         with Image.open(path) as picture:
             assert picture.format == "PNG" and min(picture.size) > 300
     run.verify(*(path.relative_to(run.path).as_posix() for path in paths))
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_drawing_does_not_seal_damage(scored: Run) -> None:
+    """Without `seal_more`, which leaves the other digests alone: the flipped weights counted as sound afterwards."""
+    flip_a_bit(scored.path / "model.safetensors")
+    draw_plots(scored, DATASET)
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        evaluate(scored, DATASET, PLAN)
+
+
+@pytest.mark.parametrize("name", ["results.json", "predictions.csv", "metrics.csv", "steps.csv"])
+def test_nothing_is_drawn_from_damaged_files(scored: Run, name: str) -> None:
+    """Without `verify`: wrong pictures, or pandas' errors."""
+    flip_a_bit(scored.path / name)
+    with pytest.raises(ModelError, match=name):
+        draw_plots(scored, DATASET)
