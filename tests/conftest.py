@@ -32,7 +32,7 @@ def command() -> Command:
 
     def run(*arguments: str | Path, **keywords: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "tenfold", *map(str, arguments)]
-        return subprocess.run(words, capture_output=True, text=True, timeout=240, **keywords)  # type: ignore[call-overload, no-any-return]
+        return subprocess.run(words, capture_output=True, text=True, timeout=600, **keywords)  # type: ignore[call-overload, no-any-return]
 
     return run
 

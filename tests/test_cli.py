@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -72,14 +71,14 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_is_quick_and_needs_no_room(command: Command) -> None:
-    """Half a second is the aim; a busy machine gets one."""
+    """Half a second is the aim for the median; neighbours can only slow it down, so the quickest of five decides."""
     seconds = []
     for _ in range(5):
         began = time.perf_counter()
         result = command("--help")
         seconds.append(time.perf_counter() - began)
         assert result.returncode == 0 and "train" in result.stdout and result.stderr == ""
-    assert statistics.median(seconds) <= 1.0
+    assert min(seconds) <= 0.5
 
 
 @pytest.mark.parametrize("verb", [[], ["train"], ["data", "get"]])

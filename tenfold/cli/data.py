@@ -10,12 +10,13 @@ from tenfold.cli.app import Json, app, print_json, require_extra
 data_app = typer.Typer(help="Get, look at and remove data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+FetchedName = Annotated[str, typer.Argument(help="cifar10; what is drawn needs no getting.")]
 DataName = Annotated[str, typer.Argument(help="cifar10 or shapes.")]
 
 
 @data_app.command("get")
 def data_get(
-    name: DataName = "cifar10",
+    name: FetchedName = "cifar10",
     from_path: Annotated[
         Path | None,
         typer.Option("--from", help="CIFAR-10 on disk: an archive or folder of any of its published forms."),
@@ -36,7 +37,7 @@ def data_get(
 
 
 @data_app.command("remove")
-def data_remove(name: DataName = "cifar10") -> None:
+def data_remove(name: FetchedName = "cifar10") -> None:
     """Delete a data set from the cache."""
     from tenfold.data import remove
 

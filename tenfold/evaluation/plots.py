@@ -366,7 +366,7 @@ def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and
         low, high = row["ci95"] or (row["mean"], row["mean"])
         middle = row["normalised_seconds_median"]
         errors = [[row["mean"] - low], [high - row["mean"]]]
-        axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5)
+        axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5, marker="_")
     axes.set(xlabel="normalised seconds from start to scores", ylabel=f"{rows[0]['measured_on']} accuracy")
     axes.set_xlim(0, 1.05 * max(max(row["normalised_seconds"]) for row in rows))
     axes.yaxis.set_major_formatter(_percent())

@@ -134,7 +134,8 @@ class KerasNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        mean, variance = torch.empty_like(self.running_mean), torch.empty_like(self.running_var)
+        # zeros, since even with a momentum of 1 what was there is multiplied by 0, and 0 × NaN is NaN
+        mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
         y = F.batch_norm(x, mean, variance, self.weight, self.bias, training=True, momentum=1.0, eps=self.eps)
         count = x.numel() / x.shape[1]
         with torch.no_grad():

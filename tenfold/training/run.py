@@ -206,7 +206,9 @@ class Run:
     def _sealed(self) -> dict[str, str]:
         """Digests by file name. Raises `ModelError` for a manifest that is missing, damaged or of another format."""
         if not self.trained:
-            raise ModelError(f"{self.path} has not finished training: go on with `tenfold train --resume`")
+            raise ModelError(
+                f"{self.path} has not finished training: go on with tenfold train --resume --out {self.path}"
+            )
         manifest = self.read_json(MANIFEST)
         if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
             raise ModelError(f"{self.path / MANIFEST}: format {manifest.get('format')!r} is unknown to this version")

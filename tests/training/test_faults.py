@@ -179,6 +179,7 @@ def cut_newest_checkpoint(out: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+@pytest.mark.timeout(1200)  # nearly thirty processes, on a machine that may be busy
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(folder: Path, straight: Path) -> None:
     """Twenty-seven kills, twenty of them at random moments, and a damaged checkpoint;
     the run goes on each time from the newest sound one.

@@ -295,3 +295,14 @@ def test_weights_depend_on_torchs_generator_alone() -> None:
         states.append(build(NetworkSpec(widths=(8,))).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["head.weight"], states[2]["head.weight"])
+
+
+def test_keras_norm_does_not_read_memory_that_nobody_wrote() -> None:
+    """Without zeros to begin with: NaN now and then, where the memory happened to hold NaN."""
+    norm = KerasNorm(2, momentum=0.01, eps=1e-3)
+    torch.use_deterministic_algorithms(True)  # fills what is not initialised with NaN
+    try:
+        norm(torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.isfinite(norm.running_mean).all() and torch.isfinite(norm.running_var).all()
