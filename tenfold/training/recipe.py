@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=4096)]
 Side = Annotated[int, Field(ge=0, le=1024)]
-Rate = Annotated[float, Field(ge=0, le=1e30)]
+Rate = Annotated[float, Field(ge=0, le=1e38)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
@@ -54,7 +54,7 @@ class Stage:
     """A stretch of training with one optimizer state and a learning rate that goes straight from a to b."""
 
     epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)]
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)]
     final_learning_rate: Rate
 
 
