@@ -404,7 +404,9 @@ def test_another_format_is_refused_by_its_number(finished: Run, version: Any) ->
 
 def test_a_run_that_has_not_finished_gives_no_model(run: Run) -> None:
     run.save_model(make_network(), describe_model(RECIPE.network, CLASSES, 16, PIXELS))
-    with pytest.raises(ModelError, match="has not finished training: go on with `tenfold train --resume`"):
+    with pytest.raises(
+        ModelError, match=f"has not finished training: go on with tenfold train --resume --out {run.path}"
+    ):
         run.load_model(PLAN)
 
 
