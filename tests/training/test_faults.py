@@ -250,6 +250,7 @@ def test_a_second_process_is_sent_away(folder: Path) -> None:
 
 
 def test_nothing_to_resume(straight: Path, folder: Path) -> None:
+    """Without `if run.scored`: the finished run is scored and drawn once more, and ends with 0."""
     code, err = finish(start("nowhere", 0, *go_on(straight)))
     assert (code, err) == (4, [f"tenfold: nothing to resume: {straight} is finished"])
     code, err = finish(start("nowhere", 0, *go_on(folder / "absent")))

@@ -312,6 +312,7 @@ def rewrite_description(run: Run, **changes: Any) -> None:
 def test_weights_of_another_network_are_refused_by_what_differs(
     finished: Run, changes: dict[str, Any], named: str
 ) -> None:
+    """Without the `except` in `_fill`: torch's own errors, a screenful each."""
     rewrite_description(finished, **changes)
     with pytest.raises(ModelError, match=named) as caught:
         finished.load_model(PLAN)
@@ -341,6 +342,7 @@ class Bomb:
 
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
 def test_a_pickle_is_refused_unopened(finished: Run, kind: str) -> None:
+    """Without the `except` in `_fill`: safetensors' error "header too large"; nothing here could run a pickle."""
     path = finished.path / "model.safetensors"
     if kind == "torch":
         torch.save({"weights": Bomb()}, path)
