@@ -6,11 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tenfold.errors import UsageError
+
+if TYPE_CHECKING:
+    from tenfold.training.recipe import Recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
@@ -86,6 +89,15 @@ def require_extra(extra: str, modules: tuple[str, ...]) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise UsageError(f"this needs {', '.join(missing)}: install it with pip install 'tenfold[{extra}]'")
+
+
+def choose_recipe(name: str, epochs: float | None, val_size: int | None) -> "Recipe":
+    """Find the recipe of that name or file, changed as --epochs and --val-size ask. Raises `UsageError`."""
+    from tenfold.training.recipe import find_recipe
+
+    recipe = find_recipe(name)
+    recipe = recipe if epochs is None else recipe.with_epochs(epochs)
+    return recipe if val_size is None else recipe.with_val_size(val_size)
 
 
 def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:

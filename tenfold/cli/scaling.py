@@ -14,6 +14,7 @@ from tenfold.cli.app import (
     Json,
     ValSize,
     app,
+    choose_recipe,
     print_json,
     print_table,
     require_extra,
@@ -40,12 +41,10 @@ def bench(
     from tenfold.data import load
     from tenfold.evaluation import plots
     from tenfold.scaling import bench as benching
-    from tenfold.training.recipe import find_recipe
 
     names = recipe.split(",")
     for name in names:
-        chosen = find_recipe(name)
-        chosen.with_epochs(chosen.epochs if epochs is None else epochs).with_val_size(val_size or 0)
+        choose_recipe(name, epochs, val_size)  # what is wrong with one is said before any of them is trained
     stems = [benching.stem(name) for name in names]
     if len(set(stems)) < len(stems):
         raise UsageError(f"recipes must have different names: {', '.join(stems)}")
@@ -63,12 +62,9 @@ def bench(
     plots.save(plots.accuracy_and_time(rows), path / "bench.png")
     if as_json:
         print_json({"results": rows, "comparison": comparison, "path": str(path)})
-        return
-    for row in rows:
-        print(benching.describe(row))
-    for verdict in comparison:
-        print(verdict["verdict"])
-    print(path / "bench.png")
+    else:
+        sentences = [benching.describe(row) for row in rows] + [compared["verdict"] for compared in comparison]
+        print(*sentences, path / "bench.png", sep="\n")
 
 
 @app.command("runs")

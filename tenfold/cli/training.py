@@ -16,6 +16,7 @@ from tenfold.cli.app import (
     Json,
     ValSize,
     app,
+    choose_recipe,
     peak_memory,
     print_accuracy,
     print_json,
@@ -56,9 +57,7 @@ def train(
 
     if resume and out and (out / "recipe.json").is_file():
         Lock(out).check()  # a run in use is refused before torch is loaded
-    from tenfold.training.recipe import find_recipe
-
-    chosen = find_recipe(recipe)
+    chosen = choose_recipe(recipe, epochs, val_size)
     from tenfold.data import load
     from tenfold.training import train as training
     from tenfold.training.device import make_plan
@@ -69,8 +68,6 @@ def train(
         _refuse_changes(context, Run.open(path))
         trained = training.resume(path, device if _given(context, "device") else None)
     else:
-        chosen = chosen if epochs is None else chosen.with_epochs(epochs)
-        chosen = chosen if val_size is None else chosen.with_val_size(val_size)
         path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
         make_plan(device)

@@ -105,7 +105,8 @@ def test_history_shows_every_epoch_but_not_the_wildest_batch() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_history_of_a_diverged_run_is_drawn(bad: float) -> None:
     epochs = epochs_of([1, 2], validated=False).assign(train_loss=bad)
-    plots.to_png(plots.history(epochs, steps_of(3, 1).assign(loss=bad), "run"), dpi=40)
+    png = plots.to_png(plots.history(epochs, steps_of(3, 1).assign(loss=bad), "run"), dpi=40)
+    assert Image.open(io.BytesIO(png)).size[0] > 300
 
 
 @pytest.mark.parametrize(("n", "epochs"), [(0, 35), (1, 1), (3, 1), (200, 2)])
