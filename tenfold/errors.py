@@ -22,6 +22,10 @@ class DataError(TenfoldError):
     exit_code = 3
 
 
+class ImageError(DataError):
+    """One image that cannot be read: the reason alone, to which the caller adds where it came from."""
+
+
 class ModelError(TenfoldError):
     """A model or checkpoint file that is missing, damaged or of another kind; nothing to resume."""
 
