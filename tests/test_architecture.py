@@ -50,7 +50,7 @@ ORDERS = {
         "train",
         "doctor",
     ),
-    "evaluation": ("metrics", "plots", "evaluate", "corrupt", "explain", "report"),
+    "evaluation": ("metrics", "calibration", "outputs", "plots", "evaluate", "corrupt", "explain", "report"),
     "serving": ("predict", "export", "serve"),
     "scaling": ("bench", "tune", "cluster"),
 }

@@ -102,6 +102,8 @@ def choose_recipe(name: str, epochs: float | None, val_size: int | None) -> "Rec
 
 def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:
     """Say what a run scored on the test images."""
+    from tenfold.evaluation.calibration import say as say_calibration
+
     views = f"({scores['test_accuracy_single_view']:.2%} with a single view)"
     losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
     low, high = scores["test_accuracy_interval"]
@@ -109,3 +111,6 @@ def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -
     say(f"on other test images like these, 95 % sure: {low:.1%} to {high:.1%}")
     if scores["val_accuracy"] is not None:
         say(f"validation accuracy {scores['val_accuracy']:.2%}")
+    say(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} with a single view)")
+    for sentence in say_calibration(scores["calibration"]):
+        say(sentence)

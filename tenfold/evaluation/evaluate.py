@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tenfold.data.dataset import Dataset, Split
+from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError
 from tenfold.evaluation import metrics
+from tenfold.evaluation.calibration import Calibration, calibrate, describe
+from tenfold.evaluation.outputs import Outputs, keep, outputs_of
 from tenfold.files import write_text
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.fit import split
-from tenfold.training.infer import predict_logits
 from tenfold.training.model import count_parameters, penalty
 from tenfold.training.run import Model, Run
 
@@ -22,68 +23,132 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a run does on a test set.
+    """What a run does on a test set, and on its validation images where it has some.
 
-    logits: float32 N×K, test-time views averaged. scores: the numbers that go to `results.json`.
+    scores: the numbers that go to `results.json`.
     """
 
-    logits: np.ndarray
-    labels: np.ndarray
+    test: Outputs
+    val: Outputs | None
     classes: tuple[str, ...]
     scores: dict[str, Any]
+
+    @property
+    def logits(self) -> np.ndarray:
+        """float32 N×K, test-time views averaged."""
+        return self.test.averaged
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 N."""
+        return self.test.labels
+
+    def confusion_matrix(self) -> np.ndarray:
+        """int64 K×K, true classes in rows."""
+        return metrics.confusion_matrix(self.labels, self.logits.argmax(1), len(self.classes))
 
     def per_class(self) -> "pd.DataFrame":
         """Precision, recall and F1 of each class (see `metrics.per_class`)."""
         return metrics.per_class(self.labels, self.logits.argmax(1), self.classes)
 
+    def predictions(self) -> "pd.DataFrame":
+        """One row an image, test-time views averaged (see `metrics.predictions`)."""
+        return metrics.predictions(self.logits, self.labels, self.classes)
 
-def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None) -> Evaluation:
+    def details(self) -> dict[str, Any]:
+        """What `tenfold evaluate --json` says besides the scores: by class, by pair of classes, by certainty."""
+        table = metrics.reliability(self.logits, self.labels)
+        return {
+            "per_class": self.per_class().reset_index().to_dict("records"),
+            "confusion_matrix": self.confusion_matrix().tolist(),
+            "reliability": {name: values.tolist() for name, values in table._asdict().items()},
+        }
+
+
+def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None, *, own: bool = True) -> Evaluation:
     """Score a trained run on the test images of `dataset`, without writing anything.
 
-    Raises `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes.
+    own: whether `dataset` is what the run was trained on; with other data, the calibration is the run's, not theirs.
+    Raises `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without
+    labelled test images.
     """
     plan = plan or make_plan()
     model = run.load_model(plan)
+    _require_fitting(run, model, dataset)
+    test = outputs_of(run, model, dataset.test, plan, "test")
+    held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
+    val = outputs_of(run, model, held_out, plan, "val") if held_out else None
+    calibration = calibrate(val.single, val.labels) if val else None if own else _earlier_calibration(run)
+    more = {
+        "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
+        "calibration": describe(calibration, test.single, test.labels) if calibration else None,
+    }
+    return Evaluation(test, val, model.classes, _scores(run, model, test) | more)
+
+
+def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
     if dataset.classes != model.classes:
-        raise DataError(f"{dataset.name} has other classes than {run.path} was trained on: {', '.join(model.classes)}")
-    recipe = run.recipe
-    single, averaged = _predict(run, model, dataset.test, plan)
-    labels = dataset.test.labels.astype(np.int64)
-    _, val = split(dataset.train, recipe, run.env["seed"])
+        raise DataError(f"{dataset.name} has other classes than {run.path} was trained on: {_named(model.classes)}")
+    if len(dataset.test) == 0:
+        raise DataError(f"{dataset.name} has no test images with labels")
+
+
+def _named(classes: tuple[str, ...], most: int = 20) -> str:
+    more = f" and {len(classes) - most:,} more" if len(classes) > most else ""
+    return ", ".join(metrics.shown(name) for name in classes[:most]) + more
+
+
+def _earlier_calibration(run: Run) -> Calibration | None:
+    found = run.read_json("results.json").get("calibration") if run.scored else None
+    return Calibration.from_json(found) if found else None
+
+
+def _scores(run: Run, model: Model, test: Outputs) -> dict[str, Any]:
+    recipe, labels = run.recipe, test.labels
+    right = int((test.averaged.argmax(1) == labels).sum())
     with torch.no_grad():
         l2 = float(penalty(model.network, recipe.l2))
-    scores = {
+    return {
         "run": str(run.path),
         "recipe": recipe.name,
         "parameters": count_parameters(model.network),
         "epochs": recipe.epochs,
-        "test_accuracy": metrics.accuracy(averaged, labels),
-        "test_accuracy_interval": list(metrics.wilson_interval(int((averaged.argmax(1) == labels).sum()), len(labels))),
-        "test_accuracy_top5": metrics.top_k_accuracy(averaged, labels, 5) if len(model.classes) > 5 else None,
-        "test_accuracy_single_view": metrics.accuracy(single, labels),
-        "test_loss": metrics.cross_entropy(averaged, labels, recipe.label_smoothing) + l2,
-        "test_cross_entropy": metrics.cross_entropy(averaged, labels),
-        "val_accuracy": metrics.accuracy(_predict(run, model, val, plan)[1], val.labels) if val else None,
+        "test_images": len(labels),
+        "test_accuracy": metrics.accuracy(test.averaged, labels),
+        "test_accuracy_interval": list(metrics.wilson_interval(right, len(labels))),
+        "test_accuracy_top5": metrics.top_k_accuracy(test.averaged, labels, 5) if len(model.classes) > 5 else None,
+        "test_accuracy_single_view": metrics.accuracy(test.single, labels),
+        "test_loss": metrics.cross_entropy(test.averaged, labels, recipe.label_smoothing) + l2,
+        "test_cross_entropy": metrics.cross_entropy(test.averaged, labels),
+        "ece": metrics.expected_calibration_error(test.averaged, labels),
+        "ece_single_view": metrics.expected_calibration_error(test.single, labels),
     }
-    return Evaluation(averaged, labels, model.classes, scores)
-
-
-def _predict(run: Run, model: Model, part: Split, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float32 N×K of a single view, and averaged over the recipe's test-time views."""
-    recipe, images = run.recipe, torch.from_numpy(np.array(part.images))
-    logits = predict_logits(model.network, images, model.pixels, plan, recipe.views, recipe.unsure_share)
-    return logits.single.numpy(), logits.averaged.numpy()
 
 
 def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict[str, Any]:
-    """Write results.json (the scores and `more`) and predictions.csv, seal the run, return the results.
+    """Write results.json (the scores and `more`), predictions.csv and the logits; seal the run, return the results.
 
     The caller owns the run's lock.
     """
     env = run.env
     results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
-    frame = metrics.predictions(evaluation.logits, evaluation.labels, evaluation.classes)
-    write_text(run.path / "predictions.csv", frame.to_csv(index=False, float_format="%.6g"))
+    write_text(run.path / "predictions.csv", to_csv(evaluation.predictions()))
     run.write_json("results.json", results)
-    run.seal_more("results.json", "predictions.csv")
+    parts = {"test": evaluation.test, "val": evaluation.val}
+    kept = [keep(run, outputs, name) for name, outputs in parts.items() if outputs and outputs.fresh]
+    run.seal_more("results.json", "predictions.csv", *kept)
     return results
+
+
+def rewrite_scores(run: Run, evaluation: Evaluation) -> dict[str, Any]:
+    """As `write_scores`, but keep what training measured, times and memory. Raises `ModelError` for damaged results."""
+    if not run.scored:
+        return write_scores(run, evaluation, {})
+    run.verify("results.json")
+    earlier = run.read_json("results.json")
+    return write_scores(run, evaluation, {name: earlier[name] for name in earlier if name not in evaluation.scores})
+
+
+def to_csv(predictions: "pd.DataFrame") -> str:
+    """Six significant digits a number, a final newline."""
+    return predictions.to_csv(index=False, float_format="%.6g")

@@ -9,7 +9,7 @@ pandas (0.4 s) and scikit-learn (2 s) are imported where they are used: a run pr
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -69,12 +69,27 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
 
     In [0, 1]; 0 means that of all predictions made with 80 % certainty, 80 % are right (Guo et al., 2017).
     """
+    table = reliability(logits, labels, bins)
+    return float((table.images * np.abs(table.confidence - table.accuracy)).sum() / len(labels))
+
+
+class Reliability(NamedTuple):
+    """By bin of confidence: how many images, their mean confidence and their accuracy; both 0 in an empty bin."""
+
+    images: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
+    """Compare certainty with truth over equal-width bins of confidence, open below: (a, b]."""
     _require_pairs(logits, labels)
     confidence = probabilities(logits).max(axis=1)
     correct = logits.argmax(axis=1) == labels
-    bin_of = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)  # bins are open below: (a, b]
-    gap_sums = np.bincount(bin_of, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gap_sums).sum() / len(labels))
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.intp) - 1, 0, bins - 1)
+    images = np.bincount(bin_of, minlength=bins)
+    sums = (np.bincount(bin_of, weights=values, minlength=bins) for values in (confidence, correct))
+    return Reliability(images, *(total / np.maximum(images, 1) for total in sums))
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -94,6 +109,14 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.nd
     """Counts, int64 K×K: rows are true classes, columns predicted ones."""
     cells = labels.astype(np.int64) * k + predicted.astype(np.int64)
     return np.bincount(cells, minlength=k * k).reshape(k, k)
+
+
+def top_confusions(matrix: np.ndarray, most: int = 5) -> list[tuple[int, int, int]]:
+    """The cells off the diagonal with most images: true class, predicted class, images; the largest first."""
+    wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
+    largest = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    cells = zip(*np.unravel_index(largest, wrong.shape), strict=True)
+    return [(int(true), int(said), int(wrong[true, said])) for true, said in cells if wrong[true, said]]
 
 
 def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> "pd.DataFrame":
@@ -156,6 +179,12 @@ def format_per_class(frame: "pd.DataFrame") -> str:
     rule = "─" * len(header)
     summary = len(SUMMARY_ROWS)
     return "\n".join([header, rule, *lines[:-summary], rule, *lines[-summary:]])
+
+
+def format_confusions(confusions: Sequence[tuple[int, int, int]], classes: Sequence[str]) -> str:
+    """What `top_confusions` found, in a sentence."""
+    cells = [f"{shown(classes[true])} as {shown(classes[said])} {count:,} ×" for true, said, count in confusions]
+    return f"most often mistaken: {', '.join(cells)}" if cells else "no mistakes"
 
 
 def shown(name: str, longest: int = 32) -> str:

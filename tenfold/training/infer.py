@@ -1,5 +1,6 @@
 """The one path from images to logits without gradients: validation, scores and reports all take it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,25 +21,37 @@ class Logits(NamedTuple):
 
 @torch.no_grad()
 def predict_logits(
-    model: nn.Module, images: Tensor, pixels: Pixels, plan: Plan, views: str = "one", unsure_share: float = 1.0
+    model: nn.Module,
+    images: Tensor,
+    pixels: Pixels,
+    plan: Plan,
+    views: str = "one",
+    unsure_share: float = 1.0,
+    on_batch: Callable[[float], None] = lambda share: None,
 ) -> Logits:
     """Compute logits of uint8 N×H×W×3; the model is left in the mode it came in.
 
     Every image is seen once as it is. The share `unsure_share` of them whose two best logits lie closest together is
-    seen in the other `views` too, which gives most of the gain for part of the price.
+    seen in the other `views` too, which gives most of the gain for part of the price. `on_batch` is told after every
+    batch for how many of the N images' worth of the work it stands.
     """
     was_training = model.training
     model.eval()
     try:
         plain, *others = VIEWS[views]
-        single = _run(model, images, pixels, plan, plain)
+        again = round(unsure_share * len(images)) * len(others)
+
+        def tell(seen: int) -> None:
+            on_batch(seen * len(images) / (len(images) + again))
+
+        single = _run(model, images, pixels, plan, plain, tell)
         averaged = single.clone()
         unsure = find_unsure(single, unsure_share) if others else torch.empty(0, dtype=torch.int64)
         if len(unsure):
             chosen = images[unsure.to(images.device)]
             total = plain[0] * single[unsure]
             for view in others:
-                total += view[0] * _run(model, chosen, pixels, plan, view)
+                total += view[0] * _run(model, chosen, pixels, plan, view, tell)
             averaged[unsure] = total
         return Logits(single, averaged)
     finally:
@@ -52,11 +65,14 @@ def find_unsure(logits: Tensor, share: float) -> Tensor:
     return (best[:, 0] - best[:, 1]).argsort(stable=True)[:count].sort().values
 
 
-def _run(model: nn.Module, images: Tensor, pixels: Pixels, plan: Plan, view: View) -> Tensor:
+def _run(
+    model: nn.Module, images: Tensor, pixels: Pixels, plan: Plan, view: View, tell: Callable[[int], None]
+) -> Tensor:
     _, mirrored, shift = view
     parts = []
     for batch in images.split(BATCH_SIZE):
         seen = make_view(batch.to(plan.device), mirrored, shift)
         with plan.autocast():
             parts.append(model(pixels.to_network(seen)).float().cpu())
+        tell(len(batch))
     return torch.cat(parts)

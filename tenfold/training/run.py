@@ -203,6 +203,10 @@ class Run:
     def _write_manifest(self, digests: dict[str, str]) -> None:
         self.write_json(MANIFEST, {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))})
 
+    def digest(self, name: str) -> str | None:
+        """What the manifest says a file's SHA-256 is, or None where it does not speak of it. Raises `ModelError`."""
+        return self._sealed().get(name)
+
     def _sealed(self) -> dict[str, str]:
         """Digests by file name. Raises `ModelError` for a manifest that is missing, damaged or of another format."""
         if not self.trained:

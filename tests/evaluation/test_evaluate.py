@@ -12,10 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tenfold.data.dataset import Dataset
+from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError
-from tenfold.evaluation.evaluate import evaluate, write_scores
+from tenfold.evaluation import outputs
+from tenfold.evaluation.calibration import calibrate, describe
+from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
 from tenfold.evaluation.report import draw_plots
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
@@ -101,6 +103,98 @@ def test_data_of_other_classes_are_refused(make_run: MakeRun) -> None:
     other = Dataset("mine", (*DATASET.classes[:9], "blob"), DATASET.train, DATASET.test)
     with pytest.raises(DataError, match=r"mine has other classes than .* was trained on: disk, ring, .*heart"):
         evaluate(make_run(RECIPE), other, PLAN)
+
+
+def test_other_classes_are_named_but_not_by_the_hundred(make_run: MakeRun) -> None:
+    run = make_run(RECIPE)
+    names = tuple(f"class {i}" for i in range(300))
+    torch.manual_seed(0)
+    run.save_model(build(RECIPE.network, 300), describe_model(RECIPE.network, names, 32, PIXELS))
+    run.seal()
+    with pytest.raises(DataError, match=r"class 19 and 280 more$"):
+        evaluate(run, DATASET, PLAN)
+
+
+def test_data_without_labelled_test_images_are_refused(make_run: MakeRun) -> None:
+    empty = dataclasses.replace(DATASET, test=DATASET.test[:0])
+    with pytest.raises(DataError, match="shapes has no test images with labels"):
+        evaluate(make_run(RECIPE), empty, PLAN)
+
+
+def forbid_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(outputs, "predict_logits", fail)
+
+
+def test_the_logits_are_kept_and_used_again(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(RECIPE.with_val_size(20))
+    first = evaluate(run, DATASET, PLAN)
+    write_scores(run, first, {})
+    run.verify("logits/test.safetensors", "logits/val.safetensors")
+    forbid_inference(monkeypatch)
+    second = evaluate(run, DATASET, PLAN)
+    assert second.scores == first.scores and not second.test.fresh
+    np.testing.assert_array_equal(second.test.single, first.test.single)
+
+
+@pytest.mark.parametrize("change", ["images", "dtype", "views", "damage"])
+def test_kept_logits_of_something_else_are_not_used(
+    make_run: MakeRun, change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the key, or without `verify`, the old scores came back."""
+    run = make_run(RECIPE)
+    first = evaluate(run, DATASET, PLAN)
+    write_scores(run, first, {})
+    dataset, plan = DATASET, PLAN
+    if change == "images":
+        dataset = dataclasses.replace(DATASET, test=DATASET.test[::-1])
+    elif change == "dtype":
+        plan = replace(PLAN, dtype=torch.bfloat16)
+    elif change == "views":
+        (run.path / "recipe.json").write_text(replace(RECIPE, views="one").to_json())
+    else:
+        flip_a_bit(run.path / "logits" / "test.safetensors")
+    again = evaluate(run, dataset, plan)
+    assert again.test.fresh
+    assert ("damaged" in capsys.readouterr().err) == (change == "damage")
+    np.testing.assert_array_equal((again.logits != first.logits).any(), change != "damage")
+
+
+def test_the_calibration_is_that_of_a_single_view_of_the_validation_images(make_run: MakeRun) -> None:
+    run = make_run(RECIPE.with_val_size(20))
+    scores = evaluate(run, DATASET, PLAN).scores
+    model = run.load_model(PLAN)
+
+    def single(part: Split) -> np.ndarray:
+        return predict_logits(model.network, torch.from_numpy(np.array(part.images)), PIXELS, PLAN).single.numpy()
+
+    held_out = DATASET.train[40:]
+    assert scores["calibration"] == describe(
+        calibrate(single(held_out), held_out.labels), single(DATASET.test), DATASET.test.labels
+    )
+    assert scores["calibration"]["images"] == 20
+
+
+def test_other_data_are_scored_with_the_runs_own_calibration(make_run: MakeRun) -> None:
+    run = make_run(RECIPE.with_val_size(20))
+    results = write_scores(run, evaluate(run, DATASET, PLAN), {})
+    other = make_shapes(seed=1, train=1, test=30)
+    scores = evaluate(run, other, PLAN, own=False).scores
+    assert scores["calibration"]["temperature"] == results["calibration"]["temperature"]
+    assert scores["calibration"]["ece_after"] != results["calibration"]["ece_after"]
+    assert scores["val_accuracy"] is None and scores["test_images"] == 30
+
+
+def test_scoring_again_keeps_the_times_and_mends_the_rest(make_run: MakeRun) -> None:
+    run = make_run(RECIPE)
+    evaluation = evaluate(run, DATASET, PLAN)
+    written = write_scores(run, evaluation, {"train_seconds": 1.5})
+    assert rewrite_scores(run, evaluation) == written
+    flip_a_bit(run.path / "results.json")
+    with pytest.raises(ModelError, match=r"results\.json is damaged"):
+        rewrite_scores(run, evaluation)
 
 
 def test_a_damaged_run_is_not_scored(make_run: MakeRun) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import sklearn.metrics
 import torch
+import torchmetrics
 from scipy.stats import binomtest
 
 from tenfold.errors import ModelError
@@ -189,6 +190,50 @@ def test_logits_that_are_not_finite_are_refused(score, bad: float) -> None:  # t
     logits[3, 4] = logits[5, 6] = bad
     with pytest.raises(ModelError, match=r"2 of the model's 2,000 logits are not finite.*train it again"):
         score(logits, labels)
+
+
+@pytest.mark.parametrize(("n", "k"), SIZES[1:])
+def test_scores_are_torchmetrics(n: int, k: int) -> None:
+    """Theirs are computed in float32."""
+    logits, labels = draw(n, k)
+    ours, theirs = torch.from_numpy(logits).double(), torch.from_numpy(labels.astype(np.int64))
+    score = torchmetrics.functional.classification
+
+    def same(found: float, tensor: torch.Tensor) -> None:
+        assert found == pytest.approx(tensor.item(), abs=1e-6)
+
+    same(metrics.accuracy(logits, labels), score.multiclass_accuracy(ours, theirs, k, average="micro"))
+    top = min(5, k)
+    same(
+        metrics.top_k_accuracy(logits, labels, top),
+        score.multiclass_accuracy(ours, theirs, k, average="micro", top_k=top),
+    )
+    gap = score.multiclass_calibration_error(torch.from_numpy(metrics.probabilities(logits)), theirs, k, n_bins=15)
+    same(metrics.expected_calibration_error(logits, labels), gap)
+    matrix = score.multiclass_confusion_matrix(ours, theirs, k).numpy()
+    np.testing.assert_array_equal(metrics.confusion_matrix(labels, logits.argmax(1), k), matrix)
+    frame = metrics.per_class(labels, logits.argmax(1), [str(i) for i in range(k)]).iloc[:k]
+    for name in ("precision", "recall", "f1_score"):
+        values = getattr(score, f"multiclass_{name}")(ours, theirs, k, average="none").numpy()
+        np.testing.assert_allclose(frame[name.removesuffix("_score")], values, atol=1e-6)
+
+
+def test_reliability_by_hand() -> None:
+    logits = logits_of_confidence([0.72] * 10 + [0.93] * 10)
+    table = metrics.reliability(logits, np.array([0] * 6 + [1] * 4 + [0] * 10), bins=10)
+    assert table.images.tolist() == [0, 0, 0, 0, 0, 0, 0, 10, 0, 10]
+    np.testing.assert_allclose(table.confidence[[7, 9]], [0.72, 0.93])
+    np.testing.assert_allclose(table.accuracy[[7, 9]], [0.6, 1.0])
+    assert table.accuracy[0] == 0
+
+
+def test_top_confusions_are_sorted_and_leave_the_diagonal_out() -> None:
+    matrix = np.array([[90, 3, 0], [7, 80, 3], [0, 0, 70]])
+    assert metrics.top_confusions(matrix, 2) == [(1, 0, 7), (0, 1, 3)]
+    assert metrics.top_confusions(matrix) == [(1, 0, 7), (0, 1, 3), (1, 2, 3)]
+    said = metrics.format_confusions(metrics.top_confusions(matrix, 1), ["cat", "dog", "owl"])
+    assert said == "most often mistaken: dog as cat 7 ×"
+    assert metrics.format_confusions(metrics.top_confusions(np.eye(3, dtype=int)), ["a", "b", "c"]) == "no mistakes"
 
 
 def test_format_per_class() -> None:

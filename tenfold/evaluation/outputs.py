@@ -1,0 +1,100 @@
+"""What a network says of a set of images, computed once: the run directory keeps it in `logits/`.
+
+A kept file is used again only where all that it depends on is the same: weights, views, pixels, device, number format
+and version of torch.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from tenfold.console import progress, remark
+from tenfold.data.dataset import Split
+from tenfold.errors import ModelError
+from tenfold.files import write_bytes
+from tenfold.training.device import Plan
+from tenfold.training.infer import predict_logits
+from tenfold.training.recipe import Recipe
+from tenfold.training.run import Model, Run
+
+FOLDER = "logits"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Logits, float32 N×K, of a single view and averaged over the recipe's test-time views; labels int64 N.
+
+    key: what the logits depend on. fresh: whether they were computed now, not read from the run directory.
+    """
+
+    single: np.ndarray
+    averaged: np.ndarray
+    labels: np.ndarray
+    key: dict[str, Any]
+    fresh: bool
+
+
+def outputs_of(run: Run, model: Model, part: Split, plan: Plan, name: str) -> Outputs:
+    """Read what the run directory keeps under `name` (`test`, `val`), or compute it; nothing is written."""
+    recipe = run.recipe
+    key = _key(run, recipe, part, plan)
+    labels = part.labels.astype(np.int64)
+    kept = _read(run, name, key)
+    if kept:
+        return Outputs(*kept, labels, key, fresh=False)
+    images = torch.from_numpy(np.array(part.images))
+    with progress(f"scoring {name} images", len(images)) as bar:
+        logits = predict_logits(
+            model.network, images, model.pixels, plan, recipe.views, recipe.unsure_share, on_batch=bar
+        )
+    return Outputs(logits.single.numpy(), logits.averaged.numpy(), labels, key, fresh=True)
+
+
+def keep(run: Run, outputs: Outputs, name: str) -> str:
+    """Write the logits into the run directory, whose lock the caller owns; return the file's name for the manifest."""
+    tensors = {"single": outputs.single, "averaged": outputs.averaged}
+    relative = f"{FOLDER}/{name}.safetensors"
+    write_bytes(run.path / relative, safetensors.numpy.save(tensors, {"tenfold": json.dumps(outputs.key)}))
+    return relative
+
+
+def _key(run: Run, recipe: Recipe, part: Split, plan: Plan) -> dict[str, Any]:
+    return {
+        "weights": run.digest("model.safetensors"),
+        "model": run.digest("model.json"),
+        "views": recipe.views,
+        "unsure_share": recipe.unsure_share,
+        "images": hashlib.sha256(np.ascontiguousarray(part.images).data).hexdigest(),
+        "shape": list(part.images.shape),
+        "device": plan.device.type,
+        "dtype": plan.dtype_name,
+        "torch": torch.__version__,
+    }
+
+
+def _read(run: Run, name: str, key: dict[str, Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The kept logits, single and averaged, or None where there are none for this key, or none that are sound."""
+    relative = f"{FOLDER}/{name}.safetensors"
+    path = run.path / relative
+    if not path.is_file():
+        return None
+    try:
+        run.verify(relative)
+    except ModelError as error:
+        remark(f"{error}; computed anew")
+        return None
+    if _key_in(path) != key:
+        return None
+    tensors = safetensors.numpy.load(path.read_bytes())
+    return tensors["single"], tensors["averaged"]
+
+
+def _key_in(path: Path) -> Any:
+    with safetensors.safe_open(path, "np") as file:
+        return json.loads((file.metadata() or {}).get("tenfold", "null"))

@@ -1,0 +1,122 @@
+"""Temperature, threshold and coverage on synthetic logits whose true calibration is known."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from tenfold.errors import ModelError
+from tenfold.evaluation import metrics
+from tenfold.evaluation.calibration import (
+    Calibration,
+    calibrate,
+    describe,
+    find_threshold,
+    fit_temperature,
+    say,
+)
+
+
+def draw_calibrated(n: int, k: int, seed: int, scale: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are the truth: each label is drawn from the softmax of its row."""
+    rng = np.random.default_rng(seed)
+    logits = scale * rng.standard_normal((n, k))
+    labels = (logits + rng.gumbel(size=(n, k))).argmax(axis=1)  # Gumbel's trick
+    return logits, labels
+
+
+@pytest.mark.parametrize("distortion", [0.3, 1.0, 4.0])
+def test_the_temperature_undoes_a_known_distortion(distortion: float) -> None:
+    logits, labels = draw_calibrated(40_000, 10, seed=1)
+    assert fit_temperature(logits * distortion, labels) == pytest.approx(distortion, rel=0.02)
+
+
+def test_the_temperature_is_where_torch_finds_the_smallest_loss() -> None:
+    logits, labels = draw_calibrated(500, 4, seed=2)
+    found = fit_temperature(logits * 2.5, labels)
+    log_t = torch.tensor(np.log(found), dtype=torch.float64, requires_grad=True)
+    scaled = torch.from_numpy(logits * 2.5) / log_t.exp()
+    torch.nn.functional.cross_entropy(scaled, torch.from_numpy(labels)).backward()
+    assert log_t.grad is not None and abs(float(log_t.grad)) < 1e-5
+
+
+def test_calibration_makes_the_error_vanish_and_the_loss_fall() -> None:
+    val, test = draw_calibrated(20_000, 10, seed=3), draw_calibrated(20_000, 10, seed=4)
+    figures = describe(calibrate(val[0] * 3, val[1]), test[0] * 3, test[1])
+    assert figures["temperature"] == pytest.approx(3, rel=0.03) and figures["images"] == 20_000
+    assert figures["ece_before"] > 0.1 and figures["ece_after"] < 0.015
+    assert figures["ece_after"] == metrics.expected_calibration_error(test[0] * 3 / figures["temperature"], test[1])
+    assert figures["cross_entropy_after"] == pytest.approx(metrics.cross_entropy(*test), abs=1e-3)
+    assert figures["cross_entropy_before"] == pytest.approx(metrics.cross_entropy(test[0] * 3, test[1]))
+
+
+def test_a_perfect_model_answers_always() -> None:
+    sure = np.linspace(0.5, 1, 1000)
+    assert find_threshold(sure, np.ones(1000, bool), 0.01) == 0
+
+
+def test_the_threshold_lies_where_known_errors_begin() -> None:
+    # The surest 3,000 of 5,000 are right; below that every other one is wrong.
+    sure = np.linspace(1, 0.2, 5000)
+    correct = np.ones(5000, bool)
+    correct[3000::2] = False
+    threshold = find_threshold(sure, correct, 0.01)
+    assert threshold is not None
+    assert (sure >= threshold).sum() == 3000  # 3,250 would hold 125 mistakes
+    assert find_threshold(sure[::-1], correct[::-1], 0.01) == threshold
+
+
+def test_a_promise_that_cannot_be_shown_is_not_made() -> None:
+    """With α = 1 % and level 0.05 / 20, even no mistake proves nothing on fewer than 597 images."""
+    assert binom.cdf(0, 596, 0.01) > 0.05 / 20 >= binom.cdf(0, 597, 0.01)
+    assert find_threshold(np.linspace(0.5, 1, 596), np.ones(596, bool), 0.01) is None
+    assert find_threshold(np.linspace(0.5, 1, 597), np.ones(597, bool), 0.01) == 0
+    assert find_threshold(np.linspace(0.5, 1, 5000), np.arange(5000) % 2 == 0, 0.01) is None
+
+
+def test_images_as_sure_as_the_limit_are_left_out() -> None:
+    sure = np.repeat([0.9, 0.6], [1000, 1000])
+    threshold = find_threshold(sure, sure > 0.7, 0.01)
+    assert threshold is not None and (sure >= threshold).sum() == 1000
+
+
+def test_the_promise_is_kept_as_often_as_it_says() -> None:
+    """Over 200 draws of 2,000 validation images the true error exceeds the promised 5 % in at most 5 % of them.
+
+    The truth is known: on a calibrated model the error of the answers is their mean doubt. Without the bound (the
+    largest coverage whose observed error keeps the promise) 108 of the 200 draws broke it.
+    """
+    logits, _ = draw_calibrated(100_000, 5, seed=0, scale=4.0)
+    true_sure = np.sort(metrics.probabilities(logits).max(axis=1))
+    broken, given = 0, 0
+    for seed in range(1, 201):
+        val_logits, labels = draw_calibrated(2000, 5, seed, scale=4.0)
+        sure, correct = metrics.probabilities(val_logits).max(axis=1), val_logits.argmax(axis=1) == labels
+        threshold = find_threshold(sure, correct, 0.05)
+        if threshold is not None:
+            given += 1
+            broken += (1 - true_sure[np.searchsorted(true_sure, threshold) :]).mean() > 0.05
+    assert given == 200 and broken <= 10
+
+
+def test_coverage_and_error_by_hand() -> None:
+    p = np.array([0.99, 0.98, 0.95, 0.6, 0.55])
+    logits = np.stack([np.log(p), np.log(1 - p)], axis=1)
+    labels = np.array([0, 0, 1, 0, 1])
+    figures = describe(Calibration(1.0, 0.9, 0.01, 0.95, 100), logits, labels)
+    assert (figures["answered"], figures["coverage"]) == (3, pytest.approx(0.6))
+    assert figures["error"] == pytest.approx(1 / 3)
+    assert figures["error_interval"] == pytest.approx(metrics.wilson_interval(1, 3))
+    assert "from probability 0.9000 on, it answers 60.0% of the test images, 33.33% of them wrong" in say(figures)[1]
+    without = describe(Calibration(1.0, None, 0.01, 0.95, 100), logits, labels)
+    assert without["coverage"] is without["error"] is without["threshold"] is None
+    assert "no threshold can be shown to keep that on 100 images" in say(without)[1]
+    nothing = describe(Calibration(1.0, 0.999, 0.01, 0.95, 100), logits, labels)
+    assert (nothing["answered"], nothing["error"]) == (0, 0)
+
+
+def test_a_calibration_reads_what_it_wrote() -> None:
+    calibration = Calibration(1.3, None, 0.01, 0.95, 100)
+    assert Calibration.from_json(describe(calibration, np.eye(3), np.arange(3))) == calibration
+    with pytest.raises(ModelError, match="calibration has no 'threshold'"):
+        Calibration.from_json({"temperature": 1.0})
