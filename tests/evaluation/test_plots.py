@@ -76,7 +76,7 @@ def test_history_smooths_batches_without_moving_their_mean() -> None:
 
 def test_history_without_validation_has_no_validation_line() -> None:
     figure = plots.history(epochs_of([1, 2], validated=False), steps_of(200, 2), "run")
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["training batches, smoothed", "training, mean of epoch"]
 
 
@@ -114,6 +114,14 @@ def test_history_of_any_length_is_drawn(n: int, epochs: int) -> None:
     figure = plots.history(epochs_of([*range(1, epochs + 1)]), steps_of(n, epochs), "run", 0.9)
     plots.to_png(figure, dpi=40)
     assert figure.axes[0].get_xlim() == pytest.approx((0, epochs * 1.01))
+
+
+def test_history_of_a_very_short_run_is_not_covered_by_the_legend() -> None:
+    """In the loss's upper right corner the legend lay over the only points there were."""
+    figure = plots.history(epochs_of([0.1], validated=False), steps_of(4, 0.1), "run")
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert not any(axes.get_window_extent().overlaps(legend) for axes in figure.axes)
 
 
 # -- galleries
@@ -259,6 +267,19 @@ def test_class_scores_of_many_classes_show_the_worst_thirty() -> None:
     assert figure.get_supxlabel() == "the 30 of 100 classes with the lowest F1"
 
 
+# -- certainty
+
+
+def test_reliability_draws_the_bins_that_have_images() -> None:
+    before = metrics.Reliability(np.array([0, 10, 30]), np.array([0, 0.5, 0.9]), np.array([0, 0.7, 0.95]))
+    after = before._replace(confidence=np.array([0, 0.68, 0.96]))
+    figure = plots.reliability(before, after, "run")
+    np.testing.assert_allclose(line(figure, 0, "as trained"), [[0.5, 0.7], [0.9, 0.95]])
+    np.testing.assert_allclose(line(figure, 0, "at the fitted temperature"), [[0.68, 0.7], [0.96, 0.95]])
+    alone = plots.reliability(before, None, "run").axes[0].get_legend()
+    assert alone is not None and [text.get_text() for text in alone.get_texts()] == ["as trained"]
+
+
 # -- all of them
 
 
@@ -274,6 +295,7 @@ def every_figure(classes: list[str]) -> dict[str, Figure]:
         "misclassified": plots.misclassified(images, frame, classes, classes[1]),
         "class_grid": plots.class_grid(images, labels, classes, classes[2]),
         "confusion": plots.confusion(metrics.confusion_matrix(labels, predicted, k), classes),
+        "reliability": plots.reliability(metrics.reliability(logits, labels), None, classes[3]),
         "class_scores": plots.class_scores(metrics.per_class(labels, predicted, classes)),
     }
 
