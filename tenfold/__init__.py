@@ -19,6 +19,8 @@ _HOMES = {
     "train": "tenfold.training.train",
     "Run": "tenfold.training.run",
     "evaluate": "tenfold.evaluation.evaluate",
+    "export": "tenfold.serving.export",
+    "open_model": "tenfold.serving.runtime",
     "TenfoldError": "tenfold.errors",
 }
 __all__ = list(_HOMES)

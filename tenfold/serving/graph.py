@@ -41,7 +41,7 @@ def to_onnx(network: nn.Module, pixels: Pixels, classes: int, size: int, tempera
 # --- norms go into convolutions ----------------------------------------------------------------------------------
 
 
-class _Tracer(fx.Tracer):  # type: ignore[misc]
+class _Tracer(fx.Tracer):
     """Takes a layer that holds numbers as one step, also where its class is one of ours."""
 
     def is_leaf_module(self, module: nn.Module, _name: str) -> bool:
@@ -111,10 +111,11 @@ class _Graph:
         """Add one step of the network."""
         if node.op == "placeholder":
             self.names[node] = self.begin(pixels)
-        elif node.op == "output":
-            self.end(self.names[node.args[0]], temperature)
+            return
+        inputs = [self.names[argument] for argument in node.args if isinstance(argument, fx.Node)]
+        if node.op == "output":
+            self.end(inputs[0], temperature)
         else:
-            inputs = [self.names[argument] for argument in node.args if isinstance(argument, fx.Node)]
             self.names[node] = self.translate(node, inputs)
 
     def begin(self, pixels: Pixels) -> str:

@@ -1,0 +1,243 @@
+"""A trained run → a model file, checked on real test images before it gets its name.
+
+The file answers with what a single view of the network says, divided by the temperature: normalisation, softmax and
+temperature are inside. Quantised, its convolutions multiply 8-bit numbers: a quarter of the size, faster where the
+processor is made for it, and a little less exact.
+"""
+
+import contextlib
+import copy
+import json
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime import quantization
+
+from tenfold.console import remark
+from tenfold.data.dataset import Dataset, Split
+from tenfold.errors import ModelError
+from tenfold.evaluation.metrics import accuracy
+from tenfold.files import write_bytes
+from tenfold.serving.graph import INPUT, to_onnx
+from tenfold.serving.runtime import ABOUT, DIGEST, About, Classifier, open_bytes, seal
+from tenfold.training.device import make_plan
+from tenfold.training.infer import predict_logits
+from tenfold.training.run import Model, Run
+from tenfold.training.train import dataset_of
+
+Int8 = Literal["auto", "on", "off"]
+FILE = "model.onnx"
+CHECKED = 2_000
+"""Test images, at most, on which a file is compared with the network that it was made from."""
+CALIBRATED = 512
+"""Training images that tell in which range the numbers of each layer lie."""
+LEAST_AGREEMENT, MOST_DIFFERENCE, MOST_LOSS = 0.999, 1e-3, 0.003
+_TIMED_BATCH, _TIMED_ROUNDS = 64, 7
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file and what was measured of it on test images.
+
+    max_abs_diff: largest difference of a probability from the network's; top1_agreement: share of images with the same
+    first guess; accuracy: share of right first guesses; images_per_second: by number format, where both were timed.
+    """
+
+    path: str
+    format: str
+    quantized: bool
+    bytes: int
+    runtime: str
+    max_abs_diff: float
+    top1_agreement: float
+    accuracy: float | None
+    images_per_second: dict[str, float] | None
+
+
+def export(run: Run, out: Path | None = None, int8: Int8 = "off") -> Exported:
+    """Write the model of a trained run as ONNX, by default to `model.onnx` in the run directory.
+
+    int8: whether to quantise; `auto` times both and keeps the faster one. Raises `ModelError`, and writes nothing,
+    where the file would answer otherwise than the network; `BusyError` for a run in use; `StorageError`.
+    """
+    if out is not None:
+        return _export(run, out, int8)
+    run.lock()
+    try:
+        exported = _export(run, run.path / FILE, int8)
+        run.seal_more(FILE)
+        return exported
+    finally:
+        run.unlock()
+
+
+def _export(run: Run, out: Path, int8: Int8) -> Exported:
+    plan = make_plan("cpu", torch.float32)
+    model, dataset = run.load_model(plan), dataset_of(run)
+    about = describe(run, model)
+    network = to_onnx(model.network, model.pixels, len(model.classes), model.size, about.temperature)
+    test = _spread(dataset.test, CHECKED)
+    logits = predict_logits(model.network, torch.from_numpy(np.array(test.images)), model.pixels, plan).single
+    expected = torch.softmax(logits / about.temperature, dim=1).numpy()
+    content, speeds = pack(network, about), None
+    check(open_bytes(content, out.name).predict(test.images), expected)
+    if int8 != "off":
+        content, speeds = _choose(content, network, about, dataset, int8)
+    kept = open_bytes(content, out.name)
+    answers = kept.predict(test.images)
+    write_bytes(out, content)
+    return Exported(
+        path=str(out),
+        format="onnx",
+        quantized=kept.about.quantized,
+        bytes=len(content),
+        runtime=kept.runtime,
+        max_abs_diff=float(np.abs(answers - expected).max()),
+        top1_agreement=_agreement(answers, expected),
+        accuracy=kept.about.accuracy,
+        images_per_second=speeds,
+    )
+
+
+def describe(run: Run, model: Model) -> About:
+    """What the file will say about itself; no path of this machine is in it."""
+    results = run.require_scores() if run.scored else {}
+    calibration = results.get("calibration") or {}
+    env = run.env
+    made_with = {"tenfold": version("tenfold"), "recipe": run.recipe.name, "seed": env["seed"]}
+    return About(
+        classes=model.classes,
+        size=model.size,
+        resize=run.read_json("model.json")["resize"],
+        temperature=calibration.get("temperature", 1.0),
+        threshold=calibration.get("threshold"),
+        accuracy=results.get("test_accuracy_single_view"),
+        quantized=False,
+        made_with=made_with | {"data": Path(env["data"]).name},
+    )
+
+
+def pack(network: onnx.ModelProto, about: About) -> bytes:
+    """The bytes of a model file: the graph, what is said about it, and the digest of it all."""
+    packed = copy.deepcopy(network)
+    packed.producer_name, packed.producer_version = "tenfold", version("tenfold")
+    onnx.helper.set_model_props(packed, {ABOUT: json.dumps(about.to_json()), DIGEST: "0" * 64})
+    return seal(packed.SerializeToString())
+
+
+def check(answers: np.ndarray, expected: np.ndarray) -> None:
+    """Compare probabilities N×K of a file with those of its network. Raises `ModelError` where they differ."""
+    difference, agreement = float(np.abs(answers - expected).max()), _agreement(answers, expected)
+    if not (difference <= MOST_DIFFERENCE and agreement >= LEAST_AGREEMENT):
+        raise ModelError(
+            f"not exported: the file would differ from the network by {difference:.1g} in a probability "
+            f"(at most {MOST_DIFFERENCE:g}) and agree on {agreement:.2%} of the images (at least {LEAST_AGREEMENT:.1%})"
+        )
+
+
+def _agreement(answers: np.ndarray, expected: np.ndarray) -> float:
+    return float((answers.argmax(1) == expected.argmax(1)).mean())
+
+
+def _spread(part: Split, count: int) -> Split:
+    """At most `count` images, evenly spread over `part`."""
+    return part[np.linspace(0, len(part) - 1, min(count, len(part))).astype(int)]
+
+
+# --- eight bits --------------------------------------------------------------------------------------------------
+
+
+def quantize(network: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
+    """Let the convolutions multiply 8-bit numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
+
+    The first one stays as it is: it takes no time, and is the most sensitive. Filters use 7 bits, since processors
+    without VNNI add pairs of products in 16 bits.
+    """
+    first = next(node.name for node in network.graph.node if node.op_type == "Conv")
+    some = images[np.linspace(0, len(images) - 1, min(CALIBRATED, len(images))).astype(int)]
+    with tempfile.TemporaryDirectory() as folder, _without_log():
+        path = Path(folder) / FILE
+        quantization.quantize_static(
+            copy.deepcopy(network),
+            path,
+            _Batches(some),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=[first],
+            per_channel=True,
+            reduce_range=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return onnx.load(path)
+
+
+class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
+    """Images as the quantiser asks for them."""
+
+    def __init__(self, images: np.ndarray):
+        self.batches = iter(np.array_split(images, -(-len(images) // _TIMED_BATCH)))
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {INPUT: np.ascontiguousarray(batch)}
+
+
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """The quantiser advises to fold norms first, which is done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _choose(
+    plain: bytes, network: onnx.ModelProto, about: About, dataset: Dataset, int8: Int8
+) -> tuple[bytes, dict[str, float]]:
+    """The file to keep, float32 or 8-bit, and images per second of both; what was measured is said.
+
+    Raises `ModelError` where 8 bits were asked for and lose too much.
+    """
+    small = pack(quantize(network, dataset.train.images), replace(about, quantized=True))
+    opened = {"float32": open_bytes(plain, "float32"), "int8": open_bytes(small, "int8")}
+    accuracies = {name: _accuracy(classifier, dataset.test) for name, classifier in opened.items()}
+    speeds = time_alternately(opened, dataset.test.images)
+    for name, classifier in opened.items():
+        remark(f"{name:7} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right, {classifier.runtime}")
+    loss = accuracies["float32"] - accuracies["int8"]
+    if loss > MOST_LOSS and int8 == "on":
+        raise ModelError(f"not exported: with 8 bits {loss:.2%} of the test images are lost, at most {MOST_LOSS:.1%}")
+    if int8 == "auto" and (loss > MOST_LOSS or speeds["int8"] <= speeds["float32"]):
+        return plain, speeds
+    # its accuracy is its own, so it is said in the file, which is sealed anew
+    scored = onnx.load_model_from_string(small)
+    return pack(scored, replace(about, quantized=True, accuracy=accuracies["int8"])), speeds
+
+
+def _accuracy(classifier: Classifier, part: Split) -> float:
+    return accuracy(classifier.predict(part.images), part.labels)
+
+
+def time_alternately(classifiers: Mapping[str, Classifier], images: np.ndarray) -> dict[str, float]:
+    """Images per second of each classifier, median of rounds in which they take turns."""
+    batch = np.array(images[:_TIMED_BATCH])
+    seconds: dict[str, list[float]] = {name: [] for name in classifiers}
+    for _ in range(_TIMED_ROUNDS):
+        for name, classifier in classifiers.items():
+            began = time.perf_counter()
+            for _ in range(4):
+                classifier.predict(batch)
+            seconds[name].append(time.perf_counter() - began)
+    return {name: 4 * len(batch) / statistics.median(times) for name, times in seconds.items()}

@@ -1,0 +1,62 @@
+"""What the tests of this room share: a small trained run, and its exported files."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tenfold.data.shapes import make_shapes
+from tenfold.evaluation.evaluate import evaluate, write_scores
+from tenfold.serving.export import export
+from tenfold.training import train as training
+from tenfold.training.recipe import Recipe
+from tenfold.training.run import Run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are computed no faster by many threads, and far slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+DATASET = make_shapes(train=2000, test=500)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_shapes() -> Iterator[None]:
+    """The data of a run is loaded by its name; less of it will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "load", {"shapes": DATASET}.__getitem__)
+        yield
+
+
+@pytest.fixture(scope="session")
+def run(tiny_recipe: Path, small_shapes: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of forty steps on shapes, with temperature and threshold; its exact and its 8-bit file beside it."""
+    path = tmp_path_factory.mktemp("served") / "run"
+    recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), views="one").with_epochs(1)
+    trained = training.train(recipe, DATASET, path, seed=0, device="cpu")
+    evaluation = evaluate(trained.run, trained.dataset, trained.plan)
+    calibration = {"temperature": 0.8, "threshold": 0.6, "promised_error": 0.01}
+    write_scores(trained.run, evaluation, {"calibration": calibration})
+    trained.run.unlock()
+    export(trained.run)
+    export(trained.run, path.parent / "small.onnx", "on")
+    return trained.run
+
+
+@pytest.fixture(scope="session")
+def model(run: Run) -> Path:
+    """The exact file."""
+    return run.path / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def small(run: Run) -> Path:
+    """The 8-bit file."""
+    return run.path.parent / "small.onnx"

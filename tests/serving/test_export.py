@@ -1,0 +1,226 @@
+"""Exported files: what they say, that they answer as the network does, and that none is written that does not."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tenfold.errors import BusyError, ModelError
+from tenfold.serving import export as exporting
+from tenfold.serving.export import export, pack
+from tenfold.serving.runtime import open_bytes, open_model, verify
+from tenfold.training.device import Plan
+from tenfold.training.lock import Lock
+from tenfold.training.run import Run
+from tenfold.training.train import dataset_of
+
+PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+
+
+def expected(run: Run, images: np.ndarray) -> np.ndarray:
+    """Probabilities of the run's network by plain torch, at the temperature of the fixture."""
+    model = run.load_model(PLAN)
+    pixels = (images / 255 - np.array(model.pixels.mean)) / np.array(model.pixels.std)
+    with torch.no_grad():
+        logits = model.network(torch.from_numpy(pixels).float().permute(0, 3, 1, 2))
+    return torch.softmax(logits / 0.8, dim=1).numpy()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_file_answers_as_the_network_does(run: Run, small: Path, model: Path, runtime: str) -> None:
+    test = dataset_of(run).test
+    answers = expected(run, test.images)
+    if runtime == "onnxruntime":
+        np.testing.assert_allclose(open_model(model, runtime).predict(test.images), answers, atol=1e-4)
+    right = (answers.argmax(1) == test.labels).mean()
+    small_right = (open_model(small, runtime).predict(test.images).argmax(1) == test.labels).mean()
+    assert right > 0.5 and small_right > right - 0.01
+
+
+def test_the_file_says_all_that_is_needed_and_no_path(run: Run, model: Path, small: Path) -> None:
+    about = open_model(model).about
+    results = run.require_scores()
+    assert about.classes == dataset_of(run).classes
+    assert (about.size, about.resize, about.temperature, about.threshold) == (32, "squash", 0.8, 0.6)
+    assert about.accuracy == results["test_accuracy_single_view"] and not about.quantized
+    assert about.made_with == {"tenfold": "0.1.0", "recipe": "tiny", "seed": 0, "data": "shapes"}
+    quantized = open_model(small).about
+    assert replace(quantized, quantized=False, accuracy=about.accuracy) == about and quantized.quantized
+    assert quantized.accuracy == pytest.approx(about.accuracy, abs=0.01)
+    for content in (model.read_bytes(), small.read_bytes()):
+        assert not any(part.encode() in content for part in ("/tmp", str(Path.home()), str(run.path), "site-packages"))
+    assert small.stat().st_size < 0.6 * model.stat().st_size  # a tiny network is mostly names
+
+
+def test_the_run_vouches_for_its_file(run: Run) -> None:
+    run.verify()
+    assert "model.onnx" in json.loads((run.path / "manifest.json").read_text())["files"]
+
+
+def test_eight_bit_convolutions_but_the_first(small: Path) -> None:
+    graph = onnx.load(small).graph
+    made = {output: node.op_type for node in graph.node for output in node.output}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    inputs = [made.get(node.input[0]) for node in convolutions]
+    assert inputs == ["Add"] + ["DequantizeLinear"] * 6
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_answers_otherwise_is_not_written(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong temperature; without the check the file is there. Nothing half-written stays either."""
+    right = exporting.to_onnx
+    monkeypatch.setattr(exporting, "to_onnx", lambda *words: right(*words[:-1], words[-1] * 1.05))
+    with pytest.raises(ModelError, match=r"differ from the network by 0\.\d+ in a probability \(at most 0.001\)"):
+        export(run, tmp_path / "out" / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_first_guesses_are_refused() -> None:
+    """One image of a thousand may have another first guess, two may not; not-a-number never passes."""
+    answers = np.full((1000, 2), 0.5, np.float32)
+    answers[:, 0] += 1e-4
+    other = answers.copy()
+    other[0] = other[0, ::-1]
+    exporting.check(other, answers)
+    other[1] = other[1, ::-1]
+    with pytest.raises(ModelError, match=r"agree on 99\.80% of the images \(at least 99\.9%\)"):
+        exporting.check(other, answers)
+    with pytest.raises(ModelError):
+        exporting.check(answers * np.nan, answers)
+
+
+def test_eight_bits_that_lose_much_are_refused_or_left(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    accuracies = iter([0.9, 0.8969, 0.9, 0.8969])
+    monkeypatch.setattr(exporting, "_accuracy", lambda *_: next(accuracies))
+    with pytest.raises(ModelError, match=r"with 8 bits 0\.31% of the test images are lost, at most 0\.3%"):
+        export(run, tmp_path / "x.onnx", "on")
+    monkeypatch.setattr(exporting, "time_alternately", lambda *_: {"float32": 1.0, "int8": 2.0})
+    exported = export(run, tmp_path / "x.onnx", "auto")
+    assert not exported.quantized and not open_model(tmp_path / "x.onnx").about.quantized
+    assert "89.69% right" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("float32", "int8", "quantized"), [(100.0, 101.0, True), (100.0, 99.0, False)])
+def test_auto_keeps_the_faster(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float32: float, int8: float, quantized: bool
+) -> None:
+    monkeypatch.setattr(exporting, "_accuracy", lambda *_: 0.9)
+    monkeypatch.setattr(exporting, "time_alternately", lambda *_: {"float32": float32, "int8": int8})
+    assert export(run, tmp_path / "x.onnx", "auto").quantized is quantized
+
+
+def test_a_run_in_use_is_left_alone(run: Run) -> None:
+    lock = Lock(run.path)
+    lock.acquire("now")
+    try:
+        with pytest.raises(BusyError, match="is in use by process"):
+            export(run)
+    finally:
+        lock.release()
+
+
+def test_weights_that_are_damaged_are_not_exported(run: Run, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run.path, tmp_path / "copy"))
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        export(Run.open(copy))
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+def test_damage_is_noticed_wherever_it_is(model: Path) -> None:
+    """Two hundred flipped bits and truncations. Without the digest most of them load and answer otherwise."""
+    content, rng = model.read_bytes(), random.Random(0)
+    for _ in range(150):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        with pytest.raises(ModelError, match=r"x is (damaged|not a model)"):
+            verify(bytes(damaged), "x")
+    for _ in range(50):
+        with pytest.raises(ModelError, match="cut short"):
+            verify(content[: rng.randrange(len(content))], "x")
+    assert len(verify(content, "x")) == 64
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x04\x95", "is a pickle or an archive, which is never opened"),
+        (b"PK\x03\x04data.pkl", "is a pickle or an archive, which is never opened"),
+        (b"", "is not a model that tenfold exported"),
+        (b"\x89PNG\r\n", "is not a model that tenfold exported"),
+    ],
+    ids=["pickle", "torch", "empty", "picture"],
+)
+def test_other_files_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=said):
+        open_model(path)
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"absent\.onnx: cannot be read \(No such file"):
+        open_model(tmp_path / "absent.onnx")
+    with pytest.raises(ModelError, match=r"cannot be read \(Is a directory"):
+        open_model(tmp_path)
+
+
+def test_foreign_onnx_is_refused(model: Path, tmp_path: Path) -> None:
+    """From another exporter: sound, but without what tenfold writes."""
+    foreign = onnx.load(model)
+    del foreign.metadata_props[:]
+    (tmp_path / "x.onnx").write_bytes(foreign.SerializeToString())
+    with pytest.raises(ModelError, match="is not a model that tenfold exported"):
+        open_model(tmp_path / "x.onnx")
+
+
+def test_a_graph_that_is_not_what_the_file_says_is_refused(model: Path) -> None:
+    """Sealed, but not by `export`: other classes, other size, another graph, nonsense."""
+    loaded, about = onnx.load(model), open_model(model).about
+    with pytest.raises(ModelError, match="does not give a probability for each of 3 classes"):
+        open_bytes(pack(loaded, replace(about, classes=("a", "b", "c"))), "x")
+    with pytest.raises(ModelError, match="x: onnxruntime cannot run it"):
+        open_bytes(pack(loaded, replace(about, size=16)), "x")
+    with pytest.raises(ModelError, match=r"its metadata is not understood \(resize is missing or wrong\)"):
+        open_bytes(pack(loaded, replace(about, resize="stretch")), "x")
+    with pytest.raises(ModelError, match=r"threshold is missing or wrong"):
+        open_bytes(pack(loaded, replace(about, threshold=1.5)), "x")
+    for number in loaded.graph.initializer:
+        if number.name == "head.weight":
+            number.raw_data = np.full(160, np.nan, np.float32).tobytes()
+    with pytest.raises(ModelError, match="does not give a probability"):
+        open_bytes(pack(loaded, about), "x")
+    del loaded.graph.node[3]
+    with pytest.raises(ModelError, match="x: onnxruntime cannot run it"):
+        open_bytes(pack(loaded, about), "x")
+
+
+def test_opening_needs_no_torch_and_reports_to_nobody(small: Path, tmp_path: Path) -> None:
+    """In a process of its own, with OpenVINO: its reporter must never be imported."""
+    code = (
+        "import sys, tenfold\n"
+        "model = tenfold.open_model(sys.argv[1], 'openvino')\n"
+        "print(model.runtime.split()[0], sys.modules.get('openvino_telemetry'))\n"
+        "print([name for name in ('torch', 'pandas', 'onnx', 'matplotlib', 'pydantic') if name in sys.modules])"
+    )
+    words = [sys.executable, "-c", code, str(small)]
+    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert result.stdout == "openvino None\n[]\n" and result.stderr == ""
