@@ -48,6 +48,7 @@ ORDERS = {
         "runs",
         "fit",
         "train",
+        "profile",
         "doctor",
     ),
     "evaluation": ("metrics", "calibration", "outputs", "plots", "evaluate", "corrupt", "explain", "report"),

@@ -34,10 +34,16 @@ def bench(
     device: Device = "auto",
     epochs: Epochs = None,
     val_size: ValSize = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Train nothing: say where the time of a recipe's step goes.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences."""
     require_extra("train", TRAIN_EXTRA)
+    if profile:
+        _profile(recipe, data, as_json)
+        return
     from tenfold.data import load
     from tenfold.evaluation import plots
     from tenfold.scaling import bench as benching
@@ -65,6 +71,34 @@ def bench(
     else:
         sentences = [benching.describe(row) for row in rows] + [compared["verdict"] for compared in comparison]
         print(*sentences, path / "bench.png", sep="\n")
+
+
+def _profile(name: str, data: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from tenfold.data import load
+    from tenfold.training.profile import profile_step
+
+    dataset = load(data)
+    profiled = profile_step(choose_recipe(name, None, None), dataset.train, len(dataset.classes))
+    ceiling = profiled.ceiling
+    if as_json:
+        parts = [asdict(part) | {"gflop_per_second": part.rate} for part in profiled.parts]
+        whole = {key: getattr(profiled, key) for key in ("batch_size", "milliseconds", "gflop", "share_of_ceiling")}
+        print_json({"recipe": name, **whole, "ceiling_gflop_per_second": ceiling, "parts": parts})
+        return
+    rows = [
+        (part.name, part.direction, f"{part.milliseconds:.1f}", *_rate_cells(part.rate, ceiling))
+        for part in profiled.parts
+    ]
+    rate = profiled.gflop / profiled.milliseconds * 1e3
+    rows.append(("whole step", "", f"{profiled.milliseconds:.1f}", *_rate_cells(rate, ceiling)))
+    print_table(("part", "direction", "ms", "GFLOP/s", "of the ceiling"), rows)
+    print(f"{profiled.batch_size} images a step; ceiling: {ceiling:.0f} GFLOP/s in a bfloat16 matrix product")
+
+
+def _rate_cells(rate: float | None, ceiling: float) -> tuple[str, str]:
+    return ("", "") if rate is None else (f"{rate:.0f}", f"{rate / ceiling:.0%}")
 
 
 @app.command("runs")

@@ -75,7 +75,7 @@ class Fit:
 
     def _update(self) -> tuple[float, float]:
         """Forward, backward, update; return the batch's loss and accuracy."""
-        batch, labels = self._next_batch()
+        batch, labels = self.next_batch()
         torch.manual_seed(keyed_seed(self.seed, "dropout", self.step))
         with self.plan.autocast():
             logits = self.network(batch)
@@ -91,7 +91,7 @@ class Fit:
         self.network.zero_grad()
         return value, accuracy
 
-    def _next_batch(self) -> tuple[Tensor, Tensor]:
+    def next_batch(self) -> tuple[Tensor, Tensor]:
         epoch, index = divmod(self.step, self.schedule.steps_per_epoch)
         draws = self._draws_of(epoch)
         size = self.schedule.batch_size

@@ -1,0 +1,163 @@
+"""Where the time of a training step goes: every layer and direction alone, and the whole step beside the ceiling.
+
+The ceiling is the rate of a large bfloat16 matrix product on the same machine. Each convolution's three products (the
+output, the gradient to its input, that to its weights) are timed alone on tensors of the step's own shapes; the time
+of all else is what PyTorch's profiler counts in whole steps.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity
+
+from tenfold.data.dataset import Split
+from tenfold.errors import UsageError
+from tenfold.training.device import make_plan, matrix_rate
+from tenfold.training.fit import Fit
+from tenfold.training.recipe import Recipe
+
+STEPS = 8
+WARM_UP = 4
+
+# Names of PyTorch's operations, by what they are for. Convolutions have rows of their own.
+KINDS = {
+    "activations": ("gelu", "silu", "hardswish", "relu", "clamp_min", "threshold_backward"),
+    "pooling": ("max_pool2d", "avg_pool2d"),
+    "norms": ("native_batch_norm", "batch_norm"),
+    "convolutions": ("mkldnn_convolution", "convolution_backward", "cudnn_convolution", "thnn_conv2d"),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the step: milliseconds, and for products their size in GFLOP."""
+
+    name: str
+    direction: str
+    milliseconds: float
+    gflop: float | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """GFLOP/s."""
+        return None if self.gflop is None else self.gflop / self.milliseconds * 1e3
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """A step of `batch_size` images: its parts, its median time, and the machine's ceiling in GFLOP/s."""
+
+    parts: tuple[Part, ...]
+    batch_size: int
+    milliseconds: float
+    ceiling: float
+
+    @property
+    def gflop(self) -> float:
+        """The products that the step needs, together."""
+        return sum(part.gflop or 0.0 for part in self.parts)
+
+    @property
+    def share_of_ceiling(self) -> float:
+        """The whole step's rate over the ceiling."""
+        return self.gflop / self.milliseconds * 1e3 / self.ceiling
+
+
+def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
+    """Profile a full-size step of `recipe` on the CPU, early in training, when every layer is trained.
+
+    Raises `UsageError` where the recipe has too few steps to take some.
+    """
+    fitting = Fit(replace(recipe, small_share=0.0), train, classes, None, 0, make_plan("cpu"))
+    if fitting.schedule.total < WARM_UP + 2 * STEPS + 1:
+        raise UsageError(f"{recipe.name} has only {fitting.schedule.total} steps: too few to profile")
+    for _ in range(WARM_UP):
+        fitting.advance()
+    before = matrix_rate()
+    milliseconds = 1e3 * _median(fitting.advance, STEPS)
+    parts = (*_products(fitting), *_rest(fitting))
+    return StepProfile(parts, fitting.schedule.batch_size, milliseconds, (before + matrix_rate()) / 2)
+
+
+def _median(action: Callable[[], object], times: int) -> float:
+    """Seconds that `action` takes, the median of a few times."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        action()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def _products(fitting: Fit) -> Iterator[Part]:
+    """Time each convolution alone, in every direction that the step takes."""
+    shapes = _input_shapes(fitting)
+    trained_below = False
+    for name, layer in fitting.network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            yield from _convolution(name, layer, shapes[name], trained_below, fitting.plan.dtype)
+            trained_below = trained_below or any(p.requires_grad for p in layer.parameters())
+
+
+def _input_shapes(fitting: Fit) -> dict[str, torch.Size]:
+    shapes: dict[str, torch.Size] = {}
+    convolutions = [(name, layer) for name, layer in fitting.network.named_modules() if isinstance(layer, nn.Conv2d)]
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _layer, inputs: shapes.update({name: inputs[0].shape})
+
+    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in convolutions]
+    fitting.advance()
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def _convolution(
+    name: str, layer: nn.Conv2d, shape: torch.Size, trained_below: bool, dtype: torch.dtype
+) -> Iterator[Part]:
+    inputs = torch.randn(shape).to(dtype, memory_format=torch.channels_last)
+    weight = layer.weight.detach().to(dtype)
+
+    def forward() -> Tensor:
+        return nn.functional.conv2d(inputs, weight, None, layer.stride, layer.padding)
+
+    outputs = torch.randn_like(forward())
+    gflop = 2e-9 * outputs.numel() * weight[0].numel()
+
+    def backward(to_input: bool, to_weight: bool) -> Callable[[], object]:
+        options = (layer.stride, layer.padding, layer.dilation, False, [0, 0], 1, [to_input, to_weight, False])
+        return lambda: torch.ops.aten.convolution_backward(outputs, inputs, weight, None, *options)
+
+    directions: dict[str, Callable[[], object]] = {"forward": forward}
+    if trained_below:
+        directions["to the input"] = backward(True, False)
+    if layer.weight.requires_grad:
+        directions["to the weights"] = backward(False, True)
+    for direction, action in directions.items():
+        action()
+        yield Part(name, direction, 1e3 * _median(action, STEPS), gflop)
+
+
+def _rest(fitting: Fit) -> Iterator[Part]:
+    """Time what is no convolution: the batch, then by kind of operation, then the optimizers."""
+    yield Part("batch and augmentation", "", 1e3 * _median(fitting.next_batch, STEPS))
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler talks to standard error
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as watched:
+        for _ in range(STEPS):
+            fitting.advance()
+    spent = dict.fromkeys((*KINDS, "optimizers"), 0.0)
+    for event in watched.key_averages():
+        if event.key.startswith("Optimizer.step"):
+            spent["optimizers"] += event.cpu_time_total / 1e3 / STEPS
+        kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)
+        if kind and event.key.startswith("aten::"):
+            spent[kind] += event.self_cpu_time_total / 1e3 / STEPS
+    del spent["convolutions"]  # they have rows of their own, a direction each
+    for kind, milliseconds in spent.items():
+        yield Part(kind, "", milliseconds)

@@ -1,0 +1,54 @@
+"""The profile of a step: its sizes by hand, and which directions exist."""
+
+from dataclasses import replace
+
+import pytest
+
+import tenfold
+from tenfold.errors import UsageError
+from tenfold.training.profile import Part, StepProfile, profile_step
+from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+
+TINY = replace(
+    FAST89,
+    network=replace(NetworkSpec(), widths=(8, 16), whitening_pairs=4),
+    stages=(Stage(2.0, 0.2, 0.0),),
+    batch_size=50,
+)
+
+
+@pytest.fixture(scope="module")
+def profiled() -> StepProfile:
+    shapes = tenfold.load("shapes")
+    return profile_step(TINY, shapes.train, len(shapes.classes))
+
+
+def test_every_direction_that_a_step_takes_is_there_with_its_size(profiled: StepProfile) -> None:
+    # 2 × images × places × channels out × channels in × 9, in GFLOP
+    first = 2e-9 * 50 * 32 * 32 * 8 * 3 * 9
+    by_name = {(part.name, part.direction): part.gflop for part in profiled.parts if part.direction}
+    assert by_name[("patch", "forward")] == pytest.approx(first)
+    assert ("patch", "to the weights") not in by_name, "the first layer is fixed"
+    for direction in ("forward", "to the input", "to the weights"):
+        assert by_name[("groups.0.convs.0", direction)] == pytest.approx(2e-9 * 50 * 32 * 32 * 8 * 8 * 9)
+        assert by_name[("groups.1.convs.0", direction)] == pytest.approx(2e-9 * 50 * 16 * 16 * 16 * 8 * 9)
+        assert by_name[("groups.1.convs.1", direction)] == pytest.approx(2e-9 * 50 * 8 * 8 * 16 * 16 * 9)
+    assert profiled.gflop == pytest.approx(sum(size for size in by_name.values() if size))
+
+
+def test_what_is_no_convolution_is_timed_too(profiled: StepProfile) -> None:
+    rest = {part.name: part for part in profiled.parts if not part.direction}
+    assert list(rest) == ["batch and augmentation", "activations", "pooling", "norms", "optimizers"]
+    assert all(part.milliseconds > 0 and part.rate is None for part in rest.values())
+
+
+def test_rates_are_size_over_time() -> None:
+    parts = (Part("a", "forward", 20.0, 6.0), Part("pooling", "", 5.0))
+    assert parts[0].rate == pytest.approx(300)
+    assert StepProfile(parts, 500, milliseconds=40.0, ceiling=600.0).share_of_ceiling == pytest.approx(0.25)
+
+
+def test_a_recipe_of_too_few_steps_is_refused() -> None:
+    shapes = tenfold.load("shapes")
+    with pytest.raises(UsageError, match="too few to profile"):
+        profile_step(TINY.with_epochs(0.1), shapes.train, len(shapes.classes))
