@@ -55,15 +55,23 @@ def _refuse_busy(run: Path) -> None:
 
 
 @app.command()
-def report(run: RunPath) -> None:
-    """Draw the pictures of a scored run again."""
+def report(run: RunPath, device: Device = "auto") -> None:
+    """Draw the pictures of a scored run, and its page report.html, again."""
     require_extra("train", TRAIN_EXTRA)
-    from tenfold.evaluation.report import draw_plots
+    _refuse_busy(run)
+    from tenfold.evaluation.evaluate import evaluate as score
+    from tenfold.evaluation.evaluate import rewrite_scores
+    from tenfold.evaluation.report import write_report
+    from tenfold.training.device import make_plan
     from tenfold.training.run import Run
     from tenfold.training.train import dataset_of
 
     opened = Run.open(run)
     opened.lock()
-    for picture in draw_plots(opened, dataset_of(opened)):
-        print(picture)
+    opened.require_scores()
+    dataset = dataset_of(opened)
+    evaluation = score(opened, dataset, make_plan(device))
+    rewrite_scores(opened, evaluation)
+    for path in write_report(opened, dataset, evaluation):
+        print(path)
     opened.unlock()

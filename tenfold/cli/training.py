@@ -89,13 +89,13 @@ def _score_and_draw(trained: "Trained", as_json: bool) -> None:
     began = time.perf_counter()
 
     from tenfold.evaluation.metrics import format_per_class
-    from tenfold.evaluation.report import draw_plots  # Matplotlib and scikit-learn load after the scores, not before
+    from tenfold.evaluation.report import write_report  # Matplotlib and scikit-learn load after the scores, not before
 
     if not as_json:
         print(format_per_class(evaluation.per_class()))
-    pictures = draw_plots(trained.run, trained.dataset)
+    paths = write_report(trained.run, trained.dataset, evaluation)
     trained.run.unlock()
-    remark(f"pictures: {', '.join(str(picture) for picture in pictures)}")
+    remark(f"report: {', '.join(map(str, reversed(paths)))}")
     if as_json:
         print_json(results | {"report_seconds": time.perf_counter() - began})
 

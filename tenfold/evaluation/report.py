@@ -1,51 +1,238 @@
-"""Scores → pictures: what `tenfold train` leaves in `plots/`."""
+"""Scores → pictures and a page: what `tenfold train` leaves in `plots/` and `report.html`."""
 
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
+from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
+from tenfold.evaluation.evaluate import Evaluation
+from tenfold.evaluation.metrics import shown
+from tenfold.evaluation.page import choice, picture, report_page, sections
+from tenfold.files import write_text
+from tenfold.training.recipe import RECIPES, Recipe
 from tenfold.training.run import Run
 
+REPORT = "report.html"
+_SECTIONS = (
+    ("scores", "Scores"),
+    ("confusion", "Confusion"),
+    ("mistakes", "Mistakes"),
+    ("classes", "Classes"),
+    ("first", "First images"),
+    ("curves", "Training"),
+    ("certainty", "Certainty"),
+    ("model", "Model"),
+    ("environment", "Environment"),
+    ("reproduce", "Once more"),
+)
 
-def draw_plots(run: Run, dataset: Dataset) -> list[Path]:
-    """Draw a scored run: history, the first test images, the surest mistakes, confusion, scores by class.
 
-    Writes `plots/*.png` and seals the run; the caller owns its lock. Returns the paths.
+def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Path]:
+    """Draw a scored run into `plots/*.png`, write its page `report.html`, and seal both; return their paths.
+
+    The caller owns the run's lock. Raises `ModelError` where a file that is drawn from is damaged, `StorageError`.
     """
     results = run.require_scores()
-    run.verify("results.json", "predictions.csv", "metrics.csv", "steps.csv")
-    predictions = pd.read_csv(
-        run.path / "predictions.csv", dtype={"true": str, "predicted": str}, keep_default_na=False
-    )
-    epochs, steps = pd.read_csv(run.path / "metrics.csv"), pd.read_csv(run.path / "steps.csv")
-    name = f"{results['recipe']} on {dataset.name}, seed {results['seed']}"
-    numbers = {label: number for number, label in enumerate(dataset.classes)}
-    predicted = predictions["predicted"].map(numbers).to_numpy()
-    images, labels = dataset.test.images, dataset.test.labels
-    first = slice(plots.GALLERY_IMAGES)
-    figures = {
-        "history": plots.history(epochs, steps, name, results["test_accuracy"]),
-        "gallery": plots.gallery(
-            images[first],
-            labels[first],
-            predicted[first],
-            predictions["probability"].to_numpy()[first],
-            dataset.classes,
-            f"The first test images: {name}",
-        ),
-        "misclassified": plots.misclassified(images, predictions, dataset.classes, f"The surest mistakes: {name}"),
-        "confusion": plots.confusion(
-            metrics.confusion_matrix(labels, predicted, len(dataset.classes)), dataset.classes, f"Confusion: {name}"
-        ),
-    }
-    figures["per_class"] = plots.class_scores(
-        metrics.per_class(labels, predicted, dataset.classes), f"Scores by class: {name}"
-    )
-    paths = []
-    for stem, figure in figures.items():
-        paths.append(run.path / "plots" / f"{stem}.png")
-        plots.save(figure, paths[-1])
+    run.verify("results.json", "metrics.csv", "steps.csv")
+    known = Known(run, dataset, evaluation, results)
+    with progress("report", 7) as bar:
+        paths = []
+        for stem, figure in _figures(known):
+            paths.append(run.path / "plots" / f"{stem}.png")
+            plots.save(figure, paths[-1])
+            bar(1, note=stem)
+        paths.append(run.path / REPORT)
+        write_text(paths[-1], _page(known))
+        bar(1, note=REPORT)
     run.seal_more(*(path.relative_to(run.path).as_posix() for path in paths))
     return paths
+
+
+@dataclass(frozen=True)
+class Known:
+    """All that a report is made of."""
+
+    run: Run
+    dataset: Dataset
+    evaluation: Evaluation
+    results: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """Recipe, data and seed."""
+        return f"{self.results['recipe']} on {self.dataset.name}, seed {self.results['seed']}"
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """int64 N, test-time views averaged."""
+        return self.evaluation.logits.argmax(axis=1)
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """See `metrics.predictions`."""
+        return self.evaluation.predictions()
+
+    @cached_property
+    def per_class(self) -> pd.DataFrame:
+        """See `metrics.per_class`."""
+        return self.evaluation.per_class()
+
+    @cached_property
+    def log(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """metrics.csv and steps.csv."""
+        return pd.read_csv(self.run.path / "metrics.csv"), pd.read_csv(self.run.path / "steps.csv")
+
+    @cached_property
+    def reliability(self) -> tuple[metrics.Reliability, metrics.Reliability | None]:
+        """Of a single view: as trained, and at the fitted temperature where there is one."""
+        test, calibration = self.evaluation.test, self.results["calibration"]
+        before = metrics.reliability(test.single, test.labels)
+        after = calibration and metrics.reliability(test.single / calibration["temperature"], test.labels)
+        return before, after
+
+
+# --- pictures ---
+
+
+def _figures(known: Known) -> list[tuple[str, Figure]]:
+    name, classes, images = known.title, known.dataset.classes, known.dataset.test.images
+    labels, first = known.evaluation.labels, slice(plots.GALLERY_IMAGES)
+    sure = known.predictions["probability"].to_numpy()
+    said = f"The first test images: {name}"
+    return [
+        ("history", plots.history(*known.log, name, known.results["test_accuracy"])),
+        ("gallery", plots.gallery(images[first], labels[first], known.predicted[first], sure[first], classes, said)),
+        ("misclassified", plots.misclassified(images, known.predictions, classes, f"The surest mistakes: {name}")),
+        ("confusion", plots.confusion(known.evaluation.confusion_matrix(), classes, f"Confusion: {name}")),
+        ("per_class", plots.class_scores(known.per_class, f"Scores by class: {name}")),
+        ("reliability", plots.reliability(*known.reliability, f"Certainty and truth: {name}")),
+    ]
+
+
+# --- the page ---
+
+
+def _page(known: Known) -> str:
+    frame, labels = known.predictions, known.evaluation.labels
+    images, sure = known.dataset.test.images, frame["probability"].to_numpy()
+    most = picture.most_images(*images.shape[1:3])
+    numbers = choice.choose(labels, known.predicted, sure, frame["loss"].to_numpy(), most)
+    sheet = picture.make_sheet(images, numbers)
+    names = [f"test image {number}" for number in range(len(labels))]
+    data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
+    return report_page(_values(known, numbers, names), sheet.css, data)
+
+
+def _records(known: Known, numbers: np.ndarray, names: list[str]) -> list[list[Any]]:
+    """What the script knows of each image on the sheet, in its order."""
+    frame, labels, predicted = known.predictions, known.evaluation.labels, known.predicted
+    sure, margin = frame["probability"].round(4).to_numpy(), frame["margin"].round(4).to_numpy()
+    return [
+        [int(n), int(labels[n]), int(predicted[n]), float(sure[n]), float(margin[n]), names[n]]
+        for n in numbers.tolist()
+    ]
+
+
+def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, Any]:
+    frame, results, matrix = known.predictions, known.results, known.evaluation.confusion_matrix()
+    wrong, place = frame[~frame["correct"]], {int(number): i for i, number in enumerate(numbers)}
+    here = int((~frame["correct"].to_numpy()[numbers]).sum())
+    surest = wrong.sort_values("probability", ascending=False, kind="stable").index[: choice.FIRST]
+
+    def show(chosen: Any) -> list[dict[str, Any]]:
+        return sections.image_values([int(n) for n in chosen], place, frame, names)
+
+    first = show(range(min(choice.FIRST, len(frame))))
+    return {
+        "title": known.title,
+        "subtitle": f"{results['test_images']:,} test images of {len(known.dataset.classes):,} classes",
+        "sections": _SECTIONS,
+        "headline": sections.headline(results),
+        "classes": [shown(name) for name in known.dataset.classes],
+        "matrix": sections.matrix_rows(matrix),
+        "confusions": sections.confusion_rows(matrix),
+        "mistakes_here": here,
+        "mistakes_total": len(wrong),
+        "mistakes_left_out": here < len(wrong),
+        "surest_mistakes": show(surest),
+        "per_class": sections.class_rows(known.per_class),
+        "class_images": _class_images(known, numbers, show),
+        "first": first,
+        "first_right": sum(image["right"] for image in first),
+        "curves": sections.curves(*known.log),
+        "certainty_text": sections.certainty_text(results),
+        "certainty": _certainty(known),
+        "model": _model(known),
+        "recipe": sections.facts(known.run.read_json("recipe.json")),
+        "environment": sections.facts(known.run.env | {"data": known.dataset.name}),
+        "command": reproduction(known.run.recipe, known.results["seed"], known.dataset.name),
+        "reproduce_note": _REPRODUCE_NOTE,
+        "footer": f"tenfold {version('tenfold')}. This page needs no network.",
+    }
+
+
+def _class_images(known: Known, numbers: np.ndarray, show: Any) -> list[dict[str, Any]]:
+    """Of each class, the lowest F1 first, the surest right images and those with the largest loss."""
+    frame = known.predictions.iloc[numbers]
+    labels, groups = known.evaluation.labels[numbers], []
+    f1 = known.per_class["f1"].to_numpy()[: len(known.dataset.classes)]
+    for label in np.argsort(f1, kind="stable"):
+        own = frame[labels == label]
+        surest = own[own["correct"]].sort_values("probability", ascending=False, kind="stable").index[: choice.EACH]
+        worst = own.sort_values("loss", ascending=False, kind="stable").index[: choice.EACH]
+        name = shown(known.dataset.classes[label])
+        if len(own):
+            groups.append({"name": name, "f1": float(f1[label]), "surest": show(surest), "worst": show(worst)})
+    return groups
+
+
+def _certainty(known: Known) -> list[tuple[str, Any]]:
+    test, calibration = known.evaluation.test, known.results["calibration"]
+    temperature = calibration["temperature"] if calibration else 1.0
+    sure = metrics.probabilities(test.single, temperature).max(axis=1)
+    correct = test.single.argmax(axis=1) == test.labels
+    return [
+        ("Does it keep its word", sections.reliability_chart(*known.reliability)),
+        ("If it may decline", sections.answering_chart(sure, correct, calibration)),
+    ]
+
+
+def _model(known: Known) -> sections.Facts:
+    description, recipe = known.run.read_json("model.json"), known.run.recipe
+    size, weights = description["size"], known.run.path / "model.safetensors"
+    return [
+        ("Network", recipe.network.name),
+        ("Parameters", f"{known.results['parameters']:,}"),
+        ("Weights", f"{weights.stat().st_size / 1e6:.1f} MB, SHA-256 {known.run.digest(weights.name)}"),
+        ("Input", f"{size} × {size} pixels; images of other sizes: {description['resize']}"),
+        ("Recipe", f"{recipe.name}, {recipe.epochs:g} epochs, batches of {recipe.batch_size}, {recipe.optimizer}"),
+        ("Test-time views", f"{recipe.views}, for {recipe.unsure_share:.0%} of the images, the least sure ones"),
+        ("Validation images", f"{recipe.val_size:,}"),
+    ]
+
+
+def reproduction(recipe: Recipe, seed: int, data: str) -> str:
+    """The command that trains this run again: by the recipe's name where that suffices, else from its file."""
+    named = RECIPES.get(recipe.name)
+    options = ""
+    if named and named != recipe:
+        if named.val_size != recipe.val_size:
+            named, options = named.with_val_size(recipe.val_size), f" --val-size {recipe.val_size}"
+        if named.epochs != recipe.epochs:
+            named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
+    source = recipe.name if named == recipe else "recipe.json"
+    return f"tenfold train --recipe {source} --data {data} --seed {seed}{options if source != 'recipe.json' else ''}"
+
+
+_REPRODUCE_NOTE = (
+    "On the same machine with the same versions and as many threads, the weights become the same to the last bit: "
+    "compare their SHA-256 above. recipe.json lies beside this page in the run directory."
+)

@@ -18,7 +18,7 @@ from tenfold.errors import DataError, ModelError
 from tenfold.evaluation import outputs
 from tenfold.evaluation.calibration import calibrate, describe
 from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
-from tenfold.evaluation.report import draw_plots
+from tenfold.evaluation.report import write_report
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
 from tenfold.training.infer import predict_logits
@@ -244,10 +244,10 @@ def scored(make_run: MakeRun) -> Run:
 
 def test_pictures_are_drawn_and_sealed(scored: Run) -> None:
     run = scored
-    paths = draw_plots(run, DATASET)
+    paths = write_report(run, DATASET, evaluate(run, DATASET, PLAN))
     stems = {path.stem for path in paths}
-    assert {"history", "gallery", "misclassified", "confusion"} <= stems
-    for path in paths:
+    assert {"history", "gallery", "misclassified", "confusion", "per_class", "reliability", "report"} == stems
+    for path in paths[:-1]:
         with Image.open(path) as picture:
             assert picture.format == "PNG" and min(picture.size) > 300
     run.verify(*(path.relative_to(run.path).as_posix() for path in paths))
@@ -261,15 +261,17 @@ def flip_a_bit(path: Path) -> None:
 
 def test_drawing_does_not_seal_damage(scored: Run) -> None:
     """Without `seal_more`, which leaves the other digests alone: the flipped weights counted as sound afterwards."""
+    evaluation = evaluate(scored, DATASET, PLAN)
     flip_a_bit(scored.path / "model.safetensors")
-    draw_plots(scored, DATASET)
+    write_report(scored, DATASET, evaluation)
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
         evaluate(scored, DATASET, PLAN)
 
 
-@pytest.mark.parametrize("name", ["results.json", "predictions.csv", "metrics.csv", "steps.csv"])
+@pytest.mark.parametrize("name", ["results.json", "metrics.csv", "steps.csv"])
 def test_nothing_is_drawn_from_damaged_files(scored: Run, name: str) -> None:
     """Without `verify`: wrong pictures, or pandas' errors."""
+    evaluation = evaluate(scored, DATASET, PLAN)
     flip_a_bit(scored.path / name)
     with pytest.raises(ModelError, match=name):
-        draw_plots(scored, DATASET)
+        write_report(scored, DATASET, evaluation)

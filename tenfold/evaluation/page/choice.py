@@ -1,0 +1,37 @@
+"""Which of the test images a page shows, where it cannot show all.
+
+Legend: N images, K classes; `labels` and `predicted` int N in [0, K), `sure` and `loss` float N.
+"""
+
+import numpy as np
+
+FIRST = 25
+EACH = 8
+
+
+def ranks(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Each image's place within its group, 0 for the smallest value."""
+    order = np.lexsort((values, groups))
+    sorted_groups = groups[order]
+    starts = np.flatnonzero(np.r_[True, sorted_groups[1:] != sorted_groups[:-1]])
+    places = np.arange(len(groups)) - np.repeat(starts, np.diff(np.r_[starts, len(groups)]))
+    found = np.empty(len(groups), np.int64)
+    found[order] = places
+    return found
+
+
+def choose(labels: np.ndarray, predicted: np.ndarray, sure: np.ndarray, loss: np.ndarray, most: int) -> np.ndarray:
+    """Numbers of at most `most` images, in rising order.
+
+    First the first 25; then the surest mistakes; then, turn by turn, the surest image of every cell of the confusion
+    matrix, and of every class its least sure and its worst image; then all other mistakes, the surest first.
+    """
+    n, cells = len(labels), labels.astype(np.int64) * (int(max(labels.max(), predicted.max())) + 1) + predicted
+    mistakes = np.flatnonzero(labels != predicted)
+    mistakes = mistakes[np.argsort(-sure[mistakes], kind="stable")]
+    turns = np.minimum(np.minimum(ranks(cells, -sure), ranks(cells, sure)), ranks(labels, -loss))
+    by_turn = np.argsort(turns, kind="stable")
+    by_turn = by_turn[turns[by_turn] < EACH]
+    wanted = np.concatenate([np.arange(min(FIRST, n)), mistakes[:FIRST], by_turn, mistakes])
+    _, firsts = np.unique(wanted, return_index=True)
+    return np.sort(wanted[np.sort(firsts)][:most])

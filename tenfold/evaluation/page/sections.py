@@ -1,0 +1,216 @@
+"""What each section of a run's page says, as plain values for the template.
+
+Legend: N images, K classes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from tenfold.evaluation import metrics
+from tenfold.evaluation.metrics import Reliability, shown
+from tenfold.evaluation.page.charts import Axis, Line, chart, plain, short_percent, span, thin
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_CLASSES = 30
+"""Of a confusion matrix that is shown whole."""
+_MOST_CONFUSIONS = 12
+
+Facts = list[tuple[str, str]]
+
+
+def percent(share: float, digits: int = 2) -> str:
+    """A share as people read it."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def headline(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The numbers at the top: name, value, remark."""
+    low, high = scores["test_accuracy_interval"]
+    wrong = round((1 - scores["test_accuracy"]) * scores["test_images"])
+    rows = [
+        (
+            "Test accuracy",
+            percent(scores["test_accuracy"]),
+            f"on other images like these, 95 % sure: {percent(low, 1)} to {percent(high, 1)}",
+        ),
+        (
+            "With a single view",
+            percent(scores["test_accuracy_single_view"]),
+            "as exported; above, test-time views are averaged",
+        ),
+    ]
+    if scores["test_accuracy_top5"] is not None:
+        rows.append(("Among the best five", percent(scores["test_accuracy_top5"]), "the true class is one of five"))
+    rows.append(("Mistakes", f"{wrong:,}", f"of {scores['test_images']:,} test images"))
+    rows.append(("Cross-entropy", f"{scores['test_cross_entropy']:.4f}", f"loss as trained: {scores['test_loss']:.4f}"))
+    rows.append(("Calibration error", percent(scores["ece"]), "how far certainty and accuracy lie apart"))
+    if scores["val_accuracy"] is not None:
+        rows.append(("Validation accuracy", percent(scores["val_accuracy"]), "of training images held out"))
+    if "train_seconds" in scores:
+        total = f"{scores['total_seconds']:.1f} s from start to scores" if "total_seconds" in scores else ""
+        rows.append(("Training", f"{scores['train_seconds']:.1f} s", total))
+    return rows
+
+
+def matrix_rows(matrix: np.ndarray) -> list[list[dict[str, Any]]] | None:
+    """Cells of the confusion matrix with the style of their shade; None for more than 30 classes."""
+    if len(matrix) > MOST_CLASSES:
+        return None
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    wrong = np.where(np.eye(len(matrix), dtype=bool), 0, shares)
+    shades = np.ceil(5 * wrong / max(0.05, wrong.max())).astype(int)
+    return [
+        [
+            {
+                "truth": truth,
+                "said": said,
+                "count": int(count),
+                "style": "right" if truth == said else f"s{shades[truth, said]}",
+            }
+            for said, count in enumerate(row)
+        ]
+        for truth, row in enumerate(matrix)
+    ]
+
+
+def confusion_rows(matrix: np.ndarray) -> list[dict[str, Any]]:
+    """The largest cells off the diagonal."""
+    rows = matrix.sum(axis=1)
+    return [
+        {"truth": truth, "said": said, "count": count, "share": count / rows[truth]}
+        for truth, said, count in metrics.top_confusions(matrix, _MOST_CONFUSIONS)
+    ]
+
+
+def class_rows(per_class: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The table of `metrics.per_class`, row by row."""
+    first_summary = len(per_class) - len(metrics.SUMMARY_ROWS)
+    return [
+        {"name": shown(str(row[0])), "precision": row[1], "recall": row[2], "f1": row[3], "support": row[4]}
+        | {"summary": number >= first_summary}
+        for number, row in enumerate(per_class.itertuples())
+    ]
+
+
+def curves(epochs: "pd.DataFrame", steps: "pd.DataFrame") -> list[tuple[str, Markup]]:
+    """Loss and accuracy while training: metrics.csv and steps.csv."""
+    drawings = []
+    for quantity, say in (("loss", plain), ("accuracy", short_percent)):
+        ends = epochs["epoch"].to_numpy(float)
+        middles = (ends + np.r_[0, ends[:-1]]) / 2
+        x, y = thin(steps["epoch"].to_numpy(float), steps[quantity].to_numpy(float))
+        lines = [Line(x, y, "training batches", "faint")]
+        lines.append(
+            Line(middles, epochs[f"train_{quantity}"].to_numpy(float), "training, mean of epoch", "a", dots=True)
+        )
+        if epochs[f"val_{quantity}"].notna().any():
+            lines.append(Line(ends, epochs[f"val_{quantity}"].to_numpy(float), "validation", "b", dots=True))
+        across = Axis("epoch", 0, max([*ends, *x], default=1), plain)
+        up = span([np.quantile(y, [0.005, 0.995]) if len(y) else y, *(line.y for line in lines[1:])], quantity, say)
+        drawings.append((quantity.capitalize(), chart(lines, across, up, f"{quantity} by epoch")))
+    return drawings
+
+
+def reliability_chart(before: Reliability, after: Reliability | None) -> Markup:
+    """Accuracy by certainty, for a single view."""
+    lines = [Line(np.array([0, 1]), np.array([0, 1]), "", "dotted")]
+    for table, label, style in ((before, "as trained", "a"), (after, "at the fitted temperature", "b")):
+        if table is not None:
+            some = table.images > 0
+            lines.append(Line(table.confidence[some], table.accuracy[some], label, style, dots=True))
+    across, up = Axis("how sure it is", 0, 1, short_percent), Axis("accuracy", 0, 1, short_percent)
+    return chart(lines, across, up, "Accuracy by certainty")
+
+
+def answering_chart(sure: np.ndarray, correct: np.ndarray, calibration: dict[str, Any] | None) -> Markup:
+    """The share of wrong answers when only the surest images are answered (El-Yaniv and Wiener, 2010)."""
+    order = np.argsort(-sure, kind="stable")
+    errors = np.cumsum(~correct[order]) / np.arange(1, len(order) + 1)
+    coverage = np.arange(1, len(order) + 1) / len(order)
+    lines = [Line(*thin(coverage, errors), "wrong among the surest images", "a")]
+    if calibration and calibration["threshold"] is not None:
+        spot = np.array([calibration["coverage"]]), np.array([calibration["error"]])
+        lines.append(Line(*spot, "at the threshold", "b", dots=True))
+    up = Axis("wrong answers", 0, max(0.02, float(errors.max())), short_percent)
+    return chart(lines, Axis("images answered, the surest first", 0, 1, short_percent), up, "Wrong answers by coverage")
+
+
+def certainty_text(scores: dict[str, Any]) -> list[str]:
+    """What the figures of calibration mean."""
+    lean = (
+        f"With a single view, certainty and accuracy lie {percent(scores['ece_single_view'])} apart in the mean: "
+        "dots above the line are answers better than the model says, dots below it worse."
+    )
+    found = scores["calibration"]
+    if found is None:
+        advice = "tenfold train --val-size holds images out, from which a temperature and a threshold are then chosen."
+        return [lean, f"This run has no validation images, so nothing was fitted. {advice}"]
+    errors = f"{percent(found['ece_before'])} to {percent(found['ece_after'])}"
+    losses = f"{found['cross_entropy_before']:.4f} to {found['cross_entropy_after']:.4f}"
+    fitted = (
+        f"Dividing the logits by {found['temperature']:.3f}, fitted on {found['images']:,} validation images, brings "
+        f"the calibration error on the test images from {errors} and their cross-entropy from {losses}."
+    )
+    return [lean, fitted, _promise(found)]
+
+
+def _promise(found: dict[str, Any]) -> str:
+    promised = f"at most {100 * found['promised_error']:.3g} % wrong when it answers"
+    if found["threshold"] is None:
+        wanted = "more validation images, or a better model, may do"
+        return f"“{promised.capitalize()}” cannot be shown of any threshold: {wanted}."
+    low, high = (percent(limit) for limit in found["error_interval"])
+    return (
+        f"“{promised.capitalize()}”, promised with {percent(found['confidence'], 0)} confidence, is kept from a "
+        f"certainty of {found['threshold']:.4f} on. The model then answers {percent(found['coverage'], 1)} of the "
+        f"test images, and {percent(found['error'])} of those answers are wrong (95 % interval {low} to {high})."
+    )
+
+
+def facts(value: dict[str, Any], prefix: str = "") -> Facts:
+    """A JSON object as rows of a table: nested names with dots, lists one line, what is null left out."""
+    rows: Facts = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, dict):
+            rows += facts(item, f"{name}.")
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            for number, part in enumerate(item, start=1):
+                rows += facts(part, f"{name}.{number}.")
+        elif item is not None:
+            rows.append((name, "; ".join(map(_say, item)) if isinstance(item, list) else _say(item)))
+    return rows
+
+
+def _say(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) and math.isfinite(value) else str(value)
+
+
+def image_values(
+    numbers: Sequence[int], sheet: dict[int, int], predictions: "pd.DataFrame", names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Those of the images `numbers` that are on the sheet, as the template shows them."""
+    columns = (predictions[name].to_numpy() for name in ("true", "predicted", "probability", "correct"))
+    true, predicted, probability, correct = columns
+    return [
+        {
+            "sheet": sheet[number],
+            "name": names[number],
+            "truth": shown(str(true[number])),
+            "said": shown(str(predicted[number])),
+            "sure": float(probability[number]),
+            "right": bool(correct[number]),
+        }
+        for number in numbers
+        if number in sheet
+    ]
