@@ -42,6 +42,7 @@ ORDERS = {
         "device",
         "model",
         "augment",
+        "sampler",
         "optim",
         "infer",
         "run",

@@ -16,13 +16,14 @@ from torch.optim import Optimizer
 
 from tenfold.data.dataset import Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
-from tenfold.training.augment import Draws, Pixels, draw_epoch, keyed, keyed_seed, make_batch, measure_pixels, shrink
+from tenfold.training.augment import Pixels, keyed, keyed_seed, make_batch, measure_pixels, shrink
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import Whitened, build, penalty
 from tenfold.training.optim import make_optimizers, make_schedule, set_rates
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Checkpoint
+from tenfold.training.sampler import Sampler
 
 WHITENING_IMAGES = 2000
 
@@ -47,7 +48,8 @@ class Fit:
         self.log = torch.zeros(self.schedule.total, 2)  # loss and accuracy of every step's batch
         self.epochs: list[dict[str, float]] = []  # rows of metrics.csv
         self.seconds = 0.0
-        self._draws: tuple[int, Draws] | None = None
+        count, size = images.shape[:2]
+        self.sampler = Sampler(recipe, count, size, seed, self.schedule.batch_size, plan.device)
 
     @property
     def done(self) -> bool:
@@ -69,17 +71,23 @@ class Fit:
             stage = self.schedule.stage(self.step)
             self.optimizers = make_optimizers(self.recipe, self.network, stage, self.schedule.batch_size)
         set_rates(self.optimizers, self.schedule, self.step)
-        if isinstance(self.network, Whitened) and self.network.patch.bias is not None:
+        if isinstance(self.network, Whitened):
+            frozen = self.schedule.frozen(self.step)
+            bias, *group = self.network.first_parameters()
             # a bias at rate 0 needs no gradient, and without it the first group's input needs none either
-            self.network.patch.bias.requires_grad_(self.schedule.whitening_factor(self.step) > 0)
+            bias.requires_grad_(self.schedule.whitening_factor(self.step) > 0 and not frozen)
+            for parameter in group:
+                parameter.requires_grad_(not frozen)
 
     def _update(self) -> tuple[float, float]:
         """Forward, backward, update; return the batch's loss and accuracy."""
-        batch, labels = self.next_batch()
+        batch, labels, chosen = self.next_batch()
         torch.manual_seed(keyed_seed(self.seed, "dropout", self.step))
         with self.plan.autocast():
             logits = self.network(batch)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        logits = logits.float()
+        self.sampler.note(chosen, F.cross_entropy(logits.detach(), labels, reduction="none"))
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         loss = loss + penalty(self.network, self.recipe.l2)
         value, accuracy = torch.stack((loss.detach(), (logits.argmax(1) == labels).float().mean())).tolist()
         if not math.isfinite(value):
@@ -91,21 +99,13 @@ class Fit:
         self.network.zero_grad()
         return value, accuracy
 
-    def next_batch(self) -> tuple[Tensor, Tensor]:
-        epoch, index = divmod(self.step, self.schedule.steps_per_epoch)
-        draws = self._draws_of(epoch)
-        size = self.schedule.batch_size
-        chosen = draws.order[index * size : (index + 1) * size]
+    def next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The batch of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B)."""
+        draws, chosen = self.sampler.deal(self.step)
         batch = make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout)
         if self.step < self.recipe.small_share * self.schedule.total:
             batch = shrink(batch, self.recipe.small_size)
-        return batch, self.labels[chosen]
-
-    def _draws_of(self, epoch: int) -> Draws:
-        if self._draws is None or self._draws[0] != epoch:
-            count, size = self.images.shape[:2]
-            self._draws = epoch, draw_epoch(self.recipe, count, size, self.seed, epoch).to(self.plan.device)
-        return self._draws[1]
+        return batch, self.labels[chosen], chosen
 
     def _end_epoch(self) -> None:
         began = time.perf_counter()
@@ -143,6 +143,7 @@ class Fit:
         for i, optimizer in enumerate(self.optimizers):
             for j, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{j}.{name}": tensor for name, tensor in state.items()}
+        tensors |= {f"sampler.{name}": tensor for name, tensor in self.sampler.state().items()}
         tensors["log"] = self.log[: self.step]
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:  # the loss was still finite, its gradient was not
@@ -154,8 +155,8 @@ class Fit:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of the same recipe, data and seed. Raises `ModelError` where it does not fit."""
         try:
-            network = {n.removeprefix("network."): t for n, t in checkpoint.tensors.items() if n.startswith("network.")}
-            self.network.load_state_dict(network)
+            self.network.load_state_dict(_below("network.", checkpoint.tensors))
+            self.sampler.restore(_below("sampler.", checkpoint.tensors))
             self.step, self.seconds = checkpoint.step, checkpoint.notes["seconds"]
             self.epochs = list(checkpoint.notes["epochs"])
             self.log[: self.step] = checkpoint.tensors["log"]
@@ -208,6 +209,11 @@ def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]
         return train[: -recipe.val_size], train[-recipe.val_size :]
     order = torch.randperm(len(train), generator=keyed(seed, "split")).numpy()
     return train[np.sort(order[: -recipe.val_size])], train[np.sort(order[-recipe.val_size :])]
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _make_network(recipe: Recipe, classes: int, images: Tensor, pixels: Pixels, seed: int, plan: Plan) -> nn.Module:

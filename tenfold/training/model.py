@@ -94,6 +94,13 @@ class Whitened(nn.Module):
         x = F.adaptive_max_pool2d(x, 1).flatten(1)
         return self.head(x) * self.scale
 
+    def first_parameters(self) -> list[nn.Parameter]:
+        """What training may leave alone towards its end: the first layer's bias, then the first group's parameters."""
+        group = self.groups[0]
+        assert isinstance(group, Group)
+        filters = [conv.get_parameter("weight") for conv in group.convs]
+        return [self.patch.get_parameter("bias"), *filters, *(norm.get_parameter("bias") for norm in group.norms)]
+
     @torch.no_grad()
     def initialize_from(self, images: Tensor, eps: float = 5e-4) -> None:
         """Set the first layer to ± the strongest principal patches of `images` (N×3×H×W), scaled to unit variance.

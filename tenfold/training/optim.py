@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from tenfold.training.model import Whitened
 from tenfold.training.recipe import Recipe
 
 
@@ -54,6 +55,10 @@ class Schedule:
         end = self.recipe.whitening_epochs * self.steps_per_epoch
         return max(0.0, 1 - step / end) if end else 0.0
 
+    def frozen(self, step: int) -> bool:
+        """Whether the first group stays as it is at `step`."""
+        return step >= (1 - self.recipe.frozen_share) * self.total
+
     def epoch(self, step: int) -> float:
         """How many epochs are done after `step` steps."""
         return step / self.steps_per_epoch
@@ -74,8 +79,9 @@ def make_schedule(recipe: Recipe, images: int) -> Schedule:
 def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: int) -> list[Optimizer]:
     """Return fresh optimizers for a stage; each group keeps its full rate as `initial_lr`."""
     rate = recipe.stages[stage].learning_rate
-    # the loop freezes the first layer's bias on its way; it keeps its place, so that states keep their numbers
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad or name == "patch.bias"}
+    # what the loop freezes on its way keeps its place, so that states keep their numbers
+    late = {id(p) for p in model.first_parameters()} if isinstance(model, Whitened) else set()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad or id(p) in late}
     if recipe.optimizer == "adam":
         optimizers: list[Optimizer] = [KerasAdam(trained.values(), lr=rate)]
     else:

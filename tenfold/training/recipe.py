@@ -99,6 +99,10 @@ class Recipe:
     small_share: Share = 0.0
     """Share of the steps, the first ones, that see the images shrunk to `small_size` pixels a side."""
     small_size: Side = 16
+    easy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the images that every pass but the first leaves out: those of the smallest loss when last seen."""
+    frozen_share: Share = 0.0
+    """Share of the steps, the last ones, in which the first group of filters stays as it is."""
     val_size: Count = 0
     val_split: Literal["last", "random"] = "last"
     """Which training images are held out: the last ones, or some drawn by the seed."""
@@ -114,6 +118,8 @@ class Recipe:
             raise ValueError(f"network.whitening_pairs: patches of this size have only {patches}")
         if self.network.name == "reference" and self.small_share:
             raise ValueError("small_share: the reference network takes images of one size only")
+        if self.network.name == "reference" and self.frozen_share:
+            raise ValueError("frozen_share: only the whitened network can keep its first group")
         if self.network.name != "reference" and self.l2:
             raise ValueError("l2: only the reference network has such a term; use decay")
         if self.network.name != "reference" and self.small_share:

@@ -227,7 +227,14 @@ def test_dropout_repeats_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [QUICK, ADAM, replace(QUICK, flip="random", rotate=15.0)], ids=["muon", "adam", "turning"]
+    "recipe",
+    [
+        QUICK,
+        ADAM,
+        replace(QUICK, flip="random", rotate=15.0),
+        replace(QUICK, easy_share=0.4, frozen_share=0.5),
+    ],
+    ids=["muon", "adam", "turning", "hard images, first group frozen"],
 )
 def test_a_restored_run_ends_with_the_same_bits(recipe: Recipe) -> None:
     """Steps: 6 an epoch; the first stage ends after 9, the first layer's bias is done after 3.
@@ -248,6 +255,23 @@ def test_a_restored_run_ends_with_the_same_bits(recipe: Recipe) -> None:
         finish(restored)
         assert_same(restored.checkpoint().tensors, straight.checkpoint().tensors)
         assert timeless(restored) == timeless(straight)
+
+
+def test_the_first_group_stays_as_it_is_in_the_last_steps() -> None:
+    """15 steps, the last 6 of them frozen. Without it, everything moves until the end."""
+    fitting = make_fit(replace(QUICK, frozen_share=0.4))
+    while fitting.step < 9:
+        fitting.advance()
+    before = weights(fitting)
+    finish(fitting)
+    after = weights(fitting)
+    learned = {
+        name for name in before if name.endswith(("weight", "bias")) and not torch.equal(before[name], after[name])
+    }
+    assert learned == {"head.weight", *(f"groups.1.{name}" for name in GROUP)}
+
+
+GROUP = ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")
 
 
 def timeless(fitting: Fit) -> list[dict[str, float]]:

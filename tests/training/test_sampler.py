@@ -1,0 +1,84 @@
+"""Which images come next: every image in the first pass, the hardest in the later ones."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tenfold.training.recipe import FAST89
+from tenfold.training.sampler import Sampler
+
+COUNT, BATCH = 100, 10
+
+
+def make(easy_share: float) -> Sampler:
+    recipe = replace(FAST89, easy_share=easy_share)
+    return Sampler(recipe, COUNT, 32, 0, BATCH, torch.device("cpu"))
+
+
+def deal(sampler: Sampler, steps: range) -> list[int]:
+    """The images of these steps, in order; an image's loss is its number, so that high numbers are hard."""
+    dealt = []
+    for step in steps:
+        _, chosen = sampler.deal(step)
+        sampler.note(chosen, chosen.float())
+        dealt.extend(chosen.tolist())
+    return dealt
+
+
+def test_without_easy_images_to_leave_out_every_pass_sees_all() -> None:
+    dealt = deal(make(0.0), range(20))
+    for pass_ in (dealt[:100], dealt[100:]):
+        assert sorted(pass_) == list(range(COUNT))
+    assert dealt[:100] != dealt[100:]
+
+
+def test_later_passes_leave_the_easiest_out() -> None:
+    dealt = deal(make(0.3), range(24))
+    assert sorted(dealt[:100]) == list(range(COUNT))
+    for pass_ in (dealt[100:170], dealt[170:240]):
+        assert sorted(pass_) == list(range(30, COUNT))
+
+
+def test_an_image_left_out_comes_back_when_others_become_easier() -> None:
+    sampler = make(0.3)
+    deal(sampler, range(10))
+    for step in range(10, 17):  # the seventy hard ones are learned
+        _, chosen = sampler.deal(step)
+        sampler.note(chosen, torch.zeros(BATCH))
+    dealt = deal(sampler, range(17, 24))
+    assert set(range(1, 30)) <= set(dealt), "all whose loss is not zero"
+
+
+def test_images_that_no_batch_had_room_for_count_as_hard() -> None:
+    recipe = replace(FAST89, easy_share=0.5)
+    sampler = Sampler(recipe, 109, 32, 0, BATCH, torch.device("cpu"))
+    first = set(deal(sampler, range(10)))
+    sampler.deal(10)
+    assert set(range(109)) - first <= set(sampler.kept.nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("step", [3, 10, 13, 17, 20])
+def test_a_restored_sampler_deals_the_same(step: int) -> None:
+    """Restored in the middle of a pass, whose choice rests on losses that have changed since.
+
+    Without `kept` in the state: steps 13 and 20 deal other images.
+    """
+    straight, restored = make(0.3), make(0.3)
+    deal(straight, range(step))
+    saved = {name: tensor.clone() for name, tensor in straight.state().items()}
+    expected = deal(straight, range(step, 30))
+    restored.restore(saved)
+    assert deal(restored, range(step, 30)) == expected
+
+
+def test_a_recipe_that_leaves_nothing_out_needs_no_state() -> None:
+    assert make(0.0).state() == {}
+    assert set(make(0.1).state()) == {"losses", "kept"}
+
+
+@pytest.mark.parametrize(
+    ("step", "place"), [(0, (0, 0)), (9, (0, 9)), (10, (1, 0)), (16, (1, 6)), (17, (2, 0)), (23, (2, 6))]
+)
+def test_a_step_has_its_place_in_a_pass(step: int, place: tuple[int, int]) -> None:
+    assert make(0.3).locate(step) == place
