@@ -20,7 +20,15 @@ app = typer.Typer(no_args_is_help=True, add_completion=False)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 Device = Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
-Data = Annotated[str, typer.Option(envvar="TENFOLD_DATA", help="cifar10 or shapes.")]
+Data = Annotated[
+    str, typer.Option(envvar="TENFOLD_DATA", help="cifar10, shapes, or a folder of images with a subfolder a class.")
+]
+Size = Annotated[
+    int, typer.Option(envvar="TENFOLD_SIZE", min=8, max=64, help="Pixels a side that a folder's images are brought to.")
+]
+Resize = Annotated[
+    str, typer.Option(envvar="TENFOLD_RESIZE", help="How: squash (all of it), crop (its middle) or pad (with grey).")
+]
 Epochs = Annotated[
     float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
 ]
@@ -91,11 +99,15 @@ def require_extra(extra: str, modules: tuple[str, ...]) -> None:
         raise UsageError(f"this needs {', '.join(missing)}: install it with pip install 'tenfold[{extra}]'")
 
 
-def choose_recipe(name: str, epochs: float | None, val_size: int | None) -> "Recipe":
-    """Find the recipe of that name or file, changed as --epochs and --val-size ask. Raises `UsageError`."""
+def choose_recipe(name: str, epochs: float | None, val_size: int | None, images: int | None = None) -> "Recipe":
+    """Find the recipe of that name or file, fitted to so many `images`, changed as --epochs and --val-size ask.
+
+    Raises `UsageError`.
+    """
     from tenfold.training.recipe import find_recipe
 
     recipe = find_recipe(name)
+    recipe = recipe if images is None else recipe.for_images(images)
     recipe = recipe if epochs is None else recipe.with_epochs(epochs)
     return recipe if val_size is None else recipe.with_val_size(val_size)
 

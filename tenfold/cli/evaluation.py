@@ -21,18 +21,16 @@ def evaluate(
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
     require_extra("train", TRAIN_EXTRA)
     _refuse_busy(run)
-    from tenfold.data import load
     from tenfold.evaluation import evaluate as evaluation
     from tenfold.evaluation import metrics
     from tenfold.files import write_text
     from tenfold.training.device import make_plan
     from tenfold.training.run import Run
-    from tenfold.training.train import dataset_of
+    from tenfold.training.train import dataset_of, other_data
 
     opened = Run.open(run)
     opened.lock()
-    own = data is None or data == opened.env["data"]
-    dataset = dataset_of(opened) if data is None or own else load(data)
+    dataset, own = (dataset_of(opened), True) if data is None else other_data(opened, data)
     evaluated = evaluation.evaluate(opened, dataset, make_plan(device), own=own)
     scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
     opened.unlock()

@@ -12,6 +12,8 @@ from tenfold.cli.app import (
     Device,
     Epochs,
     Json,
+    Resize,
+    Size,
     ValSize,
     app,
     choose_recipe,
@@ -37,6 +39,8 @@ def bench(
     profile: Annotated[
         bool, typer.Option("--profile", help="Train nothing: say where the time of a recipe's step goes.")
     ] = False,
+    size: Size = 32,
+    resize: Resize = "squash",
     as_json: Json = False,
 ) -> None:
     """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences."""
@@ -54,8 +58,9 @@ def bench(
     stems = [benching.stem(name) for name in names]
     if len(set(stems)) < len(stems):
         raise UsageError(f"recipes must have different names: {', '.join(stems)}")
-    load(data)  # so that no run's time holds a download
+    dataset = load(data, size=size, resize=resize)  # so that no run's time holds a download, nor a folder's decoding
     options = ["--data", data, "--device", device]
+    options += ["--size", str(size), "--resize", resize] if dataset.origin else []
     options += [] if epochs is None else ["--epochs", f"{epochs:g}"]
     options += [] if val_size is None else ["--val-size", str(val_size)]
     path = out or RUNS / f"bench-{'-'.join(stems)}"

@@ -3,7 +3,7 @@
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from tenfold.cli.app import (
     Device,
     Epochs,
     Json,
+    Resize,
+    Size,
     ValSize,
     app,
     choose_recipe,
@@ -28,6 +30,7 @@ from tenfold.console import remark
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
+    from tenfold.data import Dataset
     from tenfold.training.recipe import Recipe
     from tenfold.training.run import Run
     from tenfold.training.train import Trained
@@ -46,6 +49,8 @@ def train(
     device: Device = "auto",
     epochs: Epochs = None,
     val_size: ValSize = None,
+    size: Size = 32,
+    resize: Resize = "squash",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
     ] = False,
@@ -65,14 +70,31 @@ def train(
 
     if resume:
         path = out or find_unfinished(RUNS).path
-        _refuse_changes(context, Run.open(path))
-        trained = training.resume(path, device if _given(context, "device") else None)
+        folder = _refuse_changes(context, Run.open(path))
+        trained = training.resume(path, device if _given(context, "device") else None, folder)
     else:
         path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
         make_plan(device)
-        trained = training.train(chosen, load(data), path, seed=seed, device=device)
+        dataset = load(data, size=size, resize=resize, seed=seed)
+        if dataset.origin:
+            chosen = _fit_to_folder(recipe, epochs, val_size, dataset)
+        trained = training.train(chosen, dataset, path, seed=seed, device=device)
     _score_and_draw(trained, as_json)
+
+
+def _fit_to_folder(name: str, epochs: float | None, val_size: int | None, dataset: "Dataset") -> "Recipe":
+    """Fit the recipe to a folder's number of images, and say how."""
+    if dataset.val_size and val_size is not None:
+        raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
+    images = len(dataset.train) - dataset.val_size
+    recipe = choose_recipe(name, epochs, val_size, images)
+    if recipe != choose_recipe(name, epochs, val_size):
+        remark(
+            f"recipe fitted to {images:,} images: {recipe.epochs:.4g} epochs in batches of "
+            f"{min(recipe.batch_size, images)} (--epochs sets another number)"
+        )
+    return recipe
 
 
 def _score_and_draw(trained: "Trained", as_json: bool) -> None:
@@ -118,10 +140,17 @@ def _given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
 
 
-def _refuse_changes(context: typer.Context, run: "Run") -> None:
-    """A resumed run keeps its settings: raise `UsageError` where an option asks for another value."""
+def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
+    """A resumed run keeps its settings: raise `UsageError` where an option asks for another value.
+
+    Returns the folder that --data says its images are in now, if it says so.
+    """
     recipe, env = run.recipe, run.env
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
+    folder = env.get("folder")
+    if folder:
+        settings |= {"size": folder["size"], "resize": folder["resize"]}
+        del settings["data"]  # its content tells whether it is the same
     for name, value in settings.items():
         asked = context.params[name]
         same = math.isclose(asked, value) if isinstance(asked, float) else asked == value
@@ -133,6 +162,7 @@ def _refuse_changes(context: typer.Context, run: "Run") -> None:
             f"{run.path} was begun with --recipe {recipe.name}, kept in its recipe.json, "
             f"not with what {context.params['recipe']} says now: leave --recipe out"
         )
+    return Path(context.params["data"]) if folder and _given(context, "data") else None
 
 
 def _same_recipe(name: str, recipe: "Recipe") -> bool:
@@ -141,8 +171,10 @@ def _same_recipe(name: str, recipe: "Recipe") -> bool:
 
     from tenfold.training.recipe import find_recipe
 
-    free = {"stages": recipe.stages, "val_size": recipe.val_size, "val_split": recipe.val_split}
-    return replace(find_recipe(name), **free) == recipe  # type: ignore[arg-type]
+    # what --epochs, --val-size and a folder's number of images change
+    names = ("stages", "val_size", "val_split", "batch_size", "whitening_epochs")
+    free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
+    return replace(find_recipe(name), **free) == recipe
 
 
 @app.command()

@@ -1,23 +1,32 @@
 """Where pixels come from: data sets by name, each a `Dataset` (see `dataset.py`)."""
 
+import os
 from pathlib import Path
 
 from tenfold.data.cache import Cached, get_cifar10, load_cifar10, remove_cifar10
-from tenfold.data.dataset import Dataset, Split
+from tenfold.data.dataset import Dataset, Origin, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
 
-__all__ = ["NAMES", "Cached", "Dataset", "Split", "get", "load", "remove"]
+__all__ = ["NAMES", "Cached", "Dataset", "Origin", "Split", "get", "is_folder", "load", "remove"]
 
 NAMES = ("cifar10", "shapes")
 
 
-def load(name: str) -> Dataset:
-    """The data set of that name; CIFAR-10 is fetched first, and this is said, when it is not in the cache.
+def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0) -> Dataset:
+    """The data set of that name, or the folder of images at that path, one subfolder a class.
 
+    CIFAR-10 is fetched first, and this is said, when it is not in the cache. A folder's images are brought to
+    `size`×`size` pixels (`resize`: see `image.resize_pixels`), and `seed` draws its test images where it has none.
     Raises `UsageError` for a name that is none, `DataError` when the data cannot be had, `StorageError`.
     """
+    if is_folder(name):
+        from tenfold.data.folder import load_folder  # here, because it brings Pillow
+
+        return load_folder(Path(name), size, resize, seed)
     _check_name(name)
+    if (size, resize) != (32, "squash"):
+        raise UsageError(f"the images of {name} are 32 pixels wide: only those of a folder are resized")
     if name == "shapes":
         return make_shapes()
     try:
@@ -25,6 +34,11 @@ def load(name: str) -> Dataset:
     except DataError:
         get_cifar10()  # says why and from where
         return load_cifar10()
+
+
+def is_folder(name: str) -> bool:
+    """Whether `name` means a folder: no data set is called so, and there is one, or it is written as a path."""
+    return name not in NAMES and (Path(name).is_dir() or "/" in name or os.sep in name)
 
 
 def get(name: str = "cifar10", from_path: Path | None = None) -> Cached:
@@ -41,9 +55,7 @@ def remove(name: str = "cifar10") -> Path | None:
 
 def _check_name(name: str) -> None:
     if name not in NAMES:
-        if Path(name).is_dir():
-            raise UsageError(f"{name} is a folder, which cannot be trained on yet; known are {', '.join(NAMES)}")
-        raise UsageError(f"no data set is named {name!r}; known are {', '.join(NAMES)}")
+        raise UsageError(f"no data set is named {name!r}; known are {', '.join(NAMES)}, or a folder of images")
 
 
 def _check_fetched(name: str) -> None:

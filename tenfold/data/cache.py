@@ -145,7 +145,7 @@ def _store(source: str, arrays: Arrays) -> None:
         remove_temporaries(folder)
     for name, array in arrays.items():
         with atomic_write(folder / f"{name}.npy") as file:
-            file.write(_npy_header(array.shape))
+            file.write(npy_header(array.shape))
             file.write(np.ascontiguousarray(array).data)
     write_text(_manifest_path(), json.dumps(_manifest(source, arrays), indent=2) + "\n")
 
@@ -168,23 +168,23 @@ def _read(spec: Spec) -> tuple[str, Arrays]:
         if manifest["format"] != _FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
         source = str(manifest["source"])
-        arrays = {name: _map_array(folder / f"{name}.npy", shape) for name, shape in spec.shapes.items()}
+        arrays = {name: map_array(folder / f"{name}.npy", shape) for name, shape in spec.shapes.items()}
         verify(arrays, spec, str(folder))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise DataError(f"the cached CIFAR-10 is damaged ({error})") from error
     return source, arrays
 
 
-def _map_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def map_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """Map a .npy file that is exactly as we write it; ValueError otherwise."""
-    header = _npy_header(shape)
+    header = npy_header(shape)
     with path.open("rb") as file:
         if file.read(len(header)) != header or path.stat().st_size != len(header) + math.prod(shape):
             raise ValueError(f"{path} has a wrong header or length")
         return np.memmap(file, np.uint8, mode="r", offset=len(header), shape=shape)
 
 
-def _npy_header(shape: tuple[int, ...]) -> bytes:
+def npy_header(shape: tuple[int, ...]) -> bytes:
     """What a .npy file of uint8 begins with. np.save itself would lose the reason when the disk is full."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})

@@ -1,6 +1,6 @@
 """What every source of pixels ends in: a `Dataset`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,10 +11,12 @@ class Split:
 
     images: uint8, N×H×W×3, RGB; may be memory-mapped and read-only.
     labels: an unsigned integer type, N, each in [0, K).
+    names: the images' files, text, N, below the folder that they are from; None where they are from none.
     """
 
     images: np.ndarray
     labels: np.ndarray
+    names: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         assert self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3
@@ -24,14 +26,45 @@ class Split:
         return len(self.images)
 
     def __getitem__(self, index: slice | np.ndarray) -> "Split":
-        return Split(self.images[index], self.labels[index])
+        return Split(self.images[index], self.labels[index], None if self.names is None else self.names[index])
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The folder that a data set was read from, and how, so that it is found again and known if it changed.
+
+    sha256: of the names, splits, classes and contents of its images. size: in pixels; resize: squash, crop or pad.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    resize: str
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set: K class names in label order, what to train on, and what to score on."""
+    """A named data set: K class names in label order, what to train on, and what to score on.
+
+    val_size: how many images at the end of `train` are validation images because the folder says so.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     test: Split
+    val_size: int = 0
+    origin: Origin | None = None
+
+    @property
+    def resize(self) -> str:
+        """How images of other shapes were brought to size."""
+        return self.origin.resize if self.origin else "squash"
+
+    def with_classes(self, classes: tuple[str, ...]) -> "Dataset":
+        """Number the labels as in `classes`, where these hold all of the data's own; else it stays as it is."""
+        if not set(self.classes) <= set(classes):
+            return self
+        numbers = np.array([classes.index(name) for name in self.classes], self.train.labels.dtype)
+        train, test = (replace(part, labels=numbers[part.labels]) for part in (self.train, self.test))
+        return replace(self, classes=classes, train=train, test=test)

@@ -21,8 +21,8 @@ def make_shapes(seed: int = 0, train: int = 5_000, test: int = 1_000, size: int 
 
     Classes are as frequent as each other (to within one image) and in random order.
     """
-    splits = [_draw_split(np.random.default_rng([seed, i]), count, size) for i, count in enumerate((train, test))]
-    return Dataset("shapes", tuple(_DISTANCES), *splits)
+    splits = (_draw_split(np.random.default_rng([seed, i]), count, size) for i, count in enumerate((train, test)))
+    return Dataset("shapes", tuple(_DISTANCES), next(splits), next(splits))
 
 
 def _draw_split(rng: np.random.Generator, count: int, size: int) -> Split:

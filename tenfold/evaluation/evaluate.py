@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 class Evaluation:
     """What a run does on a test set, and on its validation images where it has some.
 
-    scores: the numbers that go to `results.json`.
+    scores: the numbers that go to `results.json`. names: the test images' files, below the folder that they are from.
     """
 
     test: Outputs
     val: Outputs | None
     classes: tuple[str, ...]
     scores: dict[str, Any]
+    names: np.ndarray | None = None
 
     @property
     def logits(self) -> np.ndarray:
@@ -53,7 +54,10 @@ class Evaluation:
 
     def predictions(self) -> "pd.DataFrame":
         """One row an image, test-time views averaged (see `metrics.predictions`)."""
-        return metrics.predictions(self.logits, self.labels, self.classes)
+        frame = metrics.predictions(self.logits, self.labels, self.classes)
+        if self.names is not None:
+            frame.insert(1, "path", self.names)
+        return frame
 
     def details(self) -> dict[str, Any]:
         """What `tenfold evaluate --json` says besides the scores: by class, by pair of classes, by certainty."""
@@ -83,7 +87,7 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None, *, own: bool 
         "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
         "calibration": describe(calibration, test.single, test.labels) if calibration else None,
     }
-    return Evaluation(test, val, model.classes, _scores(run, model, test) | more)
+    return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names)
 
 
 def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:

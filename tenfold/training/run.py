@@ -287,9 +287,11 @@ def check_new(path: Path) -> None:
         raise UsageError(f"{path} exists: choose another --out, or go on with it by --resume")
 
 
-def describe_model(spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels) -> dict[str, Any]:
+def describe_model(
+    spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels, resize: str = "squash"
+) -> dict[str, Any]:
     """Say in JSON all that `Run.load_model` needs."""
-    described = ModelDescription(FORMAT_VERSION, spec, classes, size, "squash", pixels.mean, pixels.std)
+    described = ModelDescription(FORMAT_VERSION, spec, classes, size, resize, pixels.mean, pixels.std)  # type: ignore[arg-type]
     return _DESCRIPTION.dump_python(described, mode="json")
 
 

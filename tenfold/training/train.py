@@ -1,12 +1,14 @@
 """Training in a run directory: `fit` with checkpoints, logs, signals and a lock."""
 
+import csv
+import io
 import math
 import platform
 import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -16,8 +18,8 @@ import torch
 from torch import nn
 
 from tenfold.console import progress, remark
-from tenfold.data import NAMES, Dataset, load
-from tenfold.errors import ModelError, Terminated
+from tenfold.data import NAMES, Dataset, Origin, is_folder, load
+from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
 from tenfold.training.device import Plan, cpu_features, make_plan
 from tenfold.training.fit import Fit, split
@@ -25,6 +27,7 @@ from tenfold.training.model import count_parameters, summarize
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run, check_new, describe_model, now
 
+SPLIT_FILE = "split.csv"
 CHECKPOINT_SECONDS = 5.0
 CHECKPOINT_SHARE = 0.01
 """A checkpoint is due when this many seconds have passed and when it costs at most this share of them."""
@@ -52,22 +55,26 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, seed: int = 0, device:
     """
     check_new(out)
     plan = make_plan(device)
+    if dataset.val_size:
+        recipe = recipe.with_val_size(dataset.val_size)
     fitting = _prepare(recipe, dataset, seed, plan)
-    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan))
+    origin = {"folder": asdict(dataset.origin)} if dataset.origin else {}
+    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan) | origin)
     return _train(run, fitting, dataset)
 
 
-def resume(out: Path, device: str | None = None) -> Trained:
+def resume(out: Path, device: str | None = None, folder: Path | None = None) -> Trained:
     """Go on with the unfinished run `out` from its newest sound checkpoint, with its own recipe, data and seed.
 
-    Raises `ModelError` where there is nothing to resume, and as `train` does.
+    folder: where its folder of images is now, if it moved. Raises `ModelError` where there is nothing to resume, and as
+    `train` does.
     """
     run = Run.open(out)
     run.lock()
     if run.scored:
         raise ModelError(f"nothing to resume: {out} is finished")
     env = run.env
-    plan, dataset = make_plan(device or env["device"]), dataset_of(run)
+    plan, dataset = make_plan(device or env["device"]), dataset_of(run, folder)
     _note_resumption(run, plan)
     checkpoint = run.load_checkpoint()
     fitting = _prepare(run.recipe, dataset, env["seed"], plan)
@@ -77,12 +84,63 @@ def resume(out: Path, device: str | None = None) -> Trained:
     return _train(run, fitting, dataset)
 
 
-def dataset_of(run: Run) -> Dataset:
-    """Load the data that a run was trained on. Raises `ModelError` where it names none that is known."""
-    name = run.env["data"]
-    if name not in NAMES:
-        raise ModelError(f"{run.path / 'env.json'}: no data set is named {name!r}")
-    return load(name)
+def dataset_of(run: Run, folder: Path | None = None) -> Dataset:
+    """Load the data that a run was trained on, a folder from where it was then, or from `folder`.
+
+    Raises `ModelError` where the run names none that is known, `DataError` where its folder moved or changed.
+    """
+    env = run.env
+    if "folder" in env:
+        return _folder_of(run, env, folder)
+    if env["data"] not in NAMES:
+        raise ModelError(f"{run.path / 'env.json'}: no data set is named {env['data']!r}")
+    return load(env["data"])
+
+
+def _folder_of(run: Run, env: Mapping[str, Any], folder: Path | None) -> Dataset:
+    try:
+        origin = Origin(**env["folder"])
+        path, size, resize = folder or Path(origin.path), int(origin.size), str(origin.resize)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
+    if not path.is_dir():
+        raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
+    dataset = load(f"{path}/", size=size, resize=resize, seed=env["seed"])
+    if not dataset.origin or dataset.origin.sha256 != origin.sha256:
+        raise DataError(f"{path} is not what {run.path} was trained on{_what_changed(run, dataset)}: train again")
+    return dataset
+
+
+def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
+    """Load data for a run to be scored on, and say whether the run was trained on it.
+
+    A folder's images are brought to the size that the run knows. Without `test/` or `val/` all of them are scored on,
+    and some of the run's classes may be missing. Raises `ModelError`, `DataError`, `UsageError`.
+    """
+    env = run.env
+    if not is_folder(name):
+        return load(name), name == env["data"]
+    from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
+
+    model = run.read_json("model.json")
+    pictures = read_folder(Path(name), model["size"], model["resize"])
+    own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
+    dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
+    return dataset.with_classes(tuple(model["classes"])), own
+
+
+def _what_changed(run: Run, dataset: Dataset) -> str:
+    """Say which files came and went, as far as the run's list of them tells."""
+    path = run.path / SPLIT_FILE
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        before = {row.get("path", "") for row in csv.DictReader(file)}
+    parts = (dataset.train.names, dataset.test.names)
+    now_there = {name for names in parts if names is not None for name in names.tolist()}
+    counts = {"gone": before - now_there, "new": now_there - before}
+    told = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
+    return f"; images: {', '.join(told) or 'the same names, other content'}"
 
 
 def _note_resumption(run: Run, plan: Plan) -> None:
@@ -92,8 +150,8 @@ def _note_resumption(run: Run, plan: Plan) -> None:
     changed = [key for key in ("device", "dtype", "threads", "versions", "cpu") if env.get(key) != here[key]]
     if changed:
         remark(f"{', '.join(changed)} changed since this run was begun: it goes on, but not bit for bit")
-    resumed = [*env.get("resumed", []), here["started"]]
-    run.write_json("env.json", here | {"started": env.get("started"), "resumed": resumed})
+    kept = {key: env[key] for key in ("started", "folder") if key in env}
+    run.write_json("env.json", here | kept | {"resumed": [*env.get("resumed", []), here["started"]]})
 
 
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan) -> Fit:
@@ -107,6 +165,8 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan) -> Fit:
 
 def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
     before = fitting.seconds
+    if dataset.origin:
+        _write_split(run, fitting, dataset)
     try:
         _take_all_steps(fitting, run)
     except (KeyboardInterrupt, Terminated):
@@ -114,10 +174,25 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
         raise
     write_logs(run, fitting)
     size = dataset.train.images.shape[1]
-    run.save_model(fitting.network, describe_model(fitting.recipe.network, dataset.classes, size, fitting.pixels))
+    spec = fitting.recipe.network
+    run.save_model(fitting.network, describe_model(spec, dataset.classes, size, fitting.pixels, dataset.resize))
     run.keep_checkpoints(1)
     run.seal()
     return Trained(run, dataset, fitting.plan, fitting.seconds, before)
+
+
+def _write_split(run: Run, fitting: Fit, dataset: Dataset) -> None:
+    """Write split.csv: every image's path below its folder, its class, and what it was used for."""
+    train, val = split(dataset.train, fitting.recipe, fitting.seed)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("path", "class", "split"))
+    for name, part in (("train", train), ("val", val), ("test", dataset.test)):
+        if part is not None and part.names is not None:
+            rows.writerows(
+                (path, dataset.classes[label], name) for path, label in zip(part.names, part.labels, strict=True)
+            )
+    write_text(run.path / SPLIT_FILE, text.getvalue())
 
 
 def _take_all_steps(fitting: Fit, run: Run) -> None:

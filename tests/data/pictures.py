@@ -3,9 +3,13 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tenfold.data.shapes import make_shapes
 
 PIXELS = np.array(
     [
@@ -66,3 +70,31 @@ def oriented(orientation: int, kind: str, pixels: np.ndarray = PIXELS, **options
     exif = Image.Exif()
     exif[0x0112] = orientation
     return save(pixels, kind, exif=exif, **options)
+
+
+def write_mixed_shapes(root: Path, count: int) -> Path:
+    """Drawn shapes as a folder: a class each, stored in nine ways one after the other, no two sizes quite alike."""
+    drawn = make_shapes(0, count, 1, size=48)
+    for number, (pixels, label) in enumerate(zip(drawn.train.images, drawn.train.labels, strict=True)):
+        ending, store = _WAYS[number % len(_WAYS)]
+        path = root / drawn.classes[label] / f"{number}{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store(np.ascontiguousarray(pixels[number % 3 :, : 48 - number % 4])))
+    return root
+
+
+def _deep(pixels: np.ndarray) -> np.ndarray:
+    return pixels.mean(axis=2).astype(np.uint16) * 257
+
+
+_WAYS: tuple[tuple[str, Callable[[np.ndarray], bytes]], ...] = (
+    (".png", lambda pixels: save(pixels, "PNG")),
+    (".jpg", lambda pixels: save(pixels, "JPEG", quality=95)),
+    (".cmyk.jpg", lambda pixels: save(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=95)),
+    (".16-bit.png", lambda pixels: save(Image.fromarray(_deep(pixels)), "PNG")),
+    (".turned.jpg", lambda pixels: oriented(6, "JPEG", np.ascontiguousarray(np.rot90(pixels)), quality=95)),
+    (".rgba.webp", lambda pixels: save(Image.fromarray(pixels).convert("RGBA"), "WEBP", lossless=True)),
+    (".gif", lambda pixels: save(Image.fromarray(pixels).quantize(64), "GIF")),
+    (".bmp", lambda pixels: save(pixels, "BMP")),
+    (".tiff", lambda pixels: save(pixels, "TIFF", compression="tiff_lzw")),
+)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tenfold.errors import UsageError
+from tenfold.training.optim import make_schedule
 from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, NetworkSpec, Recipe, Stage, find_recipe
 
 PLAIN = Recipe("plain", NetworkSpec(), (Stage(1, 0.1, 0.0),))
@@ -122,3 +123,21 @@ def test_with_val_size_takes_the_last_images() -> None:
     assert (held.val_size, held.val_split) == (5000, "last")
     with pytest.raises(UsageError, match="--val-size must be 0 or more, not -1"):
         REFERENCE.with_val_size(-1)
+
+
+def test_fewer_images_take_as_many_steps_that_are_cheaper() -> None:
+    """500 images are a hundredth: ten times the epochs, a tenth of the batch."""
+    fitted = FAST89.for_images(500)
+    assert (fitted.epochs, fitted.batch_size) == (pytest.approx(24), 50)
+    assert fitted.whitening_epochs == pytest.approx(10 * FAST89.whitening_epochs)
+    steps = [make_schedule(FAST89.for_images(images), images).total for images in (500, 1_000, 5_000, 20_000, 50_000)]
+    assert all(abs(count - 240) <= 10 for count in steps)
+
+
+def test_no_batch_is_tiny_and_nothing_grows_with_many_images() -> None:
+    assert FAST89.for_images(40).batch_size == 32
+    assert make_schedule(FAST89.for_images(40), 40).total == round(2.4 * (50_000 / 40) ** 0.5)
+    assert FAST89.for_images(50_000) == FAST89.for_images(1_000_000) == FAST89
+    fitted = REFERENCE.for_images(500)
+    assert (fitted.batch_size, fitted.val_size) == (32, 100)
+    assert [stage.epochs for stage in fitted.stages] == pytest.approx([200, 100, 50])

@@ -1,0 +1,216 @@
+"""From a folder of images to a run and back, by the same commands as for CIFAR-10."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from pictures import write_mixed_shapes
+from rich.console import Console
+
+import tenfold
+from tenfold import cli
+from tenfold.data.image import decode
+
+# What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
+Invoke = Callable[..., tuple[int, str, str]]
+Train = Callable[..., dict[str, Any]]
+IMAGES = 500
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of its own, shared by the tests of this file; SIGTERM's handler is put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENFOLD_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def invoke() -> Invoke:
+    """Run the command within this process: exit code, standard output, standard error."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        out, err = StringIO(), StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", ["tenfold", *map(str, arguments)])
+            patch.setattr("tenfold.console.stderr", lambda: Console(file=err, soft_wrap=True))
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out.getvalue(), err.getvalue()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def train(invoke: Invoke, tiny_recipe: Path) -> Train:
+    """Train, and return what `--json` and standard error say."""
+
+    def run(*arguments: str | Path) -> dict[str, Any]:
+        code, out, err = invoke("train", "--recipe", tiny_recipe, "--json", *arguments)
+        assert code == 0, err
+        return json.loads(out) | {"said": err}
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mixed_shapes(tmp_path_factory.mktemp("data") / "shapes", IMAGES)
+
+
+@pytest.fixture(scope="module")
+def trained(train: Train, shapes: Path) -> dict[str, Any]:
+    """A finished run on the folder."""
+    return train("--data", shapes, "--out", shapes.parent / "run")
+
+
+def test_a_folder_of_all_kinds_of_files_is_learned(trained: dict[str, Any]) -> None:
+    """By chance, a tenth is right; a tiny network with a hundred steps gets several times that."""
+    assert trained["test_accuracy"] > 0.4
+    assert trained["data"] == "shapes/"
+    assert "shapes/: 10 classes; 400 train, 100 test images, 50 a class" in trained["said"]
+    assert "recipe fitted to 400 images: " in trained["said"]
+
+
+def test_what_the_run_knows_of_its_images(trained: dict[str, Any], shapes: Path) -> None:
+    run = Path(trained["run"])
+    table = pd.read_csv(run / "split.csv")
+    assert table["split"].value_counts().to_dict() == {"train": 400, "test": 100}
+    assert sorted(table["path"]) == sorted(
+        path.relative_to(shapes).as_posix() for path in shapes.rglob("*") if path.is_file()
+    )
+    assert (table["class"] == table["path"].str.partition("/")[0]).all()
+    predictions = pd.read_csv(run / "predictions.csv")
+    assert predictions["path"].tolist() == table["path"][table["split"] == "test"].tolist()
+    assert (predictions["true"] == predictions["path"].str.partition("/")[0]).all()
+    model = json.loads((run / "model.json").read_text())
+    assert (model["size"], model["resize"], model["classes"]) == (32, "squash", sorted(model["classes"]))
+
+
+def test_only_the_environment_file_holds_the_path(trained: dict[str, Any], shapes: Path) -> None:
+    run = Path(trained["run"])
+    private = {"env.json", "results.json"}  # that of the run itself is in its results
+    files = [path for path in run.rglob("*") if path.is_file() and path.name not in private]
+    assert len(files) > 8
+    assert not [path for path in files if str(shapes).encode() in path.read_bytes()]
+    assert json.loads((run / "env.json").read_text())["folder"]["path"] == str(shapes)
+
+
+def test_the_same_file_gives_the_same_pixels(trained: dict[str, Any], shapes: Path) -> None:
+    """In training as in `decode`, which prediction calls."""
+    test = tenfold.load(str(shapes)).test
+    assert test.names is not None and len(test) == 100
+    for pixels, name in zip(test.images, test.names, strict=True):
+        np.testing.assert_array_equal(pixels, decode((shapes / name).read_bytes(), 32))
+
+
+def test_evaluate_and_report_find_the_folder_again(trained: dict[str, Any], invoke: Invoke, shapes: Path) -> None:
+    _, out, _ = invoke("evaluate", trained["run"], "--json")
+    assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
+    moved = shapes.rename(shapes.parent / "moved")
+    try:
+        code, _, err = invoke("evaluate", trained["run"])
+        assert code == 3
+        assert f"{shapes}, which {trained['run']} was trained on, is not there any more" in err
+        _, out, _ = invoke("evaluate", trained["run"], "--data", moved, "--json")
+        assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
+    finally:
+        moved.rename(shapes)
+
+
+def test_a_folder_that_changed_is_named(trained: dict[str, Any], invoke: Invoke, shapes: Path) -> None:
+    gone = next((shapes / "disk").iterdir())
+    shutil.move(gone, shapes.parent)
+    try:
+        code, _, err = invoke("report", trained["run"])
+        assert code == 3
+        assert f"is not what {trained['run']} was trained on; images: 1 gone (as disk/{gone.name})" in err
+    finally:
+        shutil.move(shapes.parent / gone.name, gone)
+
+
+def test_other_pictures_are_all_scored_on(
+    trained: dict[str, Any], invoke: Invoke, shapes: Path, tmp_path: Path
+) -> None:
+    """A folder with two of the ten classes; nothing in it is trained on."""
+    for name in ("star", "disk"):
+        shutil.copytree(shapes / name, tmp_path / "mine" / name)
+    words = ("evaluate", trained["run"], "--data", tmp_path / "mine", "--predictions", tmp_path / "it.csv", "--json")
+    code, out, _ = invoke(*words)
+    answer, predictions = json.loads(out), pd.read_csv(tmp_path / "it.csv")
+    assert answer["test_images"] == len(predictions) == 100
+    assert (code, answer["data"], set(predictions["true"])) == (0, "mine/", {"star", "disk"})
+    shutil.move(tmp_path / "mine" / "star", tmp_path / "mine" / "comet")
+    code, _, err = invoke(*words)
+    assert code == 3 and "mine/ has other classes than" in err
+
+
+def test_an_interrupted_run_goes_on_where_the_folder_moved(
+    invoke: Invoke, tiny_recipe: Path, shapes: Path, tmp_path: Path
+) -> None:
+    copy, out = tmp_path / "copy", tmp_path / "run"
+    shutil.copytree(shapes, copy)
+    options = ("--recipe", tiny_recipe, "--data", copy, "--size", "16", "--resize", "pad", "--epochs", "30")
+    words = [sys.executable, "-m", "tenfold", "train", *map(str, options), "--out", str(out)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("epoch 2:" in line for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        assert "go on with" in process.stderr.read()
+    code, _, err = invoke("train", "--resume", "--out", out, "--size", "24")
+    assert code == 2 and "was begun with --size 16, not 24" in err
+    copy.rename(tmp_path / "elsewhere")
+    code, _, err = invoke("train", "--resume", "--out", out)
+    assert code == 3 and "is not there any more: say where it is with --data" in err
+    code, text, err = invoke("train", "--resume", "--out", out, "--data", tmp_path / "elsewhere", "--json")
+    assert code == 0 and "going on at step" in err
+    assert json.loads(text)["epochs"] == pytest.approx(30)
+    model = json.loads((out / "model.json").read_text())
+    assert (model["size"], model["resize"]) == (16, "pad")
+
+
+def test_validation_images_of_the_folders_own(train: Train, invoke: Invoke, shapes: Path, tmp_path: Path) -> None:
+    for number, path in enumerate(sorted(shapes.rglob("*.png"))):
+        folder = tmp_path / "data" / ("train", "train", "valid", "test")[number % 4] / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+    trained = train("--data", tmp_path / "data", "--epochs", "2", "--out", tmp_path / "run")
+    assert trained["val_accuracy"] is not None
+    table = pd.read_csv(tmp_path / "run" / "split.csv")
+    assert (table["split"].replace("val", "valid") == table["path"].str.partition("/")[0]).all()
+    code, _, err = invoke("train", "--data", tmp_path / "data", "--val-size", "5", "--out", tmp_path / "x")
+    assert code == 2 and "has validation images of its own: leave --val-size out" in err
+
+
+def test_twenty_images_a_class(train: Train, shapes: Path, tmp_path: Path) -> None:
+    """Fewer images than a batch: two classes are told apart all the same."""
+    for name in ("bar", "disk"):
+        for path in sorted((shapes / name).iterdir())[:20]:
+            (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "few" / name)
+    trained = train("--data", tmp_path / "few", "--out", tmp_path / "run")
+    assert "recipe fitted to 32 images: 79.06 epochs in batches of 32" in trained["said"]
+    assert trained["test_accuracy"] >= 0.75
+
+
+def test_a_folder_named_from_within(shapes: Path) -> None:
+    """`.` has no name of its own."""
+    from tenfold.data.folder import folder_name
+
+    assert folder_name(shapes / ".." / "shapes" / ".") == "shapes/"
+    with pytest.raises(tenfold.TenfoldError, match="no data set is named 'shape'"):
+        tenfold.load("shape")
