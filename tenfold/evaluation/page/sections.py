@@ -64,7 +64,7 @@ def matrix_rows(matrix: np.ndarray) -> list[list[dict[str, Any]]] | None:
         return None
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     wrong = np.where(np.eye(len(matrix), dtype=bool), 0, shares)
-    shades = np.ceil(5 * wrong / max(0.05, wrong.max())).astype(int)
+    shades = np.ceil(5 * wrong / max(0.05, wrong.max()) - 1e-9).astype(int)  # the largest is 5, whatever the rounding
     return [
         [
             {

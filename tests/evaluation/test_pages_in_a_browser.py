@@ -1,0 +1,204 @@
+"""The pages as people meet them: opened from disk in Chromium, without a network."""
+
+import csv
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from drawn_run import hostile_dataset, make_drawn_run
+from PIL import Image
+
+from tenfold.evaluation.metrics import shown
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = pytest.mark.acceptance
+DATASET = hostile_dataset()
+NAMES = [shown(name) for name in DATASET.classes]
+Open = Callable[..., "Page"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    assert chromium, "chromium is not installed (on Debian: apt-get install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("browser") / "run"
+    make_drawn_run(path, DATASET)
+    return path
+
+
+@pytest.fixture
+def open_page(browser: "Browser") -> Iterator[Open]:
+    """Open a file with the network off; at the end nothing may have been asked for, said or shown that should not."""
+    contexts, wrong = [], []
+
+    def open_file(path: Path, width: int = 1200, scheme: str = "light") -> "Page":
+        context = browser.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True, device_scale_factor=1
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+        page.on("request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture
+def page(open_page: Open, run: Path) -> "Page":
+    return open_page(run / "report.html")
+
+
+@pytest.fixture(scope="module")
+def predictions(run: Path) -> list[dict[str, str]]:
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def pixels_of(image: "Locator", tmp_path: Path) -> np.ndarray:
+    """What the screen shows of an image, at one pixel for each of its own: uint8 32×32×3."""
+    image.scroll_into_view_if_needed()
+    image.screenshot(path=tmp_path / "image.png")
+    with Image.open(tmp_path / "image.png") as drawn:
+        return np.asarray(drawn.convert("RGB").resize((32, 32), Image.Resampling.BOX)).astype(int)
+
+
+def assert_shows(image: "Locator", number: int, tmp_path: Path) -> None:
+    """Another image of the data set differs by far more than the resampling of the screenshot."""
+    difference = np.abs(pixels_of(image, tmp_path) - DATASET.test.images[number].astype(int)).mean()
+    assert difference < 12, f"test image {number}: off by {difference:.1f} grey levels in the mean"
+
+
+def test_a_confusion_cell_opens_its_images(page: "Page", predictions: list[dict[str, str]], tmp_path: Path) -> None:
+    wrong = Counter((row["true"], row["predicted"]) for row in predictions if row["correct"] == "False")
+    (truth, said), count = wrong.most_common(1)[0]
+    row, column = DATASET.classes.index(truth), DATASET.classes.index(said)
+    page.locator(f".matrix button[data-truth='{row}'][data-said='{column}']").click()
+    dialog = page.locator("dialog[open]")
+    assert dialog.locator("h2").text_content() == f"{NAMES[row]}, taken for {NAMES[column]}"
+    assert dialog.locator("li").count() == count
+    own = [line for line in predictions if (line["true"], line["predicted"]) == (truth, said)]
+    surest = max(own, key=lambda line: float(line["probability"]))
+    first = dialog.locator("li").first
+    assert f"test image {surest['index']}" == first.locator("figure").get_attribute("title")
+    assert_shows(first.locator(".image"), int(surest["index"]), tmp_path)
+    dialog.locator(".close").click()
+    assert page.locator("dialog[open]").count() == 0
+
+
+def test_the_first_images_are_the_first_images(page: "Page", tmp_path: Path) -> None:
+    images = page.locator("#first .image")
+    assert images.count() == 25
+    for number in (0, 7, 24):
+        assert_shows(images.nth(number), number, tmp_path)
+
+
+def test_filters_filter(page: "Page", predictions: list[dict[str, str]]) -> None:
+    mistakes = [row for row in predictions if row["correct"] == "False"]
+
+    def count() -> int:
+        return int((page.locator("#mistake-count").text_content() or "").split()[0].replace(",", ""))
+
+    assert count() == len(mistakes)
+    page.locator("[name=truth]").select_option(index=4)  # the first option is "any"
+    of_class = [row for row in mistakes if row["true"] == DATASET.classes[3]]
+    assert count() == len(of_class) > 0
+    page.locator("[name=least]").fill("40")
+    sure = [row for row in of_class if float(row["probability"]) >= 0.4]
+    assert count() == len(sure) and len(sure) < len(of_class)
+    page.locator("[name=said]").select_option(index=1)
+    page.locator("[name=truth]").select_option(index=0)
+    both = [r for r in mistakes if r["predicted"] == DATASET.classes[0] and float(r["probability"]) >= 0.4]
+    assert count() == len(both)
+    page.locator("[name=order]").select_option("least")
+    if both:
+        least = min(both, key=lambda row: float(row["probability"]))
+        assert page.locator("#mistake-list figure").first.get_attribute("title") == f"test image {least['index']}"
+
+
+def test_more_mistakes_are_shown_when_asked(page: "Page") -> None:
+    before = page.locator("#mistake-list li").count()
+    page.locator("#mistakes button.more").click()
+    assert page.locator("#mistake-list li").count() > before == 60
+
+
+def test_the_keyboard_reaches_the_images_of_a_cell(page: "Page") -> None:
+    page.locator(".matrix button").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    place = "[document.activeElement.dataset.truth, document.activeElement.dataset.said].join()"
+    assert page.evaluate(place) == "1,1"
+    assert page.locator(".matrix button[tabindex='0']").count() == 1
+    page.keyboard.press("Enter")
+    assert page.locator("dialog[open] h2").text_content() == f"{NAMES[1]}, recognised"
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0 and page.evaluate(place) == "1,1"
+
+
+def test_hostile_names_are_shown_as_text(page: "Page") -> None:
+    assert page.locator(".matrix tbody th").all_text_contents() == NAMES
+    assert page.locator("[name=truth] option").all_text_contents() == ["any", *NAMES]
+    assert page.locator("img").count() == 0 and page.locator("script").count() == 2
+
+
+@pytest.mark.parametrize("width", [375, 320, 768])
+def test_nothing_is_wider_than_the_screen(open_page: Open, run: Path, width: int) -> None:
+    page = open_page(run / "report.html", width=width)
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator(".matrix button").first.click()
+    assert page.locator("dialog[open]").evaluate("(dialog) => dialog.scrollWidth - dialog.clientWidth") <= 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation(open_page: Open, run: Path, scheme: str) -> None:
+    page = open_page(run / "report.html", scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach((details) => (details.open = true))")
+    assert violations(page) == []
+    page.locator(".matrix button").first.click()
+    assert violations(page) == []
+
+
+def violations(page: "Page") -> list[Any]:
+    """Rules of axe-core that the page breaks seriously, each with the first element that does."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page).response["violations"]
+    return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
+
+
+def test_light_and_dark_differ(open_page: Open, run: Path) -> None:
+    colours = [
+        open_page(run / "report.html", scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor")
+        for scheme in ("light", "dark")
+    ]
+    assert colours == ["rgb(251, 251, 249)", "rgb(21, 23, 26)"]
+
+
+def test_it_prints_with_all_details_open(page: "Page", tmp_path: Path) -> None:
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible() and not page.locator("#filters").is_visible()
+    assert page.pdf(path=tmp_path / "report.pdf").startswith(b"%PDF")
+    assert page.locator("details:not([open])").count() == 0
