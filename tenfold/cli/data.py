@@ -1,17 +1,24 @@
-"""tenfold data get, show, remove."""
+"""tenfold data get, show, check, remove."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenfold.cli.app import Json, app, print_json, require_extra
+from tenfold.cli.app import Json, Resize, Size, app, print_json, print_table, require_extra
+
+if TYPE_CHECKING:
+    from tenfold.data.listing import Finding
 
 data_app = typer.Typer(help="Get, look at and remove data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 FetchedName = Annotated[str, typer.Argument(help="cifar10; what is drawn needs no getting.")]
-DataName = Annotated[str, typer.Argument(help="cifar10 or shapes.")]
+DataName = Annotated[str, typer.Argument(help="cifar10, shapes, or a folder of images with a subfolder a class.")]
+RemovedName = Annotated[str, typer.Argument(help="cifar10, or a folder, of which only the cached copy goes.")]
+MOST_SHOWN = 10  # findings of one kind
+CODES = {"error": 3, "skipped": 8}  # by the gravest finding, as DESIGN's exit codes have them
 
 
 @data_app.command("get")
@@ -37,7 +44,7 @@ def data_get(
 
 
 @data_app.command("remove")
-def data_remove(name: FetchedName = "cifar10") -> None:
+def data_remove(name: RemovedName = "cifar10") -> None:
     """Delete a data set from the cache."""
     from tenfold.data import remove
 
@@ -50,6 +57,8 @@ def data_show(
     name: DataName = "cifar10",
     out: Annotated[Path | None, typer.Option(help="PNG to write; by default NAME.png.")] = None,
     seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Which images are drawn.")] = 0,
+    size: Size = 32,
+    resize: Resize = "squash",
     as_json: Json = False,
 ) -> None:
     """Draw some images of every class and count them."""
@@ -59,9 +68,9 @@ def data_show(
     from tenfold.data import load
     from tenfold.evaluation import plots
 
-    dataset = load(name)
-    path = out or Path(f"{name}.png")
-    title = f"{name}: {len(dataset.train):,} training images"
+    dataset = load(name, size=size, resize=resize, seed=seed)
+    path = out or Path(f"{Path(dataset.name).name}.png")
+    title = f"{dataset.name}: {len(dataset.train):,} training images"
     plots.save(plots.class_grid(dataset.train.images, dataset.train.labels, dataset.classes, title, seed=seed), path)
 
     def count(labels: np.ndarray) -> dict[str, int]:
@@ -74,3 +83,43 @@ def data_show(
     for label in dataset.classes:
         print(f"{label:12} {counts['train'][label]:>7,} training {counts['test'][label]:>7,} test")
     print(path)
+
+
+@data_app.command("check")
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="A folder of images with a subfolder a class.")],
+    as_json: Json = False,
+) -> None:
+    """Say what is odd in a folder of images, file by file, and what to do about it; nothing is changed.
+
+    Ends with 3 where it cannot be trained on, 8 where files would be skipped, else 0.
+    """
+    from tenfold.data.check import check_folder
+
+    checked = check_folder(folder)
+    if as_json:
+        print_json(checked.to_json())
+    else:
+        _print_counts(checked.counts)
+        _print_findings(checked.findings)
+        print("cannot be trained on as it is" if checked.worst == "error" else "can be trained on")
+    raise typer.Exit(CODES.get(checked.worst, 0))
+
+
+def _print_counts(counts: "dict[str, dict[str, int]]") -> None:
+    names = next(iter(counts.values()), {})
+    splits = [split or "images" for split in counts]
+    print_table(("class", *splits), [(name, *(f"{part[name]:,}" for part in counts.values())) for name in names])
+
+
+def _print_findings(findings: "Sequence[Finding]") -> None:
+    """A paragraph for each kind, at most `MOST_SHOWN` of each."""
+    kinds: dict[str, list[Finding]] = {}
+    for finding in findings:
+        kinds.setdefault(f"{finding.severity}: {finding.kind}", []).append(finding)
+    for kind, found in kinds.items():
+        print(f"{kind} ({len(found):,})")
+        for finding in found[:MOST_SHOWN]:
+            print("  " + str(finding).replace("\n", "\\n"))
+        if len(found) > MOST_SHOWN:
+            print(f"  … and {len(found) - MOST_SHOWN:,} more: --json lists all")

@@ -48,7 +48,11 @@ def get(name: str = "cifar10", from_path: Path | None = None) -> Cached:
 
 
 def remove(name: str = "cifar10") -> Path | None:
-    """Delete a data set from the cache; the folder that went, or None when there was none."""
+    """Delete a data set, or what was kept of a folder, from the cache; what went, or None when there was nothing."""
+    if is_folder(name):
+        from tenfold.data.folder import forget_folder
+
+        return forget_folder(Path(name))
     _check_fetched(name)
     return remove_cifar10()
 

@@ -82,12 +82,13 @@ def read_pictures(listing: Listing, size: int, resize: str) -> Pictures:
 
     Raises `StorageError` where the cache cannot be written.
     """
-    folder = home() / "data" / "folders"
-    place = f"{_digest([str(listing.root.resolve()), size, resize])}-"
-    path = folder / f"{place}{_digest([_FORMAT, pillow_version, *_stamps(listing)])}"
+    if not listing.files:
+        return Pictures(listing, [], np.empty((0, size, size, 3), np.uint8), resize)
+    place = _place(listing.root) + f"{size}-{resize}-"
+    path = _folder() / f"{place}{_digest([_FORMAT, pillow_version, *_stamps(listing)])}"
     if not path.is_dir():
         _decode_all(listing, size, resize, path)
-        for stale in folder.glob(f"{place}*"):
+        for stale in _folder().glob(f"{place}*"):
             if stale != path:
                 shutil.rmtree(stale, ignore_errors=True)  # the folder as it was before
     try:
@@ -97,6 +98,23 @@ def read_pictures(listing: Listing, size: int, resize: str) -> Pictures:
         shutil.rmtree(path, ignore_errors=True)
         _decode_all(listing, size, resize, path)
         return _open_cached(listing, size, resize, path)
+
+
+def forget_folder(root: Path) -> Path | None:
+    """Delete what the cache keeps of a folder, of any size; where that was, or None where there was nothing."""
+    found = list(_folder().glob(f"{_place(root)}*"))
+    for path in found:
+        with storage_errors(path):
+            shutil.rmtree(path)
+    return found[0] if found else None
+
+
+def _folder() -> Path:
+    return home() / "data" / "folders"
+
+
+def _place(root: Path) -> str:
+    return f"{_digest([shown_name(str(root.resolve()))])}-"
 
 
 def _digest(values: Sequence[object]) -> str:

@@ -1,0 +1,158 @@
+"""What the owner of a folder of images should know before training on it. The folder is only read.
+
+Legend: N images that can be read, 32×32 pixels each for this purpose.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenfold.console import progress
+from tenfold.data.folder import IMBALANCE, Pictures, examine_entries, folder_name, read_pictures
+from tenfold.data.listing import SUFFIXES, File, Finding, list_folder
+
+FEW = 20
+"""Images of a class; of fewer, little is learned and nothing is measured."""
+ALIKE = 0.25
+"""Two images are near duplicates where they differ by at most this share of their contrast (root mean square). Stored
+again as JPEG of quality 75, an image of CIFAR-10 differs by 0.26 at the most nine times in ten; of its first 25,000
+images four pairs are as near, and all four show the same picture."""
+MOST_PAIRS = 10_000
+_SEVERITIES = ("error", "skipped", "warning")
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Images by split ("" where the folder has none) and class, and all findings, the gravest first."""
+
+    name: str
+    counts: dict[str, dict[str, int]]
+    findings: tuple[Finding, ...]
+
+    @property
+    def worst(self) -> str:
+        """Severity of the gravest finding, "" where there is none."""
+        return self.findings[0].severity if self.findings else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As `tenfold data check --json` says it."""
+        findings = [vars(finding) | {"paths": list(finding.paths)} for finding in self.findings]
+        return {"folder": self.name, "trainable": self.worst != "error", "counts": self.counts, "findings": findings}
+
+
+def check_folder(root: Path) -> Checked:
+    """Look for everything that would keep a folder from being trained on well.
+
+    Raises `DataError` where `root` is no folder, `StorageError` where the cache cannot be written.
+    """
+    listing = list_folder(root)
+    pictures = read_pictures(listing, 32, "squash")
+    findings = [
+        *listing.findings,
+        *examine_entries(pictures),
+        *_examine_endings(pictures),
+        *_examine_counts(pictures),
+        *_examine_copies(pictures),
+        *_examine_likenesses(pictures),
+    ]
+    findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))  # stable: kinds stay together
+    return Checked(folder_name(root), _count(pictures), tuple(findings))
+
+
+def _count(pictures: Pictures) -> dict[str, dict[str, int]]:
+    files = [pictures.listing.files[row] for row in pictures.good()]
+    counts = Counter((file.split, file.label) for file in files)
+    splits = sorted({file.split for file in pictures.listing.files}, key=["", "train", "val", "test"].index)
+    return {
+        split: {name: counts[split, label] for label, name in enumerate(pictures.listing.classes)} for split in splits
+    }
+
+
+def _examine_endings(pictures: Pictures) -> Iterator[Finding]:
+    for row in pictures.good():
+        kind, file = pictures.entries[row].kind, pictures.listing.files[row]
+        if kind and file.path.suffix.casefold() not in SUFFIXES[kind]:
+            what = f"{file.name} is a {kind} file by its content"
+            yield Finding("ending", "warning", what, "read all the same; rename it", (file.name,))
+
+
+def _examine_counts(pictures: Pictures) -> Iterator[Finding]:
+    for split, counts in _count(pictures).items():
+        if split not in ("", "train"):
+            continue
+        largest, smallest = (choose(counts, key=lambda name: counts[name], default="") for choose in (max, min))
+        if counts and counts[largest] >= IMBALANCE * counts[smallest] > 0:
+            what = f"{largest} has {counts[largest]:,} images, {smallest} only {counts[smallest]:,}"
+            yield Finding("imbalance", "warning", what, "add some; trust the scores by class", (largest, smallest))
+        for name, count in counts.items():
+            if 0 < count < FEW:
+                yield Finding("small class", "warning", f"{name} has only {count:,} images", "add some", (name,))
+
+
+def _examine_copies(pictures: Pictures) -> Iterator[Finding]:
+    """Files of the same bytes."""
+    groups: dict[str, list[File]] = {}
+    for row in pictures.good():
+        groups.setdefault(pictures.entries[row].sha256, []).append(pictures.listing.files[row])
+    yield from (_about_copies(files, "", "the same image") for files in groups.values() if len(files) > 1)
+
+
+def _examine_likenesses(pictures: Pictures) -> Iterator[Finding]:
+    """Images that look the same but are other bytes: resized, stored again, in another format."""
+    rows = list({pictures.entries[row].sha256: row for row in reversed(pictures.good())}.values())[::-1]
+    files = pictures.listing.files
+    for count, (first, second) in enumerate(find_alike(pictures.images[rows])):
+        if count == MOST_PAIRS:
+            what = f"more than {MOST_PAIRS:,} pairs of images look the same"
+            yield Finding("near duplicates", "warning", what, "no more of them are listed")
+            return
+        yield _about_copies([files[rows[first]], files[rows[second]]], "near ", "nearly the same image")
+
+
+def _about_copies(files: Sequence[File], near: str, same: str) -> Finding:
+    """Say of images that are the same what that does: worst between splits, bad between classes."""
+    names = tuple(file.name for file in files)
+    what = f"{names[0]} is {same} as {names[1]}" + (f" and {len(names) - 2:,} more" if len(names) > 2 else "")
+    if len({file.split for file in files}) > 1:
+        return Finding(f"{near}leak", "warning", f"{what}, in another split", "keep it in one split only", names)
+    if len({file.label for file in files}) > 1:
+        return Finding(f"{near}duplicates of two classes", "warning", f"{what}", "decide which class it is", names)
+    return Finding(f"{near}duplicates", "warning", what, "keep one of them", names)
+
+
+def find_alike(images: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Find all pairs of uint8 N×32×32×3 whose difference is at most `ALIKE` of the contrast of the first.
+
+    Means over 8×8 pixels differ by no more than the pixels themselves do (root mean square), so comparing them first
+    misses no pair; all of them are compared, N² / 2 products of 48 numbers.
+    """
+    small = np.concatenate(
+        [_means(images[at : at + _CHUNK]) for at in range(0, len(images), _CHUNK)] or [np.empty((0, 49))]
+    )
+    means, limits = small[:, :-1], ALIKE * small[:, -1]
+    squares = (means**2).sum(axis=1)
+    with progress("comparing images", len(images)) as bar:
+        for at in range(0, len(images), _CHUNK):
+            rows = slice(at, at + _CHUNK)
+            distances = squares[rows, None] + squares[None, at:] - 2 * means[rows] @ means[at:].T
+            close = distances <= means.shape[1] * limits[rows, None] ** 2 + 1e-2  # and what float32 rounds
+            for first, second in np.argwhere(np.triu(close, 1)) + at:
+                if _difference(images[first], images[second]) <= limits[first]:
+                    yield int(first), int(second)
+            bar(len(distances))
+
+
+def _means(images: np.ndarray) -> np.ndarray:
+    """float32 N×49: means of each channel over 8×8 pixels, less 128 so that rounding matters less; and the contrast."""
+    blocks = images.reshape(len(images), 4, 8, 4, 8, 3).mean(axis=(2, 4), dtype=np.float32).reshape(len(images), -1)
+    contrast = images.std(axis=(1, 2), dtype=np.float32).mean(axis=1)
+    return np.column_stack([blocks - 128, contrast])
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(np.mean((a.astype(np.float32) - b) ** 2)))
