@@ -1,6 +1,8 @@
 """Who may import whom (docs of the rule: the table below). Imports are read from the source, not run."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,3 +196,16 @@ def test_downward_imports_are_no_breach() -> None:
     assert (
         list(broken_rules("evaluation.report", {"evaluation.metrics", "training.run", "data.dataset", "files"})) == []
     )
+
+
+def test_training_starts_without_the_compiler() -> None:
+    """TorchDynamo and SymPy cost a second of a short run: PyTorch's optimizers, for one, import them at first use."""
+    code = (
+        "import sys, dataclasses, tenfold\n"
+        "from tenfold.training.recipe import FAST89, NetworkSpec, Stage\n"
+        "recipe = dataclasses.replace(FAST89, network=NetworkSpec(widths=(8,)), stages=(Stage(0.1, 0.1, 0.0),))\n"
+        "tenfold.fit(recipe, tenfold.load('shapes').train, classes=10)\n"
+        "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert answer.stdout.split() == []

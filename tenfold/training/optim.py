@@ -4,13 +4,12 @@ All rates in a recipe are for the mean loss of a batch, or per image where it sa
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
 
 from tenfold.training.model import Whitened
 from tenfold.training.recipe import Recipe
@@ -76,6 +75,42 @@ def make_schedule(recipe: Recipe, images: int) -> Schedule:
     return Schedule(recipe, images, batch_size, per_epoch, tuple(ends))
 
 
+class Optimizer:
+    """Groups of parameters with their settings, and tensors that belong to each parameter.
+
+    PyTorch's own base class imports TorchDynamo and SymPy when it is first used: a second of a short run.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]]):
+        self.param_groups = [{**group, "initial_lr": group["lr"]} for group in groups]
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {}
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        raise NotImplementedError
+
+    def states(self) -> dict[str, Tensor]:
+        """All tensors by the number of their parameter and their own name: `3.momentum_buffer`."""
+        numbers = {p: number for number, p in enumerate(self._parameters())}
+        return {f"{numbers[p]}.{name}": tensor for p, state in self.state.items() for name, tensor in state.items()}
+
+    def restore(self, states: Mapping[str, Tensor]) -> None:
+        """Go back to `states`. Raises `IndexError` or `ValueError` where they belong to other parameters."""
+        parameters = self._parameters()
+        self.state = {}
+        for key, tensor in states.items():
+            number, _, name = key.partition(".")
+            p = parameters[int(number)]
+            if tensor.shape not in (p.shape, ()):
+                raise ValueError(f"optimizer state {key} is {tuple(tensor.shape)}, not {tuple(p.shape)}")
+            # in the parameter's own memory format, as it would be without an interruption
+            kept = torch.empty_like(p).copy_(tensor) if tensor.ndim else tensor.clone()
+            self.state.setdefault(p, {})[name] = kept
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+
 def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: int) -> list[Optimizer]:
     """Return fresh optimizers for a stage; each group keeps its full rate as `initial_lr`."""
     rate = recipe.stages[stage].learning_rate
@@ -86,16 +121,13 @@ def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: in
         optimizers: list[Optimizer] = [KerasAdam(trained.values(), lr=rate)]
     else:
         filters = [p for p in trained.values() if p.ndim == 4]
-        optimizers = [_sgd(recipe, trained, batch_size), Muon(filters, lr=rate, momentum=recipe.momentum)]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
+        optimizers = [_nesterov(recipe, trained, batch_size), Muon(filters, lr=rate, momentum=recipe.momentum)]
     return optimizers
 
 
-def _sgd(recipe: Recipe, trained: dict[str, nn.Parameter], batch_size: int) -> SGD:
+def _nesterov(recipe: Recipe, trained: dict[str, nn.Parameter], batch_size: int) -> "Nesterov":
     def group(rate: float, kind: str, params: list[nn.Parameter]) -> dict[str, Any]:
-        # the decay is wanted independent of the rate, and SGD multiplies it by the rate
+        # the decay is wanted independent of the rate, by which the step multiplies it
         decay = recipe.decay / rate if rate else 0.0
         return {"params": params, "lr": rate * batch_size, "weight_decay": decay, "kind": kind}
 
@@ -107,9 +139,7 @@ def _sgd(recipe: Recipe, trained: dict[str, nn.Parameter], batch_size: int) -> S
         group(recipe.bias_rate, "bias", biases),
         group(recipe.head_rate, "head", head),
     ]
-    return SGD(
-        [g for g in groups if g["params"]], lr=0.0, momentum=recipe.sgd_momentum, nesterov=recipe.sgd_momentum > 0
-    )
+    return Nesterov([g for g in groups if g["params"]], recipe.sgd_momentum)
 
 
 def set_rates(optimizers: Iterable[Optimizer], schedule: Schedule, step: int) -> None:
@@ -121,6 +151,27 @@ def set_rates(optimizers: Iterable[Optimizer], schedule: Schedule, step: int) ->
             group["lr"] = group["initial_lr"] * factor
 
 
+class Nesterov(Optimizer):
+    """Stochastic gradient descent with Nesterov's momentum and weight decay, as PyTorch's SGD computes it."""
+
+    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float):
+        super().__init__(groups)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                gradient = p.grad.add(p, alpha=group["weight_decay"])
+                if p not in self.state:
+                    self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
+                buffer = self.state[p]["momentum_buffer"].mul_(self.momentum).add_(gradient)
+                p.sub_(gradient.add_(buffer, alpha=self.momentum), alpha=group["lr"])
+
+
 class Muon(Optimizer):
     """Momentum whose direction is orthogonalised, for convolution filters seen as matrices C_out × (C_in·h·w).
 
@@ -129,22 +180,20 @@ class Muon(Optimizer):
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float):
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+        super().__init__([{"params": list(params), "lr": lr}])
+        self.momentum = momentum
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every filter that has a gradient."""
-        assert closure is None
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
                     continue
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                buffer = state["momentum_buffer"]
-                buffer.mul_(group["momentum"]).add_(p.grad)
-                direction = p.grad.add(buffer, alpha=group["momentum"])
+                if p not in self.state:
+                    self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
+                buffer = self.state[p]["momentum_buffer"].mul_(self.momentum).add_(p.grad)
+                direction = p.grad.add(buffer, alpha=self.momentum)
                 p.mul_(math.sqrt(len(p)) / p.norm())
                 p.add_(orthogonalize(direction.flatten(1)).view(p.shape), alpha=-group["lr"])
 
@@ -172,12 +221,11 @@ class KerasAdam(Optimizer):
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float):
-        super().__init__(params, {"lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7})
+        super().__init__([{"params": list(params), "lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7}])
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
-        assert closure is None
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             grads = [p.grad for p in params]
@@ -195,7 +243,6 @@ class KerasAdam(Optimizer):
             torch._foreach_addcdiv_(params, first, divisor, -rate)
 
     def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
-        state = self.state[p]
-        if not state:
-            state.update(step=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))
-        return state
+        if p not in self.state:
+            self.state[p] = {"step": torch.zeros(()), "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+        return self.state[p]

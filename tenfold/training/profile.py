@@ -153,7 +153,7 @@ def _rest(fitting: Fit) -> Iterator[Part]:
             fitting.advance()
     spent = dict.fromkeys((*KINDS, "optimizers"), 0.0)
     for event in watched.key_averages():
-        if event.key.startswith("Optimizer.step"):
+        if event.key == "optimizers":
             spent["optimizers"] += event.cpu_time_total / 1e3 / STEPS
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)
         if kind and event.key.startswith("aten::"):
