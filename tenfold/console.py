@@ -30,10 +30,15 @@ def remark(text: str) -> None:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float, *, unit_is_bytes: bool = False, done: float = 0) -> Iterator[Advance]:
-    """Show a progress bar with the time left while the block runs; only on a terminal."""
+def progress(
+    description: str, total: float | None, *, unit_is_bytes: bool = False, done: float = 0
+) -> Iterator[Advance]:
+    """Show a progress bar with the time left while the block runs; only on a terminal.
+
+    total: None where it is not known yet; `advance(0, total=…)` tells it when it is.
+    """
     if not sys.stderr.isatty():
-        yield lambda amount, note="": None
+        yield lambda amount, note="", total=None: None
         return
     from rich import progress as bars
 
@@ -42,7 +47,7 @@ def progress(description: str, total: float, *, unit_is_bytes: bool = False, don
     with bars.Progress(*columns, bars.TimeRemainingColumn(), console=stderr(), transient=True) as display:
         task = display.add_task(description, total=total, completed=int(done), note="")
 
-        def advance(amount: float, note: str = "") -> None:
-            display.update(task, advance=amount, note=note)
+        def advance(amount: float, note: str = "", total: float | None = None) -> None:
+            display.update(task, advance=amount, note=note, total=total)
 
         yield advance

@@ -50,6 +50,12 @@ class StorageError(TenfoldError):
     exit_code = 7
 
 
+class SkippedError(TenfoldError):
+    """All was done but for some inputs, which were named as they came."""
+
+    exit_code = 8
+
+
 class Terminated(BaseException):
     """SIGTERM, raised in the main thread so that work in progress is saved as on Ctrl-C."""
 

@@ -1,12 +1,21 @@
-"""tenfold export."""
+"""tenfold export, tenfold predict."""
 
+import contextlib
+import sys
+import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tenfold.cli.app import TRAIN_EXTRA, Json, RunPath, app, print_json, require_extra
-from tenfold.errors import UsageError
+from tenfold.console import progress, remark
+from tenfold.errors import DataError, SkippedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tenfold.console import Advance
 
 
 @app.command()
@@ -38,3 +47,102 @@ def export(
         f"first guess as the network's on {exported.top1_agreement:.2%} of the test images it was checked on, "
         f"probabilities within {exported.max_abs_diff:.1g}"
     )
+
+
+@app.command()
+def predict(
+    sources: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for standard input.")],
+    model: Annotated[
+        Path | None, typer.Option(help="A run directory or an exported file; by default the model that comes along.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many guesses to give for each image.")] = 1,
+    reject: Annotated[
+        bool, typer.Option("--reject", help='Say "none of these" where the model is less sure than its threshold.')
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, .jsonl or .csv; the same command goes on where it was killed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: one object an image.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+) -> None:
+    """Say what is on images: with the model that comes along, or with one of your own."""
+    name = _form_name(as_json, as_csv, out)
+    from tenfold.serving import predict as predicting
+    from tenfold.serving.inputs import find
+    from tenfold.serving.runtime import open_model
+
+    classifier = open_model(_model_file(model))
+    form, inputs = predicting.make_form(name, classifier.classes, top), find(sources, sys.stdin.buffer)
+    answers = predicting.answer(classifier, inputs, top, reject)
+    if out is None:
+        write, count = _printer(), predicting.Count()
+        with _bar(sources, shown=not sys.stdout.isatty()) as advance:
+            predicting.write_all(answers, form, write, count, advance)
+    else:
+        request = {"model": classifier.digest, "form": name, "--top": top, "--reject": reject}
+        with predicting.Journal(out, request) as journal, _bar(sources, shown=True) as advance:
+            count = predicting.skip_done(journal, form, inputs)
+            advance(count.inputs)
+            predicting.write_all(answers, form, journal.append, count, advance)
+            journal.finish()
+    if count.bad:
+        raise SkippedError(f"{count.bad:,} of {count.inputs:,} images could not be read")
+    if count.inputs == 0:
+        raise DataError(f"no images in {', '.join(sources)}")
+
+
+def _printer() -> "Callable[[list[str]], None]":
+    """What prints lines at once on standard output, also while a bar is shown elsewhere."""
+    stream = sys.stdout
+
+    def write(lines: list[str]) -> None:
+        stream.write("".join(f"{line}\n" for line in lines))
+        stream.flush()
+
+    return write
+
+
+@contextlib.contextmanager
+def _bar(sources: list[str], shown: bool) -> "Iterator[Advance]":
+    """A progress bar over images; how many there are is counted meanwhile."""
+    from tenfold.serving.inputs import STDIN, find
+
+    if not shown or not sys.stderr.isatty():
+        yield lambda amount: None
+        return
+    with progress("predicting", None) as advance:
+        if STDIN not in sources:
+            count = threading.Thread(target=lambda: advance(0, total=sum(1 for _ in find(sources))), daemon=True)
+            count.start()
+        yield advance
+
+
+def _form_name(as_json: bool, as_csv: bool, out: Path | None) -> str:
+    """Which form the options ask for. Raises `UsageError` where they ask for two, or a file is to hold a table."""
+    if as_json and as_csv:
+        raise UsageError("--json and --csv exclude each other")
+    suffix = out.suffix if out else ""
+    if as_json or (suffix in (".json", ".jsonl") and not as_csv):
+        return "json"
+    if as_csv or suffix == ".csv":
+        return "csv"
+    if out is not None:
+        raise UsageError(f"--out {out}: add --json or --csv, or name it .jsonl or .csv")
+    return "table"
+
+
+def _model_file(model: Path | None) -> Path:
+    """The file to open; a run's is written first where it has none, which needs torch."""
+    from tenfold.serving.runtime import BUNDLED, find_in_run
+
+    if model is None or not model.is_dir():
+        return model or BUNDLED
+    file = find_in_run(model)
+    if file is None:
+        require_extra("train", (*TRAIN_EXTRA, "onnx"))
+        remark(f"{model}: its model is written as ONNX, once")
+        from tenfold.serving.export import export as write
+        from tenfold.training.run import Run
+
+        file = Path(write(Run.open(model)).path)
+    return file

@@ -29,14 +29,13 @@ from tenfold.errors import ModelError
 from tenfold.evaluation.metrics import accuracy
 from tenfold.files import write_bytes
 from tenfold.serving.graph import INPUT, to_onnx
-from tenfold.serving.runtime import ABOUT, DIGEST, About, Classifier, open_bytes, seal
+from tenfold.serving.runtime import ABOUT, DIGEST, RUN_FILE, About, Classifier, installed_runtimes, open_bytes, seal
 from tenfold.training.device import make_plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.run import Model, Run
 from tenfold.training.train import dataset_of
 
 Int8 = Literal["auto", "on", "off"]
-FILE = "model.onnx"
 CHECKED = 2_000
 """Test images, at most, on which a file is compared with the network that it was made from."""
 CALIBRATED = 512
@@ -50,7 +49,7 @@ class Exported:
     """A written file and what was measured of it on test images.
 
     max_abs_diff: largest difference of a probability from the network's; top1_agreement: share of images with the same
-    first guess; accuracy: share of right first guesses; images_per_second: by number format, where both were timed.
+    first guess; accuracy: share of right first guesses; images_per_second: by number format and runtime, where timed.
     """
 
     path: str
@@ -74,8 +73,8 @@ def export(run: Run, out: Path | None = None, int8: Int8 = "off") -> Exported:
         return _export(run, out, int8)
     run.lock()
     try:
-        exported = _export(run, run.path / FILE, int8)
-        run.seal_more(FILE)
+        exported = _export(run, run.path / RUN_FILE, int8)
+        run.seal_more(RUN_FILE)
         return exported
     finally:
         run.unlock()
@@ -166,7 +165,7 @@ def quantize(network: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
     first = next(node.name for node in network.graph.node if node.op_type == "Conv")
     some = images[np.linspace(0, len(images) - 1, min(CALIBRATED, len(images))).astype(int)]
     with tempfile.TemporaryDirectory() as folder, _without_log():
-        path = Path(folder) / FILE
+        path = Path(folder) / RUN_FILE
         quantization.quantize_static(
             copy.deepcopy(network),
             path,
@@ -206,24 +205,25 @@ def _without_log() -> Iterator[None]:
 def _choose(
     plain: bytes, network: onnx.ModelProto, about: About, dataset: Dataset, int8: Int8
 ) -> tuple[bytes, dict[str, float]]:
-    """The file to keep, float32 or 8-bit, and images per second of both; what was measured is said.
+    """The file to keep, float32 or 8-bit, and images per second of both in each runtime; what was measured is said.
 
     Raises `ModelError` where 8 bits were asked for and lose too much.
     """
     small = pack(quantize(network, dataset.train.images), replace(about, quantized=True))
-    opened = {"float32": open_bytes(plain, "float32"), "int8": open_bytes(small, "int8")}
+    opened = {"float32, onnxruntime": open_bytes(plain, "float32", "onnxruntime")}
+    opened |= {f"int8, {runtime}": open_bytes(small, "int8", runtime) for runtime in installed_runtimes()}
     accuracies = {name: _accuracy(classifier, dataset.test) for name, classifier in opened.items()}
     speeds = time_alternately(opened, dataset.test.images)
-    for name, classifier in opened.items():
-        remark(f"{name:7} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right, {classifier.runtime}")
-    loss = accuracies["float32"] - accuracies["int8"]
+    for name in opened:
+        remark(f"{name:20} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right")
+    (before, *after), (slow, *fast) = accuracies.values(), speeds.values()
+    loss = before - min(after)
     if loss > MOST_LOSS and int8 == "on":
         raise ModelError(f"not exported: with 8 bits {loss:.2%} of the test images are lost, at most {MOST_LOSS:.1%}")
-    if int8 == "auto" and (loss > MOST_LOSS or speeds["int8"] <= speeds["float32"]):
+    if int8 == "auto" and (loss > MOST_LOSS or max(fast) <= slow):
         return plain, speeds
     # its accuracy is its own, so it is said in the file, which is sealed anew
-    scored = onnx.load_model_from_string(small)
-    return pack(scored, replace(about, quantized=True, accuracy=accuracies["int8"])), speeds
+    return pack(onnx.load_model_from_string(small), replace(about, quantized=True, accuracy=min(after))), speeds
 
 
 def _accuracy(classifier: Classifier, part: Split) -> float:

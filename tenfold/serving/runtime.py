@@ -23,11 +23,12 @@ import numpy as np
 
 from tenfold.data.image import RESIZES, decode
 from tenfold.errors import DataError, ModelError, UsageError
-from tenfold.files import parse_object
+from tenfold.files import parse_object, sha256
 
 BUNDLED = Path(__file__).parent / "models" / "cifar10.onnx"
 ABOUT, DIGEST = "tenfold", "tenfold_sha256"
 FORMAT = 1
+RUN_FILE = "model.onnx"  # in a run directory
 BATCH_SIZE = 256
 RUNTIMES = ("onnxruntime", "openvino")
 MOST_BYTES = 2**31  # protobuf's own limit
@@ -129,12 +130,9 @@ def open_model(path: Path | str = BUNDLED, runtime: str | None = None) -> Classi
 def open_bytes(content: bytes, name: str, runtime: str | None = None) -> Classifier:
     """Open a model from its bytes; `name` stands for it in errors. As `open_model`."""
     digest = verify(content, name)
-    try:
-        about = About.from_json(parse_object(_metadata(content)[ABOUT]))
-    except (ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{name}: its metadata is not understood ({error})") from error
+    about = read_about(content, name)
     chosen = runtime or choose_runtime(about.quantized)[0]
-    if importlib.util.find_spec(chosen) is None:
+    if chosen not in installed_runtimes():
         raise UsageError(f"{chosen} is not installed: install it with pip install {chosen}")
     try:
         classifier = Classifier(about, digest, f"{chosen} {version(chosen)}", _START[chosen](content))
@@ -146,16 +144,56 @@ def open_bytes(content: bytes, name: str, runtime: str | None = None) -> Classif
     return classifier
 
 
+def installed_runtimes() -> list[str]:
+    """The runtimes that are here."""
+    return [runtime for runtime in RUNTIMES if importlib.util.find_spec(runtime) is not None]
+
+
 def choose_runtime(quantized: bool) -> tuple[str, str]:
     """Which runtime runs such a model here, and why, as a sentence."""
-    if importlib.util.find_spec("openvino") is None:
+    if "openvino" not in installed_runtimes():
         return "onnxruntime", "ONNX Runtime; pip install 'tenfold[openvino]' may run quantised models faster"
     if quantized:
         return "openvino", "OpenVINO: it is installed and runs quantised models fastest"
     return "onnxruntime", "ONNX Runtime: OpenVINO's float32 differs by more than we allow"
 
 
+def find_in_run(run: Path) -> Path | None:
+    """The model file of a run directory, as its manifest knows it; None where it is to be exported first, or anew.
+
+    Raises `ModelError` for a run that has not finished training, or whose file is damaged.
+    """
+    manifest = _read_json(run / "manifest.json", f"{run} is not a run directory whose training has finished")
+    file, files = run / RUN_FILE, manifest.get("files")
+    if not isinstance(files, dict) or RUN_FILE not in files:
+        return None
+    if not file.is_file() or sha256(file) != files[RUN_FILE]:
+        raise ModelError(f"{file} is damaged or missing: write it anew with tenfold export {run}")
+    results = _read_json(run / "results.json", f"{run} has no scores") if "results.json" in files else {}
+    calibration = results.get("calibration") or {}
+    about = read_about(read_model(file), str(file))
+    wanted = calibration.get("temperature", 1.0), calibration.get("threshold")
+    return file if (about.temperature, about.threshold) == wanted else None
+
+
+def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    try:
+        return parse_object(path.read_bytes())
+    except OSError as error:
+        raise ModelError(otherwise) from error
+    except ValueError as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from error
+
+
 # --- the file ----------------------------------------------------------------------------------------------------
+
+
+def read_about(content: bytes, name: str) -> About:
+    """What a model file says about itself. Raises `ModelError`."""
+    try:
+        return About.from_json(parse_object(_metadata(content)[ABOUT]))
+    except (ValueError, KeyError, IndexError) as error:
+        raise ModelError(f"{name}: its metadata is not understood ({error})") from error
 
 
 def read_model(path: Path) -> bytes:

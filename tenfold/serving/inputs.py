@@ -1,0 +1,196 @@
+"""What the user named → images to answer, one after another, in an order that is the same each time.
+
+Nothing is listed whole: of a million files, a window of names is held at a time. Each folder is read once, wherever
+links lead; what is hidden in it and what is no image is passed over.
+"""
+
+import contextlib
+import fnmatch
+import functools
+import glob
+import heapq
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, NoReturn
+
+from tenfold.data.image import MOST_BYTES, read_file, sniff
+from tenfold.errors import DataError, ImageError
+
+STDIN = "-"
+PICTURES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
+"""A file in a folder that is named so is meant as an image; any other is one if it begins as one."""
+WINDOW = 2**17
+_HEAD = 16  # bytes that tell what a file is
+_MOST_LINE = 2**16  # bytes of a path on standard input: more than any system allows
+
+
+class Input(NamedTuple):
+    """An image to be answered: what it is called, and what gives its bytes or raises `ImageError`."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def find(sources: Iterable[str], stdin: BinaryIO | None = None) -> Iterator[Input]:
+    """Images of files, folders, patterns (`*`, `?`, `[…]`, `**`) and, for `-`, of standard input, in this order.
+
+    Standard input holds the bytes of one image, or paths, one a line; its first bytes tell which. What does not exist
+    is an input too: it fails when it is read. Raises `DataError` for a standard input that is neither.
+    """
+    for source in sources:
+        if source == STDIN and stdin is not None:
+            yield from _from_stream(stdin)
+        else:
+            yield from _expand(source)
+
+
+def _file(path: Path, name: str = "") -> Input:
+    return Input(name or str(path), functools.partial(_read, path))
+
+
+def _read(path: Path) -> bytes:
+    if "\0" in str(path):
+        raise ImageError("no file has such a name")
+    return read_file(path)
+
+
+def _unlisted(folder: Path, error: OSError) -> Input:
+    """A folder whose names cannot be had: an input that fails."""
+
+    def fail() -> NoReturn:
+        raise ImageError(f"cannot be listed: {error.strerror}")
+
+    return Input(str(folder), fail)
+
+
+# --- files, folders, patterns ------------------------------------------------------------------------------------
+
+
+def _expand(source: str) -> Iterator[Input]:
+    """The images that a path or a pattern stands for; the path itself where there is nothing."""
+    path, found = Path(source), False
+    if os.path.lexists(source) or not glob.has_magic(source):
+        yield from _images(path, source)
+        return
+    parts = path.relative_to(path.anchor).parts
+    for match in _match(Path(path.anchor), parts):
+        found = True
+        if "**" not in parts:
+            yield from _images(match)
+        elif not match.is_dir():  # what is in a folder is matched by itself
+            yield _file(match)
+    if not found:
+        yield _file(path, source)
+
+
+def _match(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Paths below `folder` that fit the parts of a pattern, sorted; `**` stands for any folders, or none."""
+    part, *rest = parts
+    if part == "**":
+        yield from _match(folder, rest or ["*"])
+        for path in _names(folder, "*"):
+            if path.is_dir() and not path.is_symlink():
+                yield from _match(path, parts)
+        return
+    for path in _names(folder, part) if glob.has_magic(part) else iter([folder / part]):
+        if rest and path.is_dir():
+            yield from _match(path, rest)
+        elif not rest and os.path.lexists(path):
+            yield path
+
+
+def _names(folder: Path, pattern: str) -> Iterator[Path]:
+    with contextlib.suppress(OSError):  # a pattern finds what it may see, as in a shell
+        yield from _entries(folder, pattern)
+
+
+def _entries(folder: Path, pattern: str = "*") -> Iterator[Path]:
+    """What is in a folder and fits the pattern, sorted by name; what is hidden only if the pattern asks.
+
+    The folder is read once for each window of names, so that memory does not grow with it. Raises `OSError`.
+    """
+    fits = re.compile(fnmatch.translate(pattern)).match
+    hidden, last = pattern.startswith("."), ""
+    while True:
+        with os.scandir(folder) as entries:
+            shown = (entry.name for entry in entries if entry.name.startswith(".") == hidden)
+            names = heapq.nsmallest(WINDOW, (name for name in shown if name > last and fits(name)))
+        yield from (folder / name for name in names)
+        if len(names) < WINDOW:
+            return
+        last = names[-1]
+
+
+def _images(path: Path, name: str = "") -> Iterator[Input]:
+    """A file, or the images of a folder and of all folders in it."""
+    if not path.is_dir():
+        yield _file(path, name)
+        return
+    seen: set[tuple[int, int]] = set()
+    open_folders = [(path, _enter(path, seen))]
+    while open_folders:
+        folder, entries = open_folders[-1]
+        try:
+            entry = next(entries, None)
+        except OSError as error:
+            yield _unlisted(folder, error)
+            entry = None
+        if entry is None:
+            open_folders.pop()
+        elif entry.is_dir():
+            open_folders.append((entry, _enter(entry, seen)))
+        elif _is_image(entry):
+            yield _file(entry)
+
+
+def _enter(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """What is in a folder; nothing where it was entered before, by this name or through a link. Raises `OSError`."""
+    status = folder.stat()
+    identity = status.st_dev, status.st_ino
+    if identity not in seen:
+        seen.add(identity)
+        yield from _entries(folder)
+
+
+def _is_image(path: Path) -> bool:
+    """Whether a file in a folder is meant: by its name, or else by its first bytes."""
+    if path.suffix.lower() in PICTURES:
+        return True
+    try:
+        if not path.is_file():  # a pipe would wait for somebody to write
+            return False
+        with path.open("rb") as file:
+            return sniff(file.read(_HEAD)) is not None
+    except OSError:
+        return False
+
+
+# --- standard input ----------------------------------------------------------------------------------------------
+
+
+def _from_stream(stream: BinaryIO) -> Iterator[Input]:
+    head = stream.read(_HEAD)
+    if sniff(head):
+        content = head + stream.read(MOST_BYTES + 1 - len(head))  # a byte too many is noticed by the decoder
+        yield Input(STDIN, lambda: content)
+        return
+    for line in _lines(head, stream):
+        if line:
+            name = os.fsdecode(line)
+            yield from _images(Path(name), name)
+
+
+def _lines(head: bytes, stream: BinaryIO) -> Iterator[bytes]:
+    """Lines of a stream whose first bytes were read already, without their ends."""
+    *whole, rest = head.split(b"\n")
+    while True:
+        yield from (line.removesuffix(b"\r") for line in whole)
+        chunk = stream.readline(_MOST_LINE)
+        if not chunk and not rest:
+            return
+        rest += chunk
+        if b"\0" in rest or len(rest) > _MOST_LINE:
+            raise DataError("standard input holds neither an image of a kind that is read here nor paths, one a line")
+        whole, rest = ([rest.removesuffix(b"\n")], b"") if rest.endswith(b"\n") or not chunk else ([], rest)

@@ -1,0 +1,322 @@
+"""Images → answers: decoded in threads, answered in batches, written as a table, JSON Lines or CSV.
+
+All is streamed: neither inputs nor answers are ever held whole. What is written by `--out` can be gone on with: answers
+are appended in the order of the inputs, so that the lines that are there say what is done.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import filelock
+import numpy as np
+
+from tenfold.console import Advance, remark
+from tenfold.errors import BusyError, DataError, ImageError, StorageError, UsageError
+from tenfold.files import parse_object, storage_errors, write_text
+from tenfold.serving.inputs import Input
+from tenfold.serving.runtime import Classifier, cores
+
+BATCH_SIZE = 128
+_AHEAD = 4 * BATCH_SIZE
+"""Images that may wait decoded for their turn."""
+REJECTED = "none of these"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one image.
+
+    guesses: class names with probabilities, the best first; none where there is an `error`. rejected: whether the best
+    one is less probable than the model's threshold, where that was asked for.
+    """
+
+    path: str
+    guesses: tuple[tuple[str, float], ...] = ()
+    rejected: bool = False
+    error: str | None = None
+
+
+def answer(
+    classifier: Classifier, inputs: Iterable[Input], top: int = 1, reject: bool = False
+) -> Iterator[list[Answer]]:
+    """Answer inputs batch by batch, in their order. Raises `UsageError` for `reject` without a threshold."""
+    threshold = classifier.about.threshold
+    if reject and threshold is None:
+        raise UsageError(
+            "this model has no threshold, as it was trained without enough validation images (tenfold train --val-size "
+            "N): leave --reject out"
+        )
+    decoded = _decode_ahead(classifier, inputs)
+    while batch := list(islice(decoded, BATCH_SIZE)):
+        images = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+        rows = iter(classifier.predict(np.stack(images)) if images else ())
+        yield [
+            Answer(name, error=str(pixels))
+            if isinstance(pixels, ImageError)
+            else _judge(name, next(rows), classifier.classes, top, threshold if reject else None)
+            for name, pixels in batch
+        ]
+
+
+def _judge(name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None) -> Answer:
+    best = np.argsort(-row, kind="stable")[:top]
+    guesses = tuple((classes[i], float(row[i])) for i in best)
+    return Answer(name, guesses, rejected=threshold is not None and guesses[0][1] < threshold)
+
+
+def _decode_ahead(classifier: Classifier, inputs: Iterable[Input]) -> Iterator[tuple[str, np.ndarray | ImageError]]:
+    """Names and pixels, or what is wrong with them, in order; threads work ahead of the one who asks."""
+
+    def work(item: Input) -> np.ndarray | ImageError:
+        try:
+            return classifier.decode(item.read())
+        except ImageError as error:
+            return error
+
+    pool = ThreadPoolExecutor(cores())
+    waiting: deque[tuple[str, Future[np.ndarray | ImageError]]] = deque()
+    try:
+        for item in inputs:
+            waiting.append((item.name, pool.submit(work, item)))
+            if len(waiting) == _AHEAD:
+                name, future = waiting.popleft()
+                yield name, future.result()
+        while waiting:
+            name, future = waiting.popleft()
+            yield name, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- how answers are written -------------------------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """Text that no terminal takes for a command, on one line: what cannot be printed is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to write answers. header: the first line, or none; write: a line of an answer, without its end.
+
+    read: the path and whether there was an error, from such a line; raises `ValueError`.
+    """
+
+    header: str | None
+    write: Callable[[Answer], str]
+    read: Callable[[str], tuple[str, bool]]
+
+
+def make_form(name: str, classes: tuple[str, ...], top: int) -> Form:
+    """The form of that name: `table`, `json` (JSON Lines) or `csv`, for `top` guesses an answer."""
+    top = min(top, len(classes))
+    if name == "json":
+        return Form(None, _to_json, _from_json)
+    if name == "csv":
+        more = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("label", "probability")]
+        header = ["path", "label", "probability", *more, "error"]
+        return Form(_to_csv(header), lambda answer: _to_csv(_cells(answer, top)), _from_csv)
+    width = max(len(printable(label)) for label in (*classes, REJECTED))
+    titles = [f"{'guess':{width}}  {'sure':>7}"] * top
+    return Form("  ".join([*titles, "path"]), lambda answer: _to_row(answer, top, width), _no_reading)
+
+
+def _to_json(answer: Answer) -> str:
+    told: dict[str, Any] = {"path": answer.path}
+    if answer.error is not None:
+        told["error"] = answer.error
+    else:
+        label, probability = answer.guesses[0]
+        top = [{"label": label, "probability": probability} for label, probability in answer.guesses]
+        told |= {"label": None if answer.rejected else label, "probability": probability, "top": top}
+    return json.dumps(told)  # in ASCII: names may hold anything
+
+
+def _from_json(line: str) -> tuple[str, bool]:
+    told = parse_object(line.encode())
+    if not isinstance(told.get("path"), str):
+        raise ValueError("no path")
+    return told["path"], "error" in told
+
+
+def _to_csv(cells: Iterable[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+def _cells(answer: Answer, top: int) -> list[object]:
+    if answer.error is not None:
+        return [printable(answer.path), *[""] * 2 * top, printable(answer.error)]
+    flat = [cell for label, probability in answer.guesses for cell in (printable(label), f"{probability:.6f}")]
+    return [printable(answer.path), *([REJECTED, *flat[1:]] if answer.rejected else flat), ""]
+
+
+def _from_csv(line: str) -> tuple[str, bool]:
+    cells = next(csv.reader([line], strict=True), [])
+    if len(cells) < 4:
+        raise ValueError("too few cells")
+    return cells[0], cells[-1] != ""
+
+
+def _to_row(answer: Answer, top: int, width: int) -> str:
+    """A row of the table; unreadable images stand in it too, so that nothing goes missing in a long one."""
+    guesses = [(printable(label), f"{probability:7.2%}") for label, probability in answer.guesses]
+    if answer.error is not None:
+        guesses = [("–", "")] * top
+    elif answer.rejected:
+        guesses[0] = (REJECTED, guesses[0][1])
+    return "  ".join([*(f"{label:{width}}  {sure:>7}" for label, sure in guesses), printable(answer.path)])
+
+
+def _no_reading(line: str) -> tuple[str, bool]:
+    raise ValueError("a table is not gone on with")
+
+
+# --- the file of --out -------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """The file of answers, appended to, and beside it, until all is done, a note of what was asked.
+
+    Open it with `with`. Raises `UsageError` where the file is there and is not this request's unfinished one,
+    `BusyError` where another process writes it, `StorageError`.
+    """
+
+    def __init__(self, path: Path, request: Mapping[str, Any]):
+        self.path, self.request = path, dict(request)
+        self.note = path.with_name(f"{path.name}.unfinished")
+        self._lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+
+    def __enter__(self) -> "Journal":
+        with storage_errors(self.path), contextlib.ExitStack() as stack:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.acquire(timeout=0)
+            except filelock.Timeout:
+                raise BusyError(f"{self.path} is being written by another process") from None
+            stack.callback(self._release)
+            self._begin_or_go_on()
+            self._file = self.path.open("ab+", buffering=0)
+            stack.callback(self._file.close)
+            self._cut_torn_line()
+            self._held = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def _release(self) -> None:
+        self._lock.release()
+        Path(self._lock.lock_file).unlink(missing_ok=True)
+
+    def _begin_or_go_on(self) -> None:
+        if not self.note.is_file():
+            if os.path.lexists(self.path):
+                raise UsageError(f"{self.path} exists: choose another --out")
+            write_text(self.note, json.dumps(self.request) + "\n")
+            return
+        try:
+            begun = parse_object(self.note.read_bytes())
+        except ValueError as error:
+            raise UsageError(f"{self.note} is not understood ({error}): choose another --out") from error
+        for name, value in self.request.items():
+            if begun.get(name) != value:
+                raise UsageError(f"{self.path} was begun with another {name}: ask the same, or choose another --out")
+
+    def _cut_torn_line(self) -> None:
+        """Drop what a killed process wrote of a line."""
+        end = self._file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - 2**16)
+            self._file.seek(begin)
+            newline = self._file.read(end - begin).rfind(b"\n")
+            if newline >= 0:
+                self._file.truncate(begin + newline + 1)
+                return
+            end = begin
+        self._file.truncate(0)
+
+    def lines(self) -> Iterator[str]:
+        """The lines that are there, without their ends."""
+        with self.path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.removesuffix("\n")
+
+    def clear(self) -> None:
+        """Drop all lines."""
+        self._file.truncate(0)
+
+    def append(self, lines: Iterable[str]) -> None:
+        """Write lines so that they survive a power cut. Raises `StorageError`."""
+        content = memoryview("".join(f"{line}\n" for line in lines).encode())
+        try:
+            while content:
+                content = content[self._file.write(content) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"cannot write {self.path}: {error.strerror}; the same command goes on when that is mended"
+            ) from error
+
+    def finish(self) -> None:
+        """All is answered: from now on the file is like any other."""
+        self.note.unlink()
+
+
+@dataclass
+class Count:
+    """Inputs so far: all, and those that could not be read."""
+
+    inputs: int = 0
+    bad: int = 0
+
+
+def skip_done(journal: Journal, form: Form, inputs: Iterator[Input]) -> Count:
+    """Take from `inputs` those that the journal has answers of. Raises `UsageError` where they are others by now."""
+    lines, count = journal.lines(), Count()
+    if form.header is not None and next(lines, form.header) != form.header:
+        raise UsageError(f"{journal.path} begins with another header: choose another --out")
+    for line in lines:
+        item = next(inputs, None)
+        try:
+            path, bad = form.read(line)
+        except ValueError as error:
+            raise DataError(f"{journal.path}: line {line[:40]!r} is damaged ({error}): choose another --out") from error
+        if item is None or path not in (item.name, printable(item.name)):
+            raise UsageError(
+                f"{journal.path} was begun with other inputs: {printable(path)} stands where now comes "
+                f"{'nothing' if item is None else printable(item.name)}; choose another --out"
+            )
+        count.inputs, count.bad = count.inputs + 1, count.bad + bad
+    if count.inputs == 0:
+        journal.clear()  # a header comes with the first answers
+    return count
+
+
+def write_all(
+    batches: Iterable[list[Answer]], form: Form, write: Callable[[list[str]], None], count: Count, advance: Advance
+) -> None:
+    """Write answers batch by batch, name what could not be read, and count both in `count`."""
+    for answers in batches:
+        header = [form.header] if form.header is not None and count.inputs == 0 else []
+        write([*header, *map(form.write, answers)])
+        bad = [answer for answer in answers if answer.error is not None]
+        for answer in bad:
+            remark(f"{printable(answer.path)}: {answer.error}")
+        count.inputs, count.bad = count.inputs + len(answers), count.bad + len(bad)
+        advance(len(answers))
