@@ -1,0 +1,134 @@
+"""What is found under what the user names: order, links, hidden files, patterns, standard input, hostile names."""
+
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from tenfold.errors import DataError, ImageError
+from tenfold.serving import inputs
+from tenfold.serving.inputs import find
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(30)
+
+
+@pytest.fixture(autouse=True)
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with images (by name, or by content only) and what is none."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.png", "a.JPG", "c/d.webp", "c/e/f.gif", "c/.hidden/g.png", ".h.png", "z[1].png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    (tmp_path / "photos" / "scan").write_bytes(PNG)
+    return tmp_path
+
+
+def names(sources: Iterable[str], stdin: bytes | None = None) -> list[str]:
+    return [found.name for found in find(sources, None if stdin is None else io.BytesIO(stdin))]
+
+
+EVERYTHING = ["a.JPG", "b.png", "c/d.webp", "c/e/f.gif", "scan", "z[1].png"]
+
+
+def test_a_folder_is_walked_sorted_without_what_is_hidden_or_no_image() -> None:
+    assert names(["photos"]) == [f"photos/{name}" for name in EVERYTHING]
+
+
+def test_what_is_named_is_taken_as_it_is_and_in_that_order() -> None:
+    given = ["./photos/b.png", "photos/notes.txt", "absent.png", "photos/.h.png", "photos//a.JPG", "photos/c/.hidden"]
+    assert names(given) == [*given[:5], "photos/c/.hidden/g.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("photos/*.png", ["photos/b.png", "photos/z[1].png"]),
+        ("photos/?.png", ["photos/b.png"]),
+        ("photos/[ab].*", ["photos/a.JPG", "photos/b.png"]),
+        ("photos/.*.png", ["photos/.h.png"]),
+        ("photos/c*", ["photos/c/d.webp", "photos/c/e/f.gif"]),
+        ("*/*/d.webp", ["photos/c/d.webp"]),
+        ("photos/**/*.gif", ["photos/c/e/f.gif"]),
+        ("**/b.png", ["photos/b.png"]),
+        ("photos/c/**", ["photos/c/d.webp", "photos/c/e/f.gif"]),
+        ("photos/z[1].png", ["photos/z[1].png"]),
+        ("photos/*.bmp", ["photos/*.bmp"]),
+        ("absent/*", ["absent/*"]),
+    ],
+)
+def test_patterns_are_expanded_where_the_shell_did_not(pattern: str, found: list[str]) -> None:
+    assert names([pattern]) == found
+    absolute = names([str(Path.cwd() / pattern)])
+    assert absolute == [str(Path.cwd() / name) for name in found]
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 100])
+def test_names_come_in_windows_and_none_is_lost(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
+    """Of a million names only a window is held; as many as fit exactly is the edge."""
+    monkeypatch.setattr(inputs, "WINDOW", window)
+    assert names(["photos"]) == [f"photos/{name}" for name in EVERYTHING]
+
+
+def test_links_lead_to_each_folder_once(tree: Path) -> None:
+    """Without the set of visited folders this finds every file 40 times, until the system refuses."""
+    (tree / "photos" / "c" / "loop").symlink_to("..")
+    (tree / "photos" / "again").symlink_to("c")
+    (tree / "photos" / "broken.png").symlink_to("nowhere")
+    found = names(["photos"])
+    assert len(found) == len(set(found)) == 7
+    assert {Path(name).name for name in found} == {Path(name).name for name in EVERYTHING} | {"broken.png"}
+    assert sum(".gif" in name for name in names(["**/*.gif"])) == 1
+
+
+def test_a_folder_that_may_not_be_read_is_an_input_that_fails(tree: Path) -> None:
+    def refuse(folder: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "scandir", refuse)
+        (found,) = find(["photos"])
+        assert found.name == "photos"
+        with pytest.raises(ImageError, match="cannot be listed: Permission denied"):
+            found.read()
+
+
+def test_a_pipe_does_not_keep_us_waiting(tree: Path) -> None:
+    os.mkfifo(tree / "photos" / "pipe")
+    os.mkfifo(tree / "photos" / "pipe.png")
+    assert [name for name in names(["photos"]) if "pipe" in name] == ["photos/pipe.png"]
+    (found,) = find(["photos/pipe.png"])
+    with pytest.raises(ImageError, match="not a file"):
+        found.read()
+
+
+def test_standard_input_holds_paths() -> None:
+    assert names(["-"], b"photos/b.png\r\nabsent.png\n\nphotos/c") == [
+        "photos/b.png",
+        "absent.png",
+        "photos/c/d.webp",
+        "photos/c/e/f.gif",
+    ]
+    assert names(["-"], b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n") == list("abcdefghij")  # more lines than the first read
+    assert names(["-"], b"") == names(["-"], b"\n\n") == []
+    assert names(["-"], b"\xff.png\n") == ["\udcff.png"]
+
+
+def test_standard_input_holds_one_image() -> None:
+    (found,) = find(["-"], io.BytesIO(PNG + b"\nphotos/b.png\n"))
+    assert found.name == "-" and found.read() == PNG + b"\nphotos/b.png\n"
+
+
+@pytest.mark.parametrize("content", [b"%PDF-1.7\n\0\1\2", b"x" * 100_000, b"photos/b.png\n" + b"y" * 100_000])
+def test_standard_input_that_is_neither_is_refused(content: bytes) -> None:
+    with pytest.raises(DataError, match="neither an image of a kind that is read here nor paths"):
+        names(["-"], content)
+
+
+def test_a_name_that_no_file_can_have_is_said() -> None:
+    (found,) = find(["a\0b"])
+    with pytest.raises(ImageError, match="no file has such a name"):
+        found.read()

@@ -1,0 +1,395 @@
+"""`tenfold predict`: answers that are the model's, in every form, from hostile folders, and through kills."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from tenfold.errors import BusyError, StorageError, UsageError
+from tenfold.serving.export import pack
+from tenfold.serving.inputs import find
+from tenfold.serving.predict import Answer, Journal, answer, make_form, printable
+from tenfold.serving.runtime import open_model
+from tenfold.training.run import Run
+from tenfold.training.train import dataset_of
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+REQUEST = {"model": "m", "form": "json"}
+
+
+@pytest.fixture(scope="module")
+def photos(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 test images as files, every 20th of them damaged."""
+    folder = tmp_path_factory.mktemp("photos")
+    for index, pixels in enumerate(dataset_of(run).test.images[:60]):
+        path = folder / f"{index:02}.png"
+        Image.fromarray(pixels).save(path)
+        if index % 20 == 7:
+            path.write_bytes(path.read_bytes()[:1000])
+    return folder
+
+
+BAD = (7, 27, 47)
+
+
+@pytest.fixture(scope="module")
+def expected(run: Run, model: Path) -> list[tuple[str, float]]:
+    """Label and probability of each image, in one batch."""
+    classifier = open_model(model)
+    rows = classifier.predict(dataset_of(run).test.images[:60])
+    return [(classifier.classes[row.argmax()], float(row.max())) for row in rows]
+
+
+def predict(command: Command, model: Path, *words: str | Path, **keywords: object) -> subprocess.CompletedProcess[str]:
+    return command("predict", "--model", model, *words, **keywords)
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------
+
+
+def test_json_lines_say_what_the_model_says(
+    command: Command, model: Path, photos: Path, expected: list[tuple[str, float]]
+) -> None:
+    result = predict(command, model, photos, "--json", "--top", "3")
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.returncode == 8
+    assert [line["path"] for line in told] == [str(photos / f"{index:02}.png") for index in range(60)]
+    for index, line in enumerate(told):
+        if index in BAD:
+            assert set(line) == {"path", "error"} and "cut short" in line["error"]
+            continue
+        assert (line["label"], line["probability"]) == (expected[index][0], pytest.approx(expected[index][1], abs=1e-5))
+        assert line["top"][0] == {"label": line["label"], "probability": line["probability"]}
+        assert len(line["top"]) == 3 and line["top"] == sorted(line["top"], key=lambda guess: -guess["probability"])
+    *bad, last = result.stderr.splitlines()
+    assert [line.partition(": ")[0] for line in bad] == [str(photos / f"{index:02}.png") for index in BAD]
+    assert last == "tenfold: 3 of 60 images could not be read"
+
+
+def test_csv_and_table(command: Command, model: Path, photos: Path, expected: list[tuple[str, float]]) -> None:
+    one, bad = photos / "00.png", photos / "07.png"
+    result = predict(command, model, one, bad, "--csv", "--top", "2")
+    rows = list(csv.DictReader(result.stdout.splitlines()))
+    assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2", "error"]
+    assert (rows[0]["path"], rows[0]["label"]) == (str(one), expected[0][0])
+    assert float(rows[0]["probability"]) == pytest.approx(expected[0][1], abs=1e-5) and rows[0]["error"] == ""
+    assert rows[1]["label"] == "" and "cut short" in rows[1]["error"]
+    header, row = predict(command, model, one).stdout.splitlines()
+    assert header.split() == ["guess", "sure", "path"]
+    assert row.split() == [expected[0][0], f"{expected[0][1]:.2%}", str(one)]
+
+
+def test_more_guesses_than_classes_are_all_of_them(command: Command, model: Path, photos: Path) -> None:
+    (line,) = predict(command, model, photos / "00.png", "--json", "--top", "99").stdout.splitlines()
+    top = json.loads(line)["top"]
+    assert len(top) == 10 and sum(guess["probability"] for guess in top) == pytest.approx(1, abs=1e-4)
+
+
+def test_what_is_unsure_is_none_of_these(model: Path, photos: Path) -> None:
+    """The threshold of the fixture is 0.6; the best guess stays in the answer."""
+    classifier = open_model(model)
+    (plain,) = answer(classifier, find([str(photos / "0[0-6].png")]))
+    (judged,) = answer(classifier, find([str(photos / "0[0-6].png")]), reject=True)
+    assert [line.guesses for line in judged] == [line.guesses for line in plain]
+    assert [line.rejected for line in judged] == [line.guesses[0][1] < 0.6 for line in plain]
+    assert not any(line.rejected for line in plain)
+    unsure = Answer("a.png", (("cat", 0.5), ("dog", 0.4)), rejected=True)
+    assert json.loads(make_form("json", ("cat", "dog"), 1).write(unsure))["label"] is None
+    assert json.loads(make_form("json", ("cat", "dog"), 1).write(unsure))["top"][0]["label"] == "cat"
+    assert make_form("csv", ("cat", "dog"), 2).write(unsure) == "a.png,none of these,0.500000,dog,0.400000,"
+    row = make_form("table", ("cat", "dog"), 2).write(unsure)
+    assert row == "none of these   50.00%  dog             40.00%  a.png"
+
+
+@pytest.mark.parametrize("form", ["json", "csv", "table"])
+def test_hostile_names_are_one_harmless_line(form: str) -> None:
+    """Newlines, terminal escapes (of eight bits too), right-to-left marks, bytes that are no text, quotes, HTML."""
+    name = 'a\nb\r\x1b[31m\x9b2J\u202e\udcff",<script>.png'
+    classes = ("x\x1b[0m\n", "y")
+    for line in (Answer(name, ((classes[0], 0.9),)), Answer(name, error="bad\n\x1b")):
+        written = make_form(form, classes, 1).write(line)
+        assert written.isprintable() and written.encode()
+    if form != "table":
+        path, bad = make_form(form, classes, 1).read(written)
+        assert bad and printable(path) == printable(name)
+
+
+def test_hostile_files_in_a_real_folder(command: Command, model: Path, photos: Path, tmp_path: Path) -> None:
+    name = b"a\n\x1b[31m\xff.png"
+    (tmp_path / os.fsdecode(name)).write_bytes((photos / "00.png").read_bytes())
+    result = predict(command, model, tmp_path, "--json")
+    assert result.returncode == 0 and result.stderr == ""
+    assert os.fsencode(json.loads(result.stdout)["path"]) == bytes(tmp_path) + b"/" + name
+
+
+# --- standard input, and what is wrong -------------------------------------------------------------------------------
+
+
+def test_standard_input(model: Path, photos: Path, expected: list[tuple[str, float]]) -> None:
+    words = [sys.executable, "-m", "tenfold", "predict", "--model", str(model), "-", "--json"]
+    for content, name in (((photos / "01.png").read_bytes(), "-"), (bytes(photos / "01.png"), str(photos / "01.png"))):
+        result = subprocess.run(words, input=content, capture_output=True)
+        told = json.loads(result.stdout)
+        assert (told["path"], told["label"]) == (name, expected[1][0]) and result.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["absent.png"], 8, "absent.png: cannot be read: No such file or directory"),
+        (["empty"], 3, "tenfold: no images in empty"),
+        (["-"], 3, "tenfold: no images in -"),
+        (["x.png", "--json", "--csv"], 2, "--json and --csv exclude each other"),
+        (["x.png", "--out", "answers.txt"], 2, "--out answers.txt: add --json or --csv, or name it .jsonl or .csv"),
+        (["x.png", "--out", "taken.csv"], 2, "taken.csv exists: choose another --out"),
+        (["x.png", "--top", "0"], 2, "--top"),
+        (["x.png", "--model", "absent.onnx"], 4, "absent.onnx: cannot be read (No such file or directory)"),
+        (["x.png", "--model", "x.pkl"], 4, "x.pkl is a pickle or an archive, which is never opened"),
+        (["x.png", "--model", "empty"], 4, "empty is not a run directory whose training has finished"),
+        ([], 2, "Missing argument 'sources'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_one_line_says_what_is_wrong(command: Command, tmp_path: Path, words: list[str], code: int, said: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "taken.csv").write_text("mine")
+    (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
+    result = command("predict", *words, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    assert (result.returncode, result.stdout.count("\n") <= 2) == (code, True)
+    assert said in result.stderr and "Traceback" not in result.stderr
+    assert (tmp_path / "taken.csv").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "taken.csv", "x.pkl"}
+
+
+def test_a_model_without_threshold_rejects_nothing(command: Command, run: Run, photos: Path, tmp_path: Path) -> None:
+    loaded = onnx.load(run.path / "model.onnx")
+    about = replace(open_model(run.path / "model.onnx").about, threshold=None)
+    (tmp_path / "x.onnx").write_bytes(pack(loaded, about))
+    result = predict(command, tmp_path / "x.onnx", photos, "--reject")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "this model has no threshold" in result.stderr
+
+
+def test_the_model_that_comes_along_answers_without_torch(photos: Path) -> None:
+    """In a process where importing what an install without extras lacks is an error."""
+    code = (
+        "import sys\n"
+        "lacking = ('torch', 'pandas', 'matplotlib', 'sklearn', 'scipy', 'safetensors', 'onnx', 'openvino', 'psutil')\n"
+        "sys.modules.update(dict.fromkeys(lacking))\n"
+        "sys.argv[1:] = ['predict', sys.argv[1], '--json']\n"
+        "import importlib.util as util\n"
+        "found = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name in lacking else found(name, *more)\n"
+        "from tenfold.cli import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(photos / "00.png")], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["label"] in open_model().classes
+
+
+# --- a run as the model ----------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_exported_once_and_then_used(
+    command: Command, run: Run, photos: Path, tmp_path: Path, expected: list[tuple[str, float]]
+) -> None:
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    file = copy / "model.onnx"
+    Run.open(copy).verify()
+    one = photos / "00.png"
+    before = file.stat()
+    result = command("predict", one, "--model", copy, "--json")
+    assert json.loads(result.stdout)["label"] == expected[0][0] and result.stderr == ""
+    assert file.stat().st_mtime_ns == before.st_mtime_ns
+    # a temperature that was fitted since: the file is written anew
+    results = Run.open(copy).require_scores()
+    results["calibration"]["temperature"] = 5.0
+    Run.open(copy).write_json("results.json", results)
+    Run.open(copy).seal_more("results.json")
+    result = command("predict", one, "--model", copy, "--json")
+    assert "its model is written as ONNX" in result.stderr
+    assert json.loads(result.stdout)["probability"] < 0.5 and open_model(file).about.temperature == 5.0
+    Run.open(copy).verify()
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+    result = command("predict", one, "--model", copy)
+    assert (
+        result.returncode == 4 and "model.onnx is damaged or missing: write it anew with tenfold exp" in result.stderr
+    )
+
+
+# --- the file of --out -----------------------------------------------------------------------------------------------
+
+CHILD = """
+import os, signal, sys
+from tenfold import cli
+from tenfold.serving import predict
+
+place, nth, *sys.argv[1:] = sys.argv[1:]
+predict.BATCH_SIZE = 4
+append, count = predict.Journal.append, 0
+
+
+def struck(self, lines):
+    global count
+    count += 1
+    if count == int(nth) and place == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if count == int(nth) and place == "middle":
+        text = "".join(f"{line}\\n" for line in lines).encode()
+        self._file.write(text[: len(text) * 2 // 3])
+        os.kill(os.getpid(), signal.SIGKILL)
+    append(self, lines)
+    if count == int(nth) and place == "after":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+predict.Journal.append = struck
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_killed_ten_times_each_input_is_answered_once(model: Path, photos: Path, tmp_path: Path, suffix: str) -> None:
+    """15 batches, a kill in each of ten. Without cutting the torn line, that line is damaged and the next lost."""
+    out = tmp_path / f"answers{suffix}"
+    arguments = ["predict", str(photos), "--model", str(model), "--out", str(out)]
+    places = ["before", "middle", "after", "middle", "after"] * 2
+    for index, place in enumerate(places):
+        nth = "1" if place != "after" else "2"
+        killed = subprocess.run([sys.executable, "-c", CHILD, place, nth, *arguments], capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, index
+    lines = [line.split(",")[0] for line in out.read_text().splitlines()]
+    assert 20 <= len(lines) < 60
+    done = subprocess.run([sys.executable, "-m", "tenfold", *arguments], capture_output=True, text=True)
+    assert done.returncode == 8 and "3 of 60 images could not be read" in done.stderr
+    if suffix == ".csv":
+        paths = [row["path"] for row in csv.DictReader(out.read_text().splitlines())]
+    else:
+        paths = [json.loads(line)["path"] for line in out.read_text().splitlines()]
+    assert paths == [str(photos / f"{index:02}.png") for index in range(60)]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def test_an_unfinished_file_goes_on_with_the_same_request_only(
+    command: Command, model: Path, small: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    words = ["predict", str(photos), "--out", str(out)]
+    subprocess.run([sys.executable, "-c", CHILD, "after", "3", *words, "--model", str(model)], check=False)
+    before = out.read_bytes()
+    for other, said in (
+        ([*words, "--model", small], "was begun with another model"),
+        ([*words, "--model", model, "--top", "2"], "was begun with another --top"),
+        ([*words, "--model", model, "--csv"], "was begun with another form"),
+        (["predict", photos / "09.png", "--out", out, "--model", model], "was begun with other inputs"),
+    ):
+        result = command(*other)
+        assert result.returncode == 2 and said in result.stderr
+        assert out.read_bytes() == before
+    assert command(*words, "--model", model).returncode == 8
+    again = command(*words, "--model", model)
+    assert again.returncode == 2 and "exists: choose another --out" in again.stderr
+
+
+def test_one_process_writes_it(tmp_path: Path) -> None:
+    second = Journal(tmp_path / "a.jsonl", REQUEST)
+    with Journal(tmp_path / "a.jsonl", REQUEST), pytest.raises(BusyError, match="is being written by another"), second:
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.unfinished"]
+
+
+@pytest.mark.parametrize("torn", [b'{"path"', b"x" * 200_000, b""])
+def test_a_torn_line_is_cut(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    with Journal(path, REQUEST) as journal:
+        journal.append(["one", "two"])
+    path.write_bytes(path.read_bytes() + torn)
+    with Journal(path, REQUEST) as journal:
+        assert list(journal.lines()) == ["one", "two"]
+        journal.append(["three"])
+        journal.finish()
+    assert path.read_bytes() == b"one\ntwo\nthree\n"
+
+
+def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
+    """A limit on this process's files stands for the disk. Without the loop over `write`, a part is lost unnoticed."""
+    path = tmp_path / "a.jsonl"
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with Journal(path, REQUEST) as journal:
+            journal.append(["one"])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+            with pytest.raises(StorageError, match="the same command goes on when that is mended"):
+                journal.append(["x" * 2000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    with Journal(path, REQUEST) as journal:
+        assert list(journal.lines()) == ["one"]
+
+
+def test_a_note_that_is_damaged_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.unfinished").write_text("{")
+    with pytest.raises(UsageError, match=r"a\.csv\.unfinished is not understood"), Journal(tmp_path / "a.csv", REQUEST):
+        pass
+
+
+# --- many ------------------------------------------------------------------------------------------------------------
+
+MEASURED = """
+import resource, sys
+from tenfold import cli
+from tenfold.serving import inputs, predict
+
+inputs.WINDOW = 1000
+try:
+    cli.main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+def answer_copies(model: Path, one: Path, folder: Path, count: int) -> tuple[list[str], int]:
+    """Answer `count` links to one image, every hundredth of them a bad one: lines, and the most KiB held."""
+    folder.mkdir()
+    (folder / ".bad").write_bytes(b"no image")
+    for index in range(count):
+        path = folder / f"{index:07}.png"
+        path.hardlink_to(folder / ".bad" if index % 100 == 99 else one)
+    words = [sys.executable, "-c", MEASURED, "predict", str(folder), "--model", str(model), "--csv"]
+    result = subprocess.run(words, capture_output=True, text=True)
+    *bad, last, memory = result.stderr.splitlines()
+    assert result.returncode == 8 and last == f"tenfold: {count // 100:,} of {count:,} images could not be read"
+    assert len(bad) == count // 100
+    return result.stdout.splitlines(), int(memory)
+
+
+def test_memory_stays_flat(model: Path, photos: Path, tmp_path: Path) -> None:
+    """5,000 files hold no more than 500 do, give or take 10 MB."""
+    _, few = answer_copies(model, photos / "00.png", tmp_path / "few", 500)
+    lines, many = answer_copies(model, photos / "00.png", tmp_path / "many", 5_000)
+    assert len(lines) == 5_001 and many < few + 10_000
+
+
+@pytest.mark.acceptance
+def test_twenty_thousand_files(model: Path, photos: Path, tmp_path: Path) -> None:
+    _, few = answer_copies(model, photos / "00.png", tmp_path / "few", 1_000)
+    lines, many = answer_copies(model, photos / "00.png", tmp_path / "many", 20_000)
+    assert len(lines) == 20_001 and many < few + 10_000
+    labels = {row["label"] for row in csv.DictReader(lines) if not row["error"]}
+    assert len(labels) == 1 and np.all([row["error"] == "" for row in csv.DictReader(lines)][:99])
