@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 from tenfold.data.image import MOST_BYTES, read_file, sniff
+from tenfold.data.listing import PICTURES
 from tenfold.errors import DataError, ImageError
 
 STDIN = "-"
-PICTURES = {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"}
-"""A file in a folder that is named so is meant as an image; any other is one if it begins as one."""
 WINDOW = 2**17
 _HEAD = 16  # bytes that tell what a file is
 _MOST_LINE = 2**16  # bytes of a path on standard input: more than any system allows
