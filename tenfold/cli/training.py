@@ -172,7 +172,7 @@ def _same_recipe(name: str, recipe: "Recipe") -> bool:
     from tenfold.training.recipe import find_recipe
 
     # what --epochs, --val-size and a folder's number of images change
-    names = ("stages", "val_size", "val_split", "batch_size", "whitening_epochs")
+    names = ("stages", "val_size", "val_split", "batch_size", "whitening_epochs", "images")
     free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
     return replace(find_recipe(name), **free) == recipe
 

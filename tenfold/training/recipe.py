@@ -18,8 +18,6 @@ from tenfold.errors import UsageError
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
-MADE_FOR = 50_000
-"""Training images that the named recipes' epochs and batches are meant for: CIFAR-10's."""
 FEWEST_IN_BATCH = 32
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -107,6 +105,8 @@ class Recipe:
     """Share of the images that every pass but the first leaves out: those of the smallest loss when last seen."""
     frozen_share: Share = 0.0
     """Share of the steps, the last ones, in which the first group of filters stays as it is."""
+    images: Positive = 50_000
+    """Training images that epochs and batches are meant for; a folder of fewer gets a recipe that is fitted to it."""
     val_size: Count = 0
     val_split: Literal["last", "random"] = "last"
     """Which training images are held out: the last ones, or some drawn by the seed."""
@@ -154,17 +154,18 @@ class Recipe:
         return dataclasses.replace(self, val_size=val_size, val_split="last")
 
     def for_images(self, images: int) -> "Recipe":
-        """Fit a recipe that is made for 50,000 training images to fewer, so that it still takes enough steps.
+        """Fit the recipe to fewer training images than it is meant for, so that it still takes enough steps.
 
         With r = √(50,000 / images), a batch is r times smaller (32 images at the least) and epochs are r times as
         many: about as many steps as on CIFAR-10, each r times cheaper. docs/log.md has what was tried.
         """
-        ratio = math.sqrt(max(1.0, MADE_FOR / images))
+        ratio = math.sqrt(max(1.0, self.images / images))
         return dataclasses.replace(
             self.with_epochs(min(self.epochs * ratio, MOST_EPOCHS)),
             batch_size=min(self.batch_size, max(FEWEST_IN_BATCH, round(self.batch_size / ratio))),
             whitening_epochs=self.whitening_epochs * ratio,
             val_size=round(self.val_size / ratio**2),
+            images=min(self.images, images),
         )
 
     def to_json(self) -> str:

@@ -134,6 +134,13 @@ def test_fewer_images_take_as_many_steps_that_are_cheaper() -> None:
     assert all(abs(count - 240) <= 10 for count in steps)
 
 
+def test_a_fitted_recipe_stays_as_it_is() -> None:
+    """So that a run's recipe.json trains the same run again."""
+    fitted = FAST89.for_images(500)
+    assert fitted.for_images(500) == fitted
+    assert Recipe.from_json(fitted.to_json()).for_images(500) == fitted
+
+
 def test_no_batch_is_tiny_and_nothing_grows_with_many_images() -> None:
     assert FAST89.for_images(40).batch_size == 32
     assert make_schedule(FAST89.for_images(40), 40).total == round(2.4 * (50_000 / 40) ** 0.5)

@@ -80,6 +80,8 @@ def class_scores(frame: "pd.DataFrame", title: str = "Scores by class") -> Figur
     for column, marker, colour in (("precision", "<", ORANGE), ("recall", ">", BLUE), ("f1", "o", INK)):
         axes.scatter(rows[column], places, marker=marker, s=26, color=colour, label=column.replace("f1", "F1"))
     axes.set_yticks(places, [shown(str(name), 24) for name in rows.index])
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, -0.02), min(high, 1.02))  # no shares below none or above all
     axes.xaxis.set_major_formatter(percent())
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handletextpad=0.1)

@@ -96,8 +96,9 @@ def class_grid(
     names = [shown(name, 24) for name in classes[:MOST_ROWS]]
     rng, (height, width) = np.random.default_rng(seed), images.shape[1:3]
     gap = max(1, height // 12)
-    mosaic = np.full((len(names) * (height + gap), per_class * (width + gap), 3), 255, np.uint8)
     counts = np.bincount(labels, minlength=len(classes))
+    per_class = max(1, min(per_class, counts[: len(names)].max()))
+    mosaic = np.full((len(names) * (height + gap), per_class * (width + gap), 3), 255, np.uint8)
     for label in range(len(names)):
         drawn = rng.choice(np.flatnonzero(labels == label), min(per_class, counts[label]), replace=False)
         for column, index in enumerate(drawn):
