@@ -172,7 +172,9 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "certainty": _certainty(known),
         "model": _model(known),
         "recipe": sections.facts(known.run.read_json("recipe.json")),
-        "environment": sections.facts(known.run.env | {"data": known.dataset.name}),
+        "environment": sections.facts(
+            known.run.env | {"data": known.dataset.name, "folder": None}
+        ),  # a path is private
         "command": reproduction(known.run.recipe, known.results["seed"], known.dataset.name),
         "reproduce_note": _REPRODUCE_NOTE,
         "footer": f"tenfold {version('tenfold')}. This page needs no network.",
