@@ -353,7 +353,7 @@ def test_a_run_leaves_the_promised_files(whole: Any) -> None:
     run = folder / json.loads(result.stdout)["run"]
     found = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     promised = {"recipe.json", "env.json", "metrics.csv", "results.json", "predictions.csv", "model.safetensors"}
-    promised |= {"model.json", "manifest.json"}
+    promised |= {"model.json", "manifest.json", "report.html", "logits/test.safetensors"}
     promised |= {f"plots/{name}.png" for name in ("history", "gallery", "misclassified", "confusion")}
     assert promised - found == set()
     Run.open(run).verify()

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tenfold.cli.app import TRAIN_EXTRA, Device, Json, RunPath, app, print_accuracy, print_json, require_extra
+from tenfold.errors import UsageError
 
 
 @app.command()
@@ -53,10 +54,27 @@ def _refuse_busy(run: Path) -> None:
 
 
 @app.command()
-def report(run: RunPath, device: Device = "auto") -> None:
-    """Draw the pictures of a scored run, and its page report.html, again."""
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN…]", help="A run directory, or several to compare.")],
+    out: Annotated[Path | None, typer.Option(help="Where several runs' page goes, by default comparison.html.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Draw a scored run's pictures and its page, report.html, again; or put several runs side by side on one page."""
     require_extra("train", TRAIN_EXTRA)
-    _refuse_busy(run)
+    if len(runs) == 1 and out:
+        raise UsageError("--out is for comparing several runs: a run's own page lies in its directory")
+    for run in runs:
+        _refuse_busy(run)
+    if len(runs) > 1:
+        from tenfold.evaluation.compare import write_comparison
+
+        print(write_comparison(runs, out or Path("comparison.html")))
+        return
+    for path in _report_run(runs[0], device):
+        print(path)
+
+
+def _report_run(run: Path, device: str) -> list[Path]:
     from tenfold.evaluation.evaluate import evaluate as score
     from tenfold.evaluation.evaluate import rewrite_scores
     from tenfold.evaluation.report import write_report
@@ -70,6 +88,6 @@ def report(run: RunPath, device: Device = "auto") -> None:
     dataset = dataset_of(opened)
     evaluation = score(opened, dataset, make_plan(device))
     rewrite_scores(opened, evaluation)
-    for path in write_report(opened, dataset, evaluation):
-        print(path)
+    paths = write_report(opened, dataset, evaluation)
     opened.unlock()
+    return paths

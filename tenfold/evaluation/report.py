@@ -1,5 +1,6 @@
 """Scores → pictures and a page: what `tenfold train` leaves in `plots/` and `report.html`."""
 
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -126,9 +127,16 @@ def _page(known: Known) -> str:
     most = picture.most_images(*images.shape[1:3])
     numbers = choice.choose(labels, known.predicted, sure, frame["loss"].to_numpy(), most)
     sheet = picture.make_sheet(images, numbers)
-    names = [f"test image {number}" for number in range(len(labels))]
+    names = name_images(known.evaluation.names, len(labels))
     data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
     return report_page(_values(known, numbers, names), sheet.css, data)
+
+
+def name_images(files: np.ndarray | None, count: int) -> list[str]:
+    """What the test images are called: their files where they are from a folder, else their numbers."""
+    if files is None:
+        return [f"test image {number}" for number in range(count)]
+    return [shown(str(name), 120) for name in files]
 
 
 def _records(known: Known, numbers: np.ndarray, names: list[str]) -> list[list[Any]]:
@@ -172,10 +180,8 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "certainty": _certainty(known),
         "model": _model(known),
         "recipe": sections.facts(known.run.read_json("recipe.json")),
-        "environment": sections.facts(
-            known.run.env | {"data": known.dataset.name, "folder": None}
-        ),  # a path is private
-        "command": reproduction(known.run.recipe, known.results["seed"], known.dataset.name),
+        "environment": _environment(known),
+        "command": reproduction(known.run.recipe, known.results["seed"], known.dataset),
         "reproduce_note": _REPRODUCE_NOTE,
         "footer": f"tenfold {version('tenfold')}. This page needs no network.",
     }
@@ -221,7 +227,13 @@ def _model(known: Known) -> sections.Facts:
     ]
 
 
-def reproduction(recipe: Recipe, seed: int, data: str) -> str:
+def _environment(known: Known) -> sections.Facts:
+    """Without the folder that the images are from: its path is nobody's business where the page is sent."""
+    env = {name: value for name, value in known.run.env.items() if name != "folder"}
+    return sections.facts(env | {"data": known.dataset.name})
+
+
+def reproduction(recipe: Recipe, seed: int, dataset: Dataset) -> str:
     """The command that trains this run again: by the recipe's name where that suffices, else from its file."""
     named = RECIPES.get(recipe.name)
     options = ""
@@ -230,8 +242,10 @@ def reproduction(recipe: Recipe, seed: int, data: str) -> str:
             named, options = named.with_val_size(recipe.val_size), f" --val-size {recipe.val_size}"
         if named.epochs != recipe.epochs:
             named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
-    source = recipe.name if named == recipe else "recipe.json"
-    return f"tenfold train --recipe {source} --data {data} --seed {seed}{options if source != 'recipe.json' else ''}"
+    source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
+    if dataset.origin:
+        options += f" --size {dataset.origin.size} --resize {dataset.origin.resize}"
+    return f"tenfold train --recipe {source} --data {shlex.quote(dataset.name)} --seed {seed}{options}"
 
 
 _REPRODUCE_NOTE = (

@@ -32,8 +32,8 @@ def draw_logits(labels: np.ndarray, k: int, seed: int) -> Logits:
     return Logits(torch.from_numpy(logits), torch.from_numpy(logits * 1.1))
 
 
-def make_drawn_run(path: Path, dataset: Dataset, seed: int = 0) -> Evaluation:
-    """Write a whole run directory, `report.html` included, and leave it unlocked."""
+def make_drawn_run(path: Path, dataset: Dataset, seed: int = 0, report: bool = True) -> Evaluation:
+    """Write a whole run directory, by default with pictures and `report.html`, and leave it unlocked."""
     env = {"seed": seed, "data": "shapes", "device": "cpu", "dtype": "float32"}
     run = Run.create(path, replace(RECIPE, name=f"drawn{seed}"), env)
     network = build(RECIPE.network, len(dataset.classes))
@@ -53,7 +53,8 @@ def make_drawn_run(path: Path, dataset: Dataset, seed: int = 0) -> Evaluation:
     with mock.patch.object(evaluation, "outputs_of", drawn):
         evaluated = evaluation.evaluate(run, dataset, PLAN)
     write_scores(run, evaluated, {"train_seconds": 1.0})
-    write_report(run, dataset, evaluated)
+    if report:
+        write_report(run, dataset, evaluated)
     run.unlock()
     return evaluated
 

@@ -1,9 +1,7 @@
-"""`tenfold evaluate` and `tenfold report` on a trained run: what they answer, write and refuse."""
+"""`tenfold evaluate` and `tenfold report` on a run: what they answer, write and refuse."""
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,29 +9,26 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from drawn_run import RECIPE, make_drawn_run
 
 from tenfold import cli
+from tenfold.data.shapes import make_shapes
 from tenfold.training.lock import Lock
 from tenfold.training.run import Run, now
 
-VAL_SIZE = 900
-Command = Callable[..., subprocess.CompletedProcess[str]]
 Invoke = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def trained(command: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a second, with validation images."""
-    path = tmp_path_factory.mktemp("trained") / "tiny"
-    options = ["--data", "shapes", "--epochs", "0.5", "--val-size", str(VAL_SIZE), "--out", path, "--json"]
-    result = command("train", "--recipe", tiny_recipe, *options, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stderr
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "drawn"
+    make_drawn_run(path, make_shapes(), report=False)
     return path
 
 
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+def run(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -64,7 +59,7 @@ def test_evaluate_answers_and_writes_the_same(invoke: Invoke, run: Path) -> None
     assert said.keys() - results.keys() == {"per_class", "confusion_matrix", "reliability"}
     assert [row["class"] for row in said["per_class"][-3:]] == ["accuracy", "macro avg", "weighted avg"]
     assert sum(map(sum, said["confusion_matrix"])) == sum(said["reliability"]["images"]) == said["test_images"]
-    assert said["calibration"]["images"] == VAL_SIZE and said["val_accuracy"] == before["val_accuracy"]
+    assert said["calibration"]["images"] == RECIPE.val_size
     assert {"ece", "ece_single_view", "calibration", "test_accuracy_top5"} <= said.keys()
     frame = pd.read_csv(run / "predictions.csv")
     assert list(frame) == ["index", "true", "predicted", "probability", "margin", "loss", "correct"]
@@ -75,8 +70,6 @@ def test_evaluate_answers_and_writes_the_same(invoke: Invoke, run: Path) -> None
 def test_evaluate_on_other_data_leaves_the_run_alone(
     invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tenfold.data.shapes import make_shapes
-
     other = make_shapes(seed=5, train=1, test=40)
     monkeypatch.setattr("tenfold.training.train.load", lambda name: other)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")}
@@ -127,11 +120,22 @@ def test_what_is_no_finished_run_is_one_line(
 def test_data_of_other_classes_are_one_line(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from tenfold.data.shapes import make_shapes
-
     other = make_shapes(train=1, test=40)
     monkeypatch.setattr(
         "tenfold.training.train.load", lambda name: replace(other, classes=(*other.classes[:9], "blob"), name="mine")
     )
     code, out, err = invoke("evaluate", run, "--data", "mine")
     assert (code, out) == (3, "") and err.startswith("tenfold: mine has other classes than ")
+
+
+def test_report_of_one_run_and_of_two(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    code, out, _ = invoke("report", run)
+    assert code == 0 and out.splitlines()[-1] == str(run / "report.html")
+    Run.open(run).verify()
+    other = shutil.copytree(run, run.parent / "other")
+    assert invoke("report", run, other) == (0, "comparison.html\n", "")
+    assert "2 runs side by side" in Path("comparison.html").read_text()
+    assert invoke("report", run, other, "--out", "mine.html")[1] == "mine.html\n"
+    code, out, err = invoke("report", run, "--out", "mine.html")
+    assert (code, out) == (2, "") and err.startswith("tenfold: --out is for comparing several runs")

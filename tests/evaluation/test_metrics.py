@@ -236,6 +236,27 @@ def test_top_confusions_are_sorted_and_leave_the_diagonal_out() -> None:
     assert metrics.format_confusions(metrics.top_confusions(np.eye(3, dtype=int)), ["a", "b", "c"]) == "no mistakes"
 
 
+@pytest.mark.parametrize(("only_first", "only_second"), [(0, 0), (5, 5), (1, 9), (30, 12), (253, 268)])
+def test_pairs_are_compared_by_the_exact_binomial_test(only_first: int, only_second: int) -> None:
+    first, second = np.ones(1000, bool), np.ones(1000, bool)
+    second[:only_first] = False
+    first[only_first : only_first + only_second] = False
+    pair = metrics.compare_pair(first, second)
+    assert (pair.only_first, pair.only_second) == (only_first, only_second)
+    differing = only_first + only_second
+    assert pair.p == pytest.approx(binomtest(only_first, differing).pvalue if differing else 1)
+    steps = second.astype(float) - first
+    half = 1.959964 * steps.std() / math.sqrt(1000)
+    assert pair.difference == pytest.approx(steps.mean())
+    assert pair.interval == pytest.approx((steps.mean() - half, steps.mean() + half))
+
+
+def test_holm_by_hand() -> None:
+    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert metrics.holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert metrics.holm([]) == []
+
+
 def test_format_per_class() -> None:
     frame = metrics.per_class(np.array([0] * 999 + [1]), np.zeros(1000, int), ["cat", "a dog"])
     assert metrics.format_per_class(frame).splitlines() == [

@@ -13,6 +13,7 @@ import pytest
 from drawn_run import hostile_dataset, make_drawn_run
 from PIL import Image
 
+from tenfold.data.dataset import Origin
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import charts, choice, picture, sections
 from tenfold.evaluation.report import reproduction
@@ -167,7 +168,14 @@ def test_thinning_keeps_means() -> None:
     ],
 )
 def test_the_command_trains_this_recipe_again(recipe: object, said: str) -> None:
-    assert reproduction(recipe, 3, "cifar10") == f"tenfold train {said}"  # type: ignore[arg-type]
+    cifar10 = replace(hostile_dataset(1), name="cifar10")
+    assert reproduction(recipe, 3, cifar10) == f"tenfold train {said}"  # type: ignore[arg-type]
+
+
+def test_the_command_names_the_folder_but_not_where_it_is() -> None:
+    folder = replace(hostile_dataset(1), name="my pets/", origin=Origin("/home/me/my pets", "0", 48, "crop"))
+    said = "tenfold train --recipe fast89 --data 'my pets/' --seed 3 --size 48 --resize crop"
+    assert reproduction(FAST89, 3, folder) == said
 
 
 def test_facts_of_nested_json() -> None:

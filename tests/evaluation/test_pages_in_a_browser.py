@@ -12,6 +12,8 @@ import pytest
 from drawn_run import hostile_dataset, make_drawn_run
 from PIL import Image
 
+from tenfold.data.shapes import make_shapes
+from tenfold.evaluation.compare import read_comparison, write_comparison
 from tenfold.evaluation.metrics import shown
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.acceptance
 DATASET = hostile_dataset()
+SHAPES = make_shapes()
 NAMES = [shown(name) for name in DATASET.classes]
 Open = Callable[..., "Page"]
 
@@ -202,3 +205,37 @@ def test_it_prints_with_all_details_open(page: "Page", tmp_path: Path) -> None:
     assert not page.locator("nav").is_visible() and not page.locator("#filters").is_visible()
     assert page.pdf(path=tmp_path / "report.pdf").startswith(b"%PDF")
     assert page.locator("details:not([open])").count() == 0
+
+
+# --- several runs ---
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compared")
+    paths = [folder / "<i>a", folder / "b"]
+    for seed, path in enumerate(paths):
+        make_drawn_run(path, SHAPES, seed, report=False)
+    return write_comparison(paths, folder / "comparison.html")
+
+
+def test_disagreements_are_filtered_by_who_is_right(open_page: Open, comparison: Path, tmp_path: Path) -> None:
+    page = open_page(comparison)
+    one, other = (read_comparison([comparison.parent / name for name in ("<i>a", "b")]).right).T
+    page.locator("select.run").nth(0).select_option("right")
+    page.locator("select.run").nth(1).select_option("wrong")
+    count = (page.locator("#image-count").text_content() or "").split()[0]
+    assert int(count) == (one & ~other).sum() > 0
+    first = page.locator("#image-list figure").first
+    number = int((first.get_attribute("title") or "").removeprefix("test image "))
+    assert one[number] and not other[number]
+    assert "<i>a" in (first.text_content() or "")
+    difference = np.abs(pixels_of(first.locator(".image"), tmp_path) - SHAPES.test.images[number].astype(int)).mean()
+    assert difference < 12
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_comparison_fits_and_is_accessible(open_page: Open, comparison: Path, scheme: str) -> None:
+    page = open_page(comparison, width=375, scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert violations(page) == []

@@ -184,11 +184,12 @@ def facts(value: dict[str, Any], prefix: str = "") -> Facts:
             for number, part in enumerate(item, start=1):
                 rows += facts(part, f"{name}.{number}.")
         elif item is not None:
-            rows.append((name, "; ".join(map(_say, item)) if isinstance(item, list) else _say(item)))
+            rows.append((name, "; ".join(map(say, item)) if isinstance(item, list) else say(item)))
     return rows
 
 
-def _say(value: Any) -> str:
+def say(value: Any) -> str:
+    """A value of JSON as people read it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):

@@ -1,0 +1,225 @@
+"""Runs side by side: scores, paired tests, classes, and the images on which they disagree, as one offline page.
+
+Legend: N test images, R runs, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tenfold.console import progress
+from tenfold.data.dataset import Dataset
+from tenfold.errors import DataError, ModelError, UsageError
+from tenfold.evaluation import metrics
+from tenfold.evaluation.metrics import Paired, shown
+from tenfold.evaluation.page import comparison_page, picture
+from tenfold.evaluation.page.sections import percent
+from tenfold.evaluation.page.sections import say as say_value
+from tenfold.evaluation.report import name_images
+from tenfold.files import write_text
+from tenfold.training.run import Run
+from tenfold.training.runs import compare_runs
+from tenfold.training.train import dataset_of
+
+_SECTIONS = (
+    ("scores", "Scores"),
+    ("differ", "Do they differ"),
+    ("classes", "Classes"),
+    ("images", "Images"),
+    ("recipes", "Recipes"),
+)
+_PLAIN = ("recipe", "seed", "epochs", "parameters", "device", "dtype")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the runs: its scores, and for each test image its answer (int N) and how sure it is (float N)."""
+
+    name: str
+    run: Run
+    results: dict[str, Any]
+    predicted: np.ndarray
+    sure: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs scored on the same test images, whose labels are int N."""
+
+    dataset: Dataset
+    labels: np.ndarray
+    sides: list[Side]
+
+    @property
+    def right(self) -> np.ndarray:
+        """bool N×R."""
+        return self.predicted == self.labels[:, None]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """int N×R."""
+        return np.stack([side.predicted for side in self.sides], axis=1)
+
+    def pairs(self) -> list[tuple[Side, Paired, float]]:
+        """Every run but the first against the first, with McNemar's p after Holm's correction."""
+        pairs = [metrics.compare_pair(self.right[:, 0], self.right[:, i]) for i in range(1, len(self.sides))]
+        return list(zip(self.sides[1:], pairs, metrics.holm([pair.p for pair in pairs]), strict=True))
+
+    def differing(self) -> np.ndarray:
+        """Numbers of the images on which the answers differ: first those that some have right, the surest first."""
+        numbers = np.flatnonzero((self.predicted != self.predicted[:, :1]).any(axis=1))
+        sure = np.stack([side.sure for side in self.sides], axis=1)[numbers].max(axis=1)
+        return numbers[np.lexsort((-sure, ~self.right[numbers].any(axis=1)))]
+
+
+def write_comparison(paths: Sequence[Path], out: Path) -> Path:
+    """Write the page of several scored runs to `out`.
+
+    Raises `UsageError` where one is named twice, `ModelError` for one that is unfinished or damaged, `DataError` where
+    they were not scored on the same images.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("a run cannot be compared with itself: name each run once")
+    with progress("comparing", len(paths) + 1) as bar:
+        comparison = read_comparison(paths, bar)
+        write_text(out, _page(comparison))
+        bar(1)
+    return out
+
+
+def read_comparison(paths: Sequence[Path], advance: Any = lambda amount: None) -> Comparison:
+    """Read what each run answered; see `write_comparison` for what is raised."""
+    runs = [Run.open(path) for path in paths]
+    dataset = dataset_of(runs[0])
+    labels = dataset.test.labels.astype(np.int64)
+    names = [path.name for path in paths]
+    names = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    sides = []
+    for name, run in zip(names, runs, strict=True):
+        sides.append(_read_side(shown(name, 60), run, dataset, labels, runs[0]))
+        advance(1)
+    return Comparison(dataset, labels, sides)
+
+
+def _read_side(name: str, run: Run, dataset: Dataset, labels: np.ndarray, first: Run) -> Side:
+    results = run.require_scores()
+    run.verify("results.json", "predictions.csv")
+    types = {"true": str, "predicted": str, "path": str}
+    frame = pd.read_csv(run.path / "predictions.csv", dtype=types, keep_default_na=False)
+    numbers = {label: number for number, label in enumerate(dataset.classes)}
+    true, predicted = (frame[column].map(numbers) for column in ("true", "predicted"))
+    same = all(run.env.get(key) == first.env.get(key) for key in ("data", "folder"))
+    if not same or not np.array_equal(true.to_numpy(), labels):
+        raise DataError(f"{run.path} and {first.path} were not scored on the same test images")
+    if predicted.isna().any():
+        raise ModelError(f"{run.path / 'predictions.csv'} names classes that {dataset.name} does not have")
+    return Side(name, run, results, predicted.to_numpy(np.int64), frame["probability"].to_numpy(float))
+
+
+# --- the page ---
+
+
+def _page(comparison: Comparison) -> str:
+    images, differing = comparison.dataset.test.images, comparison.differing()
+    chosen = differing[: picture.most_images(*images.shape[1:3])]
+    names = name_images(comparison.dataset.test.names, len(images))
+    sides = comparison.sides
+    data = {
+        "classes": [shown(name) for name in comparison.dataset.classes],
+        "runs": [side.name for side in sides],
+        "images": [
+            [
+                names[n],
+                int(comparison.labels[n]),
+                [int(side.predicted[n]) for side in sides],
+                [round(float(side.sure[n]), 4) for side in sides],
+            ]
+            for n in chosen.tolist()
+        ],
+    }
+    values = _values(comparison, len(differing), len(chosen))
+    return comparison_page(values, picture.make_sheet(images, chosen).css, data)
+
+
+def _values(comparison: Comparison, differing: int, here: int) -> dict[str, Any]:
+    sides = comparison.sides
+    return {
+        "title": f"{len(sides)} runs side by side",
+        "subtitle": f"{len(comparison.labels):,} test images of {comparison.dataset.name}",
+        "sections": _SECTIONS,
+        "runs": [side.name for side in sides],
+        "scores": _score_rows(sides),
+        "pairs": [_pair_row(sides[0], *pair) for pair in comparison.pairs()],
+        "recalls": _recall_rows(comparison),
+        "differing": differing,
+        "here": here,
+        "recipes": _recipe_rows(sides),
+        "footer": f"tenfold {version('tenfold')}. This page needs no network.",
+    }
+
+
+def _score_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
+    """Name of a score, and what it is in each run; those that no run has are left out."""
+
+    def interval(results: dict[str, Any]) -> str:
+        low, high = metrics.wilson_interval(round(results["test_accuracy"] * results["images"]), results["images"])
+        return f"{percent(low)} to {percent(high)}"
+
+    every = [side.results | {"images": len(side.predicted)} for side in sides]
+    rows = [
+        ("Test accuracy", [percent(results["test_accuracy"]) for results in every]),
+        ("its 95 % interval", [interval(results) for results in every]),
+    ]
+    shares = {"test_accuracy_single_view": "with a single view", "test_accuracy_top5": "among the best five"}
+    shares |= {"val_accuracy": "Validation accuracy", "ece": "Calibration error"}
+    numbers = {"test_cross_entropy": "Cross-entropy", "train_seconds": "Training, s", "total_seconds": "In all, s"}
+    for known, say in ((shares, percent), (numbers, lambda value: f"{value:,.4g}")):
+        for key, name in known.items():
+            rows.append((name, ["" if results.get(key) is None else say(results[key]) for results in every]))
+    rows += [(key, [say_value(results.get(key, "")) for results in every]) for key in _PLAIN]
+    return [row for row in rows if any(row[1])]
+
+
+def _pair_row(first: Side, second: Side, pair: Paired, p: float) -> dict[str, Any]:
+    better, worse = (second, first) if pair.difference > 0 else (first, second)
+    shown_better = f"{better.name} is better than {worse.name} on images like these"
+    low, high = (f"{100 * limit:+.2f}" for limit in pair.interval)
+    return {
+        "name": second.name,
+        "only_first": pair.only_first,
+        "only_second": pair.only_second,
+        "difference": f"{100 * pair.difference:+.2f}",
+        "interval": f"{low} to {high}",
+        "p": f"{p:.2g}" if p >= 0.0001 else "< 0.0001",
+        "verdict": shown_better if p < 0.05 else "no difference shown",
+    }
+
+
+def _recall_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Of each class, the share that each run recognised; the best is marked where it is not shared by all."""
+    rows = []
+    for label, name in enumerate(comparison.dataset.classes):
+        own = comparison.right[comparison.labels == label]
+        if len(own):
+            shares = own.mean(axis=0)
+            best = [bool(share == shares.max() > shares.min()) for share in shares]
+            cells = list(zip(map(percent, shares.tolist()), best, strict=True))
+            rows.append({"name": shown(name), "images": len(own), "cells": cells})
+    return rows
+
+
+def _recipe_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
+    """Fields of the recipe in which any run differs from the first."""
+    differences = [compare_runs(sides[0].run.path, side.run.path) for side in sides[1:]]
+    names = {name: None for found in differences for name in found if name.startswith("recipe.")}
+    rows = []
+    for name in names:
+        own = next(found[name][0] for found in differences if name in found)
+        values = [own, *(found[name][1] if name in found else own for found in differences)]
+        rows.append((name.removeprefix("recipe."), ["" if value is None else str(value) for value in values]))
+    return rows

@@ -1,0 +1,97 @@
+"""Runs side by side: what is counted, which images are shown, and what cannot be compared."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_run import make_drawn_run
+
+from tenfold.data.shapes import make_shapes
+from tenfold.errors import DataError, ModelError, UsageError
+from tenfold.evaluation import metrics
+from tenfold.evaluation.compare import read_comparison, write_comparison
+from tenfold.training.run import Run
+
+DATASET = make_shapes()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("compared")
+    paths = [folder / f"run-{seed}" for seed in range(3)]
+    for seed, path in enumerate(paths):
+        make_drawn_run(path, DATASET, seed, report=False)
+    return paths
+
+
+@pytest.fixture
+def runs(made: list[Path], tmp_path: Path) -> list[Path]:
+    return [Path(shutil.copytree(path, tmp_path / path.name)) for path in made]
+
+
+def answers(path: Path) -> np.ndarray:
+    rows = (path / "predictions.csv").read_text().splitlines()[1:]
+    return np.array([DATASET.classes.index(row.split(",")[2]) for row in rows])
+
+
+def test_the_page_counts_what_the_predictions_say(made: list[Path], tmp_path: Path) -> None:
+    page = write_comparison(made, tmp_path / "comparison.html").read_text()
+    said = np.stack([answers(path) for path in made])
+    right = said == DATASET.test.labels
+    differing = (said != said[0]).any(axis=0)
+    assert f"{differing.sum():,} images get different answers" in page
+    for other in (1, 2):
+        only_other, only_first = (right[other] & ~right[0]).sum(), (right[0] & ~right[other]).sum()
+        assert re.search(rf"run-{other}</th>.*?<td>{only_other}</td><td>{only_first}</td>", page)
+        recalls = [f"{100 * right[run][DATASET.test.labels == 0].mean():.2f} %" for run in range(3)]
+        row = re.search(r"<th scope=\"row\">disk</th>(.*?)</tr>", page)
+        assert row and [re.sub("<[^>]*>", "", cell) for cell in row[1].split("</td><td>")][1:] == recalls
+
+
+def test_the_script_knows_the_answers_on_which_runs_differ(made: list[Path], tmp_path: Path) -> None:
+    page = write_comparison(made[:2], tmp_path / "comparison.html").read_text()
+    found = re.search(r'id="data">(.*?)</script>', page, re.S)
+    assert found
+    known = json.loads(found[1])
+    assert known["runs"] == ["run-0", "run-1"]
+    said = np.stack([answers(path) for path in made[:2]])
+    numbers = [int(name.removeprefix("test image ")) for name, *_ in known["images"]]
+    assert sorted(numbers) == np.flatnonzero(said[0] != said[1]).tolist()
+    for number, (_, truth, both, _) in zip(numbers, known["images"], strict=True):
+        assert truth == DATASET.test.labels[number] and both == said[:, number].tolist()
+    some_right = [truth in both for _, truth, both, _ in known["images"]]
+    assert some_right == sorted(some_right, reverse=True)
+
+
+def test_pairs_are_corrected_together(made: list[Path]) -> None:
+    comparison = read_comparison(made)
+    right = comparison.right
+    p = [metrics.compare_pair(right[:, 0], right[:, i]).p for i in (1, 2)]
+    assert [corrected for _, _, corrected in comparison.pairs()] == metrics.holm(p)
+
+
+def test_runs_of_other_test_images_are_refused(runs: list[Path]) -> None:
+    table = runs[1] / "predictions.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    Run.open(runs[1]).seal_more("predictions.csv")
+    with pytest.raises(DataError, match=r"run-1 and .*run-0 were not scored on the same test images"):
+        read_comparison(runs)
+
+
+def test_damaged_and_unfinished_runs_are_refused(runs: list[Path]) -> None:
+    (runs[2] / "manifest.json").unlink()
+    with pytest.raises(ModelError, match=r"run-2 has no scores yet"):
+        read_comparison(runs)
+    with (runs[1] / "predictions.csv").open("a") as file:
+        file.write("1,disk,disk,1,1,0,True\n")
+    with pytest.raises(ModelError, match=r"run-1/predictions\.csv is damaged"):
+        read_comparison(runs)
+
+
+def test_a_run_is_not_compared_with_itself(made: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name each run once"):
+        write_comparison([made[0], made[0].parent / "." / "run-0"], tmp_path / "comparison.html")
