@@ -4,8 +4,8 @@ A recipe is a frozen dataclass; variants change a few fields of another. It goes
 unknown field or a value of the wrong type is named, not ignored.
 """
 
-import dataclasses
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -144,14 +144,14 @@ class Recipe:
         if not 0 < epochs <= MOST_EPOCHS:
             raise UsageError(f"--epochs must be more than 0 and at most {MOST_EPOCHS:,}, not {epochs:g}")
         ratio = epochs / self.epochs
-        stages = tuple(dataclasses.replace(stage, epochs=stage.epochs * ratio) for stage in self.stages)
-        return dataclasses.replace(self, stages=stages)
+        stages = tuple(replace(stage, epochs=stage.epochs * ratio) for stage in self.stages)
+        return replace(self, stages=stages)
 
     def with_val_size(self, val_size: int) -> "Recipe":
         """Hold out the last `val_size` training images."""
         if val_size < 0:
             raise UsageError(f"--val-size must be 0 or more, not {val_size}")
-        return dataclasses.replace(self, val_size=val_size, val_split="last")
+        return replace(self, val_size=val_size, val_split="last")
 
     def for_images(self, images: int) -> "Recipe":
         """Fit the recipe to fewer training images than it is meant for, so that it still takes enough steps.
@@ -160,7 +160,7 @@ class Recipe:
         many: about as many steps as on CIFAR-10, each r times cheaper. docs/log.md has what was tried.
         """
         ratio = math.sqrt(max(1.0, self.images / images))
-        return dataclasses.replace(
+        return replace(
             self.with_epochs(min(self.epochs * ratio, MOST_EPOCHS)),
             batch_size=min(self.batch_size, max(FEWEST_IN_BATCH, round(self.batch_size / ratio))),
             whitening_epochs=self.whitening_epochs * ratio,
@@ -209,14 +209,28 @@ REFERENCE = Recipe(
 FAST89 = Recipe(
     name="fast89",
     network=NetworkSpec(),
-    stages=(Stage(2.4, 0.24, 0.0),),
+    stages=(Stage(2.0, 0.24, 0.0),),
     label_smoothing=0.2,
     shift=1,
-    small_share=0.25,
-    unsure_share=0.5,
+    whitening_epochs=0.9,
+    small_share=0.42,
+    easy_share=0.6,
+    frozen_share=0.3,
+    unsure_share=0.25,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (FAST89, REFERENCE)}
+FAST94 = replace(
+    FAST89,
+    name="fast94",
+    network=replace(FAST89.network, widths=(64, 256, 256)),
+    stages=(Stage(7.5, 0.17, 0.0),),
+    shift=2,
+    whitening_epochs=2.6,
+    small_share=0.35,
+    frozen_share=0.25,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, REFERENCE)}
 
 
 def find_recipe(name: str) -> Recipe:
