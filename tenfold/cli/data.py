@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli.app import Json, Resize, Size, app, print_json, print_table, require_extra
+from tenfold.errors import DataError, SkippedError
 
 if TYPE_CHECKING:
     from tenfold.data.listing import Finding
@@ -18,7 +19,7 @@ FetchedName = Annotated[str, typer.Argument(help="cifar10; what is drawn needs n
 DataName = Annotated[str, typer.Argument(help="cifar10, shapes, or a folder of images with a subfolder a class.")]
 RemovedName = Annotated[str, typer.Argument(help="cifar10, or a folder, of which only the cached copy goes.")]
 MOST_SHOWN = 10  # findings of one kind
-CODES = {"error": 3, "skipped": 8}  # by the gravest finding, as DESIGN's exit codes have them
+CODES = {"error": DataError.exit_code, "skipped": SkippedError.exit_code}  # by the gravest finding
 
 
 @data_app.command("get")

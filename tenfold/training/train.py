@@ -105,7 +105,9 @@ def _folder_of(run: Run, env: Mapping[str, Any], folder: Path | None) -> Dataset
         raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
     if not path.is_dir():
         raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
-    dataset = load(f"{path}/", size=size, resize=resize, seed=env["seed"])
+    from tenfold.data.folder import load_folder  # here, because it brings Pillow
+
+    dataset = load_folder(path, size, resize, env["seed"])
     if not dataset.origin or dataset.origin.sha256 != origin.sha256:
         raise DataError(f"{path} is not what {run.path} was trained on{_what_changed(run, dataset)}: train again")
     return dataset

@@ -118,6 +118,31 @@ def test_the_same_file_gives_the_same_pixels(trained: dict[str, Any], shapes: Pa
         np.testing.assert_array_equal(pixels, decode((shapes / name).read_bytes(), 32))
 
 
+def test_prediction_answers_as_training_saw_it(trained: dict[str, Any], invoke: Invoke, shapes: Path) -> None:
+    """Every file of the folder, in all nine ways of storing it, through the exported model; which knows no path."""
+    from tenfold.serving.runtime import open_model
+
+    code, out, err = invoke("predict", shapes, "--model", trained["run"], "--json")
+    assert code == 0, err
+    answers = {Path(said["path"]): said for said in map(json.loads, out.splitlines())}
+    assert len(answers) == IMAGES
+    dataset, model = tenfold.load(str(shapes)), Path(trained["run"]) / "model.onnx"
+    for part in (dataset.train, dataset.test):
+        probabilities = open_model(model).predict(part.images)
+        labels = [dataset.classes[label] for label in probabilities.argmax(axis=1)]
+        said = [answers[shapes / name] for name in names_of(part)]
+        assert [answer["label"] for answer in said] == labels
+        assert [answer["probability"] for answer in said] == pytest.approx(probabilities.max(axis=1), abs=1e-5)
+    right = np.mean([answers[shapes / name]["label"] == Path(name).parent.name for name in names_of(dataset.test)])
+    assert right == pytest.approx(trained["test_accuracy_single_view"], abs=0.03)  # bfloat16 there, float32 here
+    assert str(shapes).encode() not in model.read_bytes()
+
+
+def names_of(part: tenfold.Split) -> list[str]:
+    assert part.names is not None
+    return list(part.names)
+
+
 def test_evaluate_and_report_find_the_folder_again(trained: dict[str, Any], invoke: Invoke, shapes: Path) -> None:
     _, out, _ = invoke("evaluate", trained["run"], "--json")
     assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
