@@ -168,7 +168,7 @@ def test_runs_made_in_the_folder_are_no_class(make: Make) -> None:
 
 
 def test_symlink_loop_is_read_once(make: Make) -> None:
-    """Without the set of folders seen: an error of the operating system after forty rounds."""
+    """Without the set of folders seen: it went round and round for minutes."""
     root = make({"a": 2, "b": 2})
     (root / "a" / "again").symlink_to(root)
     (root / "b" / "self").symlink_to(root / "b")

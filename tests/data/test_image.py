@@ -178,9 +178,10 @@ def test_orientation_turns_what_has_alpha_or_16_bits() -> None:
     np.testing.assert_array_equal(decode_whole(save(deep, "PNG", exif=exif)), rgb(0, 64, 255).swapaxes(0, 1))
 
 
-def test_broken_exif_is_no_reason_to_refuse() -> None:
-    content = save(PIXELS, "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    np.testing.assert_array_equal(decode_whole(content), PIXELS)
+@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0"])
+def test_broken_exif_is_no_reason_to_refuse(exif: bytes) -> None:
+    """Without the except clause: Pillow's SyntaxError made it a damaged file."""
+    np.testing.assert_array_equal(decode_whole(save(PIXELS, "PNG", exif=exif)), PIXELS)
 
 
 # --- to the input's size ----------------------------------------------------------------------------------------------
