@@ -4,7 +4,7 @@ All rates in a recipe are for the mean loss of a batch, or per image where it sa
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,15 @@ class Optimizer:
             kept = torch.empty_like(p).copy_(tensor) if tensor.ndim else tensor.clone()
             self.state.setdefault(p, {})[name] = kept
 
+    def _with_momentum(self) -> Iterator[tuple[dict[str, Any], nn.Parameter, Tensor, Tensor]]:
+        """Every parameter that has a gradient: its group, itself, the gradient, and its momentum so far."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    if p not in self.state:
+                        self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
+                    yield group, p, p.grad, self.state[p]["momentum_buffer"]
+
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
 
@@ -161,15 +170,10 @@ class Nesterov(Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                gradient = p.grad.add(p, alpha=group["weight_decay"])
-                if p not in self.state:
-                    self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
-                buffer = self.state[p]["momentum_buffer"].mul_(self.momentum).add_(gradient)
-                p.sub_(gradient.add_(buffer, alpha=self.momentum), alpha=group["lr"])
+        for group, p, gradient, buffer in self._with_momentum():
+            decayed = gradient.add(p, alpha=group["weight_decay"])
+            buffer.mul_(self.momentum).add_(decayed)
+            p.sub_(decayed.add_(buffer, alpha=self.momentum), alpha=group["lr"])
 
 
 class Muon(Optimizer):
@@ -186,16 +190,11 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         """Update every filter that has a gradient."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                if p not in self.state:
-                    self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
-                buffer = self.state[p]["momentum_buffer"].mul_(self.momentum).add_(p.grad)
-                direction = p.grad.add(buffer, alpha=self.momentum)
-                p.mul_(math.sqrt(len(p)) / p.norm())
-                p.add_(orthogonalize(direction.flatten(1)).view(p.shape), alpha=-group["lr"])
+        for group, p, gradient, buffer in self._with_momentum():
+            buffer.mul_(self.momentum).add_(gradient)
+            direction = gradient.add(buffer, alpha=self.momentum)
+            p.mul_(math.sqrt(len(p)) / p.norm())
+            p.add_(orthogonalize(direction.flatten(1)).view(p.shape), alpha=-group["lr"])
 
 
 def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
