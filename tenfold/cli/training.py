@@ -54,6 +54,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Whether to draw pictures and write report.html at the end.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Train a classifier, score it on the test images, and draw what it does."""
@@ -80,7 +83,7 @@ def train(
         if dataset.origin:
             chosen = _fit_to_folder(recipe, epochs, val_size, dataset)
         trained = training.train(chosen, dataset, path, seed=seed, device=device)
-    _score_and_draw(trained, as_json)
+    _score_and_draw(trained, report, as_json)
 
 
 def _fit_to_folder(name: str, epochs: float | None, val_size: int | None, dataset: "Dataset") -> "Recipe":
@@ -97,7 +100,7 @@ def _fit_to_folder(name: str, epochs: float | None, val_size: int | None, datase
     return recipe
 
 
-def _score_and_draw(trained: "Trained", as_json: bool) -> None:
+def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
     """What follows training: scores first, then the table and the pictures, which take their own time."""
     from tenfold.evaluation.evaluate import evaluate, write_scores
 
@@ -110,14 +113,17 @@ def _score_and_draw(trained: "Trained", as_json: bool) -> None:
     say(f"{seconds['total_seconds']:.1f} s from start to scores, {trained.seconds:.1f} s of them training")
     began = time.perf_counter()
 
-    from tenfold.evaluation.metrics import format_per_class
-    from tenfold.evaluation.report import write_report  # Matplotlib and scikit-learn load after the scores, not before
-
+    # Matplotlib and scikit-learn load after the scores, not before
     if not as_json:
+        from tenfold.evaluation.metrics import format_per_class
+
         print(format_per_class(evaluation.per_class()))
-    paths = write_report(trained.run, trained.dataset, evaluation)
+    if report:
+        from tenfold.evaluation.report import write_report
+
+        paths = write_report(trained.run, trained.dataset, evaluation)
+        remark(f"report: {', '.join(map(str, reversed(paths)))}")
     trained.run.unlock()
-    remark(f"report: {', '.join(map(str, reversed(paths)))}")
     if as_json:
         print_json(results | {"report_seconds": time.perf_counter() - began})
 

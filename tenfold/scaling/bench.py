@@ -134,7 +134,7 @@ def _read_record(path: Path) -> Timed:
 
 def _measure(recipe: str, seed: int, path: Path, options: Sequence[str]) -> Timed:
     shutil.rmtree(path, ignore_errors=True)  # an interrupted or unsteady try of this bench
-    words = ("train", "--recipe", recipe, "--seed", str(seed), "--out", str(path), "--json", *options)
+    words = ("train", "--recipe", recipe, "--seed", str(seed), "--out", str(path), "--json", "--no-report", *options)
     before = matrix_rate()
     process = subprocess.run([sys.executable, "-m", "tenfold", *words], capture_output=True, text=True, check=False)
     after = matrix_rate()

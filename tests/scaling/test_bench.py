@@ -156,3 +156,4 @@ def test_two_real_runs(command: Command, tiny_recipe: Path, tmp_path: Path) -> N
     assert row["accuracies"] == [single["test_accuracy"] for single in singles]
     assert row["peak_memory_bytes"] > 1e8
     assert (tmp_path / "b" / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "b" / "tiny-0" / "report.html").exists(), "a bench's runs are counted, not looked at"
