@@ -223,9 +223,9 @@ FAST94 = replace(
     FAST89,
     name="fast94",
     network=replace(FAST89.network, widths=(64, 256, 256)),
-    stages=(Stage(7.5, 0.17, 0.0),),
+    stages=(Stage(8.0, 0.17, 0.0),),
     shift=2,
-    whitening_epochs=2.6,
+    whitening_epochs=2.8,
     small_share=0.35,
     frozen_share=0.25,
 )
