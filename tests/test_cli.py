@@ -237,8 +237,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         asked.update(options, recipe=recipe, out=out)
         raise MemoryError
 
-    def record_resumed(out: Path, device: str | None, folder: Path | None) -> NoReturn:
-        asked.update(out=out, device=device, folder=folder)
+    def record_resumed(out: Path, device: str | None, _folder: Path | None) -> NoReturn:
+        asked.update(out=out, device=device)
         raise MemoryError
 
     monkeypatch.setattr(training, "train", record)
