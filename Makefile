@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint acceptance chromium data clean
+.PHONY: train test lint model acceptance chromium data clean
 .DEFAULT_GOAL := train
 
 train: data
@@ -17,6 +17,13 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The model that comes along. MODEL_RECIPE may be changed; the card says what was used.
+MODEL_RECIPE := fast89
+MODEL := tenfold/serving/models/cifar10.onnx
+model: data
+	$(BIN)/tenfold train --recipe $(MODEL_RECIPE) --val-size 5000 --out runs/model
+	$(BIN)/tenfold export runs/model --int8 on --out $(MODEL) --card
 
 acceptance: $(VENV)/acceptance chromium
 	$(BIN)/pytest -m acceptance

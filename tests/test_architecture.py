@@ -70,7 +70,7 @@ ORDERS = {
     ),
     "evaluation.page": ("choice", "picture", "charts", "sections", "render", "__init__"),
     "evaluation.plots": ("style", "curves", "images", "classes", "certainty", "runs", "__init__"),
-    "serving": ("runtime", "inputs", "predict", "graph", "export", "serve"),
+    "serving": ("runtime", "inputs", "predict", "graph", "export", "card", "serve"),
     "scaling": ("bench", "tune", "cluster"),
 }
 

@@ -24,6 +24,7 @@ def export(
     to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write, by default RUN/model.onnx.")] = None,
     int8: Annotated[str, typer.Option(help="8-bit arithmetic: on, off, or auto (where it is faster here).")] = "off",
+    card: Annotated[bool, typer.Option("--card", help="Write a model card beside it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a trained run as one file that answers without torch, checked on real test images."""
@@ -38,6 +39,10 @@ def export(
     from tenfold.training.run import Run
 
     exported = write(Run.open(run), out, int8)  # type: ignore[arg-type]
+    if card:
+        from tenfold.serving.card import write_card
+
+        remark(f"card: {write_card(Run.open(run), Path(exported.path))}")
     if as_json:
         print_json(asdict(exported))
         return

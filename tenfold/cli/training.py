@@ -189,9 +189,11 @@ def doctor(as_json: Json = False) -> None:
     require_extra("train", TRAIN_EXTRA)
     from dataclasses import asdict
 
-    from tenfold.training.doctor import examine
+    from tenfold.serving.runtime import choose_runtime, runtime_versions
+    from tenfold.training.doctor import Finding, examine
 
-    findings = list(examine(Path()))
+    runtime = Finding("model files", runtime_versions(), choose_runtime(quantized=True)[1])
+    findings = [*examine(Path()), runtime]
     if as_json:
         print_json({"findings": [asdict(finding) for finding in findings]})
     else:

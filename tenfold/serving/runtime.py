@@ -149,13 +149,18 @@ def installed_runtimes() -> list[str]:
     return [runtime for runtime in RUNTIMES if importlib.util.find_spec(runtime) is not None]
 
 
+def runtime_versions() -> str:
+    """The runtimes that are here, each with its version."""
+    return ", ".join(f"{runtime} {version(runtime)}" for runtime in installed_runtimes())
+
+
 def choose_runtime(quantized: bool) -> tuple[str, str]:
     """Which runtime runs such a model here, and why, as a sentence."""
     if "openvino" not in installed_runtimes():
-        return "onnxruntime", "ONNX Runtime; pip install 'tenfold[openvino]' may run quantised models faster"
+        return "onnxruntime", "run by ONNX Runtime; pip install 'tenfold[openvino]' may run 8-bit ones faster"
     if quantized:
-        return "openvino", "OpenVINO: it is installed and runs quantised models fastest"
-    return "onnxruntime", "ONNX Runtime: OpenVINO's float32 differs by more than we allow"
+        return "openvino", "8-bit ones are run by OpenVINO, the others by ONNX Runtime"
+    return "onnxruntime", "ONNX Runtime: in float32, OpenVINO's answers differ by more than export allows"
 
 
 def find_in_run(run: Path) -> Path | None:

@@ -265,7 +265,7 @@ cli.main()
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_killed_ten_times_each_input_is_answered_once(model: Path, photos: Path, tmp_path: Path, suffix: str) -> None:
-    """15 batches, a kill in each of ten. Without cutting the torn line, that line is damaged and the next lost."""
+    """15 batches, a kill in each of ten. Without cutting the torn line, it ends the next process."""
     out = tmp_path / f"answers{suffix}"
     arguments = ["predict", str(photos), "--model", str(model), "--out", str(out)]
     places = ["before", "middle", "after", "middle", "after"] * 2

@@ -1,0 +1,117 @@
+"""A model file → its card: what it is, what it was trained on and how, what it scores, what it is not for.
+
+The idea is that of Mitchell et al., "Model Cards for Model Reporting" (2019). Scores are measured on the file itself.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from tenfold.data.dataset import Split
+from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
+from tenfold.files import write_text
+from tenfold.serving.runtime import About, Classifier, open_model
+from tenfold.training.recipe import RECIPES, Recipe
+from tenfold.training.run import Run
+from tenfold.training.train import dataset_of
+
+
+def write_card(run: Run, file: Path) -> Path:
+    """Write the card of a model that was exported from `run`, beside it, as Markdown; return its path."""
+    classifier, test = open_model(file), dataset_of(run).test
+    probabilities = classifier.predict(test.images)
+    parts = [
+        _what_it_is(classifier, file),
+        _training(run, classifier.about),
+        _scores(classifier, probabilities, test),
+        _limits(classifier.about),
+    ]
+    path = file.with_suffix(".md")
+    write_text(path, "\n".join(parts))
+    return path
+
+
+def _what_it_is(classifier: Classifier, file: Path) -> str:
+    about, size = classifier.about, classifier.about.size
+    kind = "8-bit convolutions, the first excepted" if about.quantized else "float32"
+    return f"""# Model card: {file.name}
+Made by `tenfold export --card`; every score was measured on this very file.
+
+## What it is
+A convolutional network that tells {len(about.classes)} classes apart: {", ".join(about.classes)}.
+ONNX, {file.stat().st_size / 1e6:.1f} MB, {kind}. Input `images`: uint8 N×{size}×{size}×3, RGB, of pictures of another
+size as `{about.resize}` brings them to it. Output `probabilities`: float32 N×{len(about.classes)}. Normalisation and
+temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{classifier.digest}`.
+"""
+
+
+def _training(run: Run, about: About) -> str:
+    env, recipe = run.env, run.recipe
+    versions = ", ".join(f"{name} {number}" for name, number in env.get("versions", {}).items())
+    held_out = f", its last {recipe.val_size:,} training images held out for temperature and threshold"
+    held_out = (
+        held_out if recipe.val_size else ", no training images held out: temperature and threshold are not fitted"
+    )
+    return f"""## How it was made
+```console
+$ {training_command(recipe, about)}
+```
+Data: `{about.made_with["data"]}`, {held_out}. {recipe.epochs:g} epochs in {env["dtype"]} ({versions}).
+"""
+
+
+def training_command(recipe: Recipe, about: About) -> str:
+    """The command that trains such a model."""
+    known = RECIPES.get(recipe.name)
+    words = ["tenfold train", f"--recipe {recipe.name}{'' if known else '.json'}", f"--data {about.made_with['data']}"]
+    words += [f"--seed {about.made_with['seed']}", f"--val-size {recipe.val_size}"]
+    words += [f"--epochs {recipe.epochs:g}"] if known and known.epochs != recipe.epochs else []
+    return " ".join(words)
+
+
+def _scores(classifier: Classifier, probabilities: np.ndarray, test: Split) -> str:
+    right = probabilities.argmax(1) == test.labels
+    low, high = wilson_interval(int(right.sum()), len(right))
+    error = expected_calibration_error(np.log(probabilities.clip(1e-12)), test.labels)
+    rows = [
+        f"| {name} | {right[test.labels == label].mean():.1%} | {_taken_for(probabilities, test, label, classifier)} |"
+        for label, name in enumerate(classifier.classes)
+        if (test.labels == label).any()
+    ]
+    table = "\n".join(rows)
+    return f"""## Scores
+On {len(test):,} test images, one view of each: {right.mean():.2%} right (95 % interval {low:.1%} to {high:.1%}),
+expected calibration error {error:.2%}. {_threshold(classifier.about, probabilities, right)}
+
+| class | found | most often taken for |
+|---|---|---|
+{table}
+"""
+
+
+def _taken_for(probabilities: np.ndarray, test: Split, label: int, classifier: Classifier) -> str:
+    guesses = np.bincount(probabilities[test.labels == label].argmax(1), minlength=len(classifier.classes))
+    guesses[label] = 0
+    return classifier.classes[guesses.argmax()] if guesses.any() else "–"
+
+
+def _threshold(about: About, probabilities: np.ndarray, right: np.ndarray) -> str:
+    if about.threshold is None:
+        return "It has no threshold, so it cannot say that it does not know."
+    sure = probabilities.max(1) >= about.threshold
+    wrong = 1 - right[sure].mean() if sure.any() else 0.0
+    return (
+        f"Its threshold is {about.threshold:.3f}: it then answers {sure.mean():.1%} of them, "
+        f"and {wrong:.2%} of these answers are wrong."
+    )
+
+
+def _limits(about: About) -> str:
+    return f"""## Limits and intended use
+- For trying things out, teaching, and as a baseline. Not for decisions about people, health or safety.
+- It names one of its {len(about.classes)} classes whatever the picture shows; `--reject` helps, but a probability was
+  fitted on pictures like those it was trained on, and says little about others.
+- It sees {about.size}×{about.size} pixels. Pictures taken or framed otherwise than its data will be answered worse
+  than the scores say, and so will rare kinds of each class.
+- The scores are of one training run; another seed gives others. Test images that resemble training images raise them.
+"""

@@ -1,0 +1,51 @@
+"""Model cards, and the model that comes along: that its card is its own, and that it is small and good."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tenfold.data import Dataset
+from tenfold.serving.card import training_command, write_card
+from tenfold.serving.runtime import BUNDLED, open_model
+from tenfold.training.run import Run
+from tenfold.training.train import dataset_of
+
+
+def test_a_card_says_what_is_true_of_the_file(run: Run, small: Path) -> None:
+    """Every figure worked out again from the file's answers."""
+    path = write_card(run, small)
+    text, test, model = path.read_text(), dataset_of(run).test, open_model(small)
+    assert path == small.with_suffix(".md") and model.digest in text
+    probabilities = model.predict(test.images)
+    right = probabilities.argmax(1) == test.labels
+    assert f"On 500 test images, one view of each: {right.mean():.2%} right" in text
+    sure = probabilities.max(1) >= 0.6
+    assert f"answers {sure.mean():.1%} of them, and {1 - right[sure].mean():.2%} of these" in text
+    for label, name in enumerate(model.classes):
+        (found,) = re.findall(rf"\| {name} \| ([\d.]+)%", text)
+        assert float(found) == pytest.approx(100 * right[test.labels == label].mean(), abs=0.051)
+    assert str(run.path) not in text and "\n\n\n" not in text
+
+
+def test_the_command_is_that_of_the_run(run: Run, small: Path) -> None:
+    words = "tenfold train --recipe tiny.json --data shapes --seed 0 --val-size 0"
+    assert training_command(run.recipe, open_model(small).about) == words
+
+
+def test_the_model_that_comes_along_is_small_and_its_card_its_own() -> None:
+    model, card = open_model(BUNDLED), BUNDLED.with_suffix(".md").read_text()
+    assert BUNDLED.stat().st_size <= 8_000_000
+    assert model.digest in card and model.about.made_with["data"] == "cifar10"
+    (right,) = re.findall(r"([\d.]+)% right", card)
+    assert float(right) / 100 == pytest.approx(model.about.accuracy, abs=0.001)  # which runtime it was may show
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_the_model_that_comes_along_knows_cifar10(cifar10: Dataset, runtime: str) -> None:
+    """On the first 1,000 test images, within three standard errors of what it says of itself."""
+    model = open_model(BUNDLED, runtime)
+    assert model.classes == cifar10.classes
+    right = model.predict(np.array(cifar10.test.images[:1000])).argmax(1) == cifar10.test.labels[:1000]
+    assert right.mean() == pytest.approx(model.about.accuracy, abs=0.03)

@@ -1,0 +1,47 @@
+"""Which runtime runs what, and what pixels it takes."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tenfold.errors import DataError, UsageError
+from tenfold.serving import runtime
+from tenfold.serving.runtime import choose_runtime, open_model, runtime_versions
+
+
+def test_openvino_runs_what_is_quantised(small: Path, model: Path) -> None:
+    assert open_model(small).runtime.startswith("openvino ") and open_model(model).runtime.startswith("onnxruntime ")
+    assert runtime_versions() == f"{open_model(model).runtime}, {open_model(small).runtime}"
+
+
+def test_without_openvino_it_is_onnx_runtime(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else found(name))
+    assert open_model(small).runtime.startswith("onnxruntime ")
+    assert "pip install 'tenfold[openvino]'" in choose_runtime(True)[1]
+    with pytest.raises(UsageError, match="openvino is not installed: install it with pip install openvino"):
+        open_model(small, "openvino")
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_answers_do_not_depend_on_the_batch(small: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Any number of images, in parts or whole, contiguous or not."""
+    model = open_model(small, name)
+    images = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
+    whole = model.predict(images)
+    assert whole.shape == (11, 10) and whole.dtype == np.float32
+    np.testing.assert_allclose(whole.sum(1), 1, atol=1e-5)
+    monkeypatch.setattr(runtime, "BATCH_SIZE", 3)
+    np.testing.assert_allclose(model.predict(images), whole, atol=1e-6)
+    np.testing.assert_allclose(model.predict(images[::-1]), whole[::-1], atol=1e-6)
+    assert model.predict(images[:0]).shape == (0, 10)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (1, 3, 32, 32), (1, 28, 28, 3), (1, 32, 32, 4)])
+def test_pixels_of_another_shape_are_refused(model: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"images must be uint8 N×32×32×3, not uint8 \d"):
+        open_model(model).predict(np.zeros(shape, np.uint8))
+    with pytest.raises(DataError, match="not float32 1×32×32×3"):
+        open_model(model).predict(np.zeros((1, 32, 32, 3), np.float32))
