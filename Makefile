@@ -47,11 +47,11 @@ $(VENV)/train: $(VENV)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[train,dev]'
+	$(INSTALL) --editable '.[train,serve,dev]'
 	touch $@
 
 $(VENV)/acceptance: $(VENV)/dev
-	$(INSTALL) --editable '.[train,dev,acceptance]'
+	$(INSTALL) --editable '.[train,serve,dev,acceptance]'
 	touch $@
 
 clean:

@@ -26,6 +26,10 @@ class ImageError(DataError):
     """One image that cannot be read: the reason alone, to which the caller adds where it came from."""
 
 
+class TooManyPixelsError(ImageError):
+    """An image larger than is decoded; known from its header."""
+
+
 class ModelError(TenfoldError):
     """A model or checkpoint file that is missing, damaged or of another kind; nothing to resume."""
 

@@ -1,4 +1,4 @@
-"""tenfold export, tenfold predict."""
+"""tenfold export, tenfold predict, tenfold serve."""
 
 import contextlib
 import sys
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenfold.cli.app import TRAIN_EXTRA, Json, RunPath, app, print_json, require_extra
+from tenfold.cli.app import SERVE_EXTRA, TRAIN_EXTRA, Json, RunPath, app, print_json, require_extra
 from tenfold.console import progress, remark
 from tenfold.errors import DataError, SkippedError, UsageError
 
@@ -151,3 +151,34 @@ def _model_file(model: Path | None) -> Path:
 
         file = Path(write(Run.open(model)).path)
     return file
+
+
+@app.command()
+def serve(
+    model: Annotated[
+        Path | None, typer.Option(help="A run directory or an exported file; by default the model that comes along.")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(envvar="TENFOLD_HOST", help="Address to listen on; others than 127.0.0.1 need a token.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="TENFOLD_PORT", min=0, max=65535, help="0 takes any that is free.")
+    ] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="TENFOLD_TOKEN", help="What clients must send. Better as a variable: others see options."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name by which clients call this machine, as behind a proxy.")
+    ] = None,
+) -> None:
+    """Answer over HTTP, with a page for people; Ctrl-C or SIGTERM ends it when all requests are answered."""
+    require_extra("serve", SERVE_EXTRA)
+    from tenfold.serving.runtime import open_model
+    from tenfold.serving.serve import server
+
+    server.check_token(token)
+    with server.bind(host, port, token) as bound:
+        file = _model_file(model)
+        name = file.stem if model is None or not model.is_dir() else model.resolve().name
+        server.serve(open_model(file), name, bound, token, allow_host or ())

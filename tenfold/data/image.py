@@ -25,7 +25,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from tenfold.errors import ImageError
+from tenfold.errors import ImageError, TooManyPixelsError
 
 RESIZES = ("squash", "crop", "pad")
 MOST_PIXELS = 2**26
@@ -65,17 +65,17 @@ _WITHOUT_ALPHA = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def decode(content: bytes, size: int, resize: str = "squash") -> np.ndarray:
+def decode(content: bytes, size: int, resize: str = "squash", most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """Decode a file's bytes to uint8 S×S×3, RGB, contiguous. `resize` is one of `RESIZES`. Raises `ImageError`."""
-    return resize_pixels(decode_whole(content), size, resize)
+    return resize_pixels(decode_whole(content, most_pixels), size, resize)
 
 
-def decode_whole(content: bytes) -> np.ndarray:
+def decode_whole(content: bytes, most_pixels: int = MOST_PIXELS) -> np.ndarray:
     """Decode a file's bytes to uint8 H×W×3, RGB, contiguous, at the picture's own size.
 
     Of an animation it is the first frame. 16-bit values are scaled to 8 bits by their upper byte; what is transparent
-    shows white. A file that is cut short is refused, as are more than `MOST_PIXELS`, known before they are decoded.
-    Raises `ImageError`.
+    shows white. A file that is cut short is refused, as are more than `most_pixels`, known before they are decoded.
+    Raises `ImageError`, for too many pixels `TooManyPixelsError`.
     """
     kind = sniff(content)
     if kind is None:
@@ -84,11 +84,13 @@ def decode_whole(content: bytes) -> np.ndarray:
         raise ImageError(f"larger than {MOST_BYTES:,} bytes")
     try:
         with Image.open(io.BytesIO(content), formats=[kind]) as image:
-            _check_pixels(*image.size)
+            _check_pixels(*image.size, most_pixels)
             image.load()
             return np.array(_turned(_to_rgb(image, depth=int.from_bytes(content[24:25])), image))
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own cap comes first for the largest
+        raise TooManyPixelsError("far more pixels than are read") from error
     except Exception as error:  # hostile bytes can raise anything within Pillow
         raise ImageError(_reason(error, kind)) from error
 
@@ -146,17 +148,15 @@ def _what_instead(content: bytes) -> str:
     return "not an image of a kind that is read here (PNG, JPEG, WebP, GIF, BMP, TIFF)"
 
 
-def _check_pixels(width: int, height: int) -> None:
+def _check_pixels(width: int, height: int, most: int) -> None:
     if width < 1 or height < 1:
         raise ImageError("it has no pixels")
-    if width * height > MOST_PIXELS:
-        raise ImageError(f"{width:,} × {height:,} pixels are more than the {MOST_PIXELS:,} that are read")
+    if width * height > most:
+        raise TooManyPixelsError(f"{width:,} × {height:,} pixels are more than the {most:,} that are read")
 
 
 def _reason(error: Exception, kind: str) -> str:
     text = " ".join(str(error).split())[:100]
-    if isinstance(error, Image.DecompressionBombError):
-        return f"more than the {MOST_PIXELS:,} pixels that are read"
     if "truncated" in text.lower():
         return f"a {kind} file that is cut short"
     if isinstance(error, UnidentifiedImageError) or not text:

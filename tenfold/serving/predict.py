@@ -64,12 +64,13 @@ def answer(
         yield [
             Answer(name, error=str(pixels))
             if isinstance(pixels, ImageError)
-            else _judge(name, next(rows), classifier.classes, top, threshold if reject else None)
+            else judge(name, next(rows), classifier.classes, top, threshold if reject else None)
             for name, pixels in batch
         ]
 
 
-def _judge(name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None) -> Answer:
+def judge(name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None) -> Answer:
+    """The `top` best guesses of a row of K probabilities; `threshold` says where they are rejected."""
     best = np.argsort(-row, kind="stable")[:top]
     guesses = tuple((classes[i], float(row[i])) for i in best)
     return Answer(name, guesses, rejected=threshold is not None and guesses[0][1] < threshold)
@@ -133,15 +134,16 @@ def make_form(name: str, classes: tuple[str, ...], top: int) -> Form:
     return Form("  ".join([*titles, "path"]), lambda answer: _to_row(answer, top, width), _no_reading)
 
 
+def describe(answer: Answer) -> dict[str, Any]:
+    """What is said of an image that could be read, as plain data."""
+    label, probability = answer.guesses[0]
+    top = [{"label": label, "probability": probability} for label, probability in answer.guesses]
+    return {"label": None if answer.rejected else label, "probability": probability, "top": top}
+
+
 def _to_json(answer: Answer) -> str:
-    told: dict[str, Any] = {"path": answer.path}
-    if answer.error is not None:
-        told["error"] = answer.error
-    else:
-        label, probability = answer.guesses[0]
-        top = [{"label": label, "probability": probability} for label, probability in answer.guesses]
-        told |= {"label": None if answer.rejected else label, "probability": probability, "top": top}
-    return json.dumps(told)  # in ASCII: names may hold anything
+    told = {"error": answer.error} if answer.error is not None else describe(answer)
+    return json.dumps({"path": answer.path} | told)  # in ASCII: names may hold anything
 
 
 def _from_json(line: str) -> tuple[str, bool]:

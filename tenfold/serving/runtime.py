@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tenfold.data.image import RESIZES, decode
+from tenfold.data.image import MOST_PIXELS, RESIZES, decode
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.files import parse_object, sha256
 
@@ -102,9 +102,9 @@ class Classifier:
         """Class names, in the order of the probabilities."""
         return self.about.classes
 
-    def decode(self, content: bytes) -> np.ndarray:
+    def decode(self, content: bytes, most_pixels: int = MOST_PIXELS) -> np.ndarray:
         """Bytes of an image file to the uint8 S×S×3 that this model was trained on. Raises `ImageError`."""
-        return decode(content, self.about.size, self.about.resize)
+        return decode(content, self.about.size, self.about.resize, most_pixels)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities float32 N×K of uint8 N×S×S×3. Raises `DataError` for pixels of another kind."""

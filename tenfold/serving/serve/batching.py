@@ -1,0 +1,125 @@
+"""Images of many requests → probabilities: decoded in threads, answered together in one.
+
+While a batch is computed, the next one gathers by itself: no image waits for company.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tenfold.errors import ImageError, TooManyPixelsError
+from tenfold.serving.runtime import Classifier, cores
+from tenfold.serving.serve.limits import Limits
+from tenfold.serving.serve.refusal import RefusalError, busy
+from tenfold.serving.serve.watch import Watch
+
+MOST_IN_A_BATCH = 64
+
+Waiting = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]
+
+
+class Batcher:
+    """The one way from requests to the classifier. Used from one event loop."""
+
+    def __init__(self, classifier: Classifier, limits: Limits, watch: Watch):
+        self.classifier = classifier
+        self._limits = limits
+        self._watch = watch
+        self._decoders = ThreadPoolExecutor(cores(), "decode")
+        self._worker = ThreadPoolExecutor(1, "predict")
+        self._waiting: deque[Waiting] = deque()
+        self._working: asyncio.Task[None] | None = None
+        self._requests = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether one more request would be refused."""
+        return self._requests >= self._limits.waiting
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Take a place among the requests at work; the block has a limited time. Raises `RefusalError` (503)."""
+        if self.full:
+            raise busy("as many requests wait as can")
+        self._requests += 1
+        self._watch.waiting.set(self._requests)
+        try:
+            async with asyncio.timeout(self._limits.seconds):
+                yield
+        except TimeoutError as error:
+            raise busy(f"not answered in {self._limits.seconds:g} seconds") from error
+        finally:
+            self._requests -= 1
+            self._watch.waiting.set(self._requests)
+
+    async def decode(self, contents: Sequence[bytes]) -> np.ndarray:
+        """Bytes of image files to uint8 N×S×S×3. Raises `RefusalError`: 413 for too many pixels, else 400."""
+        loop = asyncio.get_running_loop()
+        tasks = [loop.run_in_executor(self._decoders, self._decode, content) for content in contents]
+        try:
+            return np.stack([await task for task in tasks])
+        except ImageError as error:
+            number = next(i for i, task in enumerate(tasks) if task.done() and task.exception() is error)
+            where = f"image {number + 1} of {len(tasks)}" if len(tasks) > 1 else "the image"
+            raise RefusalError(413 if isinstance(error, TooManyPixelsError) else 400, f"{where}: {error}") from error
+        finally:
+            for task in tasks:
+                if not task.cancel() and not task.cancelled():
+                    task.exception()  # seen: nobody else will ask
+
+    def _decode(self, content: bytes) -> np.ndarray:
+        return self.classifier.decode(content, self._limits.pixels)
+
+    async def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities float32 N×K of uint8 N×S×S×3."""
+        answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+        self._waiting.append((images, answer))
+        if self._working is None:
+            self._working = asyncio.create_task(self._work())
+        return await answer
+
+    async def _work(self) -> None:
+        """Answer whatever waits, batch by batch, until nothing does."""
+        while batch := self._next_batch():
+            images = np.concatenate([images for images, _ in batch])
+            try:
+                rows = await asyncio.get_running_loop().run_in_executor(self._worker, self._infer, images)
+            except Exception as error:
+                for _, answer in batch:
+                    if not answer.done():
+                        answer.set_exception(error)
+                continue
+            _hand_out(rows, batch)
+        self._working = None
+
+    def _next_batch(self) -> list[Waiting]:
+        """What waits, in order, up to `MOST_IN_A_BATCH` images or one request; those that gave up are left out."""
+        batch: list[Waiting] = []
+        images = 0
+        while self._waiting and (not batch or images + len(self._waiting[0][0]) <= MOST_IN_A_BATCH):
+            waiting = self._waiting.popleft()
+            if not waiting[1].done():
+                batch.append(waiting)
+                images += len(waiting[0])
+        return batch
+
+    def _infer(self, images: np.ndarray) -> np.ndarray:
+        began = time.perf_counter()
+        rows = self.classifier.predict(images)
+        self._watch.inference.observe(time.perf_counter() - began)
+        self._watch.batch.observe(len(images))
+        self._watch.images.inc(len(images))
+        return rows
+
+
+def _hand_out(rows: np.ndarray, batch: Sequence[Waiting]) -> None:
+    at = 0
+    for images, answer in batch:
+        if not answer.done():
+            answer.set_result(rows[at : at + len(images)])
+        at += len(images)

@@ -1,0 +1,126 @@
+"""Connections that end: uvicorn's protocol, with deadlines for what it waits for without end.
+
+uvicorn (measured: 0.54) keeps sockets that send nothing, or a byte now and then, for as long as they like; so here each
+connection knows since when it makes us wait, and `sweep`, called every second, drops the late ones. Where too many
+requests wait already, new ones are refused by their first bytes, unparsed, which takes a tenth of answering them.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tenfold.serving.serve.limits import Limits
+from tenfold.serving.serve.watch import Watch
+
+LINGER = 2.0
+"""Seconds in which a client may go on sending after it was refused, so that it reads why (RFC 9112, 9.6)."""
+_WORK = (b"POST /predict", b"POST /v2/models/")
+
+
+def _answer(status: str, said: str, header: str = "") -> bytes:
+    body = json.dumps({"error": said})
+    head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n{header}"
+    return f"{head}content-length: {len(body)}\r\n\r\n{body}".encode()
+
+
+_BUSY = _answer("503 Service Unavailable", "as many requests wait as can: try again", "retry-after: 1\r\n")
+_LATE = _answer("408 Request Timeout", "the request did not arrive in time")
+
+
+class Connection(H11Protocol):
+    """One client. Its application has `limits`, `watch`, and `full`: whether to refuse work."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.limits: Limits = self.app.limits
+        self.watch: Watch = self.app.watch
+        self.began = self.loop.time()
+        """When we began to wait for the request, or to linger."""
+        self.received = 0
+        self.between = True  # requests: the next byte begins one
+        self.refused = False
+        self.stuck: float | None = None
+        if len(self.connections) > self.limits.connections:
+            waiting = [other for other in self.connections if isinstance(other, Connection) and other.is_waiting()]
+            min(waiting, key=lambda other: other.began, default=self).drop("too many")
+
+    def data_received(self, data: bytes) -> None:
+        if self.refused:
+            return
+        if self.between:
+            self.between, self.began, self.received = False, self.loop.time(), 0
+            if self.app.full and data.startswith(_WORK):
+                self._refuse()
+                return
+        self.received += len(data)
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
+            self.between, self.began = True, self.loop.time()
+
+    def _refuse(self) -> None:
+        self.refused = True
+        self.watch.refused.inc()
+        self._unset_keepalive_if_required()
+        self.transport.write(_BUSY)
+        self.transport.write_eof()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.abort()  # it broke off in the middle of a body
+        else:
+            super().send_400_response(msg)
+
+    def on_response_complete(self) -> None:
+        self.between = self.conn.their_state is h11.DONE
+        self.began = self.loop.time()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self.stuck = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.stuck = None
+        super().resume_writing()
+
+    def is_waiting(self) -> bool:
+        """Whether it is the client's turn to send."""
+        asked = self.refused or self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
+        return asked and not self.transport.is_closing()
+
+    def check(self, now: float) -> None:
+        """Drop this connection where it is late."""
+        if self.transport.is_closing():
+            if now - self.began > self.limits.reading:  # it does not take what was said last
+                self.transport.abort()
+        elif self.stuck is not None and now - self.stuck > self.limits.reading:
+            self.drop("reads too slowly")
+        elif self.is_waiting() and now - self.began > self._patience():
+            self.drop("sends too slowly")
+
+    def _patience(self) -> float:
+        """Seconds that the client has from `began` on."""
+        if self.refused or (self.conn.our_state is h11.DONE and not self.between):
+            return LINGER
+        if self.conn.their_state is h11.SEND_BODY:
+            return self.limits.arrival + self.received / self.limits.bytes_per_second
+        return self.limits.arrival
+
+    def drop(self, reason: str) -> None:
+        """End the connection at once, with 408 where a request was begun and not answered."""
+        self.watch.dropped.labels(reason).inc()
+        if not self.between and not self.refused and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(_LATE)
+        self.began = self.loop.time()
+        if self.stuck is not None:
+            self.transport.abort()
+        self.transport.close()
+
+
+def sweep(connections: Iterable[Any], now: float) -> None:
+    """Drop those that are late; called every second."""
+    for connection in list(connections):
+        connection.check(now)

@@ -1,0 +1,138 @@
+"""Who may ask what: the outermost layer, through which each request and each answer goes.
+
+Host: a foreign page that had its own name point to this machine (DNS rebinding) still sends that name. Origin: a page
+of another site says so in each request that changes or sends something.
+"""
+
+import hmac
+import ipaddress
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tenfold.serving.serve.batching import Batcher
+from tenfold.serving.serve.limits import Limits
+from tenfold.serving.serve.refusal import RefusalError
+from tenfold.serving.serve.watch import Watch, log_error
+
+OPEN = frozenset({"/", "/page.js", "/page.css", "/icon.svg", "/healthz", "/v2/health/live", "/v2/health/ready"})
+"""Paths that need no token: the page, and whether the service is well."""
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
+    (b"cache-control", b"no-store"),
+]
+_SOUND_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_GONE = 499  # as nginx logs it: the client did not wait
+
+
+class Hosts:
+    """The names under which the service may be asked."""
+
+    def __init__(self, address: str, more: Iterable[str] = ()):
+        self._local = ipaddress.ip_address(address).is_loopback
+        self._names = {name.lower() for name in more} | {"localhost"}
+        if not self._local:
+            self._names.add(socket.gethostname().lower())
+
+    def __contains__(self, host: str) -> bool:
+        """host: what a Host header says, with a port or without one. An address cannot be made to point elsewhere."""
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._names if _is_plain(host) else False
+        return name in self._names or not self._local or address.is_loopback
+
+
+def _is_plain(host: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?", host) is not None
+
+
+class Guard:
+    """An ASGI application around another one: asks for Host, Origin and token; gives ids; counts and logs."""
+
+    def __init__(self, app: ASGIApp, batcher: Batcher, limits: Limits, watch: Watch, hosts: Hosts, token: str | None):
+        self.app, self.limits, self.watch = app, limits, watch
+        self._batcher = batcher
+        self._hosts = hosts
+        self._token = token.encode() if token is not None else None
+
+    @property
+    def full(self) -> bool:
+        """Whether a request for an answer would be refused."""
+        return self._batcher.full
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        answer = _Answer(send, _ident(headers.get(b"x-request-id", b"")))
+        told = scope["state"] = {"id": answer.ident}
+        try:
+            self._check(scope, headers)
+            await self.app(scope, receive, answer.send)
+        except RefusalError as refusal:
+            await refusal.response()(scope, receive, answer.send)
+        except ClientDisconnect:
+            answer.status = _GONE
+        except Exception as error:
+            answer.status = 500  # it was answered so already, by what catches all in FastAPI
+            log_error(error, id=answer.ident)
+        finally:
+            route = getattr(scope.get("route"), "path", "other")
+            self.watch.request(answer.seconds(), scope["method"][:16], route, answer.status, told)
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        host = headers.get(b"host", b"").decode("latin-1")
+        if host not in self._hosts:
+            raise RefusalError(400, "the Host header names another host: tenfold serve --allow-host NAME admits it")
+        origin = headers.get(b"origin")
+        if origin is not None and origin.decode("latin-1").partition("://")[2].lower() != host.lower():
+            raise RefusalError(403, "a page of another origin may not ask here")
+        if scope["path"] not in OPEN and not self._has_token(headers):
+            raise RefusalError(
+                401, "a token is needed: send Authorization: Bearer TOKEN, or X-API-Key", {"WWW-Authenticate": "Bearer"}
+            )
+
+    def _has_token(self, headers: dict[bytes, bytes]) -> bool:
+        if self._token is None:
+            return True
+        kind, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        given = bearer.strip() if kind.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        return hmac.compare_digest(given, self._token)  # bytes: of text it takes ASCII only
+
+
+class _Answer:
+    """Passes an answer on, with our headers, and remembers its status."""
+
+    def __init__(self, send: Send, ident: str):
+        self.ident, self.status = ident, _GONE
+        self._send, self._began = send, time.perf_counter()
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message["headers"], *_HEADERS, (b"x-request-id", self.ident.encode())]
+        await self._send(message)
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+
+def _ident(given: bytes) -> str:
+    """The request's id: the client's own where it is sound."""
+    return given.decode() if _SOUND_ID.fullmatch(given) else secrets.token_hex(8)

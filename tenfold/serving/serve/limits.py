@@ -1,0 +1,31 @@
+"""What the service takes on, so that no request, and no number of them, can exhaust it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes, counts and seconds beyond which the service says no."""
+
+    body: int = 16 * 2**20
+    """Bytes of one request's body; more is answered with 413."""
+    held: int = 128 * 2**20
+    """Bytes of all bodies together; more is answered with 503."""
+    images: int = 32
+    """Images of one request; more is answered with 413."""
+    pixels: int = 2**25
+    """Of one image (33 megapixels, which take 0.4 GB to decode); more is answered with 413."""
+    waiting: int = 32
+    """Requests whose images are decoded or answered, or wait for it; more is answered with 503."""
+    seconds: float = 10.0
+    """Until the images of a request are answered; later it is answered with 503."""
+    arrival: float = 8.0
+    """Seconds in which a request must arrive whole, and a connection may stay idle."""
+    bytes_per_second: int = 2**16
+    """What has arrived of a body prolongs `arrival` at this rate, so that slow but honest senders are heard out."""
+    reading: float = 10.0
+    """Seconds in which a client must take an answer that fills its connection."""
+    connections: int = 500
+    """Open connections; for one more, the one that has made us wait longest is dropped."""
+    leaving: float = 8.0
+    """Seconds for requests in flight to finish after SIGTERM."""

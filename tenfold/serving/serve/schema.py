@@ -1,0 +1,165 @@
+"""What goes in and comes out, as `/openapi.json` describes it."""
+
+from typing import (
+    Any,
+    Literal,
+    NotRequired,  # of `typing`, pydantic takes Python 3.12's only
+)
+
+from typing_extensions import TypedDict
+
+
+class Guess(TypedDict):
+    label: str
+    probability: float
+
+
+class Prediction(TypedDict):
+    """label: the best guess, null where it was rejected; pixels: base64 of size × size × 3 bytes, RGB, if asked for."""
+
+    label: str | None
+    probability: float
+    top: list[Guess]
+    pixels: NotRequired[str]
+
+
+class Predictions(TypedDict):
+    """model: its name; size: pixels a side that it sees; threshold: the probability below which it is not sure."""
+
+    model: str
+    size: int
+    threshold: float | None
+    predictions: list[Prediction]
+
+
+class Error(TypedDict):
+    error: str
+
+
+class Health(TypedDict):
+    status: Literal["ok"]
+
+
+class Live(TypedDict):
+    live: bool
+
+
+class Ready(TypedDict):
+    ready: bool
+
+
+class ServerMetadata(TypedDict):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(TypedDict):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(TypedDict):
+    """parameters: what the model file says about itself."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    parameters: dict[str, Any]
+
+
+class ModelReady(TypedDict):
+    name: str
+    ready: bool
+
+
+class Tensor(TypedDict):
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[float]
+
+
+class Inference(TypedDict):
+    model_name: str
+    model_version: str
+    id: NotRequired[str]
+    outputs: list[Tensor]
+
+
+def responses(model: type, *, refuses: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What a route may answer: `model`, or, where it refuses, an error."""
+    told: dict[int | str, dict[str, Any]] = {200: {"model": model}}
+    if refuses:
+        told["4XX"] = {"model": Error, "description": "Refused: what was sent, or who sent it."}
+        told[503] = {"model": Error, "description": "Too busy: try again after `Retry-After` seconds."}
+    return told
+
+
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+PREDICT_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "PNG, JPEG, WebP, GIF, BMP or TIFF: one as it is, or several.",
+        "content": {
+            "image/*": _FILE,
+            "application/octet-stream": _FILE,
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "required": ["image"],
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "oneOf": [
+                        {
+                            "type": "object",
+                            "properties": {"image": _BASE64},
+                            "required": ["image"],
+                            "additionalProperties": False,
+                        },
+                        {
+                            "type": "object",
+                            "properties": {"images": {"type": "array", "items": _BASE64, "minItems": 1}},
+                            "required": ["images"],
+                            "additionalProperties": False,
+                        },
+                    ]
+                }
+            },
+        },
+    }
+}
+
+
+def infer_body(name: str, output: str, size: int) -> dict[str, Any]:
+    """The body of an inference request, version 2."""
+    tensor = {
+        "type": "object",
+        "properties": {
+            "name": {"const": name},
+            "datatype": {"const": "UINT8"},
+            "shape": {
+                "type": "array",
+                "prefixItems": [{"type": "integer", "minimum": 1}, {"const": size}, {"const": size}, {"const": 3}],
+                "minItems": 4,
+                "maxItems": 4,
+            },
+            "data": {"type": "array", "description": "Row by row, flat or nested.", "items": {}},
+        },
+        "required": ["name", "datatype", "shape", "data"],
+    }
+    outputs = {"type": "array", "items": {"type": "object", "properties": {"name": {"const": output}}}}
+    inputs = {"type": "array", "items": tensor, "minItems": 1, "maxItems": 1}
+    schema = {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, "inputs": inputs, "outputs": outputs},
+        "required": ["inputs"],
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

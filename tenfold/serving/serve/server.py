@@ -1,0 +1,100 @@
+"""An address → a running service, until a signal ends it."""
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import math
+import socket
+import sys
+from collections.abc import Iterable
+
+import uvicorn
+
+from tenfold.errors import BusyError, Terminated, UsageError
+from tenfold.serving.runtime import Classifier
+from tenfold.serving.serve.app import make_app
+from tenfold.serving.serve.connection import Connection, sweep
+from tenfold.serving.serve.guard import Guard, Hosts
+from tenfold.serving.serve.watch import begin_log, log
+
+_BACKLOG = 512
+
+
+def bind(host: str, port: int, token: str | None) -> socket.socket:
+    """Take an address; nobody is let in yet. port: 0 for any that is free.
+
+    Raises `UsageError` for an address that is unknown, or open to others without a token; `BusyError` for a port in
+    use.
+    """
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError, OverflowError) as error:
+        raise UsageError(f"--host {host}: there is no such address") from error
+    if not token and not ipaddress.ip_address(address[0]).is_loopback:
+        raise UsageError(f"--host {host} is open to other machines: set TENFOLD_TOKEN, which they must send then")
+    bound = socket.socket(family, kind)
+    if sys.platform != "win32":  # there, it would let two services share a port
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise BusyError(f"port {port} of {host} is in use: choose another --port") from error
+        raise UsageError(f"--host {host} --port {port}: {error.strerror}") from error
+    return bound
+
+
+def check_token(token: str | None) -> None:
+    """Raise `UsageError` for a token that cannot be sent in a header."""
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
+        raise UsageError("the token must be printable ASCII, without spaces around it")
+
+
+def serve(
+    classifier: Classifier, name: str, bound: socket.socket, token: str | None = None, hosts: Iterable[str] = ()
+) -> None:
+    """Answer until SIGTERM or Ctrl-C; then requests in flight are finished. Prints the address when it is ready."""
+    app = make_app(classifier, name, Hosts(bound.getsockname()[0], hosts), token)
+    begin_log()
+    with contextlib.suppress(KeyboardInterrupt, Terminated):  # uvicorn raises the signal again when all is done
+        make_server(app).run(sockets=[bound])
+    log("stopped")
+
+
+def make_server(app: Guard) -> uvicorn.Server:
+    """What runs the service, with its deadlines, on sockets that are bound."""
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        backlog=_BACKLOG,
+        timeout_keep_alive=math.ceil(app.limits.arrival),
+        timeout_graceful_shutdown=math.ceil(app.limits.leaving),
+    )
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which says where it is, and drops late connections."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets
+        host, port = sockets[0].getsockname()[:2]
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        print(url, flush=True)
+        log("listening", url=url)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:  # a tick is a tenth of a second
+            sweep(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)

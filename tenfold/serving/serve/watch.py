@@ -1,0 +1,86 @@
+"""What is known of the service while it runs: a line of JSON for each request, and numbers for Prometheus.
+
+No content, name or description of an image is written anywhere.
+"""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+LOG = logging.getLogger("tenfold.serve")
+_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_IMAGES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Watch:
+    """The numbers of one service."""
+
+    def __init__(self) -> None:
+        own = self.registry = CollectorRegistry()
+        ProcessCollector(registry=own)
+        PlatformCollector(registry=own)
+        self.waiting = Gauge("tenfold_requests_waiting", "Requests at work or waiting for it.", registry=own)
+        self.images = Counter("tenfold_images", "Images answered.", registry=own)
+        self.refused = Counter("tenfold_refused", "Requests refused unread, since too many wait.", registry=own)
+        self.inference = Histogram(
+            "tenfold_inference_duration_seconds", "Seconds of one batch in the model.", registry=own, buckets=_SECONDS
+        )
+        self.batch = Histogram("tenfold_batch_images", "Images of one batch.", registry=own, buckets=_IMAGES)
+        self.dropped = Counter("tenfold_dropped_connections", "Connections dropped by us.", ["reason"], registry=own)
+        self._requests = Counter("tenfold_requests", "Requests answered.", ["route", "status"], registry=own)
+        self._seconds = Histogram(
+            "tenfold_request_duration_seconds", "Seconds of one request.", ["route"], registry=own, buckets=_SECONDS
+        )
+
+    def request(self, seconds: float, method: str, route: str, status: int, told: dict[str, Any]) -> None:
+        """Count and log an answered request. route: as the service calls it, so that labels stay few."""
+        self._requests.labels(route, status).inc()
+        self._seconds.labels(route).observe(seconds)
+        log("request", method=method, route=route, status=status, seconds=round(seconds, 6), **told)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+def log(event: str, **told: Any) -> None:
+    """Write one line of JSON on standard error."""
+    LOG.info(event, extra={"told": told})
+
+
+def log_error(error: Exception, **told: Any) -> None:
+    """The same for what should not have happened, with its trace."""
+    LOG.error("error", extra={"told": told}, exc_info=error)
+
+
+class _Json(logging.Formatter):
+    """One line of ASCII, whatever a client sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        told = {"time": time, "level": record.levelname.lower(), "event": record.getMessage()}
+        told |= getattr(record, "told", {})
+        if record.exc_info:
+            told["trace"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
+def begin_log() -> None:
+    """Send the lines of the service, and what its libraries warn of, to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    LOG.setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients send wrong they are told

@@ -1,0 +1,124 @@
+"""A service to ask: as a process of its own, or in a thread, with limits and a classifier of the test's choice."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tenfold.serving.runtime import About, Classifier
+from tenfold.serving.serve.app import make_app
+from tenfold.serving.serve.guard import Guard, Hosts
+from tenfold.serving.serve.limits import Limits
+from tenfold.serving.serve.server import bind, make_server
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Service:
+    """Where a service listens, on 127.0.0.1; of a process also its number and the file of its log."""
+
+    port: int
+    headers: dict[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+    log: Path | None = None
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """One request on a connection of its own. `_` in names of headers stands for `-`."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        named = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            connection.request(method, path, body, named)
+            response = connection.getresponse()
+            told = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, told, response.read())
+        finally:
+            connection.close()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The lines of the log so far."""
+        assert self.log
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def end(self) -> int:
+        """Send SIGTERM; return the exit code."""
+        assert self.process
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def process(model: Path, folder: Path, *words: str, **env: str) -> Iterator[Service]:
+    """`tenfold serve` as users start it, on a free port."""
+    log = folder / "service.log"
+    command = [sys.executable, "-m", "tenfold", "serve", "--model", str(model), "--port", "0", *words]
+    with log.open("wb") as errors:
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=os.environ | env)
+    assert running.stdout
+    url = running.stdout.readline().decode().strip()
+    assert url, log.read_text()
+    try:
+        yield Service(int(url.rpartition(":")[2]), process=running, log=log)
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()
+
+
+@contextlib.contextmanager
+def in_thread(app: Guard) -> Iterator[Service]:
+    """The service of this process, so that tests may hold it up."""
+    bound = bind("127.0.0.1", 0, None)
+    server = make_server(app)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+    bound.listen()
+    thread.start()
+    try:
+        yield Service(bound.getsockname()[1])
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
+class Slow:
+    """A classifier of two classes that answers while `go` is set, and remembers the sizes of its batches."""
+
+    def __init__(self, threshold: float | None = None):
+        self.go = threading.Event()
+        self.go.set()
+        self.batches: list[int] = []
+        about = About(("left", "<b>right</b>"), 4, "squash", 1.0, threshold, None, False, {})
+        self.classifier = Classifier(about, "0" * 64, "none", self._run)
+
+    def _run(self, images: np.ndarray) -> np.ndarray:
+        self.batches.append(len(images))
+        assert self.go.wait(30)
+        right = images.reshape(len(images), -1).mean(1) / 255
+        return np.stack([1 - right, right], 1).astype(np.float32)
+
+
+def slow_app(slow: Slow, limits: Limits | None = None, token: str | None = None) -> Guard:
+    return make_app(slow.classifier, "slow", Hosts("127.0.0.1"), token, limits)

@@ -1,0 +1,365 @@
+"""Clients that are slow, greedy, broken or too many, on real sockets.
+
+Each protection was taken out once; the docstrings say what the test showed then.
+"""
+
+import contextlib
+import io
+import selectors
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from served import Service, Slow, in_thread, process, slow_app
+
+from tenfold.serving.serve.limits import Limits
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+QUICK = Limits(arrival=0.5, reading=0.5, seconds=0.5, connections=150)
+
+
+def picture(grey: int = 255, size: int = 4) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.full((size, size, 3), grey, np.uint8)).save(content, "PNG")
+    return content.getvalue()
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of 66 bytes that claims so many pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")[:8]) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def memory(service: Service) -> int:
+    assert service.process
+    return int(psutil.Process(service.process.pid).memory_info().rss)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    """Whether it comes true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        threading.Event().wait(0.01)
+    return True
+
+
+def drip(connections: list[socket.socket], piece: bytes, seconds: float) -> list[float]:
+    """Send `piece` on each again and again; return after how many seconds each was dropped."""
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            connection.setblocking(False)
+            selector.register(connection, selectors.EVENT_READ)
+        began, ends = time.monotonic(), []
+        while selector.get_map() and time.monotonic() - began < seconds:
+            for key, _ in selector.select(0.1):
+                with contextlib.suppress(BlockingIOError):
+                    if not _receive(key.fileobj):  # type: ignore[arg-type]
+                        selector.unregister(key.fileobj)
+                        ends.append(time.monotonic() - began)
+            for key in list(selector.get_map().values()):
+                with contextlib.suppress(OSError):
+                    key.fileobj.send(piece)  # type: ignore[union-attr]
+    return ends
+
+
+def _receive(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(4096)
+    except ConnectionError:
+        return b""
+
+
+@pytest.fixture(scope="module")
+def service(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with process(model, tmp_path_factory.mktemp("faults")) as running:
+        running.ask("POST", "/predict", picture())
+        yield running
+
+
+# --- slow clients ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "piece"),
+    [
+        (b"", b""),
+        (b"POST /predict HTTP/1.1\r\nX: ", b"a"),
+        (HEAD + b"Content-Length: 100000\r\n\r\n", b"a"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", b""),
+    ],
+    ids=["idle", "head", "body", "chunks", "idle after an answer"],
+)
+def test_slow_clients_are_dropped_and_nobody_else(first: bytes, piece: bytes) -> None:
+    """100 of them. Without the sweep all are there after ten seconds, except those idle after an answer."""
+    with in_thread(slow_app(Slow(), QUICK)) as service, contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(service.connect()) for _ in range(100)]
+        for connection in slow:
+            connection.sendall(first)
+        with ThreadPoolExecutor(1) as pool:
+            dripping = pool.submit(drip, slow, piece, 10)
+            while not dripping.done():
+                began = time.monotonic()
+                assert service.ask("POST", "/predict", picture()).status == 200
+                assert time.monotonic() - began < 2
+            assert len(dripping.result()) == 100
+
+
+def test_who_sends_steadily_is_heard_out() -> None:
+    """Three times as long as an idle one would be; the deadline moves with what has arrived."""
+    limits = Limits(arrival=1.0, bytes_per_second=1000)
+    content = picture().ljust(9_000, b"\0")
+    with in_thread(slow_app(Slow(), limits)) as service, service.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 9000\r\n\r\n")
+        for at in range(0, 9_000, 300):
+            assert not select_readable(connection, 0.1)
+            connection.sendall(content[at : at + 300])
+        assert connection.recv(20).startswith(b"HTTP/1.1 200")
+
+
+def select_readable(connection: socket.socket, seconds: float) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection, selectors.EVENT_READ)
+        return bool(selector.select(seconds))
+
+
+def test_who_takes_no_answers_is_dropped() -> None:
+    """Without the deadline for reading, the connection and what waits in it stay for good."""
+    app = slow_app(Slow(), QUICK)
+    with in_thread(app) as service, service.connect() as connection:
+        connection.setblocking(False)
+        asks = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1000
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(20):
+                connection.send(asks)
+        assert wait_for(lambda: b'reason="reads too slowly"} 1.0' in app.watch.text())
+
+
+def test_one_connection_too_many_drops_the_one_that_waits_longest() -> None:
+    """Without it, 150 idle sockets would be followed by as many as the system allows."""
+    limits = Limits(connections=150)
+    with in_thread(slow_app(Slow(), limits)) as service, contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(service.connect()) for _ in range(150)]
+        assert service.ask("GET", "/healthz").status == 200
+        assert idle[0].recv(1) == b""
+        assert not select_readable(idle[1], 0.05)
+
+
+# --- large bodies ----------------------------------------------------------------------------------------------------
+
+
+def test_large_bodies_are_refused_and_not_kept(service: Service) -> None:
+    """With a length: at once, by its head. Without: when the limit is passed; the rest is read and thrown away.
+
+    Without the limit for chunks, the answer was 400, after 160 MB were held.
+    """
+    limit, before = Limits().body, memory(service)
+    with service.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (limit + 1))
+        assert connection.recv(20).startswith(b"HTTP/1.1 413")
+    for _ in range(3):
+        chunk = b"100000\r\n" + b"a" * 2**20 + b"\r\n"
+        with service.connect() as connection:
+            connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                for _ in range(160):
+                    connection.sendall(chunk)
+                connection.sendall(b"0\r\n\r\n")
+            assert connection.recv(20).startswith(b"HTTP/1.1 413")
+    assert memory(service) - before < 60e6
+
+
+def test_who_was_refused_and_sends_on_is_dropped() -> None:
+    """Without lingering's end, an endless body is read for ever."""
+    with in_thread(slow_app(Slow(), Limits(body=1000))) as service, service.connect() as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        (after,) = drip([connection], b"400\r\n" + b"a" * 1024 + b"\r\n", 10)
+        assert after < 5
+
+
+def test_bodies_together_have_a_limit() -> None:
+    """Without it, whoever sends many bodies at once fills the memory."""
+    with in_thread(slow_app(Slow(), Limits(held=10_000))) as service, service.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 9000\r\n\r\n" + b"a" * 8_000)
+        assert wait_for(lambda: service.ask("POST", "/predict", b"a" * 3_000).status == 503)
+        connection.sendall(b"a" * 1_000)
+        assert connection.recv(20).startswith(b"HTTP/1.1 400")
+        assert service.ask("POST", "/predict", b"a" * 3_000).status == 400
+
+
+@pytest.mark.parametrize(("width", "height"), [(13_000, 13_000), (2**31 - 1, 2**31 - 1), (6_000, 6_000)])
+def test_decompression_bombs(service: Service, width: int, height: int) -> None:
+    """Refused by what their header claims. Without the cap, the answer is 400 after half a gigabyte for the first."""
+    before = memory(service)
+    for _ in range(20):
+        answered = service.ask("POST", "/predict", bomb(width, height))
+        assert answered.status == 413 and "pixels" in answered.json()["error"]
+    assert memory(service) - before < 20e6
+
+
+# --- too many requests -----------------------------------------------------------------------------------------------
+
+
+def test_one_request_too_many_is_refused_at_once() -> None:
+    """By its first bytes, and where they are late, by the application; health goes on. Without: they wait for good."""
+    slow = Slow()
+    slow.go.clear()
+    with in_thread(slow_app(slow, Limits(waiting=4))) as service, ThreadPoolExecutor(5) as pool:
+        waiting = [pool.submit(service.ask, "POST", "/predict", picture(grey)) for grey in (0, 85, 170, 255)]
+        assert wait_for(lambda: b"tenfold_requests_waiting 4.0" in service.ask("GET", "/metrics").body)
+        with service.connect() as connection:
+            whole = b"Content-Length: %d\r\n\r\n" % len(picture()) + picture()
+            for first, rest in ((HEAD, whole), (HEAD[:10], HEAD[10:] + whole)):
+                began = time.monotonic()
+                answered = _exchange(service, first, rest)
+                assert answered.startswith(b"HTTP/1.1 503") and b"\r\nretry-after: 1\r\n" in answered
+                assert time.monotonic() - began < 0.5
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(20).startswith(b"HTTP/1.1 200")
+        slow.go.set()
+        told = [request.result().json()["predictions"][0]["probability"] for request in waiting]
+        assert told == pytest.approx([1, 2 / 3, 2 / 3, 1], abs=1e-6)
+        assert service.ask("POST", "/predict", picture()).status == 200
+
+
+def _exchange(service: Service, first: bytes, rest: bytes) -> bytes:
+    with service.connect() as connection:
+        connection.sendall(first)
+        select_readable(connection, 0.05)
+        connection.sendall(rest)
+        with connection.makefile("rb") as file:
+            return file.read(400)
+
+
+def test_what_waits_is_answered_together() -> None:
+    """While one image is computed, seven gather."""
+    slow = Slow()
+    app = slow_app(slow)
+    with in_thread(app) as service, ThreadPoolExecutor(8) as pool:
+        slow.go.clear()
+        first = pool.submit(service.ask, "POST", "/predict", picture())
+        assert wait_for(lambda: slow.batches[-1:] == [1])
+        others = [pool.submit(service.ask, "POST", "/predict", picture()) for _ in range(7)]
+        assert wait_for(lambda: len(app._batcher._waiting) == 7)
+        slow.go.set()
+        assert {request.result().status for request in (first, *others)} == {200}
+    assert slow.batches[-2:] == [1, 7]
+
+
+def test_what_takes_too_long_is_given_up() -> None:
+    """Without the time limit the request waits for as long as the model takes. Afterwards all is as before."""
+    slow = Slow()
+    with in_thread(slow_app(slow, QUICK)) as service:
+        slow.go.clear()
+        answered = service.ask("POST", "/predict", picture())
+        assert (answered.status, answered.headers["retry-after"]) == (503, "1")
+        slow.go.set()
+        assert wait_for(lambda: service.ask("POST", "/predict", picture()).status == 200)
+
+
+def test_a_failure_of_ours_is_said_without_details(caplog: pytest.LogCaptureFixture) -> None:
+    """And the service goes on; what failed is in the log only."""
+    slow = Slow()
+    with in_thread(slow_app(slow)) as service:
+        slow.classifier._run = lambda images: (_ for _ in ()).throw(RuntimeError("/secret/path"))
+        answered = service.ask("POST", "/predict", picture())
+        assert answered.status == 500 and "secret" not in answered.body.decode()
+        slow.classifier._run = slow._run
+        assert service.ask("POST", "/predict", picture()).status == 200
+    assert "/secret/path" in caplog.text
+
+
+# --- broken clients --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\0" * 1000,
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\na",
+        HEAD + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n",
+        HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        HEAD + b"X-Request-ID: \xff\r\nAuthorization: \xff\r\nContent-Length: 0\r\n\r\n",
+        b"CONNECT evil.example:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET http://evil.example/ HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /%00%ff/..%2f..%2fetc/passwd HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    ],
+)
+def test_what_is_no_sound_http(service: Service, sent: bytes) -> None:
+    """An answer below 500, or none; then the service is as it was."""
+    with service.connect() as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):
+            answered = connection.recv(100)
+            assert not answered or answered.split()[1] < b"500"
+    assert service.ask("GET", "/healthz").status == 200
+    assert not [row for row in service.rows() if row["level"] == "error"]
+
+
+def test_clients_that_go_away(service: Service) -> None:
+    """In the middle of a body, or before the answer: nothing is held, nothing fails."""
+    content = picture()
+    for length in (len(content), len(content) + 10):
+        with service.connect() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % length + content)
+    waiting = b"tenfold_requests_waiting 0.0"
+    assert wait_for(lambda: waiting in service.ask("GET", "/metrics").body)
+    assert wait_for(lambda: any(row.get("status") == 499 for row in service.rows()))
+    assert not [row for row in service.rows() if row["level"] == "error"]
+
+
+# --- the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_lets_requests_in_flight_finish(model: Path, tmp_path: Path) -> None:
+    """One that is half sent is answered when it is whole; an idle one is let go. Without draining: connection reset."""
+    content = picture(size=32)
+    with process(model, tmp_path) as service, service.connect() as half, service.connect() as idle:
+        half.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content[:20])
+        assert service.ask("GET", "/healthz").status == 200
+        with ThreadPoolExecutor(1) as pool:
+            code = pool.submit(service.end)
+            assert idle.recv(1) == b""
+            with pytest.raises(OSError):
+                service.connect()
+            half.sendall(content[20:])
+            answered = b"".join(iter(lambda: half.recv(65536), b""))
+            assert answered.startswith(b"HTTP/1.1 200") and b"predictions" in answered
+            assert code.result() == 0
+        assert service.rows()[-1]["event"] == "stopped"
+
+
+def test_sigterm_does_not_wait_for_those_who_send_nothing(model: Path, tmp_path: Path) -> None:
+    """Without an end to the wait the process stays as long as the client likes."""
+    with process(model, tmp_path) as service, service.connect() as half:
+        half.sendall(HEAD + b"Content-Length: 100\r\n\r\n")
+        assert service.ask("GET", "/healthz").status == 200
+        began = time.monotonic()
+        assert service.end() == 0
+        assert time.monotonic() - began < 10
