@@ -43,7 +43,7 @@ $(VENV)/python:
 	touch $@
 
 $(VENV)/train: $(VENV)/python pyproject.toml constraints.txt
-	$(INSTALL) --editable '.[train]'
+	$(INSTALL) --editable '.[train,serve]'
 	touch $@
 
 $(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt

@@ -64,6 +64,14 @@ function answer(told, picture, name) {
   byId("bars").className = unsure ? "unsure" : "";
   byId("bars").replaceChildren(...guess.top.slice(0, 10).map(bar));
   byId("result").hidden = false;
+  bringIntoView(byId("answer"));
+}
+
+/** On a phone the answer stands below the fold. */
+function bringIntoView(section) {
+  if (section.getBoundingClientRect().top < innerHeight / 2) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  section.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 
 function percent(share) {
