@@ -209,13 +209,13 @@ REFERENCE = Recipe(
 FAST89 = Recipe(
     name="fast89",
     network=NetworkSpec(),
-    stages=(Stage(1.85, 0.24, 0.0),),
+    stages=(Stage(1.92, 0.24, 0.0),),
     label_smoothing=0.2,
     shift=1,
     whitening_epochs=0.85,
-    small_share=0.45,
+    small_share=0.435,
     easy_share=0.6,
-    frozen_share=0.35,
+    frozen_share=0.33,
     unsure_share=0.25,
 )
 
