@@ -219,9 +219,9 @@ FAST89 = Recipe(
     unsure_share=0.25,
 )
 
-FAST94 = replace(
+FAST93 = replace(
     FAST89,
-    name="fast94",
+    name="fast93",
     network=replace(FAST89.network, widths=(64, 256, 256)),
     stages=(Stage(8.0, 0.17, 0.0),),
     shift=2,
@@ -230,7 +230,7 @@ FAST94 = replace(
     frozen_share=0.25,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, REFERENCE)}
+RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST93, REFERENCE)}
 
 
 def find_recipe(name: str) -> Recipe:
