@@ -48,10 +48,9 @@ temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{cla
 def _training(run: Run, about: About) -> str:
     env, recipe = run.env, run.recipe
     versions = ", ".join(f"{name} {number}" for name, number in env.get("versions", {}).items())
-    held_out = f", its last {recipe.val_size:,} training images held out for temperature and threshold"
-    held_out = (
-        held_out if recipe.val_size else ", no training images held out: temperature and threshold are not fitted"
-    )
+    held_out = "no training images held out: temperature and threshold are not fitted"
+    if recipe.val_size:
+        held_out = f"its last {recipe.val_size:,} training images held out for temperature and threshold"
     return f"""## How it was made
 ```console
 $ {training_command(recipe, about)}
