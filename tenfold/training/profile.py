@@ -147,7 +147,7 @@ def _convolution(
 def _rest(fitting: Fit) -> Iterator[Part]:
     """Time what is no convolution: the batch, then by kind of operation, then the optimizers."""
     yield Part("batch and augmentation", "", 1e3 * _median(fitting.next_batch, STEPS))
-    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # else the profiler talks to standard error
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler talks to standard error
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as watched:
         for _ in range(STEPS):
             fitting.advance()
