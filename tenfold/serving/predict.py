@@ -50,13 +50,19 @@ class Answer:
 def answer(
     classifier: Classifier, inputs: Iterable[Input], top: int = 1, reject: bool = False
 ) -> Iterator[list[Answer]]:
-    """Answer inputs batch by batch, in their order. Raises `UsageError` for `reject` without a threshold."""
+    """Answer inputs batch by batch, in their order. Raises `UsageError` at once for `reject` without a threshold."""
     threshold = classifier.about.threshold
     if reject and threshold is None:
         raise UsageError(
             "this model has no threshold, as it was trained without enough validation images (tenfold train --val-size "
             "N): leave --reject out"
         )
+    return _answer_batches(classifier, inputs, top, threshold if reject else None)
+
+
+def _answer_batches(
+    classifier: Classifier, inputs: Iterable[Input], top: int, threshold: float | None
+) -> Iterator[list[Answer]]:
     decoded = _decode_ahead(classifier, inputs)
     while batch := list(islice(decoded, BATCH_SIZE)):
         images = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
@@ -64,7 +70,7 @@ def answer(
         yield [
             Answer(name, error=str(pixels))
             if isinstance(pixels, ImageError)
-            else judge(name, next(rows), classifier.classes, top, threshold if reject else None)
+            else judge(name, next(rows), classifier.classes, top, threshold)
             for name, pixels in batch
         ]
 
@@ -254,8 +260,8 @@ class Journal:
         self._file.truncate(0)
 
     def lines(self) -> Iterator[str]:
-        """The lines that are there, without their ends."""
-        with self.path.open(encoding="utf-8", newline="\n") as file:
+        """The lines that are there, without their ends; damage in one shows as damage of that line."""
+        with self.path.open(encoding="utf-8", errors="replace", newline="\n") as file:
             for line in file:
                 yield line.removesuffix("\n")
 

@@ -17,10 +17,10 @@ import onnx
 import pytest
 from PIL import Image
 
-from tenfold.errors import BusyError, StorageError, UsageError
+from tenfold.errors import BusyError, DataError, StorageError, UsageError
 from tenfold.serving.export import pack
 from tenfold.serving.inputs import find
-from tenfold.serving.predict import Answer, Journal, answer, make_form, printable
+from tenfold.serving.predict import Answer, Journal, answer, make_form, printable, skip_done
 from tenfold.serving.runtime import open_model
 from tenfold.training.run import Run
 from tenfold.training.train import dataset_of
@@ -180,6 +180,8 @@ def test_a_model_without_threshold_rejects_nothing(command: Command, run: Run, p
     result = predict(command, tmp_path / "x.onnx", photos, "--reject")
     assert (result.returncode, result.stdout) == (2, "")
     assert "this model has no threshold" in result.stderr
+    result = predict(command, tmp_path / "x.onnx", photos, "--reject", "--out", tmp_path / "a.csv")
+    assert result.returncode == 2 and [path.name for path in tmp_path.iterdir()] == ["x.onnx"]  # nothing was begun
 
 
 def test_the_model_that_comes_along_answers_without_torch(photos: Path) -> None:
@@ -341,6 +343,14 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, handler)
     with Journal(path, REQUEST) as journal:
         assert list(journal.lines()) == ["one"]
+
+
+def test_a_line_that_is_damaged_is_said(tmp_path: Path) -> None:
+    with Journal(tmp_path / "a.jsonl", REQUEST) as journal:
+        journal.append(["one"])
+    (tmp_path / "a.jsonl").write_bytes(b"\xff\n")
+    with Journal(tmp_path / "a.jsonl", REQUEST) as journal, pytest.raises(DataError, match="is damaged"):
+        skip_done(journal, make_form("json", ("cat", "dog"), 1), iter(()))
 
 
 def test_a_note_that_is_damaged_is_said(tmp_path: Path) -> None:
