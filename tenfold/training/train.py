@@ -58,8 +58,7 @@ def train(recipe: Recipe, dataset: Dataset, out: Path, *, seed: int = 0, device:
     if dataset.val_size:
         recipe = recipe.with_val_size(dataset.val_size)
     fitting = _prepare(recipe, dataset, seed, plan)
-    origin = {"folder": asdict(dataset.origin)} if dataset.origin else {}
-    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan) | origin)
+    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan) | _origin(dataset))
     return _train(run, fitting, dataset)
 
 
@@ -75,7 +74,7 @@ def resume(out: Path, device: str | None = None, folder: Path | None = None) -> 
         raise ModelError(f"nothing to resume: {out} is finished")
     env = run.env
     plan, dataset = make_plan(device or env["device"]), dataset_of(run, folder)
-    _note_resumption(run, plan)
+    _note_resumption(run, plan, dataset)
     checkpoint = run.load_checkpoint()
     fitting = _prepare(run.recipe, dataset, env["seed"], plan)
     if checkpoint:
@@ -122,6 +121,8 @@ def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
     env = run.env
     if not is_folder(name):
         return load(name), name == env["data"]
+    if "folder" in env and Path(name).resolve() == Path(env["folder"]["path"]):
+        return _folder_of(run, env, None), True  # if it changed, most of its images were still trained on
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
     model = run.read_json("model.json")
@@ -145,15 +146,19 @@ def _what_changed(run: Run, dataset: Dataset) -> str:
     return f"; images: {', '.join(told) or 'the same names, other content'}"
 
 
-def _note_resumption(run: Run, plan: Plan) -> None:
+def _origin(dataset: Dataset) -> dict[str, Any]:
+    return {"folder": asdict(dataset.origin)} if dataset.origin else {}
+
+
+def _note_resumption(run: Run, plan: Plan, dataset: Dataset) -> None:
     """Write down where the run goes on, and say what keeps it from ending with the bits of an uninterrupted one."""
     env = run.env
     here = describe_environment(env["data"], env["seed"], plan)
     changed = [key for key in ("device", "dtype", "threads", "versions", "cpu") if env.get(key) != here[key]]
     if changed:
         remark(f"{', '.join(changed)} changed since this run was begun: it goes on, but not bit for bit")
-    kept = {key: env[key] for key in ("started", "folder") if key in env}
-    run.write_json("env.json", here | kept | {"resumed": [*env.get("resumed", []), here["started"]]})
+    times = {"started": env.get("started"), "resumed": [*env.get("resumed", []), here["started"]]}
+    run.write_json("env.json", here | _origin(dataset) | times)  # with the place where the folder is now
 
 
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan) -> Fit:

@@ -164,6 +164,8 @@ def test_a_folder_that_changed_is_named(trained: dict[str, Any], invoke: Invoke,
         code, _, err = invoke("report", trained["run"])
         assert code == 3
         assert f"is not what {trained['run']} was trained on; images: 1 gone (as disk/{gone.name})" in err
+        code, _, err = invoke("evaluate", trained["run"], "--data", shapes)  # else scored on what it was trained on
+        assert code == 3 and f"is not what {trained['run']} was trained on" in err
     finally:
         shutil.move(shapes.parent / gone.name, gone)
 
@@ -204,6 +206,8 @@ def test_an_interrupted_run_goes_on_where_the_folder_moved(
     code, text, err = invoke("train", "--resume", "--out", out, "--data", tmp_path / "elsewhere", "--json")
     assert code == 0 and "going on at step" in err
     assert json.loads(text)["epochs"] == pytest.approx(30)
+    assert json.loads((out / "env.json").read_text())["folder"]["path"] == str(tmp_path / "elsewhere")
+    assert invoke("evaluate", out)[0] == 0
     model = json.loads((out / "model.json").read_text())
     assert (model["size"], model["resize"]) == (16, "pad")
 
