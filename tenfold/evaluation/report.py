@@ -1,6 +1,5 @@
 """Scores → pictures and a page: what `tenfold train` leaves in `plots/` and `report.html`."""
 
-import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -18,8 +17,8 @@ from tenfold.evaluation.evaluate import Evaluation
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections
 from tenfold.files import write_text
-from tenfold.training.recipe import RECIPES, Recipe
 from tenfold.training.run import Run
+from tenfold.training.train import reproduction
 
 REPORT = "report.html"
 _SECTIONS = (
@@ -231,21 +230,6 @@ def _environment(known: Known) -> sections.Facts:
     """Without the folder that the images are from: its path is nobody's business where the page is sent."""
     env = {name: value for name, value in known.run.env.items() if name != "folder"}
     return sections.facts(env | {"data": known.dataset.name})
-
-
-def reproduction(recipe: Recipe, seed: int, dataset: Dataset) -> str:
-    """The command that trains this run again: by the recipe's name where that suffices, else from its file."""
-    named = RECIPES.get(recipe.name)
-    options = ""
-    if named and named != recipe:
-        if named.val_size != recipe.val_size:
-            named, options = named.with_val_size(recipe.val_size), f" --val-size {recipe.val_size}"
-        if named.epochs != recipe.epochs:
-            named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
-    source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
-    if dataset.origin:
-        options += f" --size {dataset.origin.size} --resize {dataset.origin.resize}"
-    return f"tenfold train --recipe {source} --data {shlex.quote(dataset.name)} --seed {seed}{options}"
 
 
 _REPRODUCE_NOTE = (

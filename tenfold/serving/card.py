@@ -7,22 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from tenfold.data.dataset import Split
+from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.runtime import About, Classifier, open_model
-from tenfold.training.recipe import RECIPES, Recipe
 from tenfold.training.run import Run
-from tenfold.training.train import dataset_of
+from tenfold.training.train import dataset_of, reproduction
 
 
 def write_card(run: Run, file: Path) -> Path:
     """Write the card of a model that was exported from `run`, beside it, as Markdown; return its path."""
-    classifier, test = open_model(file), dataset_of(run).test
+    classifier, dataset = open_model(file), dataset_of(run)
+    test = dataset.test
     probabilities = classifier.predict(test.images)
     parts = [
         _what_it_is(classifier, file),
-        _training(run, classifier.about),
+        _training(run, dataset),
         _scores(classifier, probabilities, test),
         _limits(classifier.about),
     ]
@@ -45,27 +45,19 @@ temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{cla
 """
 
 
-def _training(run: Run, about: About) -> str:
+def _training(run: Run, dataset: Dataset) -> str:
     env, recipe = run.env, run.recipe
     versions = ", ".join(f"{name} {number}" for name, number in env.get("versions", {}).items())
     held_out = "no training images held out: temperature and threshold are not fitted"
     if recipe.val_size:
-        held_out = f"its last {recipe.val_size:,} training images held out for temperature and threshold"
+        held_out = f"{recipe.val_size:,} training images held out for temperature and threshold"
     return f"""## How it was made
 ```console
-$ {training_command(recipe, about)}
+$ {reproduction(recipe, env["seed"], dataset)}
 ```
-Data: `{about.made_with["data"]}`, {held_out}. {recipe.epochs:g} epochs in {env["dtype"]} ({versions}).
+Data: `{dataset.name}`, {held_out}.
+{recipe.epochs:g} epochs in {env["dtype"]} ({versions}).
 """
-
-
-def training_command(recipe: Recipe, about: About) -> str:
-    """The command that trains such a model."""
-    known = RECIPES.get(recipe.name)
-    words = ["tenfold train", f"--recipe {recipe.name}{'' if known else '.json'}", f"--data {about.made_with['data']}"]
-    words += [f"--seed {about.made_with['seed']}", f"--val-size {recipe.val_size}"]
-    words += [f"--epochs {recipe.epochs:g}"] if known and known.epochs != recipe.epochs else []
-    return " ".join(words)
 
 
 def _scores(classifier: Classifier, probabilities: np.ndarray, test: Split) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import platform
+import shlex
 import signal
 import threading
 import time
@@ -24,7 +25,7 @@ from tenfold.files import write_text
 from tenfold.training.device import Plan, cpu_features, make_plan
 from tenfold.training.fit import Fit, split
 from tenfold.training.model import count_parameters, summarize
-from tenfold.training.recipe import Recipe
+from tenfold.training.recipe import RECIPES, Recipe
 from tenfold.training.run import Run, check_new, describe_model, now
 
 SPLIT_FILE = "split.csv"
@@ -322,3 +323,18 @@ def describe_environment(data: str, seed: int, plan: Plan) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else None,
         "started": now(),
     }
+
+
+def reproduction(recipe: Recipe, seed: int, dataset: Dataset) -> str:
+    """The command that trains this run again: by the recipe's name where that suffices, else from its file."""
+    named = RECIPES.get(recipe.name)
+    options = ""
+    if named and named != recipe:
+        if named.val_size != recipe.val_size:
+            named, options = named.with_val_size(recipe.val_size), f" --val-size {recipe.val_size}"
+        if named.epochs != recipe.epochs:
+            named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
+    source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
+    if dataset.origin:
+        options += f" --size {dataset.origin.size} --resize {dataset.origin.resize}"
+    return f"tenfold train --recipe {source} --data {shlex.quote(dataset.name)} --seed {seed}{options}"
