@@ -127,7 +127,8 @@ def _stamps(listing: Listing) -> Iterator[object]:
     for file in listing.files:
         try:
             status = file.path.stat()
-            yield [file.name, file.split, file.label, status.st_size, status.st_mtime_ns]
+            readable = os.access(file.path, os.R_OK)  # else mended permissions would go unnoticed
+            yield [file.name, file.split, file.label, status.st_size, status.st_mtime_ns, readable]
         except OSError:
             yield [file.name, file.split, file.label]
 

@@ -134,8 +134,8 @@ class _Walk:
             if _is_hidden(path.name) and path.is_dir():
                 self.note("hidden folder", "warning", f"{self.name(path)} is hidden", "left out", [path])
         self._note_collisions(shown)
-        folders = [path for path in shown if path.is_dir()]
-        files = [path for path in shown if path not in set(folders)]
+        folders = {path: None for path in shown if path.is_dir()}
+        files = [path for path in shown if path not in folders]
         return [path for path in folders if not (path / "recipe.json").is_file()], files  # nor runs made in here
 
     def files(self, folder: Path) -> Iterator[Path]:

@@ -14,8 +14,9 @@ from PIL import Image
 
 from tenfold import data
 from tenfold.data.folder import load_folder, read_pictures
+from tenfold.data.image import read_file
 from tenfold.data.listing import list_folder, natural
-from tenfold.errors import DataError, UsageError
+from tenfold.errors import DataError, ImageError, UsageError
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -367,6 +368,23 @@ def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+
+
+def test_a_file_that_could_not_be_read_is_read_when_it_can(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size and time stay the same; without asking for its permissions, it stayed bad for ever."""
+    root = make({"a": 5, "b": 5})
+    locked, access = root / "a" / "0.png", os.access
+
+    def refuse(path: Path) -> bytes:
+        if path == locked:
+            raise ImageError("cannot be read: Permission denied")
+        return read_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tenfold.data.folder.read_file", refuse)
+        patch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
+        assert len(read_pictures(list_folder(root), 8, "squash").good()) == 9
+    assert len(read_pictures(list_folder(root), 8, "squash").good()) == 10
 
 
 @pytest.mark.parametrize("name", ["images.npy", "index.json"])
