@@ -95,6 +95,9 @@ def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
         raise DataError(f"{dataset.name} has other classes than {run.path} was trained on: {_named(model.classes)}")
     if len(dataset.test) == 0:
         raise DataError(f"{dataset.name} has no test images with labels")
+    size = dataset.test.images.shape[1]
+    if size != model.size:  # the network would take them, and answer worse
+        raise DataError(f"the images of {dataset.name} are {size} pixels a side, those of {run.path} {model.size}")
 
 
 def _named(classes: tuple[str, ...], most: int = 20) -> str:
@@ -136,10 +139,10 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
     """
     env = run.env
     results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
-    write_text(run.path / "predictions.csv", to_csv(evaluation.predictions()))
-    run.write_json("results.json", results)
     parts = {"test": evaluation.test, "val": evaluation.val}
     kept = [keep(run, outputs, name) for name, outputs in parts.items() if outputs and outputs.fresh]
+    write_text(run.path / "predictions.csv", to_csv(evaluation.predictions()))
+    run.write_json("results.json", results)  # last: a disk that is full by now leaves what the manifest knows
     run.seal_more("results.json", "predictions.csv", *kept)
     return results
 

@@ -54,6 +54,12 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
         run.unlock()
 
 
+def test_images_of_another_size_are_refused(make_run: MakeRun) -> None:
+    """The network would take them, and be scored on what it never saw."""
+    with pytest.raises(DataError, match=r"the images of shapes are 16 pixels a side, those of .*mine 32"):
+        evaluate(make_run(RECIPE), make_shapes(train=60, test=50, size=16), PLAN, own=False)
+
+
 def cross_entropy_by_hand(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     logs = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
