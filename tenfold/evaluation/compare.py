@@ -113,12 +113,21 @@ def _read_side(name: str, run: Run, dataset: Dataset, labels: np.ndarray, first:
     frame = pd.read_csv(run.path / "predictions.csv", dtype=types, keep_default_na=False)
     numbers = {label: number for number, label in enumerate(dataset.classes)}
     true, predicted = (frame[column].map(numbers) for column in ("true", "predicted"))
-    same = all(run.env.get(key) == first.env.get(key) for key in ("data", "folder"))
-    if not same or not np.array_equal(true.to_numpy(), labels):
+    if not _has_same_images(run, first, frame, dataset) or not np.array_equal(true.to_numpy(), labels):
         raise DataError(f"{run.path} and {first.path} were not scored on the same test images")
     if predicted.isna().any():
         raise ModelError(f"{run.path / 'predictions.csv'} names classes that {dataset.name} does not have")
     return Side(name, run, results, predicted.to_numpy(np.int64), frame["probability"].to_numpy(float))
+
+
+def _has_same_images(run: Run, first: Run, frame: pd.DataFrame, dataset: Dataset) -> bool:
+    """Whether a run's predictions are of the test images of `dataset`, on which `first` was scored.
+
+    Where a folder lies, and what size its images were brought to, may differ; the seed may draw other images from it.
+    """
+    origins = [env.get("folder", {}).get("sha256", env["data"]) for env in (run.env, first.env)]
+    names = dataset.test.names
+    return origins[0] == origins[1] and (names is None or np.array_equal(frame.get("path", []), names))
 
 
 # --- the page ---
@@ -143,7 +152,7 @@ def _page(comparison: Comparison) -> str:
         ],
     }
     values = _values(comparison, len(differing), len(chosen))
-    return comparison_page(values, picture.make_sheet(images, chosen).css, data)
+    return comparison_page(values, picture.make_sheet(images, chosen), data)
 
 
 def _values(comparison: Comparison, differing: int, here: int) -> dict[str, Any]:

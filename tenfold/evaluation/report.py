@@ -125,10 +125,9 @@ def _page(known: Known) -> str:
     images, sure = known.dataset.test.images, frame["probability"].to_numpy()
     most = picture.most_images(*images.shape[1:3])
     numbers = choice.choose(labels, known.predicted, sure, frame["loss"].to_numpy(), most)
-    sheet = picture.make_sheet(images, numbers)
     names = name_images(known.evaluation.names, len(labels))
     data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
-    return report_page(_values(known, numbers, names), sheet.css, data)
+    return report_page(_values(known, numbers, names), picture.make_sheet(images, numbers), data)
 
 
 def name_images(files: np.ndarray | None, count: int) -> list[str]:
@@ -140,12 +139,9 @@ def name_images(files: np.ndarray | None, count: int) -> list[str]:
 
 def _records(known: Known, numbers: np.ndarray, names: list[str]) -> list[list[Any]]:
     """What the script knows of each image on the sheet, in its order."""
-    frame, labels, predicted = known.predictions, known.evaluation.labels, known.predicted
-    sure, margin = frame["probability"].round(4).to_numpy(), frame["margin"].round(4).to_numpy()
-    return [
-        [int(n), int(labels[n]), int(predicted[n]), float(sure[n]), float(margin[n]), names[n]]
-        for n in numbers.tolist()
-    ]
+    labels, predicted = known.evaluation.labels, known.predicted
+    sure = known.predictions["probability"].round(4).to_numpy()
+    return [[int(labels[n]), int(predicted[n]), float(sure[n]), names[n]] for n in numbers.tolist()]
 
 
 def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, Any]:

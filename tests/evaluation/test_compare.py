@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from drawn_run import make_drawn_run
 
@@ -30,6 +32,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @pytest.fixture
 def runs(made: list[Path], tmp_path: Path) -> list[Path]:
     return [Path(shutil.copytree(path, tmp_path / path.name)) for path in made]
+
+
+def as_folder_run(path: Path, place: str, names: np.ndarray) -> None:
+    """Make it a run on a folder's images of these names."""
+    run, frame = Run.open(path), pd.read_csv(path / "predictions.csv")
+    folder = {"path": place, "sha256": "0", "size": 32, "resize": "squash"}
+    run.write_json("env.json", run.env | {"data": f"{Path(place).name}/", "folder": folder})
+    frame.insert(1, "path", names)
+    frame.to_csv(path / "predictions.csv", index=False)
+    run.seal_more("env.json", "predictions.csv")
+
+
+def test_a_folder_may_lie_elsewhere_but_its_test_images_are_the_same(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another seed draws other images, whose labels may well come in the same order."""
+    names = np.array([f"{number}.png" for number in range(len(DATASET.test))], object)
+    folder = replace(DATASET, test=replace(DATASET.test, names=names))
+    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda run: folder)
+    as_folder_run(runs[0], "/here/shapes", names)
+    as_folder_run(runs[1], "/there/drawn", names)
+    as_folder_run(runs[2], "/here/shapes", names[::-1])
+    assert len(read_comparison(runs[:2]).sides) == 2
+    with pytest.raises(DataError, match=r"run-2 and .*run-0 were not scored on the same test images"):
+        read_comparison([runs[0], runs[2]])
 
 
 def answers(path: Path) -> np.ndarray:

@@ -56,7 +56,7 @@ def span(values: Sequence[np.ndarray], label: str, say: Callable[[float], str]) 
 
 
 def chart(lines: Sequence[Line], across: Axis, up: Axis, title: str) -> Markup:
-    """Draw lines; `title` is what a screen reader says. A legend follows where more than one line has a label."""
+    """Draw lines; `title` is what a screen reader says. A legend of the lines that have a label follows."""
     parts = [*_grid(across, up), *(_draw(line, across, up) for line in lines if len(line.x))]
     head = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
     named = [line for line in lines if line.label]

@@ -6,7 +6,6 @@ Legend: N images, H×W pixels.
 import base64
 import io
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -18,28 +17,20 @@ MOST_BYTES = 3_400_000
 """Of the picture, before base64 adds a third; beyond this it is stored with losses."""
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """numbers: int N, which images of the data set it holds, in this order. css: one rule an image, `.i0`, `.i1`, …"""
-
-    numbers: np.ndarray
-    css: str
-
-
 def most_images(height: int, width: int) -> int:
     """How many images of this size a page has room for."""
     return max(COLUMNS, min(MOST_IMAGES, MOST_PIXELS // (height * width)))
 
 
-def make_sheet(images: np.ndarray, numbers: np.ndarray) -> Sheet:
-    """Lay the images uint8 N×H×W×3 of these `numbers` out in rows of 40."""
+def make_sheet(images: np.ndarray, numbers: np.ndarray) -> str:
+    """Lay the images uint8 N×H×W×3 of these `numbers` out in rows of 40; CSS with a rule for each: `.i0`, `.i1`, …"""
     chosen = images[numbers]
     rows = max(1, math.ceil(len(chosen) / COLUMNS))
     height, width = images.shape[1:3]
     cells = np.zeros((rows * COLUMNS, height, width, 3), np.uint8)
     cells[: len(chosen)] = chosen
     pixels = cells.reshape(rows, COLUMNS, height, width, 3).swapaxes(1, 2).reshape(rows * height, COLUMNS * width, 3)
-    return Sheet(numbers, _style(_encode(pixels), len(chosen), rows, width / height))
+    return _style(_encode(pixels), len(chosen), rows, width / height)
 
 
 def _encode(pixels: np.ndarray) -> bytes:

@@ -1,8 +1,6 @@
-// One run: DATA.classes, DATA.images (see `_record` in report.py), DATA.most (mistakes on this page and in all).
+// One run: DATA.classes, DATA.images: [true class, answer, certainty, name].
 
-const IMAGES = DATA.images.map(([index, truth, said, sure, margin, name], sheet) => ({
-  index, truth, said, sure, margin, name, sheet,
-}));
+const IMAGES = DATA.images.map(([truth, said, sure, name], sheet) => ({ truth, said, sure, name, sheet }));
 const bySureness = (a, b) => b.sure - a.sure;
 
 function draw(image) {
