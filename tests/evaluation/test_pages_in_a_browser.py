@@ -1,14 +1,14 @@
 """The pages as people meet them: opened from disk in Chromium, without a network."""
 
 import csv
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from browsing import chromium, violations
 from drawn_run import hostile_dataset, make_drawn_run
 from PIL import Image
 
@@ -28,14 +28,8 @@ Open = Callable[..., "Page"]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator["Browser"]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    assert chromium, "chromium is not installed (on Debian: apt-get install chromium)"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +177,6 @@ def test_axe_finds_no_serious_violation(open_page: Open, run: Path, scheme: str)
     assert violations(page) == []
     page.locator(".matrix button").first.click()
     assert violations(page) == []
-
-
-def violations(page: "Page") -> list[Any]:
-    """Rules of axe-core that the page breaks seriously, each with the first element that does."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    return [(v["id"], v["nodes"][0]["html"]) for v in found if v["impact"] in ("serious", "critical")]
 
 
 def test_light_and_dark_differ(open_page: Open, run: Path) -> None:

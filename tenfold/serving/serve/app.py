@@ -10,7 +10,7 @@ import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 
 from tenfold.serving.predict import describe, judge
 from tenfold.serving.runtime import Classifier
@@ -24,12 +24,12 @@ from tenfold.serving.serve.watch import Watch
 
 STATIC = Path(__file__).parent / "static"
 FILES = {
-    "/": "page.html",
-    "/page.js": "page.js",
-    "/page.css": "page.css",
-    "/icon.svg": "icon.svg",
-    "/docs": "docs.html",
-    "/docs.js": "docs.js",
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/docs": ("docs.html", "text/html"),
+    "/docs.js": ("docs.js", "text/javascript"),
 }
 _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
@@ -95,13 +95,13 @@ def _add_errors(app: FastAPI) -> None:
 
 def _add_files(app: FastAPI) -> None:
     """The page, and what it is made of."""
-    for path, name in FILES.items():
-        app.get(path, include_in_schema=False)(_file_sender(STATIC / name))
+    for path, (name, kind) in FILES.items():
+        app.get(path, include_in_schema=False)(_sender((STATIC / name).read_bytes(), kind))
 
 
-def _file_sender(path: Path) -> Any:
+def _sender(content: bytes, kind: str) -> Any:
     async def send() -> Response:
-        return FileResponse(path)
+        return Response(content, media_type=kind)
 
     return send
 
@@ -135,12 +135,12 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         """Say what is on images."""
         if reject and threshold is None:
             raise RefusalError(400, "this model has no threshold: leave reject out")
-        async with service.bodies.read(request) as body:
-            contents = images_of(request.headers.get("content-type", ""), body, service.limits)
+        async with service.bodies.read(request) as body, service.batcher.place():
+            kind = request.headers.get("content-type", "")
+            contents = await service.batcher.apart(images_of, kind, body, service.limits)
             request.scope["state"]["images"] = len(contents)
-            async with service.batcher.place():
-                images = await service.batcher.decode(contents)
-                rows = await service.batcher.predict(images)
+            images = await service.batcher.decode(contents)
+            rows = await service.batcher.predict(images)
         answers = [describe(judge("", row, classes, top, threshold if reject else None)) for row in rows]
         if pixels:
             answers = [told | {"pixels": _base64(image)} for told, image in zip(answers, images, strict=True)]
@@ -198,11 +198,10 @@ def _add_infer(app: FastAPI, service: Service) -> None:
     async def infer(request: Request, name: str) -> Response:
         """Pixels in, probabilities out (Open Inference Protocol)."""
         _require_name(name, service)
-        async with service.bodies.read(request) as body:
-            ident, images = pixels_of(body, size, service.limits)
+        async with service.bodies.read(request) as body, service.batcher.place():
+            ident, images = await service.batcher.apart(pixels_of, body, size, service.limits)
             request.scope["state"]["images"] = len(images)
-            async with service.batcher.place():
-                rows = await service.batcher.predict(images)
+            rows = await service.batcher.predict(images)
         output = {"name": OUTPUT, "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}
         told = {"model_name": service.name, "model_version": digest[:12], "outputs": [output]}
         return JSONResponse(told if ident is None else told | {"id": ident})

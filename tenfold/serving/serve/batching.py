@@ -1,4 +1,4 @@
-"""Images of many requests → probabilities: decoded in threads, answered together in one.
+"""Images of many requests → probabilities: found and decoded in threads, answered together in one.
 
 While a batch is computed, the next one gathers by itself: no image waits for company.
 """
@@ -7,8 +7,9 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tenfold.serving.serve.watch import Watch
 
 MOST_IN_A_BATCH = 64
 
+Result = TypeVar("Result")
 Waiting = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]
 
 
@@ -56,6 +58,10 @@ class Batcher:
         finally:
             self._requests -= 1
             self._watch.waiting.set(self._requests)
+
+    async def apart(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Let one of the threads do what would keep all others waiting."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *arguments)
 
     async def decode(self, contents: Sequence[bytes]) -> np.ndarray:
         """Bytes of image files to uint8 N×S×S×3. Raises `RefusalError`: 413 for too many pixels, else 400."""

@@ -57,19 +57,26 @@ def images_of(content_type: str, body: bytes, limits: Limits) -> list[bytes]:
     """
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
-        images = _from_multipart(options.get(b"boundary", b""), body)
+        images = _from_multipart(options.get(b"boundary", b""), body, limits.images)
     elif kind == b"application/json":
         images = _from_json(body)
     else:
         images = [body]
     if len(images) > limits.images:
-        raise RefusalError(413, f"{len(images)} images are more than the {limits.images} of one request")
+        raise _too_many(f"{len(images)}", limits.images)
     if not images or not all(images):
         raise RefusalError(400, "there is no image in the request" if not any(images) else "one of the images is empty")
     return images
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _too_many(count: str, most: int) -> RefusalError:
+    return RefusalError(413, f"{count} images, of at most {most} in one request")
+
+
+def _object(body: bytes, most: int) -> dict[str, Any]:
+    """JSON of at most about so many values: all requests would wait while more are parsed."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > most:
+        raise RefusalError(400, "the JSON holds more values than any request needs")
     try:
         return parse_object(body)
     except ValueError as error:  # its text may hold what was sent, which is none of our business
@@ -77,7 +84,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def _from_json(body: bytes) -> list[bytes]:
-    told = _object(body)
+    told = _object(body, most=1_000)
     given = told.get("images", [told.get("image")])
     if len(told) != 1 or not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise RefusalError(400, 'send {"image": base64} or {"images": [base64, …]}')
@@ -87,9 +94,9 @@ def _from_json(body: bytes) -> list[bytes]:
         raise RefusalError(400, "an image is not in base64") from error
 
 
-def _from_multipart(boundary: bytes, body: bytes) -> list[bytes]:
+def _from_multipart(boundary: bytes, body: bytes, most: int) -> list[bytes]:
     """The parts that are files, whatever their names."""
-    reader = _Parts()
+    reader = _Parts(most)
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         parser.write(body)
@@ -106,7 +113,8 @@ def _from_multipart(boundary: bytes, body: bytes) -> list[bytes]:
 class _Parts:
     """What the parser finds: contents of the parts, and whether each is a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self.parts: list[bytearray] = []
         self.are_files: list[bool] = []
         self.ended = False
@@ -124,6 +132,8 @@ class _Parts:
         }
 
     def _begin(self) -> None:
+        if len(self.parts) == self._most:
+            raise _too_many(f"more than {self._most}", self._most)
         self.parts.append(bytearray())
         self.are_files.append(False)
 
@@ -144,7 +154,7 @@ INPUT, OUTPUT = "images", "probabilities"
 
 def pixels_of(body: bytes, size: int, limits: Limits) -> tuple[str | None, np.ndarray]:
     """The request's id and its uint8 N×S×S×3. Raises `RefusalError` (400, or 413 for too many)."""
-    told = _object(body)
+    told = _object(body, most=2 * limits.images * size * size * 3 + 1_000)
     ident, inputs, outputs = told.get("id"), told.get("inputs"), told.get("outputs")
     if not isinstance(ident, str | None):
         raise RefusalError(400, "id must be a text")
@@ -167,20 +177,20 @@ def _tensor(told: dict[str, Any], size: int, limits: Limits) -> np.ndarray:
     if not sound or shape[0] < 1 or shape[1:] != [size, size, 3]:
         raise RefusalError(400, f"the shape must be [N, {size}, {size}, 3]")
     if shape[0] > limits.images:
-        raise RefusalError(413, f"{shape[0]} images are more than the {limits.images} of one request")
+        raise _too_many(f"{shape[0]}", limits.images)
     data = told.get("data")
     if not isinstance(data, list):
         raise RefusalError(400, "data must be a list")
-    flat = list(_flat(data, depth=4, most=shape[0] * size * size * 3))
+    flat = list(_flat(data, depth=4))
     if len(flat) != shape[0] * size * size * 3 or not all(type(n) is int and 0 <= n <= 255 for n in flat):
         raise RefusalError(400, "data must hold as many whole numbers from 0 to 255 as the shape says")
     return np.array(flat, np.uint8).reshape(shape)
 
 
-def _flat(data: list[Any], depth: int, most: int) -> Iterator[Any]:
+def _flat(data: list[Any], depth: int) -> Iterator[Any]:
     """Numbers in row-major order, from a flat list or a nested one."""
     for item in data:
         if isinstance(item, list) and depth > 1:
-            yield from _flat(item, depth - 1, most)
+            yield from _flat(item, depth - 1)
         else:
             yield item

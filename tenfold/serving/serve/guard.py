@@ -11,7 +11,6 @@ import secrets
 import socket
 import time
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,6 +35,7 @@ _HEADERS = [
     (b"cache-control", b"no-store"),
 ]
 _SOUND_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_SOUND_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 _GONE = 499  # as nginx logs it: the client did not wait
 
 
@@ -50,16 +50,13 @@ class Hosts:
 
     def __contains__(self, host: str) -> bool:
         """host: what a Host header says, with a port or without one. An address cannot be made to point elsewhere."""
+        sound = _SOUND_HOST.fullmatch(host)
+        name = sound[1].strip("[]").lower() if sound else ""
         try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
             address = ipaddress.ip_address(name)
         except ValueError:
-            return name in self._names if _is_plain(host) else False
+            return name in self._names
         return name in self._names or not self._local or address.is_loopback
-
-
-def _is_plain(host: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?", host) is not None
 
 
 class Guard:

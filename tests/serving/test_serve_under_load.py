@@ -1,0 +1,257 @@
+"""The service for minutes: load from another process, more than it can take, and requests made up by others."""
+
+import io
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+from served import Service, process
+
+from tenfold.serving.runtime import BUNDLED, open_model
+from tenfold.serving.serve.limits import Limits
+
+pytestmark = pytest.mark.acceptance
+LOAD = Path(__file__).with_name("load.py")
+SEED = 0
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with process(BUNDLED, tmp_path) as running:
+        for _ in range(20):
+            running.ask("POST", "/predict", picture(0))
+        yield running
+
+
+def picture(seed: int, size: int = 32, kind: str = "PNG") -> bytes:
+    """A smooth picture: noise of 8 × 8 pixels, enlarged."""
+    noise = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).resize((size, size), Image.Resampling.BICUBIC).save(content, kind)
+    return content.getvalue()
+
+
+def write(folder: Path, contents: list[bytes]) -> list[str]:
+    paths = [folder / f"{number:03}" for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    return list(map(str, paths))
+
+
+def load(service: Service, rate: float, seconds: float, files: list[str]) -> list[dict[str, Any]]:
+    """What became of each request, in the order in which they were sent."""
+    words = [sys.executable, str(LOAD), str(service.port), str(rate), str(seconds), *files]
+    return json.loads(subprocess.run(words, check=True, capture_output=True, timeout=600).stdout)  # type: ignore[no-any-return]
+
+
+def percentile(answers: list[dict[str, Any]], share: float) -> float:
+    """Milliseconds within which this share of the answers came."""
+    seconds = sorted(answer["seconds"] for answer in answers)
+    return 1e3 * float(seconds[min(len(seconds) - 1, int(share * len(seconds)))])
+
+
+class Memory:
+    """The most memory that a service holds while the block runs, in bytes."""
+
+    def __init__(self, service: Service):
+        assert service.process
+        self.process, self.done = psutil.Process(service.process.pid), threading.Event()
+        self.before = self.most = int(self.process.memory_info().rss)
+
+    def __enter__(self) -> "Memory":
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.05):
+            self.most = max(self.most, int(self.process.memory_info().rss))
+
+    def __exit__(self, *_: object) -> None:
+        self.done.set()
+        self.thread.join()
+
+    @property
+    def growth(self) -> int:
+        return self.most - self.before
+
+
+def test_fifty_requests_a_second_for_a_minute(service: Service, tmp_path: Path) -> None:
+    """No errors, the answers of prediction offline, 99 of 100 within 150 ms."""
+    contents, model = [picture(seed) for seed in range(100)], open_model()
+    rows = model.predict(np.stack([model.decode(content) for content in contents]))
+    answers = load(service, 50, 60, write(tmp_path, contents))
+    assert {answer["status"] for answer in answers} == {200}
+    for answer in answers:
+        if not answer["health"]:
+            row = rows[answer["number"] % 100]
+            (one,) = json.loads(answer["body"])["predictions"]
+            assert (one["label"], one["probability"]) == (
+                model.classes[row.argmax()],
+                pytest.approx(row.max(), abs=1e-5),
+            )
+    print(f"p50 {percentile(answers, 0.5):.1f} ms, p99 {percentile(answers, 0.99):.1f} ms")
+    assert percentile(answers, 0.99) <= 150
+    text = service.ask("GET", "/metrics").body.decode()
+    inside = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("tenfold_inference"))
+    within = float(inside['tenfold_inference_duration_seconds_bucket{le="0.002"}'])
+    assert within >= float(inside["tenfold_inference_duration_seconds_count"]) / 2
+
+
+@pytest.mark.parametrize("size", [32, 1024])
+def test_five_times_what_it_can(service: Service, tmp_path: Path, size: int) -> None:
+    """Served or refused, at once; health goes on; memory stays; five seconds later all is as before."""
+    files = write(tmp_path, [picture(seed, size) for seed in range(10)])
+    capacity = _capacity(service, [Path(file).read_bytes() for file in files])
+    with Memory(service) as memory:
+        answers = load(service, 5 * capacity, 10, files)
+    print(f"{capacity:.0f} requests/s; {memory.growth / 1e6:.0f} MB more")
+    work = [answer for answer in answers if not answer["health"]]
+    refused = [answer for answer in work if answer["status"] in (429, 503)]
+    assert {answer["status"] for answer in work} == {200, 503}
+    assert {answer["status"] for answer in answers if answer["health"]} == {200}
+    assert all(answer["retry"] for answer in refused)
+    print(
+        f"{len(refused) / len(work):.0%} refused,"
+        f" p50 {percentile(refused, 0.5):.1f} ms, p99 {percentile(refused, 0.99):.1f} ms"
+    )
+    assert percentile(refused, 0.99) <= 100
+    assert memory.growth < 300e6
+    time.sleep(5)
+    after = load(service, 20, 5, files)
+    assert {answer["status"] for answer in after} == {200} and percentile(after, 0.99) <= 250
+
+
+def _capacity(service: Service, contents: list[bytes]) -> float:
+    """Requests per second that eight clients get through when each waits for its answer."""
+
+    def ask(number: int) -> int:
+        return service.ask("POST", "/predict?top=1", contents[number % len(contents)]).status
+
+    with ThreadPoolExecutor(8) as pool:
+        began = time.perf_counter()
+        assert set(pool.map(ask, range(400))) == {200}
+    return 400 / (time.perf_counter() - began)
+
+
+def test_a_hundred_drips_change_nothing(service: Service, tmp_path: Path) -> None:
+    """With the limits as they are: dropped within ten seconds, others answered as without them."""
+    from test_serve_faults import HEAD, drip
+
+    slow = [service.connect() for _ in range(100)]
+    for connection in slow:
+        connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n")
+    with ThreadPoolExecutor(1) as pool:
+        dropped = pool.submit(drip, slow, b"a", 15)
+        answers = load(service, 20, 8, write(tmp_path, [picture(0)]))
+        ends = dropped.result()
+    for connection in slow:
+        connection.close()
+    assert len(ends) == 100 and max(ends) <= 10
+    assert {answer["status"] for answer in answers} == {200} and percentile(answers, 0.99) <= 150
+
+
+def test_sigterm_under_load(service: Service, tmp_path: Path) -> None:
+    """What was taken on is answered whole; the process ends within ten seconds, with 0."""
+    files = write(tmp_path, [picture(seed, 512) for seed in range(10)])
+    with ThreadPoolExecutor(1) as pool:
+        answers = pool.submit(load, service, 40, 6, files)
+        time.sleep(3)
+        began = time.monotonic()
+        assert service.end() == 0
+        assert time.monotonic() - began < 10
+        told = answers.result()
+    logged = [row for row in service.rows() if row["event"] == "request" and row["route"] == "/predict"]
+    served = [answer for answer in told if answer["status"] == 200 and not answer["health"]]
+    assert len(served) == len([row for row in logged if row["status"] == 200]) - 20 > 60
+    assert {answer["status"] for answer in told} <= {0, 200}
+    for answer in served:
+        assert json.loads(answer["body"])["predictions"]
+
+
+# --- requests made up by others --------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_mutated_images(service: Service) -> None:
+    """Bytes flipped, cut out, doubled, in every format: answered or refused, and memory stays."""
+    rng = np.random.default_rng(SEED)
+    kinds = [picture(seed, 40, kind) for seed, kind in enumerate(["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])]
+    statuses: dict[int, int] = {}
+    for batch in range(10):
+        if batch == 1:
+            watch = Memory(service).__enter__()
+        for number in range(1000):
+            answered = service.ask("POST", "/predict", _mutate(rng, kinds[number % len(kinds)]))
+            statuses[answered.status] = statuses.get(answered.status, 0) + 1
+            assert answered.status in (200, 400, 413), answered.body
+    watch.__exit__()
+    print(statuses, f"{watch.growth / 1e6:.0f} MB more")
+    assert statuses[400] > 1000
+    assert watch.growth < 60e6
+    assert not [row for row in service.rows() if row["level"] == "error"]
+
+
+def _mutate(rng: np.random.Generator, content: bytes) -> bytes:
+    data = bytearray(content)
+    for _ in range(rng.integers(1, 6)):
+        at, what = int(rng.integers(len(data))), rng.integers(4)
+        if what == 0:
+            data[at] ^= 1 << int(rng.integers(8))
+        elif what == 1:
+            data[at] = int(rng.integers(256))
+        elif what == 2:
+            del data[at : at + int(rng.integers(1, 40))]
+        else:
+            data[at:at] = data[at : at + int(rng.integers(1, 40))]
+        if not data:
+            return b"\0"
+    return bytes(data)
+
+
+def test_a_million_bytes_of_json(service: Service) -> None:
+    """In many shapes, again and again: refused, and memory stays."""
+    shapes = [b"[" * 10**6, b"{" + b'"a":1,' * 166_000 + b'"b":1}', b'{"image":"' + b"A" * 10**6 + b'"}', b"1" * 10**6]
+    shapes += [b'{"inputs":[{"data":[' + b"1," * 499_000 + b"1]}]}", b'{"images":[' + b'"",' * 333_000 + b'""]}']
+    with Memory(service) as memory:
+        for _ in range(20):
+            for body in shapes:
+                for path in ("/predict", "/v2/models/cifar10/infer"):
+                    assert 400 <= service.ask("POST", path, body, Content_Type="application/json").status < 500
+    assert memory.growth < 150e6
+
+
+def test_schema_driven_fuzz(service: Service) -> None:
+    """schemathesis, from the service's own description: no answer of 500 or more, none that it does not describe."""
+    url = f"http://127.0.0.1:{service.port}/openapi.json"
+    checks = "not_a_server_error,response_schema_conformance,content_type_conformance"
+    schemathesis = str(Path(sys.executable).with_name("schemathesis"))
+    words = [schemathesis, "run", url, "--checks", checks, "--max-examples", "200", "--seed", str(SEED)]
+    words += ["--generation-database", "none", "--suppress-health-check", "all", "--no-color"]
+    assert service.log
+    result = subprocess.run(words, capture_output=True, text=True, timeout=1200, cwd=service.log.parent)
+    assert result.returncode == 0, result.stdout[-5000:]
+    statuses = {row["status"] for row in service.rows() if row["event"] == "request"}
+    assert 200 in statuses and not {status for status in statuses if status >= 500}
+
+
+def test_a_large_photo_takes_bounded_memory(service: Service) -> None:
+    """The largest that is read, sixteen at once."""
+    side = int(Limits().pixels ** 0.5)
+    content = io.BytesIO()
+    Image.new("RGB", (side, side), (200, 30, 60)).save(content, "JPEG")
+    with Memory(service) as memory, ThreadPoolExecutor(16) as pool:
+        bodies = [content.getvalue()] * 16
+        answers = list(pool.map(lambda body: service.ask("POST", "/predict", body).status, bodies))
+    print(f"{memory.growth / 1e6:.0f} MB more", answers)
+    assert set(answers) <= {200, 503}
+    assert memory.growth < 1.5e9
