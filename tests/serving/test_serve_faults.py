@@ -167,7 +167,7 @@ def test_one_connection_too_many_drops_the_one_that_waits_longest() -> None:
 def test_large_bodies_are_refused_and_not_kept(service: Service) -> None:
     """With a length: at once, by its head. Without: when the limit is passed; the rest is read and thrown away.
 
-    Without the limit for chunks, the answer was 400, after 160 MB were held.
+    Without the limit for chunks, the answer was 503, after 128 MB were held.
     """
     limit, before = Limits().body, memory(service)
     with service.connect() as connection:
