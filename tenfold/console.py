@@ -24,9 +24,14 @@ def stderr() -> "Console":
     return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """Text that no terminal takes for a command, on one line: what cannot be printed is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def remark(text: str) -> None:
-    """Say one line on standard error, literally: brackets in it are no markup."""
-    stderr().print(text, markup=False)
+    """Say one line on standard error, literally: brackets in it are no markup, names of files no commands."""
+    stderr().print(printable(text), markup=False)
 
 
 @contextlib.contextmanager

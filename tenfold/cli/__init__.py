@@ -28,7 +28,7 @@ def _run() -> int:
     try:
         return app(standalone_mode=False) or 0
     except TenfoldError as error:
-        remark("tenfold: " + str(error).replace("\n", "\\n"))  # one line, whatever names the user gave
+        remark(f"tenfold: {error}")
         return error.exit_code
     except typer.TyperException as error:
         if error.format_message():  # empty where the help was printed instead

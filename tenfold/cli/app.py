@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold.console import printable
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(*header, box=box.SIMPLE_HEAD, show_edge=False)
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(width=None if sys.stdout and sys.stdout.isatty() else 10_000, highlight=False)
     console.print(table)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli.app import Json, Resize, Size, app, print_json, print_table, require_extra
+from tenfold.console import printable
 from tenfold.errors import DataError, SkippedError
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def data_show(
         print_json({"data": name, "path": str(path), **counts})
         return
     for label in dataset.classes:
-        print(f"{label:12} {counts['train'][label]:>7,} training {counts['test'][label]:>7,} test")
+        print(f"{printable(label):12} {counts['train'][label]:>7,} training {counts['test'][label]:>7,} test")
     print(path)
 
 
@@ -121,6 +122,6 @@ def _print_findings(findings: "Sequence[Finding]") -> None:
     for kind, found in kinds.items():
         print(f"{kind} ({len(found):,})")
         for finding in found[:MOST_SHOWN]:
-            print("  " + str(finding).replace("\n", "\\n"))
+            print(f"  {printable(str(finding))}")
         if len(found) > MOST_SHOWN:
             print(f"  … and {len(found) - MOST_SHOWN:,} more: --json lists all")

@@ -21,7 +21,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from tenfold.console import Advance, remark
+from tenfold.console import Advance, printable, remark
 from tenfold.errors import BusyError, DataError, ImageError, StorageError, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
 from tenfold.serving.inputs import Input
@@ -107,11 +107,6 @@ def _decode_ahead(classifier: Classifier, inputs: Iterable[Input]) -> Iterator[t
 
 
 # --- how answers are written -------------------------------------------------------------------------------------
-
-
-def printable(text: str) -> str:
-    """Text that no terminal takes for a command, on one line: what cannot be printed is written as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass(frozen=True)
@@ -325,6 +320,6 @@ def write_all(
         write([*header, *map(form.write, answers)])
         bad = [answer for answer in answers if answer.error is not None]
         for answer in bad:
-            remark(f"{printable(answer.path)}: {answer.error}")
+            remark(f"{answer.path}: {answer.error}")
         count.inputs, count.bad = count.inputs + len(answers), count.bad + len(bad)
         advance(len(answers))

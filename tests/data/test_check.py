@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from pictures import save
 from PIL import Image
+from rich.console import Console
 
 from tenfold import cli
 from tenfold.data.check import Checked, check_folder, find_alike
@@ -284,6 +286,23 @@ def test_the_answer_for_people(root: Path, check: Callable[..., tuple[int, str]]
     assert "warning: duplicates of two classes (15)" in lines
     assert sum("is the same image as" in line for line in lines) == 10
     assert "  … and 5 more: --json lists all" in lines
+
+
+def test_no_name_commands_the_terminal(
+    root: Path, check: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without escapes, the names went there as they are."""
+    said = StringIO()
+    monkeypatch.setattr("tenfold.console.stderr", lambda: Console(file=said))
+    folder = next(path for path in sorted(root.iterdir()) if path.is_dir()).rename(root / "\x1b]0;mine\x07")
+    (folder / "bad\x1b[2J.png").write_bytes(b"")
+    code, out = check("check", root)
+    assert code == 3 and r"\x1b[2J" in out and r"\x1b]0;mine\x07" in out and "\x1b" not in out
+    (folder / "bad\x1b[2J.png").unlink()
+    code, out = check("show", root, "--out", tmp_path / "x.png")
+    assert code == 0 and r"\x1b]0;mine\x07" in out and "\x1b" not in out
+    assert check("show", tmp_path / "\x1b[2J" / "no")[0] == 3
+    assert r"\x1b[2J" in said.getvalue() and "\x1b" not in said.getvalue()
 
 
 def test_no_folder_to_check(tmp_path: Path) -> None:

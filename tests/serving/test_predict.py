@@ -17,10 +17,11 @@ import onnx
 import pytest
 from PIL import Image
 
+from tenfold.console import printable
 from tenfold.errors import BusyError, DataError, StorageError, UsageError
 from tenfold.serving.export import pack
 from tenfold.serving.inputs import find
-from tenfold.serving.predict import Answer, Journal, answer, make_form, printable, skip_done
+from tenfold.serving.predict import Answer, Journal, answer, make_form, skip_done
 from tenfold.serving.runtime import open_model
 from tenfold.training.run import Run
 from tenfold.training.train import dataset_of
