@@ -39,9 +39,9 @@ def export(
     from tenfold.training.run import Run
 
     exported = write(Run.open(run), out, int8)  # type: ignore[arg-type]
-    if card:
-        from tenfold.serving.card import write_card
+    from tenfold.serving.card import has_card, write_card
 
+    if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
         remark(f"card: {write_card(Run.open(run), Path(exported.path))}")
     if as_json:
         print_json(asdict(exported))

@@ -114,7 +114,12 @@ def _read_side(name: str, run: Run, dataset: Dataset, labels: np.ndarray, first:
     numbers = {label: number for number, label in enumerate(dataset.classes)}
     true, predicted = (frame[column].map(numbers) for column in ("true", "predicted"))
     if not _has_same_images(run, first, frame, dataset) or not np.array_equal(true.to_numpy(), labels):
-        raise DataError(f"{run.path} and {first.path} were not scored on the same test images")
+        why = (
+            ": a folder without test/ is split by the seed, so give them the same --seed"
+            if dataset.test.names is not None
+            else ""
+        )
+        raise DataError(f"{run.path} and {first.path} were not scored on the same test images{why}")
     if predicted.isna().any():
         raise ModelError(f"{run.path / 'predictions.csv'} names classes that {dataset.name} does not have")
     return Side(name, run, results, predicted.to_numpy(np.int64), frame["probability"].to_numpy(float))

@@ -14,6 +14,14 @@ from tenfold.serving.runtime import About, Classifier, open_model
 from tenfold.training.run import Run
 from tenfold.training.train import dataset_of, reproduction
 
+_TITLE = "# Model card: "
+
+
+def has_card(file: Path) -> bool:
+    """Whether a card of ours lies beside `file`."""
+    path = file.with_suffix(".md")
+    return path.is_file() and path.read_text(errors="replace").startswith(_TITLE)
+
 
 def write_card(run: Run, file: Path) -> Path:
     """Write the card of a model that was exported from `run`, beside it, as Markdown; return its path."""
@@ -34,7 +42,7 @@ def write_card(run: Run, file: Path) -> Path:
 def _what_it_is(classifier: Classifier, file: Path) -> str:
     about, size = classifier.about, classifier.about.size
     kind = "8-bit convolutions, the first excepted" if about.quantized else "float32"
-    return f"""# Model card: {file.name}
+    return f"""{_TITLE}{file.name}
 Made by `tenfold export --card`; every score was measured on this very file.
 
 ## What it is

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tenfold.data import Dataset
-from tenfold.serving.card import write_card
+from tenfold.serving.card import has_card, write_card
 from tenfold.serving.runtime import BUNDLED, open_model
 from tenfold.training.run import Run
 from tenfold.training.train import dataset_of
@@ -32,6 +32,17 @@ def test_a_card_says_what_is_true_of_the_file(run: Run, small: Path) -> None:
 def test_the_command_is_that_of_the_run(run: Run, small: Path) -> None:
     command = "tenfold train --recipe recipe.json --data shapes --seed 0"
     assert f"$ {command}\n```\nData: `shapes`, no training images held out" in write_card(run, small).read_text()
+
+
+def test_a_card_is_known_by_its_title(run: Run, small: Path, tmp_path: Path) -> None:
+    """So that an export beside an older card writes it anew, and leaves other notes alone."""
+    file = tmp_path / "m.onnx"
+    file.write_bytes(small.read_bytes())
+    assert not has_card(file)
+    file.with_suffix(".md").write_text("# my own notes\n")
+    assert not has_card(file)
+    write_card(run, file)
+    assert has_card(file)
 
 
 def test_the_model_that_comes_along_is_small_and_its_card_its_own() -> None:
