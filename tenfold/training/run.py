@@ -284,7 +284,7 @@ def check_new(path: Path) -> None:
     except UnicodeEncodeError:
         raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
-        raise UsageError(f"{path} exists: choose another --out, or go on with it by --resume")
+        raise UsageError(f"{path} exists: choose another --out, or go on with it: --resume --out {path}")
 
 
 def describe_model(
