@@ -24,7 +24,10 @@ def has_card(file: Path) -> bool:
 
 
 def write_card(run: Run, file: Path) -> Path:
-    """Write the card of a model that was exported from `run`, beside it, as Markdown; return its path."""
+    """Write the card of a model that was exported from `run`, beside it, as Markdown; return its path.
+
+    In the run directory it is sealed. Raises `BusyError` for a run in use, `StorageError`.
+    """
     classifier, dataset = open_model(file), dataset_of(run)
     test = dataset.test
     probabilities = classifier.predict(test.images)
@@ -35,8 +38,16 @@ def write_card(run: Run, file: Path) -> Path:
         _limits(classifier.about),
     ]
     path = file.with_suffix(".md")
-    write_text(path, "\n".join(parts))
-    return path
+    if path.parent.resolve() != run.path.resolve():
+        write_text(path, "\n".join(parts))
+        return path
+    run.lock()
+    try:
+        write_text(path, "\n".join(parts))
+        run.seal_more(path.name)
+        return path
+    finally:
+        run.unlock()
 
 
 def _what_it_is(classifier: Classifier, file: Path) -> str:

@@ -45,6 +45,10 @@ def test_a_card_is_known_by_its_title(run: Run, small: Path, tmp_path: Path) -> 
     assert has_card(file)
 
 
+def test_a_card_in_the_run_is_sealed(run: Run, model: Path) -> None:
+    run.verify(write_card(run, model).name)
+
+
 def test_the_model_that_comes_along_is_small_and_its_card_its_own() -> None:
     model, card = open_model(BUNDLED), BUNDLED.with_suffix(".md").read_text()
     assert BUNDLED.stat().st_size <= 8_000_000
