@@ -1,7 +1,7 @@
 """tenfold bench, tenfold runs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,6 +22,9 @@ from tenfold.cli.app import (
     require_extra,
 )
 from tenfold.errors import UsageError
+
+if TYPE_CHECKING:
+    from tenfold.data import Dataset
 
 
 @app.command()
@@ -45,10 +48,11 @@ def bench(
 ) -> None:
     """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences."""
     require_extra("train", TRAIN_EXTRA)
-    if profile:
-        _profile(recipe, data, as_json)
-        return
     from tenfold.data import load
+
+    if profile:
+        _profile(recipe, load(data, size=size, resize=resize), as_json)
+        return
     from tenfold.evaluation import plots
     from tenfold.scaling import bench as benching
 
@@ -61,7 +65,7 @@ def bench(
     dataset = load(data, size=size, resize=resize)  # so that no run's time holds a download, nor a folder's decoding
     options = ["--data", data, "--device", device]
     options += ["--size", str(size), "--resize", resize] if dataset.origin else []
-    options += [] if epochs is None else ["--epochs", f"{epochs:g}"]
+    options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
     path = out or RUNS / f"bench-{'-'.join(stems)}"
     timed = benching.bench(names, range(seed0, seed0 + runs), path, options)
@@ -78,13 +82,11 @@ def bench(
         print(*sentences, path / "bench.png", sep="\n")
 
 
-def _profile(name: str, data: str, as_json: bool) -> None:
+def _profile(name: str, dataset: "Dataset", as_json: bool) -> None:
     from dataclasses import asdict
 
-    from tenfold.data import load
     from tenfold.training.profile import profile_step
 
-    dataset = load(data)
     profiled = profile_step(choose_recipe(name, None, None), dataset.train, len(dataset.classes))
     ceiling = profiled.ceiling
     if as_json:
