@@ -40,6 +40,13 @@ def test_the_temperature_is_where_torch_finds_the_smallest_loss() -> None:
     assert log_t.grad is not None and abs(float(log_t.grad)) < 1e-5
 
 
+def test_where_all_is_right_no_certainty_is_invented() -> None:
+    """Five images, hardly told apart: their likelihood alone asks for a temperature near nought."""
+    logits = np.diag(np.linspace(0.4, 2.2, 5))
+    found = calibrate(logits, logits.argmax(axis=1))
+    assert found.temperature == 1 and found.threshold is None
+
+
 def test_calibration_makes_the_error_vanish_and_the_loss_fall() -> None:
     val, test = draw_calibrated(20_000, 10, seed=3), draw_calibrated(20_000, 10, seed=4)
     figures = describe(calibrate(val[0] * 3, val[1]), test[0] * 3, test[1])
