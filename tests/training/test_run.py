@@ -92,7 +92,9 @@ def test_a_new_run_holds_its_recipe_and_environment(run: Run) -> None:
 def test_a_path_that_exists_is_refused(tmp_path: Path, run: Run) -> None:
     for path in (run.path, tmp_path / "file"):
         path.exists() or path.write_text("mine")
-        with pytest.raises(UsageError, match=f"{path} exists: choose another --out, or go on with it: --resume --out {path}"):
+        with pytest.raises(
+            UsageError, match=f"{path} exists: choose another --out, or go on with it: --resume --out {path}"
+        ):
             Run.create(path, RECIPE, {})
     assert (tmp_path / "file").read_text() == "mine"
 
