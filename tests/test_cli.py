@@ -149,7 +149,7 @@ def test_no_color_is_honoured() -> None:
         (
             ["train", "--data", "shapes", "--out", "taken"],
             2,
-            "taken exists: choose another --out, or go on with it by --r",
+            "taken exists: choose another --out, or go on with it: --resume --out taken",
         ),
         (["train", "--sead", "1"], 2, "--sead"),
         (["train", "--epochs", "0"], 2, "--epochs must be more than 0"),
