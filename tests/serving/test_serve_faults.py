@@ -232,6 +232,7 @@ def test_one_request_too_many_is_refused_at_once() -> None:
                 assert time.monotonic() - began < 0.5
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert connection.recv(20).startswith(b"HTTP/1.1 200")
+        assert b"tenfold_refused_total 1.0" in service.ask("GET", "/metrics").body  # by its first bytes
         slow.go.set()
         told = [request.result().json()["predictions"][0]["probability"] for request in waiting]
         assert told == pytest.approx([1, 2 / 3, 2 / 3, 1], abs=1e-6)
