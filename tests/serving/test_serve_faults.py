@@ -349,6 +349,7 @@ def test_sigterm_lets_requests_in_flight_finish(model: Path, tmp_path: Path) -> 
             assert idle.recv(1) == b""
             with pytest.raises(OSError):
                 service.connect()
+            assert not select_readable(half, 0.5)
             half.sendall(content[20:])
             answered = b"".join(iter(lambda: half.recv(65536), b""))
             assert answered.startswith(b"HTTP/1.1 200") and b"predictions" in answered

@@ -83,4 +83,5 @@ def begin_log() -> None:
     handler.setFormatter(_Json())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     LOG.setLevel(logging.INFO)
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what clients send wrong they are told
+    for parser in ("python_multipart", "PIL"):  # what clients send wrong they are told
+        logging.getLogger(parser).setLevel(logging.CRITICAL)
