@@ -41,7 +41,7 @@ class Connection(H11Protocol):
         """When we began to wait for the request, or to linger."""
         self.received = 0
         self.between = True  # requests: the next byte begins one
-        self.refused = False
+        self.refused = self.arrived = self.work = False
         self.stuck: float | None = None
         if len(self.connections) > self.limits.connections:
             waiting = [other for other in self.connections if isinstance(other, Connection) and other.is_waiting()]
@@ -52,13 +52,24 @@ class Connection(H11Protocol):
             return
         if self.between:
             self.between, self.began, self.received = False, self.loop.time(), 0
-            if self.app.full and data.startswith(_WORK):
+            self.work = data.startswith(_WORK)
+            if self.work and self.app.full:
                 self._refuse()
                 return
         self.received += len(data)
         super().data_received(data)
+        self._count(self.work and self.conn.their_state in (h11.DONE, h11.MUST_CLOSE))
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
             self.between, self.began = True, self.loop.time()
+
+    def _count(self, arrived: bool) -> None:
+        """Keep count of requests that are whole and not answered."""
+        self.app.arrived += arrived - self.arrived
+        self.arrived = arrived
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._count(False)
+        super().connection_lost(exc)
 
     def _refuse(self) -> None:
         self.refused = True
@@ -75,6 +86,7 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         self.between = self.conn.their_state is h11.DONE
+        self._count(False)
         self.began = self.loop.time()
         super().on_response_complete()
 

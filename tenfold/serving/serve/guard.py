@@ -67,11 +67,13 @@ class Guard:
         self._batcher = batcher
         self._hosts = hosts
         self._token = token.encode() if token is not None else None
+        self.arrived = 0
+        """Requests for an answer that are whole and not answered; the connections keep count of them."""
 
     @property
     def full(self) -> bool:
         """Whether a request for an answer would be refused."""
-        return self._batcher.full
+        return self._batcher.full or self.arrived >= self.limits.waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
