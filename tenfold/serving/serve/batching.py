@@ -91,17 +91,17 @@ class Batcher:
 
     async def _work(self) -> None:
         """Answer whatever waits, batch by batch, until nothing does."""
-        while batch := self._next_batch():
-            images = np.concatenate([images for images, _ in batch])
-            try:
-                rows = await asyncio.get_running_loop().run_in_executor(self._worker, self._infer, images)
-            except Exception as error:
-                for _, answer in batch:
-                    if not answer.done():
-                        answer.set_exception(error)
-                continue
-            _hand_out(rows, batch)
-        self._working = None
+        try:
+            while batch := self._next_batch():
+                try:
+                    rows = await asyncio.get_running_loop().run_in_executor(self._worker, self._infer, batch)
+                    _hand_out(rows, batch)
+                except Exception as error:
+                    for _, answer in batch:
+                        if not answer.done():
+                            answer.set_exception(error)
+        finally:
+            self._working = None  # whatever happened, the next request finds a worker
 
     def _next_batch(self) -> list[Waiting]:
         """What waits, in order, up to `MOST_IN_A_BATCH` images or one request; those that gave up are left out."""
@@ -114,7 +114,8 @@ class Batcher:
                 images += len(waiting[0])
         return batch
 
-    def _infer(self, images: np.ndarray) -> np.ndarray:
+    def _infer(self, batch: Sequence[Waiting]) -> np.ndarray:
+        images = np.concatenate([images for images, _ in batch])
         began = time.perf_counter()
         rows = self.classifier.predict(images)
         self._watch.inference.observe(time.perf_counter() - began)
