@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from tenfold.console import remark
-from tenfold.serving.runtime import BUNDLED, cores, installed_runtimes, open_model, runtime_versions
+from tenfold.machine import cores
+from tenfold.serving.runtime import BUNDLED, installed_runtimes, open_model, runtime_versions
 
 BATCHES = (1, 64, 256)
 MEASURED_BEFORE = 445.0

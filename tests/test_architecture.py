@@ -11,7 +11,7 @@ import pytest
 import tenfold
 
 PACKAGE = Path(tenfold.__file__).parent
-OPEN_TO_ALL = {"errors", "files", "console"}
+OPEN_TO_ALL = {"errors", "files", "console", "machine"}
 TOP = {*OPEN_TO_ALL, "cli", "__init__", "__main__"}  # what stands above the rooms or is open to them
 
 # One way through the rooms: a room may import the rooms and files named beside it, and no other.

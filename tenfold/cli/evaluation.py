@@ -30,11 +30,10 @@ def evaluate(
     from tenfold.training.train import dataset_of, other_data
 
     opened = Run.open(run)
-    opened.lock()
-    dataset, own = (dataset_of(opened), True) if data is None else other_data(opened, data)
-    evaluated = evaluation.evaluate(opened, dataset, make_plan(device), own=own)
-    scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
-    opened.unlock()
+    with opened.locked():
+        dataset, own = (dataset_of(opened), True) if data is None else other_data(opened, data)
+        evaluated = evaluation.evaluate(opened, dataset, make_plan(device), own=own)
+        scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
     if predictions:
         write_text(predictions, evaluation.to_csv(evaluated.predictions()))
     if as_json:
@@ -83,11 +82,9 @@ def _report_run(run: Path, device: str) -> list[Path]:
     from tenfold.training.train import dataset_of
 
     opened = Run.open(run)
-    opened.lock()
-    opened.require_scores()
-    dataset = dataset_of(opened)
-    evaluation = score(opened, dataset, make_plan(device))
-    rewrite_scores(opened, evaluation)
-    paths = write_report(opened, dataset, evaluation)
-    opened.unlock()
-    return paths
+    with opened.locked():
+        opened.require_scores()
+        dataset = dataset_of(opened)
+        evaluation = score(opened, dataset, make_plan(device))
+        rewrite_scores(opened, evaluation)
+        return write_report(opened, dataset, evaluation)

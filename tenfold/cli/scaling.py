@@ -98,8 +98,7 @@ def _profile(name: str, dataset: "Dataset", as_json: bool) -> None:
         (part.name, part.direction, f"{part.milliseconds:.1f}", *_rate_cells(part.rate, ceiling))
         for part in profiled.parts
     ]
-    rate = profiled.gflop / profiled.milliseconds * 1e3
-    rows.append(("whole step", "", f"{profiled.milliseconds:.1f}", *_rate_cells(rate, ceiling)))
+    rows.append(("whole step", "", f"{profiled.milliseconds:.1f}", *_rate_cells(profiled.rate, ceiling)))
     print_table(("part", "direction", "ms", "GFLOP/s", "of the ceiling"), rows)
     print(f"{profiled.batch_size} images a step; ceiling: {ceiling:.0f} GFLOP/s in a bfloat16 matrix product")
 

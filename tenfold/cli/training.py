@@ -81,18 +81,20 @@ def train(
         make_plan(device)
         dataset = load(data, size=size, resize=resize, seed=seed)
         if dataset.origin:
-            chosen = _fit_to_folder(recipe, epochs, val_size, dataset)
+            chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
         trained = training.train(chosen, dataset, path, seed=seed, device=device)
     _score_and_draw(trained, report, as_json)
 
 
-def _fit_to_folder(name: str, epochs: float | None, val_size: int | None, dataset: "Dataset") -> "Recipe":
-    """Fit the recipe to a folder's number of images, and say how."""
+def _fit_to_folder(
+    chosen: "Recipe", name: str, epochs: float | None, val_size: int | None, dataset: "Dataset"
+) -> "Recipe":
+    """Fit the recipe of that name to a folder's number of images, and say how it differs from the `chosen` one."""
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
     images = len(dataset.train) - dataset.val_size
     recipe = choose_recipe(name, epochs, val_size, images)
-    if recipe != choose_recipe(name, epochs, val_size):
+    if recipe != chosen:
         remark(
             f"recipe fitted to {images:,} images: {recipe.epochs:.4g} epochs in batches of "
             f"{min(recipe.batch_size, images)} (--epochs sets another number)"

@@ -52,16 +52,17 @@ def check_folder(root: Path) -> Checked:
     """
     listing = list_folder(root)
     pictures = read_pictures(listing, 32, "squash")
+    counts = _count(pictures)
     findings = [
         *listing.findings,
         *examine_entries(pictures),
         *_examine_endings(pictures),
-        *_examine_counts(pictures),
+        *_examine_counts(counts),
         *_examine_copies(pictures),
         *_examine_likenesses(pictures),
     ]
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))  # stable: kinds stay together
-    return Checked(folder_name(root), _count(pictures), tuple(findings))
+    return Checked(folder_name(root), counts, tuple(findings))
 
 
 def _count(pictures: Pictures) -> dict[str, dict[str, int]]:
@@ -81,8 +82,8 @@ def _examine_endings(pictures: Pictures) -> Iterator[Finding]:
             yield Finding("ending", "warning", what, "read all the same; rename it", (file.name,))
 
 
-def _examine_counts(pictures: Pictures) -> Iterator[Finding]:
-    for split, counts in _count(pictures).items():
+def _examine_counts(by_split: dict[str, dict[str, int]]) -> Iterator[Finding]:
+    for split, counts in by_split.items():
         if split not in ("", "train"):
             continue
         largest, smallest = (choose(counts, key=lambda name: counts[name], default="") for choose in (max, min))

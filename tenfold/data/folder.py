@@ -28,6 +28,7 @@ from tenfold.data.image import RESIZES, decode, read_file, sniff
 from tenfold.data.listing import PICTURES, File, Finding, Listing, list_folder, shown_name
 from tenfold.errors import DataError, ImageError, UsageError
 from tenfold.files import TEMPORARY_SUFFIX, atomic_write, parse_object, sha256, storage_errors, write_text
+from tenfold.machine import cores
 
 TEST_SHARE = 0.2
 """Of each class, drawn for testing where the folder has no test images of its own."""
@@ -169,8 +170,7 @@ def _decoded(listing: Listing, size: int, resize: str) -> Iterator[tuple[Entry, 
             return Entry(kind=kind, reason=str(error), bad=bad), blank
         return Entry(hashlib.sha256(content).hexdigest(), sniff(content)), pixels
 
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with progress("reading images", len(listing.files)) as bar, ThreadPoolExecutor(workers) as pool:
+    with progress("reading images", len(listing.files)) as bar, ThreadPoolExecutor(cores()) as pool:
         for begin in range(0, len(listing.files), _BATCH):
             batch = listing.files[begin : begin + _BATCH]
             yield from pool.map(work, batch)

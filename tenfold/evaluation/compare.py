@@ -5,7 +5,6 @@ Legend: N test images, R runs, K classes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +172,6 @@ def _values(comparison: Comparison, differing: int, here: int) -> dict[str, Any]
         "differing": differing,
         "here": here,
         "recipes": _recipe_rows(sides),
-        "footer": f"tenfold {version('tenfold')}. This page needs no network.",
     }
 
 

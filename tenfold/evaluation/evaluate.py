@@ -82,7 +82,9 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None, *, own: bool 
     test = outputs_of(run, model, dataset.test, plan, "test")
     held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
     val = outputs_of(run, model, held_out, plan, "val") if held_out else None
-    calibration = calibrate(val.single, val.labels) if val else None if own else _earlier_calibration(run)
+    calibration = calibrate(val.single, val.labels) if val else None
+    if not own:
+        calibration = _earlier_calibration(run)
     more = {
         "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
         "calibration": describe(calibration, test.single, test.labels) if calibration else None,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +177,6 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "environment": _environment(known),
         "command": reproduction(known.run.recipe, known.results["seed"], known.dataset),
         "reproduce_note": _REPRODUCE_NOTE,
-        "footer": f"tenfold {version('tenfold')}. This page needs no network.",
     }
 
 

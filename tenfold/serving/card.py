@@ -41,13 +41,10 @@ def write_card(run: Run, file: Path) -> Path:
     if path.parent.resolve() != run.path.resolve():
         write_text(path, "\n".join(parts))
         return path
-    run.lock()
-    try:
+    with run.locked():
         write_text(path, "\n".join(parts))
         run.seal_more(path.name)
-        return path
-    finally:
-        run.unlock()
+    return path
 
 
 def _what_it_is(classifier: Classifier, file: Path) -> str:

@@ -71,13 +71,10 @@ def export(run: Run, out: Path | None = None, int8: Int8 = "off") -> Exported:
     """
     if out is not None:
         return _export(run, out, int8)
-    run.lock()
-    try:
+    with run.locked():
         exported = _export(run, run.path / RUN_FILE, int8)
         run.seal_more(RUN_FILE)
-        return exported
-    finally:
-        run.unlock()
+    return exported
 
 
 def _export(run: Run, out: Path, int8: Int8) -> Exported:
@@ -85,15 +82,18 @@ def _export(run: Run, out: Path, int8: Int8) -> Exported:
     model, dataset = run.load_model(plan), dataset_of(run)
     about = describe(run, model)
     network = to_onnx(model.network, model.pixels, len(model.classes), model.size, about.temperature)
-    test = _spread(dataset.test, CHECKED)
+    test = dataset.test[_spread(len(dataset.test), CHECKED)]
     logits = predict_logits(model.network, torch.from_numpy(np.array(test.images)), model.pixels, plan).single
     expected = torch.softmax(logits / about.temperature, dim=1).numpy()
-    content, speeds = pack(network, about), None
-    check(open_bytes(content, out.name).predict(test.images), expected)
-    if int8 != "off":
-        content, speeds = _choose(content, network, about, dataset, int8)
-    kept = open_bytes(content, out.name)
+    plain, speeds = pack(network, about), None
+    content, kept = plain, open_bytes(plain, out.name)
     answers = kept.predict(test.images)
+    check(answers, expected)
+    if int8 != "off":
+        content, speeds = _choose(plain, network, about, dataset, int8)
+    if content != plain:
+        kept = open_bytes(content, out.name)
+        answers = kept.predict(test.images)
     write_bytes(out, content)
     return Exported(
         path=str(out),
@@ -148,9 +148,9 @@ def _agreement(answers: np.ndarray, expected: np.ndarray) -> float:
     return float((answers.argmax(1) == expected.argmax(1)).mean())
 
 
-def _spread(part: Split, count: int) -> Split:
-    """At most `count` images, evenly spread over `part`."""
-    return part[np.linspace(0, len(part) - 1, min(count, len(part))).astype(int)]
+def _spread(count: int, most: int) -> np.ndarray:
+    """Numbers of at most `most` of `count` images, evenly spread."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
 
 
 # --- eight bits --------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def quantize(network: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
     without VNNI add pairs of products in 16 bits.
     """
     first = next(node.name for node in network.graph.node if node.op_type == "Conv")
-    some = images[np.linspace(0, len(images) - 1, min(CALIBRATED, len(images))).astype(int)]
+    some = images[_spread(len(images), CALIBRATED)]
     with tempfile.TemporaryDirectory() as folder, _without_log():
         path = Path(folder) / RUN_FILE
         quantization.quantize_static(

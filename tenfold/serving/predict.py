@@ -24,8 +24,9 @@ import numpy as np
 from tenfold.console import Advance, printable, remark
 from tenfold.errors import BusyError, DataError, ImageError, StorageError, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
+from tenfold.machine import cores
 from tenfold.serving.inputs import Input
-from tenfold.serving.runtime import Classifier, cores
+from tenfold.serving.runtime import Classifier
 
 BATCH_SIZE = 128
 _AHEAD = 4 * BATCH_SIZE

@@ -24,6 +24,7 @@ import numpy as np
 from tenfold.data.image import MOST_PIXELS, RESIZES, decode
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.files import parse_object, sha256
+from tenfold.machine import cores
 
 BUNDLED = Path(__file__).parent / "models" / "cifar10.onnx"
 ABOUT, DIGEST = "tenfold", "tenfold_sha256"
@@ -278,11 +279,6 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 
 
 # --- the runtimes ------------------------------------------------------------------------------------------------
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _start_onnxruntime(content: bytes) -> Callable[[np.ndarray], np.ndarray]:

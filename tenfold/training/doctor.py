@@ -17,6 +17,7 @@ from tenfold.data.cache import home, load_cifar10
 from tenfold.data.download import npm_client
 from tenfold.data.sources import PUBLISHER_URL, offline
 from tenfold.errors import DataError, UsageError
+from tenfold.machine import cores
 from tenfold.training.device import DEVICES, NORMAL_RATE, cpu_features, make_plan, matrix_rate
 
 PACKAGES = ("tenfold", "torch", "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "safetensors")
@@ -63,8 +64,7 @@ def _processor() -> Iterator[Finding]:
     name = str(features.get("cpu_name") or platform.processor() or "unknown")
     plan = make_plan("cpu")
     _, dtype, threads, allocator = plan.reasons
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("processor", f"{name}, {cores} cores for this process", f"trains with {threads}")
+    yield Finding("processor", f"{name}, {cores()} cores for this process", f"trains with {threads}")
     yield Finding("vector units", units, dtype)
     yield Finding("allocator", platform.libc_ver()[0] or "not glibc", allocator)
     rate = matrix_rate()

@@ -86,7 +86,8 @@ class Fit:
         with self.plan.autocast():
             logits = self.network(batch)
         logits = logits.float()
-        self.sampler.note(chosen, F.cross_entropy(logits.detach(), labels, reduction="none"))
+        if self.recipe.easy_share:
+            self.sampler.note(chosen, F.cross_entropy(logits.detach(), labels, reduction="none"))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         loss = loss + penalty(self.network, self.recipe.l2)
         value, accuracy = torch.stack((loss.detach(), (logits.argmax(1) == labels).float().mean())).tolist()
@@ -104,7 +105,7 @@ class Fit:
         """The batch of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B)."""
         draws, chosen = self.sampler.deal(self.step)
         batch = make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout)
-        if self.step < self.recipe.small_share * self.schedule.total:
+        if self.schedule.small(self.step):
             batch = shrink(batch, self.recipe.small_size)
         return batch, self.labels[chosen], chosen
 

@@ -54,6 +54,10 @@ class Schedule:
         end = self.recipe.whitening_epochs * self.steps_per_epoch
         return max(0.0, 1 - step / end) if end else 0.0
 
+    def small(self, step: int) -> bool:
+        """Whether `step` sees the images shrunk."""
+        return step < self.recipe.small_share * self.total
+
     def frozen(self, step: int) -> bool:
         """Whether the first group stays as it is at `step`."""
         return step >= (1 - self.recipe.frozen_share) * self.total

@@ -24,12 +24,11 @@ from tenfold.training.recipe import Recipe
 STEPS = 8
 WARM_UP = 4
 
-# Names of PyTorch's operations, by what they are for. Convolutions have rows of their own.
+# Names of PyTorch's operations, by what they are for. Convolutions have rows of their own, a direction each.
 KINDS = {
     "activations": ("gelu", "silu", "hardswish", "relu", "clamp_min", "threshold_backward"),
     "pooling": ("max_pool2d", "avg_pool2d"),
-    "norms": ("native_batch_norm", "batch_norm"),
-    "convolutions": ("mkldnn_convolution", "convolution_backward", "cudnn_convolution", "thnn_conv2d"),
+    "norms": ("batch_norm",),
 }
 
 
@@ -63,9 +62,14 @@ class StepProfile:
         return sum(part.gflop or 0.0 for part in self.parts)
 
     @property
+    def rate(self) -> float:
+        """The whole step's GFLOP/s."""
+        return self.gflop / self.milliseconds * 1e3
+
+    @property
     def share_of_ceiling(self) -> float:
         """The whole step's rate over the ceiling."""
-        return self.gflop / self.milliseconds * 1e3 / self.ceiling
+        return self.rate / self.ceiling
 
 
 def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
@@ -158,6 +162,5 @@ def _rest(fitting: Fit) -> Iterator[Part]:
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)
         if kind and event.key.startswith("aten::"):
             spent[kind] += event.self_cpu_time_total / 1e3 / STEPS
-    del spent["convolutions"]  # they have rows of their own, a direction each
     for kind, milliseconds in spent.items():
         yield Part(kind, "", milliseconds)

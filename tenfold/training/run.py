@@ -5,12 +5,14 @@ file: that it exists means that training ended. A checkpoint carries the beginni
 single rename makes it valid and a truncated or flipped one is known without asking another file. No pickle, ever.
 """
 
+import contextlib
 import datetime
 import hashlib
 import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -101,6 +103,15 @@ class Run:
         if self._lock:
             self._lock.release()
             self._lock = None
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the directory while the block runs. Raises as `lock` does."""
+        self.lock()
+        try:
+            yield
+        finally:
+            self.unlock()
 
     # --- small files ---
 

@@ -47,8 +47,7 @@ class Sampler:
 
     def note(self, chosen: Tensor, losses: Tensor) -> None:
         """Remember the losses (float B) of the images just seen."""
-        if self.recipe.easy_share:
-            self.losses[chosen] = losses
+        self.losses[chosen] = losses
 
     def _choose(self) -> None:
         if self.recipe.easy_share:

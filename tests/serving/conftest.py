@@ -1,6 +1,7 @@
 """What the tests of this room share: a small trained run, and its exported files."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,16 +28,23 @@ def one_thread() -> Iterator[None]:
 DATASET = make_shapes(train=2000, test=500)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def small_shapes() -> Iterator[None]:
+@contextmanager
+def few_shapes() -> Iterator[None]:
     """The data of a run is loaded by its name; less of it will do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "load", {"shapes": DATASET}.__getitem__)
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_shapes() -> Iterator[None]:
+    """For the tests of this room only: a patch for the whole session would stay for those of the others."""
+    with few_shapes():
+        yield
+
+
 @pytest.fixture(scope="session")
-def run(tiny_recipe: Path, small_shapes: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of forty steps on shapes, with temperature and threshold; its exact and its 8-bit file beside it."""
     path = tmp_path_factory.mktemp("served") / "run"
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), views="one").with_epochs(1)
@@ -45,8 +53,9 @@ def run(tiny_recipe: Path, small_shapes: None, tmp_path_factory: pytest.TempPath
     calibration = {"temperature": 0.8, "threshold": 0.6, "promised_error": 0.01}
     write_scores(trained.run, evaluation, {"calibration": calibration})
     trained.run.unlock()
-    export(trained.run)
-    export(trained.run, path.parent / "small.onnx", "on")
+    with few_shapes():
+        export(trained.run)
+        export(trained.run, path.parent / "small.onnx", "on")
     return trained.run
 
 

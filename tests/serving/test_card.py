@@ -1,5 +1,6 @@
 """Model cards, and the model that comes along: that its card is its own, and that it is small and good."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def test_a_card_is_known_by_its_title(run: Run, small: Path, tmp_path: Path) -> 
 
 
 def test_a_card_in_the_run_is_sealed(run: Run, model: Path) -> None:
-    run.verify(write_card(run, model).name)
+    card = write_card(run, model)
+    assert run.digest(card.name) == hashlib.sha256(card.read_bytes()).hexdigest()
+    run.verify(card.name)
 
 
 def test_the_model_that_comes_along_is_small_and_its_card_its_own() -> None:

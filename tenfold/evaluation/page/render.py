@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def _render(name: str, values: Mapping[str, Any], images_css: str, data: Mapping
     script = Markup(_read("page.js") + _read(f"{name}.js"))
     policy = _POLICY.format(_hash(style), _hash(script))
     template = _environment().get_template(f"{name}.html")
-    return template.render(values, style=style, script=script, policy=policy, data=data)
+    return template.render(values, style=style, script=script, policy=policy, data=data, version=version("tenfold"))
 
 
 @functools.cache

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tenfold.errors import ImageError, TooManyPixelsError
-from tenfold.serving.runtime import Classifier, cores
+from tenfold.machine import cores
+from tenfold.serving.runtime import Classifier
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError, busy
 from tenfold.serving.serve.watch import Watch
