@@ -78,6 +78,7 @@ class Whitened(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(3, 2 * spec.whitening_pairs, spec.whitening, spec.stride, (spec.whitening - 1) // 2)
         self.patch.weight.requires_grad_(False)
+        self.first_activation = {"gelu": F.gelu, "relu": F.relu}[spec.first_activation]
         widths = (self.patch.out_channels, *spec.widths)
         pairs = pairwise(widths)
         self.groups = nn.Sequential(*(Group(*pair, spec.depth, spec.norm_momentum) for pair in pairs))
@@ -90,7 +91,7 @@ class Whitened(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N×3×H×W to logits N×K."""
-        x = self.groups(F.gelu(self.patch(x)))
+        x = self.groups(self.first_activation(self.patch(x)))
         x = F.adaptive_max_pool2d(x, 1).flatten(1)
         return self.head(x) * self.scale
 

@@ -43,6 +43,8 @@ class NetworkSpec:
     """Principal patches kept; each gives two channels, the patch and its negative."""
     stride: Annotated[int, Field(ge=1, le=16)] = 1
     """Step of the first layer, in pixels."""
+    first_activation: Literal["gelu", "relu"] = "gelu"
+    """Behind the first layer, the largest: `relu` moves less memory, and of a patch and its negative one passes."""
     head_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Logits are the head's output times this, over its number of inputs."""
     norm_momentum: Share = 0.6
@@ -208,7 +210,7 @@ REFERENCE = Recipe(
 # were fitted to two CPU cores on the last 5,000 training images; docs/log.md has the experiments.
 FAST89 = Recipe(
     name="fast89",
-    network=NetworkSpec(),
+    network=NetworkSpec(first_activation="relu"),
     stages=(Stage(1.92, 0.24, 0.0),),
     label_smoothing=0.2,
     shift=1,
@@ -222,7 +224,7 @@ FAST89 = Recipe(
 FAST93 = replace(
     FAST89,
     name="fast93",
-    network=replace(FAST89.network, widths=(64, 256, 256)),
+    network=NetworkSpec(widths=(64, 256, 256)),
     stages=(Stage(8.0, 0.17, 0.0),),
     shift=2,
     whitening_epochs=2.8,

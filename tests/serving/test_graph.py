@@ -39,7 +39,13 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     ("spec", "pixels", "classes", "size", "temperature"),
     [
         (NetworkSpec(widths=(16, 32)), PIXELS, 10, 32, 1.0),
-        (NetworkSpec(widths=(8, 8, 8), depth=3, whitening=2, whitening_pairs=4, stride=2), PIXELS, 3, 48, 2.5),
+        (
+            NetworkSpec(widths=(8, 8, 8), depth=3, whitening=2, whitening_pairs=4, stride=2, first_activation="relu"),
+            PIXELS,
+            3,
+            48,
+            2.5,
+        ),
         (REFERENCE.network, Pixels(), 2, 64, 0.25),
     ],
     ids=["whitened", "strided", "reference"],

@@ -1,7 +1,8 @@
 """The networks: every layer of the reference counted by hand, its forward pass computed twice, whitening in NumPy."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -259,6 +260,21 @@ def test_the_first_filters_of_a_convolution_pass_the_signal_on(whitened: Whitene
 def test_the_head_starts_with_unit_spread_and_its_scale(whitened: Whitened) -> None:
     assert whitened.head.weight.std().item() == pytest.approx(1, rel=1e-5)
     assert build(NetworkSpec(widths=(8, 16), head_scale=4.0)).scale == 4 / 16
+
+
+@pytest.mark.parametrize(("name", "activation"), [("gelu", F.gelu), ("relu", F.relu)])
+def test_what_follows_the_first_layer(
+    name: Literal["gelu", "relu"], activation: Callable[[Tensor], Tensor], pictures: Tensor
+) -> None:
+    network = build(NetworkSpec(widths=(8,), whitening_pairs=4, first_activation=name))
+    assert isinstance(network, Whitened)
+    network.initialize_from(pictures)
+    seen: list[Tensor] = []
+    network.groups.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    network(pictures)
+    torch.testing.assert_close(
+        seen[0], activation(F.conv2d(pictures, network.patch.weight, network.patch.bias, padding=1))
+    )
 
 
 # --- both --------------------------------------------------------------------------------------------------------
