@@ -3,7 +3,7 @@
 Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N×3×H×W; output: logits N×K.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -78,7 +78,7 @@ class Whitened(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(3, 2 * spec.whitening_pairs, spec.whitening, spec.stride, (spec.whitening - 1) // 2)
         self.patch.weight.requires_grad_(False)
-        self.first_activation = {"gelu": F.gelu, "relu": F.relu}[spec.first_activation]
+        self.first_activation: Callable[[Tensor], Tensor] = F.relu if spec.first_activation == "relu" else F.gelu
         widths = (self.patch.out_channels, *spec.widths)
         pairs = pairwise(widths)
         self.groups = nn.Sequential(*(Group(*pair, spec.depth, spec.norm_momentum) for pair in pairs))
