@@ -22,6 +22,7 @@ lint: $(VENV)/dev
 MODEL_RECIPE := fast93
 MODEL := tenfold/serving/models/cifar10.onnx
 model: data
+	rm -rf runs/model  # of an earlier time
 	$(BIN)/tenfold train --recipe $(MODEL_RECIPE) --val-size 5000 --out runs/model
 	$(BIN)/tenfold export runs/model --int8 on --out $(MODEL) --card
 

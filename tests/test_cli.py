@@ -152,6 +152,8 @@ def test_no_color_is_honoured() -> None:
             "taken exists: choose another --out, or go on with it: --resume --out taken",
         ),
         (["train", "--sead", "1"], 2, "--sead"),
+        (["bench", "--data", "shapes", "--profile", "--device", "mps"], 2, "--profile looks at the CPU only"),
+        (["bench", "--data", "shapes", "--profile", "--epochs", "0.1"], 2, "too few to profile"),
         (["train", "--epochs", "0"], 2, "--epochs must be more than 0"),
         (["train", "--epochs", "-1"], 2, "--epochs must be more than 0"),
         (["train", "--epochs", "nan"], 2, "--epochs must be more than 0"),
@@ -217,7 +219,10 @@ def test_a_missing_extra_is_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in ("torch", "psutil") else name)
     code, out, err = invoke("train")
     assert (code, out) == (2, "")
-    assert err == "tenfold: this needs torch, psutil: install it with pip install 'tenfold[train]'\n"
+    assert err == (
+        "tenfold: this needs torch, psutil, which come with the extra 'train': "
+        "pip install '.[train]' where tenfold's source lies\n"
+    )
 
 
 def test_debug_shows_the_traceback(command: Command, tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def require_extra(extra: str, modules: tuple[str, ...]) -> None:
     """Raise `UsageError` that names the extra where one of `modules` is not installed."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise UsageError(f"this needs {', '.join(missing)}: install it with pip install 'tenfold[{extra}]'")
+        how = f"pip install '.[{extra}]' where tenfold's source lies"
+        raise UsageError(f"this needs {', '.join(missing)}, which come with the extra {extra!r}: {how}")
 
 
 def choose_recipe(name: str, epochs: float | None, val_size: int | None, images: int | None = None) -> "Recipe":

@@ -25,6 +25,7 @@ from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
     from tenfold.data import Dataset
+    from tenfold.training.recipe import Recipe
 
 
 @app.command()
@@ -51,7 +52,9 @@ def bench(
     from tenfold.data import load
 
     if profile:
-        _profile(recipe, load(data, size=size, resize=resize), as_json)
+        if device not in ("auto", "cpu"):
+            raise UsageError("--profile looks at the CPU only")
+        _profile(choose_recipe(recipe, epochs, val_size), load(data, size=size, resize=resize), as_json)
         return
     from tenfold.evaluation import plots
     from tenfold.scaling import bench as benching
@@ -82,17 +85,17 @@ def bench(
         print(*sentences, path / "bench.png", sep="\n")
 
 
-def _profile(name: str, dataset: "Dataset", as_json: bool) -> None:
+def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:
     from dataclasses import asdict
 
     from tenfold.training.profile import profile_step
 
-    profiled = profile_step(choose_recipe(name, None, None), dataset.train, len(dataset.classes))
+    profiled = profile_step(recipe, dataset.train, len(dataset.classes))
     ceiling = profiled.ceiling
     if as_json:
         parts = [asdict(part) | {"gflop_per_second": part.rate} for part in profiled.parts]
         whole = {key: getattr(profiled, key) for key in ("batch_size", "milliseconds", "gflop", "share_of_ceiling")}
-        print_json({"recipe": name, **whole, "ceiling_gflop_per_second": ceiling, "parts": parts})
+        print_json({"recipe": recipe.name, **whole, "ceiling_gflop_per_second": ceiling, "parts": parts})
         return
     rows = [
         (part.name, part.direction, f"{part.milliseconds:.1f}", *_rate_cells(part.rate, ceiling))

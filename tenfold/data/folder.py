@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ IMBALANCE = 5
 MOST_BAD = 0.01
 """Share of the image files that may be skipped because they cannot be read."""
 _FORMAT = 1
+_ABANDONED = 24 * 3600  # seconds after which nobody is decoding into a folder any longer
 _BATCH = 256  # files decoded at a time, so that memory stays bounded
 
 
@@ -138,6 +140,7 @@ def _decode_all(listing: Listing, size: int, resize: str, path: Path) -> None:
     """Fill the cache: to a temporary folder that is renamed when it is whole."""
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path.parent)
         draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=TEMPORARY_SUFFIX))
     try:
         entries = []
@@ -153,6 +156,13 @@ def _decode_all(listing: Listing, size: int, resize: str, path: Path) -> None:
                 draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete what killed processes left here half-decoded, a day ago or more: nobody fills it any longer."""
+    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        if time.time() - path.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _decoded(listing: Listing, size: int, resize: str) -> Iterator[tuple[Entry, np.ndarray]]:

@@ -158,7 +158,7 @@ def runtime_versions() -> str:
 def choose_runtime(quantized: bool) -> tuple[str, str]:
     """Which runtime runs such a model here, and why, as a sentence."""
     if "openvino" not in installed_runtimes():
-        return "onnxruntime", "run by ONNX Runtime; pip install 'tenfold[openvino]' may run 8-bit ones faster"
+        return "onnxruntime", "run by ONNX Runtime; the extra 'openvino' may run 8-bit ones faster"
     if quantized:
         return "openvino", "8-bit ones are run by OpenVINO, the others by ONNX Runtime"
     return "onnxruntime", "ONNX Runtime: in float32, OpenVINO's answers differ by more than export allows"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -412,6 +413,17 @@ def test_a_failed_read_leaves_nothing(make: Make, home: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         read_pictures(list_folder(root), 32, "squash")
     assert cached(home) == []
+
+
+def test_what_a_killed_process_left_goes_after_a_day(make: Make, home: Path) -> None:
+    root = make({"a": 5, "b": 5})
+    load_folder(root)
+    place = cached(home)[0].parent
+    for name, age in ((".old.partial", 25 * 3600), (".young.partial", 3600)):
+        (place / name).mkdir()
+        os.utime(place / name, (time.time() - age,) * 2)
+    load_folder(make({"c": 5, "d": 5}))
+    assert [path.name for path in place.glob(".*")] == [".young.partial"]
 
 
 def test_classes_of_a_larger_set() -> None:

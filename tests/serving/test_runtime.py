@@ -20,7 +20,7 @@ def test_without_openvino_it_is_onnx_runtime(small: Path, monkeypatch: pytest.Mo
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert open_model(small).runtime.startswith("onnxruntime ")
-    assert "pip install 'tenfold[openvino]'" in choose_runtime(True)[1]
+    assert "the extra 'openvino'" in choose_runtime(True)[1]
     with pytest.raises(UsageError, match="openvino is not installed: install it with pip install openvino"):
         open_model(small, "openvino")
 
