@@ -37,6 +37,8 @@ class NetworkSpec:
     """Channels of each group; a group halves the image's side."""
     depth: Annotated[int, Field(ge=1, le=16)] = 2
     """Convolutions in each group."""
+    residual: bool = False
+    """In each group, add what the first convolution gave to what the last one gave, before the activation."""
     whitening: Annotated[int, Field(ge=1, le=16)] = 3
     """Side of the patches that the fixed first layer whitens, in pixels."""
     whitening_pairs: Positive = 16

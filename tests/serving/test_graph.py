@@ -40,7 +40,15 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     [
         (NetworkSpec(widths=(16, 32)), PIXELS, 10, 32, 1.0),
         (
-            NetworkSpec(widths=(8, 8, 8), depth=3, whitening=2, whitening_pairs=4, stride=2, first_activation="relu"),
+            NetworkSpec(
+                widths=(8, 8, 8),
+                depth=3,
+                residual=True,
+                whitening=2,
+                whitening_pairs=4,
+                stride=2,
+                first_activation="relu",
+            ),
             PIXELS,
             3,
             48,

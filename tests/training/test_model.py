@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
-from tenfold.training.model import KerasNorm, Reference, Whitened, build, count_parameters, penalty, summarize
+from tenfold.training.model import Group, KerasNorm, Reference, Whitened, build, count_parameters, penalty, summarize
 from tenfold.training.recipe import REFERENCE, NetworkSpec
 
 REFERENCE_LAYERS = [
@@ -249,6 +249,15 @@ def test_whitened_layers_are_counted() -> None:
         ("groups.1.norms.1", (16, 4, 4), 4 * 16),
         ("head", (7,), 16 * 7),
     ]
+
+
+def test_a_residual_group_adds_what_its_first_convolution_gave() -> None:
+    group = Group(4, 8, depth=3, keep=0.6, residual=True).eval()
+    x = torch.rand(2, 4, 6, 6)
+    (first, second, third), norms = group.convs, group.norms
+    shortcut = F.gelu(norms[0](F.max_pool2d(first(x), 2)))
+    expected = F.gelu(norms[2](third(F.gelu(norms[1](second(shortcut))))) + shortcut)
+    torch.testing.assert_close(group(x), expected)
 
 
 def test_the_first_filters_of_a_convolution_pass_the_signal_on(whitened: Whitened) -> None:
