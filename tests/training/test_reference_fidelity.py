@@ -241,7 +241,7 @@ def test_gradients_of_every_tensor(ours: Ours, theirs: Arrays) -> None:
             assert max(np.abs(own).max(), np.abs(peer).max()) < 1e-4 * size, name
         else:
             assert cosine(own, peer) >= 0.9999, name
-            assert np.linalg.norm(own) == pytest.approx(np.linalg.norm(peer), rel=1e-3), name
+            assert np.linalg.norm(own) == pytest.approx(np.linalg.norm(peer), rel=5e-3), name
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_reported_losses_and_accuracies(ours: Ours, theirs: Arrays) -> None:
 
 
 def test_adam_from_the_largest_to_the_smallest_gradients(ours: Ours, theirs: Arrays) -> None:
-    """Five steps; with eps added after the bias correction, as PyTorch does, the small ones go three times as far."""
+    """Five steps; with eps added after the bias correction, as PyTorch does, the small ones go 14 to 31 times as far."""
     np.testing.assert_allclose(ours.adam, theirs["adam"], rtol=1e-4, atol=1e-12)
 
 
