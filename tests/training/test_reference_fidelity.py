@@ -272,7 +272,7 @@ def test_reported_losses_and_accuracies(ours: Ours, theirs: Arrays) -> None:
 
 
 def test_adam_from_the_largest_to_the_smallest_gradients(ours: Ours, theirs: Arrays) -> None:
-    """Five steps; with eps added after the bias correction, as PyTorch does, the small ones go 14 to 31 times as far."""
+    """Five steps; with eps added after the bias correction, as in PyTorch, small ones go 14 to 31 times as far."""
     np.testing.assert_allclose(ours.adam, theirs["adam"], rtol=1e-4, atol=1e-12)
 
 
