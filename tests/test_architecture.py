@@ -70,7 +70,7 @@ ORDERS = {
     ),
     "evaluation.page": ("choice", "picture", "charts", "sections", "render", "__init__"),
     "evaluation.plots": ("style", "curves", "images", "classes", "certainty", "runs", "__init__"),
-    "serving": ("runtime", "inputs", "predict", "serve", "graph", "export", "card"),
+    "serving": ("runtime", "inputs", "predict", "serve", "graph", "export", "keras_file", "card"),
     "serving.serve": (
         "limits",
         "schema",
@@ -93,7 +93,7 @@ STRICTER = {
     "serving.predict": {"data.image", "serving.runtime", "serving.inputs"},
     "serving.serve": {"data.image", "serving.runtime", "serving.predict"},
 }
-HEAVY = {"torch", "pandas", "matplotlib", "sklearn", "onnx", "safetensors", "pydantic", "scipy"}
+HEAVY = {"torch", "pandas", "matplotlib", "sklearn", "onnx", "safetensors", "pydantic", "scipy", "keras"}
 
 
 def module_name(path: Path) -> str:

@@ -16,33 +16,29 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tenfold.console import Advance
+    from tenfold.serving.export import Exported
 
 
 @app.command()
 def export(
     run: RunPath,
-    to: Annotated[str, typer.Option(help="onnx.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="File to write, by default RUN/model.onnx.")] = None,
+    to: Annotated[str, typer.Option(help="onnx, or keras: a .keras file, which Keras and TensorFlow open.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write, by default RUN/model.onnx or .keras.")] = None,
     int8: Annotated[str, typer.Option(help="8-bit arithmetic: on, off, or auto (where it is faster here).")] = "off",
     card: Annotated[bool, typer.Option("--card", help="Write a model card beside it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Write a trained run as one file that answers without torch, checked on real test images."""
     require_extra("train", (*TRAIN_EXTRA, "onnx"))
-    if to != "onnx":
-        raise UsageError(f"--to must be onnx, not {to}")
+    if to not in ("onnx", "keras"):
+        raise UsageError(f"--to must be onnx or keras, not {to}")
     if int8 not in ("auto", "on", "off"):
         raise UsageError(f"--int8 must be auto, on or off, not {int8}")
+    if to == "keras" and (card or int8 != "off"):
+        raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: leave it out, or --to keras")
     from dataclasses import asdict
 
-    from tenfold.serving.export import export as write
-    from tenfold.training.run import Run
-
-    exported = write(Run.open(run), out, int8)  # type: ignore[arg-type]
-    from tenfold.serving.card import has_card, write_card
-
-    if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        remark(f"card: {write_card(Run.open(run), Path(exported.path))}")
+    exported = _write_keras(run, out) if to == "keras" else _write_onnx(run, out, int8, card)
     if as_json:
         print_json(asdict(exported))
         return
@@ -52,6 +48,28 @@ def export(
         f"first guess as the network's on {exported.top1_agreement:.2%} of the test images it was checked on, "
         f"probabilities within {exported.max_abs_diff:.1g}"
     )
+
+
+def _write_onnx(run: Path, out: Path | None, int8: str, card: bool) -> "Exported":
+    from tenfold.serving.export import export as write
+    from tenfold.training.run import Run
+
+    exported = write(Run.open(run), out, int8)  # type: ignore[arg-type]
+    from tenfold.serving.card import has_card, write_card
+
+    if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
+        remark(f"card: {write_card(Run.open(run), Path(exported.path))}")
+    return exported
+
+
+def _write_keras(run: Path, out: Path | None) -> "Exported":
+    require_extra("keras", ("keras",))
+    if out and out.suffix != ".keras":
+        raise UsageError(f"--out {out}: its name must end in .keras, or Keras will not open it")
+    from tenfold.serving.keras_file import export_keras
+    from tenfold.training.run import Run
+
+    return export_keras(Run.open(run), out)
 
 
 @app.command()

@@ -12,11 +12,11 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -69,31 +69,55 @@ def export(run: Run, out: Path | None = None, int8: Int8 = "off") -> Exported:
     int8: whether to quantise; `auto` times both and keeps the faster one. Raises `ModelError`, and writes nothing,
     where the file would answer otherwise than the network; `BusyError` for a run in use; `StorageError`.
     """
+    return write_into(run, out, RUN_FILE, lambda path: _export(run, path, int8))
+
+
+def write_into(run: Run, out: Path | None, name: str, write: Callable[[Path], Exported]) -> Exported:
+    """Let `write` make the file `out`; by default it is `name` in the run directory, which then vouches for it."""
     if out is not None:
-        return _export(run, out, int8)
+        return write(out)
     with run.locked():
-        exported = _export(run, run.path / RUN_FILE, int8)
-        run.seal_more(RUN_FILE)
+        exported = write(run.path / name)
+        run.seal_more(name)
     return exported
 
 
-def _export(run: Run, out: Path, int8: Int8) -> Exported:
+class Source(NamedTuple):
+    """A trained network, what its file will say of it, and what it answers to test images.
+
+    images: uint8 N×S×S×3; expected: float32 N×K, probabilities at the run's temperature, computed in float32.
+    """
+
+    model: Model
+    dataset: Dataset
+    about: About
+    images: np.ndarray
+    expected: np.ndarray
+
+
+def read_source(run: Run) -> Source:
+    """Load all that a file is made from and checked with. Raises `ModelError`, `DataError`."""
     plan = make_plan("cpu", torch.float32)
     model, dataset = run.load_model(plan), dataset_of(run)
     about = describe(run, model)
+    images = np.array(dataset.test[_spread(len(dataset.test), CHECKED)].images)
+    logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
+    return Source(model, dataset, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
+
+
+def _export(run: Run, out: Path, int8: Int8) -> Exported:
+    source = read_source(run)
+    model, about = source.model, source.about
     network = to_onnx(model.network, model.pixels, len(model.classes), model.size, about.temperature)
-    test = dataset.test[_spread(len(dataset.test), CHECKED)]
-    logits = predict_logits(model.network, torch.from_numpy(np.array(test.images)), model.pixels, plan).single
-    expected = torch.softmax(logits / about.temperature, dim=1).numpy()
     plain, speeds = pack(network, about), None
     content, kept = plain, open_bytes(plain, out.name)
-    answers = kept.predict(test.images)
-    check(answers, expected)
+    answers = kept.predict(source.images)
+    check(answers, source.expected)
     if int8 != "off":
-        content, speeds = _choose(plain, network, about, dataset, int8)
+        content, speeds = _choose(plain, network, about, source.dataset, int8)
     if content != plain:
         kept = open_bytes(content, out.name)
-        answers = kept.predict(test.images)
+        answers = kept.predict(source.images)
     write_bytes(out, content)
     return Exported(
         path=str(out),
@@ -101,8 +125,8 @@ def _export(run: Run, out: Path, int8: Int8) -> Exported:
         quantized=kept.about.quantized,
         bytes=len(content),
         runtime=kept.runtime,
-        max_abs_diff=float(np.abs(answers - expected).max()),
-        top1_agreement=_agreement(answers, expected),
+        max_abs_diff=float(np.abs(answers - source.expected).max()),
+        top1_agreement=agreement(answers, source.expected),
         accuracy=kept.about.accuracy,
         images_per_second=speeds,
     )
@@ -136,15 +160,16 @@ def pack(network: onnx.ModelProto, about: About) -> bytes:
 
 def check(answers: np.ndarray, expected: np.ndarray) -> None:
     """Compare probabilities N×K of a file with those of its network. Raises `ModelError` where they differ."""
-    difference, agreement = float(np.abs(answers - expected).max()), _agreement(answers, expected)
-    if not (difference <= MOST_DIFFERENCE and agreement >= LEAST_AGREEMENT):
+    difference, same = float(np.abs(answers - expected).max()), agreement(answers, expected)
+    if not (difference <= MOST_DIFFERENCE and same >= LEAST_AGREEMENT):
         raise ModelError(
             f"not exported: the file would differ from the network by {difference:.1g} in a probability "
-            f"(at most {MOST_DIFFERENCE:g}) and agree on {agreement:.2%} of the images (at least {LEAST_AGREEMENT:.1%})"
+            f"(at most {MOST_DIFFERENCE:g}) and agree on {same:.2%} of the images (at least {LEAST_AGREEMENT:.1%})"
         )
 
 
-def _agreement(answers: np.ndarray, expected: np.ndarray) -> float:
+def agreement(answers: np.ndarray, expected: np.ndarray) -> float:
+    """Share of images whose first guess is the same in two sets of probabilities N×K."""
     return float((answers.argmax(1) == expected.argmax(1)).mean())
 
 

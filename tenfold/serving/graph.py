@@ -28,7 +28,7 @@ def to_onnx(network: nn.Module, pixels: Pixels, classes: int, size: int, tempera
 
     Raises `ModelError` that names a step which has no counterpart here.
     """
-    traced = _Tracer().trace(network)
+    traced = Tracer().trace(network)
     graph = _Graph(network, _fold_norms(traced, network))
     for node in traced.nodes:
         graph.take(node, pixels, temperature)
@@ -41,7 +41,7 @@ def to_onnx(network: nn.Module, pixels: Pixels, classes: int, size: int, tempera
 # --- norms go into convolutions ----------------------------------------------------------------------------------
 
 
-class _Tracer(fx.Tracer):
+class Tracer(fx.Tracer):
     """Takes a layer that holds numbers as one step, also where its class is one of ours."""
 
     def is_leaf_module(self, module: nn.Module, _name: str) -> bool:
@@ -66,21 +66,22 @@ def _fold_norms(traced: fx.Graph, network: nn.Module) -> dict[str, Affine]:
     """
     folded = {}
     for node in list(traced.nodes):
-        norm = _layer(node, network)
+        norm = layer_of(node, network)
         if not isinstance(norm, nn.BatchNorm2d):
             continue
         scale, shift = _affine(norm)
         source = node.args[0]
         while source.target is F.max_pool2d and len(source.users) == 1 and bool((scale > 0).all()):
             source = source.args[0]
-        if isinstance(_layer(source, network), nn.Conv2d) and len(source.users) == 1:
+        if isinstance(layer_of(source, network), nn.Conv2d) and len(source.users) == 1:
             folded[source.name] = scale, shift
             node.replace_all_uses_with(node.args[0])
             traced.erase_node(node)
     return folded
 
 
-def _layer(node: fx.Node, network: nn.Module) -> nn.Module | None:
+def layer_of(node: fx.Node, network: nn.Module) -> nn.Module | None:
+    """The layer that a step of a traced network stands for; None for a function."""
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
@@ -134,7 +135,7 @@ class _Graph:
 
     def translate(self, node: fx.Node, inputs: list[str]) -> str:
         """Add a layer or a function. Raises `ModelError` for one that is not known here."""
-        layer = _layer(node, self.network)
+        layer = layer_of(node, self.network)
         if layer is not None:
             return self.add_layer(node.name, layer, inputs)
         if node.target is F.dropout:  # of use while training only

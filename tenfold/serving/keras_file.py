@@ -1,0 +1,198 @@
+"""A trained run → a `.keras` file, made of Keras's own layers, so that TensorFlow opens it with nothing of ours.
+
+uint8 N×S×S×3 in, float32 probabilities N×K out; normalisation and temperature are layers inside. What the file says of
+itself (`About`: class names, resize mode, threshold, accuracy) is `tenfold.json` within it, which is a zip archive: so
+it cannot get lost on the way. Keras saves it on its torch backend; the network's norms and dropout stay layers of their
+own, so that it can be looked at and trained on.
+"""
+
+import json
+import operator
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from tenfold.errors import ModelError
+from tenfold.files import write_bytes
+from tenfold.serving.export import Exported, Source, agreement, check, read_source, write_into
+from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of
+from tenfold.training.augment import Pixels
+from tenfold.training.run import Run
+
+RUN_FILE = "model.keras"  # in a run directory
+ABOUT_FILE = "tenfold.json"  # in the archive
+_BATCH = 256
+
+
+def export_keras(run: Run, out: Path | None = None) -> Exported:
+    """Write the model of a trained run for Keras, by default to `model.keras` in the run directory.
+
+    Raises `ModelError`, and writes nothing, where the network has a step that Keras has no layer for, or where the file
+    would answer otherwise than the network; `BusyError` for a run in use; `StorageError`.
+    """
+    return write_into(run, out, RUN_FILE, lambda path: _export(run, path))
+
+
+def _export(run: Run, out: Path) -> Exported:
+    source, keras = read_source(run), import_keras()
+    with tempfile.TemporaryDirectory() as folder, keras.device("cpu"):
+        path = Path(folder) / RUN_FILE
+        to_keras(source, keras).save(path)
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr(ABOUT_FILE, json.dumps(source.about.to_json(), ensure_ascii=False, indent=2) + "\n")
+        answers = _answer(keras.saving.load_model(path), keras, source.images)
+        content = path.read_bytes()
+    check(answers, source.expected)
+    write_bytes(out, content)
+    return Exported(
+        path=str(out),
+        format="keras",
+        quantized=False,
+        bytes=len(content),
+        runtime=f"Keras {keras.__version__}",
+        max_abs_diff=float(np.abs(answers - source.expected).max()),
+        top1_agreement=agreement(answers, source.expected),
+        accuracy=source.about.accuracy,
+        images_per_second=None,
+    )
+
+
+def _answer(model: Any, keras: ModuleType, images: np.ndarray) -> np.ndarray:
+    batches = np.array_split(images, -(-len(images) // _BATCH))
+    return np.concatenate([keras.ops.convert_to_numpy(model(batch, training=False)) for batch in batches])
+
+
+def import_keras() -> ModuleType:
+    """Import Keras on its torch backend; the settings in the user's home are neither read nor written.
+
+    Where the process has imported it before, that one is taken, whatever its backend.
+    """
+    if "keras" not in sys.modules:
+        with tempfile.TemporaryDirectory() as folder, _environment(KERAS_BACKEND="torch", KERAS_HOME=folder):
+            import keras  # noqa: F401
+    return sys.modules["keras"]
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+def to_keras(source: Source, keras: ModuleType) -> Any:
+    """The network as a Keras model of built-in layers. Raises `ModelError` that names a step that is not among them."""
+    model, about = source.model, source.about
+    layers = _Layers(model.network, keras.layers)
+    images = keras.Input((model.size, model.size, 3), dtype="uint8", name=INPUT)
+    for node in Tracer().trace(model.network).nodes:
+        layers.take(node, images, model.pixels, about.temperature)
+    keras_model = keras.Model(images, layers.probabilities, name="tenfold")
+    for name, numbers in layers.numbers.items():
+        keras_model.get_layer(name).set_weights(numbers)
+    return keras_model
+
+
+class _Layers:
+    """The Keras tensors so far. `take` adds what one step of the traced network is in Keras, channels last."""
+
+    def __init__(self, network: nn.Module, layers: ModuleType):
+        self.network, self.layers = network, layers
+        self.tensors: dict[fx.Node, Any] = {}
+        self.numbers: dict[str, list[np.ndarray]] = {}
+        self.probabilities: Any = None
+
+    def take(self, node: fx.Node, images: Any, pixels: Pixels, temperature: float) -> None:
+        """Add one step of the network."""
+        inputs = [self.tensors[argument] for argument in node.args if isinstance(argument, fx.Node)]
+        if node.op == "placeholder":
+            self.tensors[node] = self.begin(images, pixels)
+        elif node.op == "output":
+            self.probabilities = self.end(inputs[0], temperature)
+        else:
+            self.tensors[node] = self.translate(node, inputs)
+
+    def begin(self, images: Any, pixels: Pixels) -> Any:
+        """From bytes to normalised float32."""
+        if pixels == Pixels():
+            return self.layers.Rescaling(1 / 255, name="normalized")(images)
+        mean, std = np.array(pixels.mean), np.array(pixels.std)
+        scale, offset = (1 / (255 * std)).tolist(), (-mean / std).tolist()
+        return self.layers.Rescaling(scale, offset, name="normalized")(images)
+
+    def end(self, logits: Any, temperature: float) -> Any:
+        """From logits to probabilities."""
+        if temperature != 1:
+            logits = self.layers.Rescaling(1 / temperature, name="tempered")(logits)
+        return self.layers.Softmax(name=OUTPUT)(logits)
+
+    def translate(self, node: fx.Node, inputs: list[Any]) -> Any:
+        """Add a layer or a function. Raises `ModelError` for one that is not known here."""
+        layer = layer_of(node, self.network)
+        if layer is not None:
+            return self.add_layer(node.name, layer, inputs[0])
+        options = [argument for argument in node.args if not isinstance(argument, fx.Node)]
+        if node.target == "permute" and tuple(options) == (0, 2, 3, 1):
+            return inputs[0]  # the channels are last already
+        if node.target is F.dropout:  # of use while training only, and so to whoever trains on
+            return self.layers.Dropout(node.kwargs["p"], name=node.name)(inputs[0])
+        if node.target not in _FUNCTIONS:
+            raise ModelError(f"the network has a step {node.target}, for which this version knows no Keras layer")
+        made = _FUNCTIONS[node.target](self.layers, node.name, *options)
+        return made(inputs if len(inputs) > 1 else inputs[0])
+
+    def add_layer(self, name: str, layer: nn.Module, x: Any) -> Any:
+        """Add a layer that holds numbers."""
+        if isinstance(layer, nn.Conv2d):
+            return self.add_convolution(name, layer, x)
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.momentum is not None
+            self.keep(name, layer.weight, layer.bias, layer.running_mean, layer.running_var)
+            keep = round(1 - layer.momentum, 12)
+            return self.layers.BatchNormalization(momentum=keep, epsilon=layer.eps, name=name)(x)
+        assert isinstance(layer, nn.Linear)
+        self.keep(name, layer.weight.T, layer.bias)
+        return self.layers.Dense(layer.out_features, use_bias=layer.bias is not None, name=name)(x)
+
+    def add_convolution(self, name: str, layer: nn.Conv2d, x: Any) -> Any:
+        """Add a convolution; what Keras calls "same" is ours only at stride 1 and with half a kernel around."""
+        (side, _), (stride, _), pad = layer.kernel_size, layer.stride, int(layer.padding[0])
+        same = stride == 1 and side == 2 * pad + 1
+        if pad and not same:
+            x = self.layers.ZeroPadding2D(pad, name=f"{name}_padded")(x)
+        self.keep(name, layer.weight.permute(2, 3, 1, 0), layer.bias)
+        options = {"strides": stride, "padding": "same" if same else "valid", "use_bias": layer.bias is not None}
+        return self.layers.Conv2D(layer.out_channels, side, name=name, **options)(x)
+
+    def keep(self, name: str, *tensors: Tensor | None) -> None:
+        """Remember the numbers of the layer `name`, which it can hold once the model is built."""
+        self.numbers[name] = [tensor.detach().cpu().numpy() for tensor in tensors if tensor is not None]
+
+
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    F.gelu: lambda layers, name: layers.Activation("gelu", name=name),
+    F.relu: lambda layers, name: layers.Activation("relu", name=name),
+    F.max_pool2d: lambda layers, name, side: layers.MaxPooling2D(side, name=name),
+    F.avg_pool2d: lambda layers, name, side: layers.AveragePooling2D(side, name=name),
+    F.adaptive_max_pool2d: lambda layers, name, _side: layers.GlobalMaxPooling2D(keepdims=True, name=name),
+    operator.add: lambda layers, name: layers.Add(name=name),
+    operator.mul: lambda layers, name, factor: layers.Rescaling(factor, name=name),
+    "flatten": lambda layers, name, _axis: layers.Flatten(name=name),
+}
+"""Makers of Keras layers by what the network calls, given a name and what it calls it with."""
