@@ -20,8 +20,8 @@ ROOMS: dict[str, set[str]] = {
     "training": {"data"},
     "evaluation": {"training", "data"},
     "serving": {"data.dataset", "data.image", "data.listing", "training", "evaluation.metrics"},
-    # it starts the others as processes; these tell it the fields of a recipe and the speed of the machine
-    "scaling": {"training.device", "training.recipe"},
+    # it starts the others as processes; these tell it the fields of a recipe, the machine's speed, whose a folder is
+    "scaling": {"training.device", "training.recipe", "training.lock"},
 }
 
 # Within a room, files import downwards only: a file may import those that stand before it.
@@ -52,6 +52,7 @@ ORDERS = {
         "run",
         "runs",
         "fit",
+        "trial",
         "train",
         "profile",
         "doctor",
@@ -69,7 +70,7 @@ ORDERS = {
         "compare",
     ),
     "evaluation.page": ("choice", "picture", "charts", "sections", "render", "__init__"),
-    "evaluation.plots": ("style", "curves", "images", "classes", "certainty", "runs", "__init__"),
+    "evaluation.plots": ("style", "curves", "images", "classes", "certainty", "runs", "search", "__init__"),
     "serving": ("runtime", "inputs", "predict", "serve", "graph", "export", "keras_file", "card"),
     "serving.serve": (
         "limits",
@@ -207,7 +208,7 @@ def test_what_must_start_fast_imports_nothing_heavy(module: str) -> None:
         ("serving.serve.app", "serving.export", "starts fast"),
         ("serving.serve.limits", "serving.serve.app", "downwards only"),
         ("serving.export", "evaluation.evaluate", "serving may import data.dataset, data.image, data.listing"),
-        ("scaling.bench", "training.fit", "scaling may import training.device, training.recipe"),
+        ("scaling.bench", "training.fit", "scaling may import training.device, training.lock, training.recipe"),
         ("training.surprise", "training.fit", "has no place in the order"),
         ("evaluation.plots.style", "evaluation.plots.curves", "downwards only"),
         ("evaluation.plots.style", "evaluation.report", "downwards only"),

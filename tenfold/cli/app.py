@@ -37,6 +37,7 @@ ValSize = Annotated[int | None, typer.Option(envvar="TENFOLD_VAL_SIZE", help="Ho
 
 RUNS = Path("runs")
 TRAIN_EXTRA = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "safetensors", "pydantic", "psutil", "jinja2")
+TUNE_EXTRA = ("optuna", "sqlalchemy")
 SERVE_EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 

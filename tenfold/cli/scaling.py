@@ -1,4 +1,4 @@
-"""tenfold bench, tenfold runs."""
+"""tenfold bench, tenfold tune, tenfold runs."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +8,7 @@ import typer
 from tenfold.cli.app import (
     RUNS,
     TRAIN_EXTRA,
+    TUNE_EXTRA,
     Data,
     Device,
     Epochs,
@@ -108,6 +109,66 @@ def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:
 
 def _rate_cells(rate: float | None, ceiling: float) -> tuple[str, str]:
     return ("", "") if rate is None else (f"{rate:.0f}", f"{rate / ceiling:.0%}")
+
+
+@app.command()
+def tune(
+    recipe: Annotated[str, typer.Argument(help="Name of the recipe to begin with, or a JSON file.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all; those found in --out count.")],
+    seed: Annotated[int, typer.Option(min=0, help="What trials and their training are drawn from.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the search, by default runs/tune-RECIPE; a search in it goes on.")
+    ] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="JSON file of fields and their ranges; by default one for the fast recipes.")
+    ] = None,
+    data: Data = "cifar10",
+    device: Device = "auto",
+    val_size: Annotated[
+        int | None, typer.Option(min=1, help="Hold out the last N training images, by default a tenth of them.")
+    ] = None,
+    size: Size = 32,
+    resize: Resize = "squash",
+    as_json: Json = False,
+) -> None:
+    """Search for better values of a recipe's fields, on validation images only; the best recipe comes as a file."""
+    require_extra("train", TRAIN_EXTRA)
+    require_extra("tune", TUNE_EXTRA)
+    chosen = choose_recipe(recipe, None, None)
+    if space is None and chosen.optimizer != "muon":
+        raise UsageError(f"the space that comes along is for the fast recipes: give --space FILE for {recipe}")
+    from tenfold.scaling import tune as tuning
+
+    tuning.read_space(space or tuning.DEFAULT_SPACE, chosen)  # what is wrong with it is said before anything is loaded
+    from tenfold.data import load
+    from tenfold.evaluation import plots
+    from tenfold.training.device import make_plan
+
+    make_plan(device)
+    dataset = load(data, size=size, resize=resize, seed=seed)
+    chosen, val_images = _hold_out(chosen, dataset, val_size)
+    fields = tuning.read_space(space or tuning.DEFAULT_SPACE, chosen)
+    setting = tuning.Setting(chosen, fields, val_images, data, size, resize, device, seed)
+    path = out or RUNS / f"tune-{Path(recipe).stem}"
+    row = tuning.summarize(tuning.tune(setting, trials, path), setting)
+    plots.save(plots.search(row), path / tuning.PICTURE)
+    best = path / tuning.BEST
+    if as_json:
+        print_json(row | {"path": str(best)})
+        return
+    print(tuning.describe(row), path / tuning.PICTURE, best, sep="\n")
+    print(f"to know: tenfold bench --recipe {best},{recipe} --seed0 {seed + 1} --val-size {val_images} --data {data}")
+
+
+def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tuple["Recipe", int]:
+    """The recipe fitted to the data, and how many of its images to score trials on."""
+    if dataset.val_size and val_size is not None:
+        raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
+    images = len(dataset.train)
+    held_out = dataset.val_size or val_size or images // 10
+    if not 0 < held_out < images:
+        raise UsageError(f"--val-size {held_out} leaves nothing of {images:,} training images")
+    return (recipe.for_images(images - dataset.val_size) if dataset.origin else recipe), held_out
 
 
 @app.command("runs")

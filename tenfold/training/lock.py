@@ -1,5 +1,6 @@
 """Who works on a run directory: one process at a time, until it ends, however it ends. Needs no torch."""
 
+import datetime
 import json
 import os
 from pathlib import Path
@@ -47,3 +48,8 @@ class Lock:
             return f"process {owner['pid']} since {owner['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"
+
+
+def now() -> str:
+    """The time in UTC to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -6,7 +6,6 @@ single rename makes it valid and a truncated or flipped one is known without ask
 """
 
 import contextlib
-import datetime
 import hashlib
 import json
 import re
@@ -37,7 +36,7 @@ from tenfold.files import (
 )
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
-from tenfold.training.lock import Lock
+from tenfold.training.lock import Lock, now
 from tenfold.training.model import build, channels_last
 from tenfold.training.recipe import STRICT, NetworkSpec, Recipe
 
@@ -322,11 +321,6 @@ def find_unfinished(folder: Path) -> Run:
 
 def _last_touched(path: Path) -> float:
     return max(entry.stat().st_mtime for entry in (path, *path.glob("checkpoints")))
-
-
-def now() -> str:
-    """The time in UTC to the second, as ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _read_checkpoint(path: Path) -> Checkpoint | None:

@@ -24,9 +24,10 @@ from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
 from tenfold.training.device import Plan, cpu_features, make_plan
 from tenfold.training.fit import Fit, split
+from tenfold.training.lock import now
 from tenfold.training.model import count_parameters, summarize
 from tenfold.training.recipe import RECIPES, Recipe
-from tenfold.training.run import Run, check_new, describe_model, now
+from tenfold.training.run import Run, check_new, describe_model
 
 SPLIT_FILE = "split.csv"
 CHECKPOINT_SECONDS = 5.0

@@ -13,8 +13,8 @@ from drawn_run import RECIPE, make_drawn_run
 
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
-from tenfold.training.lock import Lock
-from tenfold.training.run import Run, now
+from tenfold.training.lock import Lock, now
+from tenfold.training.run import Run
 
 Invoke = Callable[..., tuple[int, str, str]]
 

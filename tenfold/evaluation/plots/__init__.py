@@ -10,6 +10,7 @@ from tenfold.evaluation.plots.classes import class_scores, confusion
 from tenfold.evaluation.plots.curves import history
 from tenfold.evaluation.plots.images import GALLERY_IMAGES, class_grid, gallery, misclassified
 from tenfold.evaluation.plots.runs import accuracy_and_time
+from tenfold.evaluation.plots.search import search
 from tenfold.evaluation.plots.style import save, to_png
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "misclassified",
     "reliability",
     "save",
+    "search",
     "to_png",
 ]

@@ -1,0 +1,388 @@
+"""A search over a recipe's fields, with Optuna: validation images only, one process a trial, bad ones ended early.
+
+All trials train with the same seed, so that they differ by their fields, as far as that goes. A trial's process may
+diverge, crash or run out of memory: it then counts as failed, and the search goes on. Whatever decides the next trial
+is keyed by (seed, trials so far), so a search that was killed ends as one that was not.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import pydantic
+from pydantic import Discriminator, Field, Tag, TypeAdapter
+from pydantic.dataclasses import dataclass as checked
+
+from tenfold.console import progress
+from tenfold.errors import DataError, DivergedError, ModelError, StorageError, TenfoldError, UsageError
+from tenfold.files import parse_object, storage_errors, write_text
+from tenfold.training.lock import Lock, now
+from tenfold.training.recipe import STRICT, Recipe
+
+if TYPE_CHECKING:
+    import optuna
+
+DEFAULT_SPACE = Path(__file__).parent / "space.json"
+SETTINGS, DATABASE, BEST, PICTURE = "tune.json", "tune.db", "best.json", "tune.png"
+UNPRUNED = 5
+"""Trials that are never ended early: without some, there is no median to fall short of."""
+_FATAL = (1, DataError.exit_code, StorageError.exit_code)  # these would end every other trial, too
+
+
+# --- the space ---------------------------------------------------------------------------------------------------
+
+
+@checked(frozen=True, config=STRICT)
+class Range:
+    """Numbers from low to high, whole ones where the recipe's are; `log`: evenly in their logarithms."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @pydantic.model_validator(mode="after")
+    def _is_a_range(self) -> "Range":
+        if not (0 if self.log else -math.inf) < self.low < self.high:
+            raise ValueError("low must be less than high, and above 0 with log")
+        return self
+
+
+@checked(frozen=True, config=STRICT)
+class Choices:
+    """Any of these values, as they would stand in a recipe file."""
+
+    choices: Annotated[list[Any], Field(min_length=2)]
+
+
+def _kind(value: Any) -> str:
+    return "choices" if isinstance(value, dict) and "choices" in value else "range"
+
+
+Domain = Annotated[Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")], Discriminator(_kind)]
+Space = dict[str, Range | Choices]
+_SPACE: TypeAdapter[Space] = TypeAdapter(Annotated[dict[str, Domain], Field(min_length=1)])
+
+
+def read_space(path: Path, recipe: Recipe) -> Space:
+    """Read a file of fields (dotted, as `stages.0.learning_rate`) and their ranges or choices.
+
+    Raises `UsageError` that names the field: unknown, or with an end or choice that the recipe does not allow.
+    """
+    try:
+        space = _SPACE.validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise UsageError(f"cannot read space {path}: {error.strerror}") from error
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ": ".join(map(str, first["loc"][:1] + first["loc"][2:])) or "file"  # without the tag
+        raise UsageError(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
+    for name, domain in space.items():
+        for value in _ends(domain, _get(recipe, name, path)):
+            with_fields(recipe, {name: value}, f"{path}: {name} = {json.dumps(value)}")
+    return space
+
+
+def _ends(domain: Range | Choices, like: Any) -> list[Any]:
+    if isinstance(domain, Choices):
+        return domain.choices
+    return [int(end) if isinstance(like, int) and end == int(end) else end for end in (domain.low, domain.high)]
+
+
+def _get(recipe: Recipe, name: str, path: Path) -> Any:
+    value = json.loads(recipe.to_json())
+    for part in name.split("."):
+        try:
+            value = value[int(part) if isinstance(value, list) else part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise UsageError(f"{path}: {name}: the recipe {recipe.name} has no such field") from None
+    return value
+
+
+def with_fields(recipe: Recipe, fields: Mapping[str, Any], source: str = "trial") -> Recipe:
+    """The recipe with these fields (dotted names) changed. Raises `UsageError` where it is none then."""
+    told = json.loads(recipe.to_json())
+    for name, value in fields.items():
+        *above, last = name.split(".")
+        inner = told
+        for part in above:
+            inner = inner[int(part) if isinstance(inner, list) else part]
+        inner[int(last) if isinstance(inner, list) else last] = value
+    return Recipe.from_json(json.dumps(told), source)
+
+
+def _suggest(trial: "optuna.Trial", recipe: Recipe, space: Space) -> dict[str, Any]:
+    """Draw a value for every field; choices go through Optuna as JSON, since it stores no lists."""
+    fields: dict[str, Any] = {}
+    for name, domain in space.items():
+        if isinstance(domain, Choices):
+            options = [json.dumps(choice) for choice in domain.choices]
+            fields[name] = json.loads(trial.suggest_categorical(name, options))
+        elif isinstance(_get(recipe, name, DEFAULT_SPACE), int):
+            fields[name] = trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
+        else:
+            fields[name] = trial.suggest_float(name, domain.low, domain.high, log=domain.log)
+    return fields
+
+
+# --- the search --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trials share. val_images: how many images, the last of the training images, they are scored on."""
+
+    recipe: Recipe
+    space: Space
+    val_images: int
+    data: str
+    size: int
+    resize: str
+    device: str
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, to be compared with what a folder holds."""
+        shared = {name: getattr(self, name) for name in ("val_images", "data", "size", "resize", "device", "seed")}
+        space = {name: asdict(domain) for name, domain in self.space.items()}
+        return {"recipe": json.loads(self.recipe.to_json()), "space": space, **shared}
+
+
+def tune(setting: Setting, trials: int, out: Path) -> "optuna.Study":
+    """Try until `out` holds so many trials; those found there count. The best recipe is written to `out`/best.json.
+
+    Raises `UsageError` where `out` holds anything else, `BusyError`, `DivergedError` where no trial came through.
+    """
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    _check_folder(setting, out)
+    lock = Lock(out)
+    lock.acquire(now())
+    try:
+        study = _open_study(out)
+        _search(study, setting, trials)
+    finally:
+        lock.release()
+    if not completed(study):
+        raise DivergedError(f"none of {trials} trials came through; the last: {_reason(study)}")
+    named = {"name": f"{setting.recipe.name[:58]}-tuned"}
+    best = with_fields(setting.recipe, fields_of(study.best_trial, setting) | named)
+    write_text(out / BEST, best.to_json())
+    return study
+
+
+def _check_folder(setting: Setting, out: Path) -> None:
+    """Make `out` a search's folder, or see that it is the one of this search."""
+    path, asked = out / SETTINGS, setting.to_json()
+    if not path.exists():
+        if any(out.iterdir()):
+            raise UsageError(f"{out} holds other things than a search: choose another --out")
+        write_text(path, json.dumps(asked, indent=2) + "\n")
+        return
+    try:
+        begun = parse_object(path.read_bytes())
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged ({error}): choose another --out") from error
+    changed = [name for name, value in asked.items() if begun.get(name) != value]
+    if changed:
+        raise UsageError(f"{out} holds a search with another {changed[0].replace('_', ' ')}: choose another --out")
+
+
+def _open_study(out: Path) -> "optuna.Study":
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.create_study(
+            storage=f"sqlite:///{(out / DATABASE).resolve()}",
+            study_name="tune",
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (SQLAlchemyError, RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{out / DATABASE} cannot be opened ({reason}): choose another --out") from error
+
+
+def _search(study: "optuna.Study", setting: Setting, trials: int) -> None:
+    import optuna
+
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a killed search: drawn again
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    done = len(counted(study))
+    with progress("tune", trials, done=done) as bar:
+        for number in range(done, trials):
+            study.sampler = optuna.samplers.TPESampler(seed=_key(setting.seed, number))
+            study.pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
+            bar(1, note=_try(study, setting))
+
+
+def _key(seed: int, number: int) -> int:
+    return (seed * 1_000_003 + number) % 2**32
+
+
+def _try(study: "optuna.Study", setting: Setting) -> str:
+    """One trial; return what to say of it. Raises `TrialFailedError` where the next would fail as well."""
+    import optuna
+
+    trial = study.ask()
+    try:
+        recipe = with_fields(setting.recipe, _suggest(trial, setting.recipe, setting.space))
+        accuracy = _watch(trial, setting, recipe.with_val_size(setting.val_images))
+    except (UsageError, TrialFailedError) as error:
+        if isinstance(error, TrialFailedError) and error.exit_code in _FATAL:
+            raise  # the trial stays open, and is drawn again when that is mended
+        trial.set_user_attr("reason", str(error))
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return f"failed: {error}"
+    except optuna.TrialPruned:
+        trial.set_user_attr("reason", "pruned")
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        return "ended early"
+    study.tell(trial, accuracy)
+    return f"{accuracy:.2%}, best {study.best_value:.2%}"
+
+
+class TrialFailedError(TenfoldError):
+    """A trial that ended with an error; it carries its process's exit code."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def _watch(trial: "optuna.Trial", setting: Setting, recipe: Recipe) -> float:
+    """The last epoch's validation accuracy. Raises `optuna.TrialPruned` as soon as the pruner says so."""
+    import optuna
+
+    accuracy = math.nan
+    with tempfile.TemporaryFile("w+", errors="replace") as remarks, _process(setting, recipe, remarks) as process:
+        assert process.stdout is not None
+        for epoch, line in enumerate(process.stdout):
+            accuracy = json.loads(line)["val_accuracy"]
+            trial.report(accuracy, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        if code := process.wait():
+            remarks.seek(0)
+            last = remarks.read().strip().splitlines()[-1:] or [f"its process was killed by signal {-code}"]
+            raise TrialFailedError(last[0], code)
+    return accuracy
+
+
+@contextmanager
+def _process(setting: Setting, recipe: Recipe, remarks: IO[str]) -> Iterator[subprocess.Popen[str]]:
+    """A trial's process, which does not outlive the block."""
+    names = ("data", "size", "resize", "device", "seed")
+    request = {name: getattr(setting, name) for name in names} | {"recipe": recipe.to_json()}
+    words = [sys.executable, "-m", "tenfold.training.trial"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=remarks, text=True, env=dict(os.environ)) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(request))
+            process.stdin.close()
+            yield process
+        finally:
+            process.kill()
+
+
+# --- what can be said of it --------------------------------------------------------------------------------------
+
+
+def counted(study: "optuna.Study") -> Sequence["optuna.trial.FrozenTrial"]:
+    """The trials that ended by themselves, in order: completed, ended early, or failed; not those that were killed."""
+    return [trial for trial in study.get_trials() if trial.state.name == "COMPLETE" or "reason" in trial.user_attrs]
+
+
+def completed(study: "optuna.Study") -> Sequence["optuna.trial.FrozenTrial"]:
+    """The trials that trained to their end."""
+    return [trial for trial in study.get_trials() if trial.state.name == "COMPLETE"]
+
+
+def _reason(study: "optuna.Study") -> str:
+    return str(counted(study)[-1].user_attrs["reason"])
+
+
+def fields_of(trial: "optuna.trial.FrozenTrial", setting: Setting) -> dict[str, Any]:
+    """The fields that a trial was drawn with, as they stand in its recipe."""
+    chosen = {name: isinstance(domain, Choices) for name, domain in setting.space.items()}
+    return {name: json.loads(value) if chosen[name] else value for name, value in trial.params.items()}
+
+
+def noise(accuracy: float, images: int) -> float:
+    """How far two equally good trials may lie apart at an accuracy on so many images: 1.96 standard errors.
+
+    Of the difference of two independent shares. That they share the images makes it less, that their training draws
+    differ makes it more. The share is drawn to a half by one image in each direction, so that 100 % has noise, too.
+    """
+    share = (accuracy * images + 1) / (images + 2)
+    return 1.96 * math.sqrt(2 * share * (1 - share) / images)
+
+
+def importances(study: "optuna.Study") -> dict[str, float]:
+    """How much of the completed trials' variance each field explains (fANOVA, Hutter et al., 2014), the most first.
+
+    Empty for fewer than two of them a field, or where all scored the same: it would be noise.
+    """
+    import optuna
+
+    whole = completed(study)
+    if len(whole) < 2 * len(study.best_params) or len({trial.value for trial in whole}) < 2:
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+
+
+def summarize(study: "optuna.Study", setting: Setting) -> dict[str, Any]:
+    """The best trial and its fields, how many others cannot be told from it, how many ended how, and what mattered."""
+    best = study.best_trial
+    assert best.value is not None
+    margin = noise(best.value, setting.val_images)
+    others = [trial for trial in completed(study) if trial.number != best.number]
+    states = [trial.state.name for trial in counted(study)]
+    return {
+        "recipe": setting.recipe.name,
+        "best": {"trial": counted(study).index(best), "val_accuracy": best.value, "fields": fields_of(best, setting)},
+        "val_images": setting.val_images,
+        "noise": margin,
+        "as_good": sum(best.value - (trial.value or 0.0) <= margin for trial in others),
+        "completed": states.count("COMPLETE"),
+        "pruned": states.count("PRUNED"),
+        "failed": states.count("FAIL"),
+        "importances": importances(study),
+        "trials": [
+            {
+                "val_accuracy": trial.value if trial.state.name == "COMPLETE" else None,
+                "state": {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name],
+                "reason": trial.user_attrs.get("reason"),
+                "fields": fields_of(trial, setting),
+            }
+            for trial in counted(study)
+        ],
+    }
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Say a `summarize` in a few lines, and what it does not show."""
+    best = row["best"]
+    fields = "\n".join(f"  {name}: {json.dumps(_short(value))}" for name, value in best["fields"].items())
+    return (
+        f"trial {best['trial']} did best: {best['val_accuracy']:.2%} of {row['val_images']:,} validation images, with\n"
+        f"{fields}\n"
+        f"{row['completed']} trials completed, {row['pruned']} ended early, {row['failed']} failed\n"
+        f"{row['as_good']} others lie within {row['noise']:.2%} of it, the noise of so few images, and may be as good; "
+        "the best of many is better by luck, too: its figure here is not the recipe's"
+    )
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,0 +1,44 @@
+"""A recipe tried out in a process of its own: `python -m tenfold.training.trial` with a request on standard input.
+
+Every epoch's validation accuracy becomes a line of JSON on standard output, so that a search may watch, and end it. The
+test images are never looked at, and nothing is written.
+"""
+
+import json
+import os
+import sys
+from typing import Any
+
+from tenfold.data import load
+from tenfold.errors import TenfoldError
+from tenfold.files import parse_object
+from tenfold.training.device import make_plan
+from tenfold.training.fit import Fit, fit, split
+from tenfold.training.recipe import Recipe
+
+
+def run(request: dict[str, Any]) -> None:
+    """Train as `request` says: recipe (JSON, as text), data, size, resize, device, seed. Raises what `fit` raises."""
+    dataset = load(request["data"], size=request["size"], resize=request["resize"], seed=request["seed"])
+    recipe = Recipe.from_json(request["recipe"], "trial")
+    train, val = split(dataset.train, recipe, request["seed"])
+    parent, told = os.getppid(), 0
+
+    def watch(fitting: Fit) -> None:
+        nonlocal told
+        if os.getppid() != parent:  # the search was killed
+            sys.exit(1)
+        for row in fitting.epochs[told:]:
+            print(json.dumps({name: row[name] for name in ("epoch", "val_accuracy")}), flush=True)
+        told = len(fitting.epochs)
+
+    plan = make_plan(request["device"])
+    fit(recipe, train, len(dataset.classes), val=val, seed=request["seed"], plan=plan, on_step=watch)
+
+
+if __name__ == "__main__":
+    try:
+        run(parse_object(sys.stdin.buffer.read()))
+    except TenfoldError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
