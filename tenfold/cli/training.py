@@ -1,5 +1,6 @@
 """tenfold train, tenfold doctor."""
 
+import importlib.util
 import math
 import time
 from pathlib import Path
@@ -126,8 +127,20 @@ def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
         paths = write_report(trained.run, trained.dataset, evaluation)
         remark(f"report: {', '.join(map(str, reversed(paths)))}")
     trained.run.unlock()
+    if report and trained.run.recipe.network.name == "reference":
+        _save_for_keras(trained.run)
     if as_json:
         print_json(results | {"report_seconds": time.perf_counter() - began})
+
+
+def _save_for_keras(run: "Run") -> None:
+    """What the reference system left too: the model in Keras's format, where Keras is installed."""
+    if importlib.util.find_spec("keras") is None:
+        remark(f"no model.keras: add the extra 'keras', then tenfold export {run.path} --to keras")
+        return
+    from tenfold.serving.keras_file import export_keras
+
+    remark(f"model for Keras: {export_keras(run).path}")
 
 
 def _measure(trained: "Trained", evaluation_seconds: float) -> dict[str, float]:

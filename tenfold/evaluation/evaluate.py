@@ -158,6 +158,6 @@ def rewrite_scores(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     return write_scores(run, evaluation, {name: earlier[name] for name in earlier if name not in evaluation.scores})
 
 
-def to_csv(predictions: "pd.DataFrame") -> str:
+def to_csv(frame: "pd.DataFrame") -> str:
     """Six significant digits a number, a final newline."""
-    return predictions.to_csv(index=False, float_format="%.6g")
+    return frame.to_csv(index=False, float_format="%.6g")

@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
-from tenfold.evaluation.evaluate import Evaluation
+from tenfold.evaluation.evaluate import Evaluation, to_csv
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections
 from tenfold.files import write_text
 from tenfold.training.run import Run
 from tenfold.training.train import reproduction
 
-REPORT = "report.html"
+REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (
     ("scores", "Scores"),
     ("confusion", "Confusion"),
@@ -35,7 +35,7 @@ _SECTIONS = (
 
 
 def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Path]:
-    """Draw a scored run into `plots/*.png`, write its page `report.html`, and seal both; return their paths.
+    """Draw a scored run into `plots/*.png`, write per_class.csv and the page report.html, seal all; return their paths.
 
     The caller owns the run's lock. Raises `ModelError` where a file that is drawn from is damaged, `StorageError`.
     """
@@ -48,7 +48,8 @@ def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Pat
             paths.append(run.path / "plots" / f"{stem}.png")
             plots.save(figure, paths[-1])
             bar(1, note=stem)
-        paths.append(run.path / REPORT)
+        paths += [run.path / PER_CLASS, run.path / REPORT]
+        write_text(paths[-2], to_csv(known.per_class.reset_index()))
         write_text(paths[-1], _page(known))
         bar(1, note=REPORT)
     run.seal_more(*(path.relative_to(run.path).as_posix() for path in paths))

@@ -30,6 +30,7 @@ from tenfold.training.recipe import RECIPES, Recipe
 from tenfold.training.run import Run, check_new, describe_model
 
 SPLIT_FILE = "split.csv"
+SUMMARY_FILE = "summary.txt"
 CHECKPOINT_SECONDS = 5.0
 CHECKPOINT_SHARE = 0.01
 """A checkpoint is due when this many seconds have passed and when it costs at most this share of them."""
@@ -167,13 +168,14 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan) -> Fit:
     images, val = split(dataset.train, recipe, seed)
     for reason in plan.reasons:
         remark(reason)
-    fitting = Fit(recipe, images, len(dataset.classes), val, seed, plan)
-    print_summary(fitting.network, images.images.shape[1])
-    return fitting
+    return Fit(recipe, images, len(dataset.classes), val, seed, plan)
 
 
 def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
-    before = fitting.seconds
+    before, summary = fitting.seconds, format_summary(fitting.network, fitting.images.shape[1])
+    for line in summary.splitlines():
+        remark(line)
+    write_text(run.path / SUMMARY_FILE, f"{summary}\n")
     if dataset.origin:
         _write_split(run, fitting, dataset)
     try:
@@ -300,12 +302,14 @@ def _to_csv(rows: Sequence[Mapping[str, float]]) -> str:
     return "".join(",".join(line) + "\n" for line in lines)
 
 
-def print_summary(network: nn.Module, size: int) -> None:
-    """Print layers, shapes and counts to standard error."""
+def format_summary(network: nn.Module, size: int) -> str:
+    """Layers with output shapes and counts, and the counts of all, as aligned lines."""
+    rows = [f"{'layer':24} {'kind':12} {'shape':>12} {'parameters':>12}"]
     for layer in summarize(network, size):
-        remark(f"{layer.name:24} {layer.kind:12} {'×'.join(map(str, layer.shape)):>12} {layer.parameters:>12,}")
+        shape = "×".join(map(str, layer.shape))
+        rows.append(f"{layer.name:24} {layer.kind:12} {shape:>12} {layer.parameters:>12,}")
     total, trained = count_parameters(network), count_parameters(network, trainable=True)
-    remark(f"{total:,} parameters, {trained:,} of them trained")
+    return "\n".join([*rows, f"{total:,} parameters, {trained:,} of them trained"])
 
 
 def describe_environment(data: str, seed: int, plan: Plan) -> dict[str, Any]:

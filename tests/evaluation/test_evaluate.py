@@ -253,7 +253,7 @@ def test_pictures_are_drawn_and_sealed(scored: Run) -> None:
     paths = write_report(run, DATASET, evaluate(run, DATASET, PLAN))
     stems = {path.stem for path in paths}
     assert {"history", "gallery", "misclassified", "confusion", "per_class", "reliability", "report"} == stems
-    for path in paths[:-1]:
+    for path in (path for path in paths if path.suffix == ".png"):
         with Image.open(path) as picture:
             assert picture.format == "PNG" and min(picture.size) > 300
     run.verify(*(path.relative_to(run.path).as_posix() for path in paths))

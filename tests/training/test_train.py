@@ -57,6 +57,7 @@ def test_a_run_leaves_its_files(trained: Trained) -> None:
     assert found - {checkpoint, ".lock", ".owner.json"} == {
         "recipe.json",
         "env.json",
+        "summary.txt",
         "metrics.csv",
         "steps.csv",
         "model.json",
