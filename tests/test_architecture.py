@@ -64,6 +64,7 @@ ORDERS = {
         "plots",
         "evaluate",
         "corrupt",
+        "duplicates",
         "explain",
         "page",
         "report",

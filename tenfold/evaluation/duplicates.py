@@ -1,0 +1,138 @@
+"""Test images that are copies of training images: searched by what the network sees in them, confirmed in pixels.
+
+Barz and Denzler ("Do we train on test data?", 2020) found such pairs for 3.25 % of CIFAR-10's test images by eye, in
+features of a network. Here the nearest training images in the run's own features are compared in pixels. The score of
+a pair is the mean of two correlations, of brightness and of its slopes, after the best shift of a few pixels, mirrored
+or not. So light, contrast, colour, re-encoding and small shifts do not hide a copy, while two ships before one horizon
+have unlike slopes.
+
+Shapes: N test and M training images, S×S pixels, uint8 N×S×S×3.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tenfold.training.device import Plan
+from tenfold.training.infer import predict_logits
+from tenfold.training.run import Model
+
+PUBLISHED = {"cifar10": 0.0325}
+"""Share of test images with copies, within the test set too, as published."""
+LEAST_SCORE = 0.80
+"""From this score on a pair counts; docs/honesty.md says how it was set."""
+SAME_SCORE = 0.90
+NEAREST = 10
+_LEAST_ROUGHLY = 0.78
+_SIDE = 32
+_ROUGH_SIDE = 8
+_SEARCH_BLOCK = 500
+_PAIR_BLOCK = 1000
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Test image `test` shows what training image `train` shows.
+
+    kind: "duplicate" for the same pixels in place (up to light, contrast, colour, encoding), "near duplicate" for those
+    that are shifted, mirrored, cut or edited. score: in [LEAST_SCORE, 1].
+    """
+
+    test: int
+    train: int
+    kind: str
+    score: float
+    mirrored: bool
+
+
+def embed(model: Model, images: Tensor, plan: Plan, on_batch: Callable[[float], None] = lambda share: None) -> Tensor:
+    """What the last layer is given of uint8 N×S×S×3: float32 N×D, each row of length 1."""
+    seen: list[Tensor] = []
+    head = model.network.get_submodule("head")
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    try:
+        predict_logits(model.network, images, model.pixels, plan, on_batch=on_batch)
+    finally:
+        hook.remove()
+    return F.normalize(torch.cat(seen), dim=1)
+
+
+def find_duplicates(test: np.ndarray, train: np.ndarray, test_features: Tensor, train_features: Tensor) -> list[Pair]:
+    """Of every test image that has some, the best pair; the surest first.
+
+    Neighbours are those in features (float32 N×D and M×D, rows of length 1) and at 8×8 pixels together.
+    """
+    seen, known = _grey(test), _grey(train)
+    found = [
+        _score_neighbours(images, known, test_features, train_features, mirrored)
+        for images, mirrored in ((seen, False), (seen.flip(2), True))
+    ]
+    pairs = sorted((pair for pairs in found for pair in pairs), key=lambda pair: -pair.score)
+    chosen: dict[int, Pair] = {}
+    for pair in pairs:
+        chosen.setdefault(pair.test, pair)
+    return list(chosen.values())
+
+
+def _grey(images: np.ndarray) -> Tensor:
+    """Mean of the channels, float32 N×S×S, S at most 32."""
+    grey = torch.from_numpy(images.mean(axis=3, dtype=np.float32))
+    return grey if grey.shape[1] <= _SIDE else F.adaptive_avg_pool2d(grey[:, None], _SIDE)[:, 0]
+
+
+def _score_neighbours(
+    test: Tensor, train: Tensor, test_features: Tensor, train_features: Tensor, mirrored: bool
+) -> list[Pair]:
+    rough = [_unit(F.adaptive_avg_pool2d(x[:, None], _ROUGH_SIDE)).flatten(1) for x in (test, train)]
+    tests, trains = _nearest(torch.cat((test_features, rough[0]), 1), torch.cat((train_features, rough[1]), 1))
+    kept = (rough[0][tests] * rough[1][trains]).sum(1) > _LEAST_ROUGHLY  # most need no closer look
+    tests, trains = tests[kept], trains[kept]
+    pairs = []
+    for t, m in zip(tests.split(_PAIR_BLOCK), trains.split(_PAIR_BLOCK), strict=True):
+        rows = zip(t.tolist(), m.tolist(), *(x.tolist() for x in score_pairs(test[t], train[m])), strict=True)
+        pairs += [_pair(*row, mirrored) for row in rows if row[2] >= LEAST_SCORE]
+    return pairs
+
+
+def _nearest(test: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of each test image and of its nearest training images, a row a pair."""
+    count = min(NEAREST, len(train))
+    found = torch.cat([(block @ train.T).topk(count).indices for block in test.split(_SEARCH_BLOCK)])
+    return torch.arange(len(test)).repeat_interleave(count), found.flatten()
+
+
+def _pair(test: int, train: int, best: float, in_place: float, mirrored: bool) -> Pair:
+    kind = "duplicate" if in_place >= SAME_SCORE and not mirrored else "near duplicate"
+    return Pair(test, train, kind, round(min(best, 1.0), 4), mirrored)
+
+
+def score_pairs(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores float N of grey N×S×S images: after the best shift by up to a tenth of the side, and in place."""
+    reach = max(1, first.shape[1] // 10)
+    middle = slice(reach, first.shape[1] - reach)
+    brightness, slopes = _unit(first[:, None, middle, middle]), _unit(_slopes(first[:, middle, middle]))
+    best = in_place = torch.full((len(first),), -1.0)
+    for rows in range(2 * reach + 1):
+        for columns in range(2 * reach + 1):
+            height = first.shape[1] - 2 * reach
+            window = second[:, rows : rows + height, columns : columns + height]
+            pairs = ((brightness, _unit(window[:, None])), (slopes, _unit(_slopes(window))))
+            score = torch.stack([(a * b).sum((1, 2, 3)) for a, b in pairs]).mean(0)
+            best = torch.maximum(best, score)
+            in_place = score if rows == columns == reach else in_place
+    return best, in_place
+
+
+def _slopes(grey: Tensor) -> Tensor:
+    """Differences to the pixel below and to the right, N×2×(S−1)×(S−1)."""
+    return torch.stack((grey[:, 1:, :-1] - grey[:, :-1, :-1], grey[:, :-1, 1:] - grey[:, :-1, :-1]), dim=1)
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Each of N×C×H×W without its mean, scaled to length 1; what is flat becomes 0."""
+    centred = values - values.mean((1, 2, 3), keepdim=True)
+    return centred / centred.square().sum((1, 2, 3), keepdim=True).sqrt().clamp(min=1.0)
