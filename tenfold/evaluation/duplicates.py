@@ -93,8 +93,9 @@ def _score_neighbours(
     tests, trains = tests[kept], trains[kept]
     pairs = []
     for t, m in zip(tests.split(_PAIR_BLOCK), trains.split(_PAIR_BLOCK), strict=True):
-        rows = zip(t.tolist(), m.tolist(), *(x.tolist() for x in score_pairs(test[t], train[m])), strict=True)
-        pairs += [_pair(*row, mirrored) for row in rows if row[2] >= LEAST_SCORE]
+        best, in_place = score_pairs(test[t], train[m])
+        for row in (best >= LEAST_SCORE).nonzero().flatten().tolist():
+            pairs.append(_pair(int(t[row]), int(m[row]), float(best[row]), float(in_place[row]), mirrored))
     return pairs
 
 
