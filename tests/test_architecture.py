@@ -65,6 +65,8 @@ ORDERS = {
         "evaluate",
         "corrupt",
         "duplicates",
+        "labels",
+        "honesty",
         "explain",
         "page",
         "report",

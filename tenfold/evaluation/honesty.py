@@ -1,0 +1,239 @@
+"""How far a run's score can be trusted: copies among its test images, corruptions, labels, and the spread over runs.
+
+Each part is kept in `honesty/` of the run directory and used again as long as weights and data are the same, so an
+interrupted examination goes on where it was. Parts are plain JSON values; where one cannot be had, it says why under
+`missing`.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tenfold.console import progress
+from tenfold.data.dataset import Dataset, Split
+from tenfold.errors import DataError, DivergedError, ModelError, UsageError
+from tenfold.evaluation import labels as label_errors
+from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
+from tenfold.evaluation.duplicates import PUBLISHED, embed, find_duplicates
+from tenfold.evaluation.evaluate import Evaluation
+from tenfold.evaluation.metrics import accuracy, probabilities
+from tenfold.files import parse_object, write_text
+from tenfold.training.device import Plan
+from tenfold.training.fit import to_tensors
+from tenfold.training.infer import predict_logits
+from tenfold.training.run import Model, Run
+from tenfold.training.runs import list_runs
+
+FOLDER = "honesty"
+ISSUES = "label_issues.csv"
+IMAGES_A_CELL = 1000
+SHOWN = 24
+"""Of each kind, in the report; label_issues.csv has all suspected labels."""
+_VERSION = 1
+_BENCH = "bench.json"
+
+Part = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is examined: a scored run and its own data."""
+
+    run: Run
+    dataset: Dataset
+    evaluation: Evaluation
+
+    def key(self) -> dict[str, Any]:
+        """What every part depends on."""
+        parts = (self.dataset.train, self.dataset.test)
+        digests = {name: self.run.digest(name) for name in ("model.safetensors", "model.json")}
+        return {"version": _VERSION, **digests, "data": [_digest(part) for part in parts]}
+
+
+def _digest(part: Split) -> str:
+    hashed = hashlib.sha256(np.ascontiguousarray(part.images).data)
+    hashed.update(np.ascontiguousarray(part.labels).data)
+    return hashed.hexdigest()
+
+
+def examine(subject: Subject, plan: Plan, full: bool = False) -> tuple[dict[str, Part], bool]:
+    """Have every part, and say whether one of them is new. The caller owns the run's lock.
+
+    full: corrupt all test images, not the first thousand. Raises `ModelError`, `StorageError`.
+    """
+    kept = read_panel(subject) or {}
+    model = subject.run.load_model(plan)
+    images = len(subject.dataset.test) if full else min(IMAGES_A_CELL, len(subject.dataset.test))
+    if kept.get("corruptions", {}).get("images", 0) < images:
+        kept.pop("corruptions", None)
+    makers: dict[str, Callable[[], Part]] = {
+        "duplicates": lambda: _duplicates(subject, model, plan),
+        "corruptions": lambda: _corruptions(subject, model, plan, images),
+        "labels": lambda: _labels(subject, plan),
+    }
+    missing = [name for name in makers if name not in kept]
+    for name in missing:
+        kept[name] = makers[name]()
+        _keep(subject, name, kept[name])
+    return {name: kept[name] for name in makers} | {"spread": spread(subject.run)}, bool(missing)
+
+
+def read_panel(subject: Subject) -> dict[str, Part] | None:
+    """The parts that the run keeps of this very model and data, with the spread; None where there is none."""
+    names = [name for name in ("duplicates", "corruptions", "labels") if (path_of(subject.run, name)).is_file()]
+    if not names:
+        return None
+    key, found = subject.key(), {}
+    for name in names:
+        kept = _read(subject.run, name)
+        if kept.get("key") == key:
+            found[name] = kept["value"]
+    return found | {"spread": spread(subject.run)} if found else None
+
+
+def path_of(run: Run, name: str) -> Any:
+    """Where the run keeps a part."""
+    return run.path / FOLDER / f"{name}.json"
+
+
+def _read(run: Run, name: str) -> dict[str, Any]:
+    """What is kept, or nothing where it is damaged: then it is made anew."""
+    try:
+        run.verify(f"{FOLDER}/{name}.json")
+        return parse_object(path_of(run, name).read_bytes())
+    except (ModelError, ValueError):
+        return {}
+
+
+def _keep(subject: Subject, name: str, value: Part) -> None:
+    write_text(path_of(subject.run, name), json.dumps({"key": subject.key(), "value": value}) + "\n")
+    subject.run.seal_more(f"{FOLDER}/{name}.json")
+
+
+# --- copies ------------------------------------------------------------------------------------------------------
+
+
+def _duplicates(subject: Subject, model: Model, plan: Plan) -> Part:
+    dataset = subject.dataset
+    with progress("looking for copies", len(dataset.test) + len(dataset.train)) as bar:
+        features = [embed(model, to_tensors(part)[0], plan, bar) for part in (dataset.test, dataset.train)]
+        pairs = find_duplicates(dataset.test.images, dataset.train.images, *features)
+    logits, truth = subject.evaluation.logits, subject.evaluation.labels
+    copied = np.isin(np.arange(len(truth)), [pair.test for pair in pairs])
+    differ = [pair for pair in pairs if dataset.test.labels[pair.test] != dataset.train.labels[pair.train]]
+    return {
+        "images": len(truth),
+        "count": len(pairs),
+        "share": len(pairs) / len(truth),
+        "in_place": sum(pair.kind == "duplicate" for pair in pairs),
+        "labels_differ": len(differ),
+        "published_share": PUBLISHED.get(dataset.name),
+        "accuracy": accuracy(logits, truth),
+        "accuracy_without": accuracy(logits[~copied], truth[~copied]) if not copied.all() else None,
+        "accuracy_on_copies": accuracy(logits[copied], truth[copied]) if copied.any() else None,
+        "pairs": [asdict(pair) for pair in pairs],
+    }
+
+
+# --- corruptions -------------------------------------------------------------------------------------------------
+
+
+def _corruptions(subject: Subject, model: Model, plan: Plan, images: int) -> Part:
+    test = subject.dataset.test[slice(images)]
+    truth = test.labels.astype(np.int64)
+    table: dict[str, list[float]] = {}
+    with progress("corruptions", len(CORRUPTIONS) * len(SEVERITIES)) as bar:
+        for name in CORRUPTIONS:
+            table[name] = []
+            for severity in SEVERITIES:
+                seen = torch.from_numpy(corrupt(np.asarray(test.images), name, severity))
+                logits = predict_logits(model.network, seen, model.pixels, plan).single.numpy()
+                table[name].append(accuracy(logits, truth))
+                bar(1, note=f"{name} {severity}")
+    cells = np.array(list(table.values()))
+    return {
+        "images": images,
+        "clean_accuracy": accuracy(subject.evaluation.test.single[:images], truth),
+        "mean_accuracy": float(cells.mean()),
+        "by_severity": cells.mean(axis=0).tolist(),
+        "accuracy": table,
+    }
+
+
+# --- labels ------------------------------------------------------------------------------------------------------
+
+
+def _labels(subject: Subject, plan: Plan) -> Part:
+    dataset, rows = subject.dataset, []
+    predicted = {"test": probabilities(subject.evaluation.logits)}
+    part: Part = {"missing": None}
+    try:
+        predicted["train"] = _judge_training_images(dataset, plan)
+    except (DataError, DivergedError, UsageError) as error:
+        part["missing"] = f"training images were not judged: {error}"
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        if name in predicted:
+            issues = label_errors.find_issues(split.labels, predicted[name])
+            rows += [_row(name, split, issue, dataset.classes) for issue in issues]
+            part[name] = {
+                "images": len(split),
+                "judges_accuracy": accuracy(predicted[name], split.labels.astype(np.int64)),
+                "suspected": len(issues),
+                "first": [asdict(issue) for issue in issues[:SHOWN]],
+            }
+    _write_issues(subject.run, rows)
+    return part
+
+
+def _judge_training_images(dataset: Dataset, plan: Plan) -> np.ndarray:
+    recipe = label_errors.recipe_for(dataset.train)
+    with progress("judging labels", 100) as bar:
+        return label_errors.predict_out_of_fold(
+            dataset.train, len(dataset.classes), plan, recipe, lambda share: bar(100 * share)
+        )
+
+
+def _row(name: str, split: Split, issue: label_errors.Issue, classes: Sequence[str]) -> list[Any]:
+    path = "" if split.names is None else split.names[issue.index]
+    sure = (f"{issue.given_probability:.6g}", f"{issue.suspected_probability:.6g}")
+    return [name, issue.index, path, classes[issue.given], classes[issue.suspected], *sure]
+
+
+def _write_issues(run: Run, rows: list[list[Any]]) -> None:
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("split", "index", "path", "given", "suspected", "given_probability", "suspected_probability"))
+    table.writerows(rows)
+    write_text(run.path / ISSUES, text.getvalue())
+    run.seal_more(ISSUES)
+
+
+# --- the spread over runs ----------------------------------------------------------------------------------------
+
+
+def spread(run: Run) -> Part:
+    """Of the test accuracies in the bench that the run lies in: n, mean, std, and the least difference that is real.
+
+    Two single runs with other seeds lie farther apart than that in one case of twenty: t · √2 · std, with Student's t
+    of n − 1 degrees of freedom for the std is itself estimated.
+    """
+    folder = run.path.resolve().parent
+    if not (folder / _BENCH).is_file():
+        return {"missing": "this run is not part of a bench: tenfold bench trains several"}
+    rows = [row for row in list_runs(folder) if (row.recipe, row.data) == (run.recipe.name, run.env["data"])]
+    values = [row.accuracy for row in rows if row.accuracy is not None]
+    if len(values) < 2:
+        return {"missing": "its bench has no other finished run of this recipe"}
+    from scipy.stats import t
+
+    std = statistics.stdev(values)
+    real = float(t.ppf(0.975, len(values) - 1)) * 2**0.5 * std
+    return {"missing": None, "n": len(values), "mean": statistics.fmean(values), "std": std, "real_difference": real}

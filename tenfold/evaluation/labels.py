@@ -1,0 +1,104 @@
+"""Labels that are probably wrong: confident learning (Northcutt, Jiang and Chuang, 2021) as cleanlab computes it.
+
+Training images are judged by networks that have not seen them: in turn, a fold is left out and `fast89` is trained on
+the others. Test images are judged by the run itself.
+
+Shapes: N images, K classes; probabilities are float N×K.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from tenfold.data.dataset import Split
+from tenfold.errors import DataError
+from tenfold.evaluation.metrics import probabilities
+from tenfold.training.augment import keyed
+from tenfold.training.device import Plan
+from tenfold.training.fit import fit, to_tensors
+from tenfold.training.infer import predict_logits
+from tenfold.training.recipe import FAST89, Recipe
+
+FOLDS = 4
+LEAST_IMAGES = 2
+"""Of every class, so that one is left to train on."""
+
+
+@dataclass(frozen=True)
+class Issue:
+    """Image `index` is called `given`, but looks like `suspected`; with the probability of each."""
+
+    index: int
+    given: int
+    suspected: int
+    given_probability: float
+    suspected_probability: float
+
+
+def recipe_for(train: Split) -> Recipe:
+    """`fast89`, fitted to so many images of that size."""
+    small = train.images.shape[1] >= FAST89.small_size
+    return (FAST89 if small else replace(FAST89, small_share=0.0)).for_images(len(train))
+
+
+def predict_out_of_fold(
+    train: Split,
+    classes: int,
+    plan: Plan,
+    recipe: Recipe,
+    on_share: Callable[[float], None] = lambda share: None,
+) -> np.ndarray:
+    """Probabilities of every training image by a network trained without it. `on_share` is told shares of the work.
+
+    Raises `DataError` where a class has too few images, and as `fit` does.
+    """
+    folds = assign_folds(train.labels, classes)
+    found = np.zeros((len(train), classes))
+    for fold in np.unique(folds):
+        own, others = train[folds == fold], train[folds != fold]
+        fitted = fit(
+            recipe,
+            others,
+            classes,
+            seed=int(fold),
+            plan=plan,
+            on_step=lambda fitting: on_share(1 / fitting.schedule.total / FOLDS),
+        )
+        images, _ = to_tensors(own)
+        logits = predict_logits(fitted.network, images, fitted.pixels, plan, recipe.views, recipe.unsure_share)
+        found[folds == fold] = probabilities(logits.averaged.numpy())
+    return found
+
+
+def assign_folds(labels: np.ndarray, classes: int) -> np.ndarray:
+    """A fold for each of N images, int64 in [0, FOLDS), every class spread evenly. Raises `DataError`."""
+    counts = np.bincount(labels, minlength=classes)
+    if counts.min() < LEAST_IMAGES:
+        raise DataError(f"a class has {counts.min()} training images: {LEAST_IMAGES} are the least that can be judged")
+    order = torch.randperm(len(labels), generator=keyed(0, "folds")).numpy()
+    order = order[np.argsort(labels[order], kind="stable")]
+    starts = np.repeat(np.cumsum(counts) - counts, counts)
+    folds = np.empty(len(labels), np.int64)
+    folds[order] = (np.arange(len(labels)) - starts) % FOLDS
+    return folds
+
+
+def find_issues(labels: np.ndarray, predicted: np.ndarray) -> list[Issue]:
+    """Suspected label errors, the least probable given label first. `labels` N integers, `predicted` float N×K."""
+    from cleanlab.filter import find_label_issues
+
+    suspects = find_label_issues(
+        labels.astype(np.int64),
+        predicted,
+        filter_by="confident_learning",
+        return_indices_ranked_by="self_confidence",
+        n_jobs=1,
+    )
+    return [_issue(int(index), labels, predicted) for index in suspects]
+
+
+def _issue(index: int, labels: np.ndarray, predicted: np.ndarray) -> Issue:
+    given, suspected = int(labels[index]), int(predicted[index].argmax())
+    return Issue(index, given, suspected, float(predicted[index, given]), float(predicted[index, suspected]))

@@ -1,0 +1,75 @@
+"""Suspected label errors: planted ones are found, and cleanlab's choice is what the paper says it is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tenfold.data.dataset import Split
+from tenfold.data.shapes import make_shapes
+from tenfold.errors import DataError
+from tenfold.evaluation.labels import FOLDS, assign_folds, find_issues, predict_out_of_fold, recipe_for
+from tenfold.training.device import Plan
+from tenfold.training.recipe import NetworkSpec, Stage
+
+PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+
+
+def test_folds_are_even_in_every_class() -> None:
+    labels = make_shapes(train=997, test=1).train.labels
+    folds = assign_folds(labels, 10)
+    counts = np.array([[(folds[labels == k] == fold).sum() for fold in range(FOLDS)] for k in range(10)])
+    assert counts.sum() == 997 and np.ptp(counts, axis=1).max() <= 1
+    assert np.array_equal(folds, assign_folds(labels, 10))
+
+
+def test_a_class_with_one_image_cannot_be_judged() -> None:
+    with pytest.raises(DataError, match="1 training images"):
+        assign_folds(np.array([0, 0, 0, 1]), 2)
+
+
+def test_issues_are_those_of_the_paper() -> None:
+    """An image is suspected where a class other than its own is the largest of those that are above their threshold.
+
+    A class's threshold is the mean probability of it among the images that are called so.
+    """
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 400)
+    logits = rng.normal(size=(400, 4))
+    logits[np.arange(400), np.where(rng.random(400) < 0.1, (labels + 1) % 4, labels)] += 3
+    predicted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    thresholds = np.array([predicted[labels == k, k].mean() for k in range(4)])
+    above = np.where(predicted >= thresholds, predicted, 0)
+    wanted = {n for n in range(400) if above[n].any() and above[n].argmax() != labels[n]}
+    wanted = {n for n in wanted if predicted[n].argmax() != labels[n]}  # what is believed as it is called is no issue
+    issues = find_issues(labels, predicted)
+    assert {issue.index for issue in issues} == wanted and 20 < len(wanted) < 60
+    sure = [issue.given_probability for issue in issues]
+    assert sure == sorted(sure)
+    first = issues[0]
+    assert (first.given, first.suspected) == (labels[first.index], predicted[first.index].argmax())
+    assert first.suspected_probability == pytest.approx(predicted[first.index].max())
+
+
+@pytest.mark.parametrize("size", [8, 32])
+def test_the_recipe_fits_the_images(size: int) -> None:
+    train = make_shapes(train=500, test=1, size=size).train
+    assert recipe_for(train).small_share == (0 if size == 8 else pytest.approx(0.435))
+    assert recipe_for(train).images == 500
+
+
+def test_planted_errors_are_found() -> None:
+    """5 % of the labels of drawn shapes are turned into others at random."""
+    train = make_shapes(train=1_600, test=1).train
+    rng = np.random.default_rng(0)
+    flipped = rng.choice(1_600, 80, replace=False)
+    labels = train.labels.copy()
+    labels[flipped] = (labels[flipped] + rng.integers(1, 10, 80)) % 10
+    recipe = replace(recipe_for(train), network=NetworkSpec(widths=(16, 32, 32)), stages=(Stage(8.0, 0.24, 0.0),))
+    shares: list[float] = []
+    predicted = predict_out_of_fold(Split(train.images, labels), 10, PLAN, recipe, shares.append)
+    assert sum(shares) == pytest.approx(1) and predicted.sum(axis=1) == pytest.approx(1)
+    found = {issue.index for issue in find_issues(labels, predicted)}
+    right = len(found & set(flipped.tolist()))
+    assert right / 80 >= 0.7 and right / len(found) >= 0.9, (right, len(found))
