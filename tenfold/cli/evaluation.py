@@ -1,12 +1,25 @@
-"""tenfold evaluate, tenfold report."""
+"""tenfold evaluate, tenfold report, tenfold explain."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tenfold.cli.app import TRAIN_EXTRA, Device, Json, RunPath, app, print_accuracy, print_json, require_extra
-from tenfold.errors import UsageError
+from tenfold.console import remark
+from tenfold.errors import DataError, ImageError, SkippedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from tenfold.data import Dataset
+    from tenfold.evaluation.evaluate import Evaluation
+    from tenfold.evaluation.explain import Explanation
+    from tenfold.training.device import Plan
+    from tenfold.training.run import Run
 
 
 @app.command()
@@ -16,11 +29,22 @@ def evaluate(
         str | None, typer.Option(help="Score on the test images of other data; the run then stays as it is.")
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")] = None,
+    honesty: Annotated[
+        bool,
+        typer.Option(
+            "--honesty", help="Examine the score: copies in the test set, corruptions, labels, spread; minutes."
+        ),
+    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Corrupt all test images, not the first 1,000.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
-    require_extra("train", TRAIN_EXTRA)
+    require_extra("train", (*TRAIN_EXTRA, "cleanlab", "captum") if honesty else TRAIN_EXTRA)
+    if full and not honesty:
+        raise UsageError("--full goes with --honesty")
+    if honesty and data is not None:
+        raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
     _refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
     from tenfold.evaluation import metrics
@@ -32,16 +56,40 @@ def evaluate(
     opened = Run.open(run)
     with opened.locked():
         dataset, own = (dataset_of(opened), True) if data is None else other_data(opened, data)
-        evaluated = evaluation.evaluate(opened, dataset, make_plan(device), own=own)
+        plan = make_plan(device)
+        evaluated = evaluation.evaluate(opened, dataset, plan, own=own)
         scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
+        panel = _examine(opened, dataset, evaluated, plan, full) if honesty else None
     if predictions:
         write_text(predictions, evaluation.to_csv(evaluated.predictions()))
     if as_json:
-        print_json(scores | evaluated.details())
+        print_json(scores | evaluated.details() | ({"honesty": panel} if panel else {}))
         return
     print_accuracy(scores)
     print(metrics.format_per_class(evaluated.per_class()))
     print(metrics.format_confusions(metrics.top_confusions(evaluated.confusion_matrix()), evaluated.classes))
+    if panel:
+        _print_panel(opened, panel)
+
+
+def _examine(run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "Plan", full: bool) -> dict[str, Any]:
+    """The honesty panel; where a part of it is new, the run's page is written again."""
+    from tenfold.evaluation.honesty import Subject, examine
+    from tenfold.evaluation.report import write_report
+
+    panel, new = examine(Subject(run, dataset, evaluated), plan, full)
+    if new:
+        write_report(run, dataset, evaluated)
+    return panel
+
+
+def _print_panel(run: "Run", panel: dict[str, Any]) -> None:
+    from tenfold.evaluation.honesty import say
+    from tenfold.evaluation.report import REPORT
+
+    for sentence in say(panel):
+        print(sentence)
+    print(f"pictures of all this: {run.path / REPORT}#honesty")
 
 
 def _refuse_busy(run: Path) -> None:
@@ -88,3 +136,93 @@ def _report_run(run: Path, device: str) -> list[Path]:
         evaluation = score(opened, dataset, make_plan(device))
         rewrite_scores(opened, evaluation)
         return write_report(opened, dataset, evaluation)
+
+
+@app.command()
+def explain(
+    run: RunPath,
+    sources: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Files, folders, patterns, or -.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures, one an image.")] = Path("explanations"),
+    top: Annotated[int, typer.Option(min=1, help="How many guesses to draw.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Show where a run looks: what in an image speaks for its answer, and what against it."""
+    require_extra("train", (*TRAIN_EXTRA, "cleanlab", "captum"))
+    from tenfold.training.run import Run
+
+    rows, bad = [], 0
+    for name, explained in _explain_all(Run.open(run), sources, out, top):
+        if isinstance(explained, ImageError):
+            remark(f"{name}: {explained}")
+            bad += 1
+            continue
+        rows.append(explained)
+        if not as_json:
+            said = f"{explained['label']} {explained['probability']:.2%}"
+            print(f"{name}: {said}; saliency and occlusion agree to {explained['agreement']:.2f}; {explained['png']}")
+    if as_json:
+        print_json({"images": rows})
+    if bad:
+        raise SkippedError(f"{bad:,} of {len(rows) + bad:,} images could not be read")
+    if not rows:
+        raise DataError(f"no images in {', '.join(sources)}")
+
+
+def _explain_all(
+    run: "Run", sources: list[str], out: Path, top: int
+) -> "Iterator[tuple[str, dict[str, Any] | ImageError]]":
+    """Explain and draw images one by one: name, and what is said of it or why it cannot be read."""
+    from tenfold.data.image import decode
+    from tenfold.evaluation.explain import explain as look
+    from tenfold.serving.inputs import find
+    from tenfold.training.device import make_plan
+
+    model, resize = run.load_model(make_plan("cpu")), run.read_json("model.json")["resize"]
+    calibration = run.read_json("results.json").get("calibration") if run.scored else None
+    temperature = calibration["temperature"] if calibration else 1.0
+    for item in find(sources, sys.stdin.buffer):
+        try:
+            pixels = decode(item.read(), model.size, resize)
+        except ImageError as error:
+            yield item.name, error
+            continue
+        (explained,) = look(model, pixels[None], temperature)
+        path = _free_name(out, Path(item.name).stem)
+        guesses = _draw_explanation(path, item.name, pixels, explained, model.classes, top)
+        yield (
+            item.name,
+            {
+                "path": item.name,
+                "png": str(path),
+                "label": guesses[0][0],
+                "probability": guesses[0][1],
+                "top": [{"label": label, "probability": share} for label, share in guesses],
+                "agreement": explained.agreement,
+            },
+        )
+
+
+def _free_name(folder: Path, stem: str) -> Path:
+    """A file of that stem that is not there yet."""
+    stem = stem.strip("-.") or "image"
+    path, number = folder / f"{stem}.png", 2
+    while path.exists():
+        path, number = folder / f"{stem}-{number}.png", number + 1
+    return path
+
+
+def _draw_explanation(
+    path: Path, name: str, pixels: "np.ndarray", explained: "Explanation", classes: tuple[str, ...], top: int
+) -> list[tuple[str, float]]:
+    """Write the picture of one image; return the best guesses."""
+    from tenfold.evaluation import plots
+    from tenfold.evaluation.explain import overlay
+
+    best = (-explained.probabilities).argsort(kind="stable")[:top]
+    guesses = [(classes[k], float(explained.probabilities[k])) for k in best]
+    pictures = [("what it sees", pixels)]
+    pictures.append((f"why {guesses[0][0]}: gradients", overlay(pixels, explained.saliency)))
+    pictures.append(("if covered: occlusion", overlay(pixels, explained.occlusion)))
+    note = f"orange speaks for {guesses[0][0]}, blue against it; the two maps agree to {explained.agreement:.2f}"
+    plots.save(plots.explanation(pictures, guesses, Path(name).name, note), path)
+    return guesses

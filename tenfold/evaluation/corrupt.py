@@ -1,9 +1,9 @@
 """The 15 standard corruptions of images at 5 severities, drawn from a seed.
 
 Definitions and constants are those published for CIFAR-10-C: Hendrycks and Dietterich, "Benchmarking Neural Network
-Robustness to Common Corruptions and Perturbations" (2019). Three things differ. Values are rounded to bytes, not cut.
-Glass really swaps its pixels. And frost, published as photographs laid over the image, is drawn by code here: needles
-of ice on a rough film. Lengths are published for 32 pixels a side; for S > 32 pixels they are scaled by S / 32.
+Robustness to Common Corruptions and Perturbations" (2019). Two things differ. Values are rounded to bytes, not cut. And
+frost, published as photographs laid over the image, is drawn by code here: needles of ice on a rough film. Lengths are
+published for 32 pixels a side; for S > 32 pixels they are scaled by S / 32.
 
 Shapes: N images of S×S pixels and 3 channels, within this file float32 N×S×S×3 in [0, 1]; `rng` draws for all of them.
 """
@@ -24,7 +24,6 @@ BLOCK = 500
 _NEEDLES = 3
 _ICE = np.array([0.84, 0.92, 1.0], np.float32)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_SWAPS = (-1, 0)
 
 
 def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
@@ -94,20 +93,20 @@ def _glass_blur(images: np.ndarray, level: int, rng: np.random.Generator) -> np.
     spread = (0, sigma * _scale(images), sigma * _scale(images), 0)
     shuffled = ndimage.gaussian_filter(images, spread, mode="nearest")
     for _ in range(times):
-        _swap_neighbours(shuffled, rng)
+        shuffled = _shuffle(shuffled, rng)
     return ndimage.gaussian_filter(shuffled, spread, mode="nearest")
 
 
-def _swap_neighbours(images: np.ndarray, rng: np.random.Generator) -> None:
-    """Swap each pixel, from the last to the first, with itself or one above and left of it, in place."""
+def _shuffle(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give each pixel, off two rows and columns, its own colour or that of one above it, left of it, or both.
+
+    That is what the published code does: its swap of two pixels leaves the second as it was.
+    """
     count, size = images.shape[:2]
-    every = np.arange(count)
-    for row in range(size - 1, 1, -1):
-        for column in range(size - 1, 1, -1):
-            rows, columns = np.array([[row], [column]]) + rng.choice(_SWAPS, (2, count))
-            here = images[:, row, column].copy()
-            images[:, row, column] = images[every, rows, columns]
-            images[every, rows, columns] = here
+    moves = rng.integers(-1, 1, (2, count, size, size))
+    moves[:, :, :2] = moves[:, :, :, :2] = 0
+    rows, columns = np.indices((size, size))[:, None] + moves
+    return images[np.arange(count)[:, None, None], rows, columns]
 
 
 def _motion_blur(images: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,6 +5,7 @@ interrupted examination goes on where it was. Parts are plain JSON values; where
 `missing`.
 """
 
+import base64
 import csv
 import hashlib
 import io
@@ -12,6 +13,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from tenfold.evaluation import labels as label_errors
 from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
 from tenfold.evaluation.duplicates import PUBLISHED, embed, find_duplicates
 from tenfold.evaluation.evaluate import Evaluation
+from tenfold.evaluation.explain import explain, overlay
 from tenfold.evaluation.metrics import accuracy, probabilities
 from tenfold.files import parse_object, write_text
 from tenfold.training.device import Plan
@@ -37,6 +40,9 @@ ISSUES = "label_issues.csv"
 IMAGES_A_CELL = 1000
 SHOWN = 24
 """Of each kind, in the report; label_issues.csv has all suspected labels."""
+MAPPED = 6
+"""Of the surest mistakes, images that are explained in the report."""
+_NAMES = ("duplicates", "corruptions", "labels", "maps")
 _VERSION = 1
 _BENCH = "bench.json"
 
@@ -78,17 +84,18 @@ def examine(subject: Subject, plan: Plan, full: bool = False) -> tuple[dict[str,
         "duplicates": lambda: _duplicates(subject, model, plan),
         "corruptions": lambda: _corruptions(subject, model, plan, images),
         "labels": lambda: _labels(subject, plan),
+        "maps": lambda: _maps(subject, model),
     }
-    missing = [name for name in makers if name not in kept]
+    missing = [name for name in _NAMES if name not in kept]
     for name in missing:
         kept[name] = makers[name]()
         _keep(subject, name, kept[name])
-    return {name: kept[name] for name in makers} | {"spread": spread(subject.run)}, bool(missing)
+    return {name: kept[name] for name in _NAMES} | {"spread": spread(subject.run)}, bool(missing)
 
 
 def read_panel(subject: Subject) -> dict[str, Part] | None:
     """The parts that the run keeps of this very model and data, with the spread; None where there is none."""
-    names = [name for name in ("duplicates", "corruptions", "labels") if (path_of(subject.run, name)).is_file()]
+    names = [name for name in _NAMES if path_of(subject.run, name).is_file()]
     if not names:
         return None
     key, found = subject.key(), {}
@@ -99,7 +106,7 @@ def read_panel(subject: Subject) -> dict[str, Part] | None:
     return found | {"spread": spread(subject.run)} if found else None
 
 
-def path_of(run: Run, name: str) -> Any:
+def path_of(run: Run, name: str) -> Path:
     """Where the run keeps a part."""
     return run.path / FOLDER / f"{name}.json"
 
@@ -216,6 +223,25 @@ def _write_issues(run: Run, rows: list[list[Any]]) -> None:
     run.seal_more(ISSUES)
 
 
+# --- where it looks ----------------------------------------------------------------------------------------------
+
+
+def _maps(subject: Subject, model: Model) -> Part:
+    """Saliency and occlusion of the surest mistakes, painted over them: bytes of uint8 S×S×3 in base64."""
+    shares = probabilities(subject.evaluation.logits)
+    wrong = np.flatnonzero(shares.argmax(axis=1) != subject.evaluation.labels)
+    chosen = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:MAPPED]
+    images, found = subject.dataset.test.images[chosen], []
+    with progress("explaining mistakes", len(chosen)) as bar:
+        for index, image, explained in zip(chosen.tolist(), images, explain(model, images), strict=True):
+            drawn = [overlay(image, heat) for heat in (explained.saliency, explained.occlusion)]
+            pictures = [base64.b64encode(picture.tobytes()).decode() for picture in drawn]
+            found.append({"index": index, "agreement": explained.agreement, "pictures": pictures})
+            found[-1] |= {"label": explained.label, "probability": float(explained.probabilities.max())}
+            bar(1)
+    return {"images": found}
+
+
 # --- the spread over runs ----------------------------------------------------------------------------------------
 
 
@@ -237,3 +263,48 @@ def spread(run: Run) -> Part:
     std = statistics.stdev(values)
     real = float(t.ppf(0.975, len(values) - 1)) * 2**0.5 * std
     return {"missing": None, "n": len(values), "mean": statistics.fmean(values), "std": std, "real_difference": real}
+
+
+# --- in words ----------------------------------------------------------------------------------------------------
+
+
+def say(panel: dict[str, Part]) -> list[str]:
+    """What was found, a sentence a part."""
+    return [
+        _say_copies(panel["duplicates"]),
+        _say_corruptions(panel["corruptions"]),
+        *_say_labels(panel["labels"]),
+        _say_spread(panel["spread"]),
+    ]
+
+
+def _say_copies(part: Part) -> str:
+    found = f"{part['count']:,} of {part['images']:,} test images ({part['share']:.2%}) look like a training image"
+    if not part["count"] or part["accuracy_without"] is None:
+        return found
+    return f"{found}; accuracy {part['accuracy']:.2%} with them, {part['accuracy_without']:.2%} without"
+
+
+def _say_corruptions(part: Part) -> str:
+    return (
+        f"mean accuracy over {len(part['accuracy'])} corruptions at 5 severities: {part['mean_accuracy']:.2%}, against "
+        f"{part['clean_accuracy']:.2%} on the same {part['images']:,} images as they are (a single view)"
+    )
+
+
+def _say_labels(part: Part) -> list[str]:
+    found = [
+        f"{part[name]['suspected']:,} of {part[name]['images']:,} {name} labels are suspected: {ISSUES}"
+        for name in ("train", "test")
+        if name in part
+    ]
+    return [*found, part["missing"]] if part["missing"] else found
+
+
+def _say_spread(part: Part) -> str:
+    if part["missing"]:
+        return f"spread over runs: {part['missing']}"
+    return (
+        f"test accuracy over the {part['n']} runs of its bench: {part['mean']:.2%} ± {part['std']:.2%}; two single "
+        f"runs must lie {part['real_difference']:.2%} apart before that means anything"
+    )

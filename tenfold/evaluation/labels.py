@@ -86,13 +86,17 @@ def assign_folds(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def find_issues(labels: np.ndarray, predicted: np.ndarray) -> list[Issue]:
-    """Suspected label errors, the least probable given label first. `labels` N integers, `predicted` float N×K."""
+    """Suspected label errors, the least probable given label first. `labels` N integers, `predicted` float N×K.
+
+    Confident learning says how many; they are the images whose given label is the least probable, which finds more
+    planted errors than the images that it counts (docs/honesty.md).
+    """
     from cleanlab.filter import find_label_issues
 
     suspects = find_label_issues(
         labels.astype(np.int64),
         predicted,
-        filter_by="confident_learning",
+        filter_by="low_self_confidence",
         return_indices_ranked_by="self_confidence",
         n_jobs=1,
     )

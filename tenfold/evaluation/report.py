@@ -13,8 +13,9 @@ from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
 from tenfold.evaluation.evaluate import Evaluation, to_csv
+from tenfold.evaluation.honesty import Subject, read_panel
 from tenfold.evaluation.metrics import shown
-from tenfold.evaluation.page import choice, picture, report_page, sections
+from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import write_text
 from tenfold.training.run import Run
 from tenfold.training.train import reproduction
@@ -28,6 +29,7 @@ _SECTIONS = (
     ("first", "First images"),
     ("curves", "Training"),
     ("certainty", "Certainty"),
+    ("honesty", "Honesty"),
     ("model", "Model"),
     ("environment", "Environment"),
     ("reproduce", "Once more"),
@@ -127,7 +129,10 @@ def _page(known: Known) -> str:
     numbers = choice.choose(labels, known.predicted, sure, frame["loss"].to_numpy(), most)
     names = name_images(known.evaluation.names, len(labels))
     data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
-    return report_page(_values(known, numbers, names), picture.make_sheet(images, numbers), data)
+    panel = read_panel(Subject(known.run, known.dataset, known.evaluation))
+    honesty, more_style = trust_section(panel, known.dataset)
+    values = _values(known, numbers, names) | {"honesty": honesty}
+    return report_page(values, f"{picture.make_sheet(images, numbers)}\n{more_style}", data)
 
 
 def name_images(files: np.ndarray | None, count: int) -> list[str]:

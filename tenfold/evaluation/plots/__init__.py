@@ -8,6 +8,7 @@ there is one; letters that no font has become boxes, silently.
 from tenfold.evaluation.plots.certainty import reliability
 from tenfold.evaluation.plots.classes import class_scores, confusion
 from tenfold.evaluation.plots.curves import history
+from tenfold.evaluation.plots.explanation import explanation
 from tenfold.evaluation.plots.images import GALLERY_IMAGES, class_grid, gallery, misclassified
 from tenfold.evaluation.plots.runs import accuracy_and_time
 from tenfold.evaluation.plots.search import search
@@ -19,6 +20,7 @@ __all__ = [
     "class_grid",
     "class_scores",
     "confusion",
+    "explanation",
     "gallery",
     "history",
     "misclassified",

@@ -1,0 +1,232 @@
+"""What the section on honesty says and shows, from the parts of the panel (see `honesty.py`).
+
+Legend: S×S pixels.
+"""
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tenfold.data.dataset import Dataset, Split
+from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
+from tenfold.evaluation.metrics import shown
+from tenfold.evaluation.page.picture import make_sheet
+from tenfold.evaluation.page.sections import percent
+
+KIND = "more"
+_PAIRS = 24
+_SEVERITY = 3
+_SHADES = 5
+
+Panel = dict[str, Any]
+
+
+class _Sheet:
+    """Images as they are asked for, and the number of each."""
+
+    def __init__(self) -> None:
+        self.images: list[np.ndarray] = []
+
+    def add(self, image: np.ndarray) -> int:
+        self.images.append(np.asarray(image))
+        return len(self.images) - 1
+
+    def style(self) -> str:
+        return make_sheet(np.stack(self.images), np.arange(len(self.images)), KIND) if self.images else ""
+
+
+def trust_section(panel: Panel | None, dataset: Dataset) -> tuple[dict[str, Any] | None, str]:
+    """Values for the template, and the style sheet of their pictures; None and "" where nothing was examined."""
+    if panel is None:
+        return None, ""
+    sheet = _Sheet()
+    values = {
+        "figures": _figures(panel),
+        "copies": _copies(panel.get("duplicates"), dataset, sheet),
+        "robust": _robustness(panel.get("corruptions"), dataset, sheet),
+        "labels": _labels(panel.get("labels"), dataset, sheet),
+        "maps": _maps(panel.get("maps"), dataset, sheet),
+        "spread": panel["spread"],
+    }
+    return values, sheet.style()
+
+
+def _figures(panel: Panel) -> list[tuple[str, str, str]]:
+    rows = []
+    if copies := panel.get("duplicates"):
+        without = copies["accuracy_without"]
+        rows.append(
+            (
+                "Without copies",
+                "–" if without is None else percent(without),
+                f"with all test images: {percent(copies['accuracy'])}",
+            )
+        )
+    if robust := panel.get("corruptions"):
+        clean = percent(robust["clean_accuracy"])
+        rows.append(
+            ("On corrupted images", percent(robust["mean_accuracy"], 1), f"the same images as they are: {clean}")
+        )
+    if labels := panel.get("labels"):
+        test = labels["test"]
+        rows.append(("Test labels in doubt", f"{test['suspected']:,}", f"of {test['images']:,}; most are right"))
+    if (spread := panel["spread"])["missing"] is None:
+        note = f"standard deviation of the accuracy over {spread['n']} runs"
+        rows.append(("Another seed", f"± {100 * spread['std']:.2f} points", note))
+    return rows
+
+
+def _name(split: Split, index: int, kind: str) -> str:
+    return f"{kind} image {index}" if split.names is None else shown(str(split.names[index]), 120)
+
+
+# --- copies ------------------------------------------------------------------------------------------------------
+
+
+def _copies(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    return {
+        "text": _copies_text(part),
+        "pairs": [_pair(pair, dataset, sheet) for pair in _spread_out(part["pairs"])],
+        "shown_of": len(part["pairs"]),
+    }
+
+
+def _spread_out(pairs: Sequence[Panel]) -> list[Panel]:
+    """At most 24, from the surest to the least sure, evenly."""
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(_PAIRS, len(pairs))).round().astype(int))
+    return [pairs[number] for number in chosen]
+
+
+def _copies_text(part: Panel) -> list[str]:
+    published = part["published_share"]
+    beside = (
+        f" Barz and Denzler (2020) found {percent(published)} by eye, copies within the test set among them."
+        if published
+        else ""
+    )
+    found = (
+        f"{part['count']:,} of {part['images']:,} test images ({percent(part['share'])}) show what a training image "
+        f"shows: shifted, mirrored, brightened, cut or stored again; {part['in_place']:,} of them are the same in "
+        f"place.{beside}"
+    )
+    if not part["count"] or part["accuracy_without"] is None:
+        return [found]
+    odd = f" {part['labels_differ']:,} of the pairs have two labels." if part["labels_differ"] else ""
+    scores = (
+        f"The model has {percent(part['accuracy_on_copies'])} of these copies right, and "
+        f"{percent(part['accuracy_without'])} of all others, which is the fairer figure.{odd}"
+    )
+    return [found, scores]
+
+
+def _pair(pair: Panel, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
+    test, train, classes = dataset.test, dataset.train, dataset.classes
+    labels = [shown(classes[int(split.labels[pair[name]])]) for name, split in (("test", test), ("train", train))]
+    return {
+        "test": sheet.add(test.images[pair["test"]]),
+        "train": sheet.add(train.images[pair["train"]]),
+        "names": f"{_name(test, pair['test'], 'test')} and {_name(train, pair['train'], 'training')}",
+        "label": labels[0] if labels[0] == labels[1] else f"{labels[0]} / {labels[1]}",
+        "note": ("mirrored, " if pair["mirrored"] else "") + f"alike to {pair['score']:.2f}",
+    }
+
+
+# --- corruptions -------------------------------------------------------------------------------------------------
+
+
+def _robustness(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    clean = part["clean_accuracy"]
+    rows = [
+        {
+            "name": name,
+            "cells": [_cell(share, clean) for share in shares],
+            "mean": percent(float(np.mean(shares)), 1),
+        }
+        for name, shares in part["accuracy"].items()
+    ]
+    image = np.asarray(dataset.test.images[:1])
+    examples = [("as it is", sheet.add(image[0]))]
+    examples += [(name, sheet.add(corrupt(image, name, _SEVERITY)[0])) for name in CORRUPTIONS]
+    return {
+        "text": (
+            f"The 15 corruptions of Hendrycks and Dietterich (2019) on {part['images']:,} test images, seen once each: "
+            f"{percent(part['mean_accuracy'], 1)} right in the mean, against {percent(clean, 1)} of the same images as "
+            "they are. Darker cells have lost more. Frost is drawn by code, not laid over from photographs."
+        ),
+        "severities": SEVERITIES,
+        "rows": rows,
+        "foot": [percent(share, 1) for share in part["by_severity"]],
+        "mean": percent(part["mean_accuracy"], 1),
+        "examples": examples,
+        "severity": _SEVERITY,
+    }
+
+
+def _cell(share: float, clean: float) -> tuple[str, str]:
+    """Text, and a shade by the share of right answers that were lost: a fifth of them each."""
+    lost = max(0.0, 1 - share / clean) if clean else 0.0
+    return f"{100 * share:.0f}", f"s{min(_SHADES, int(np.ceil(lost * _SHADES)))}" if lost > 0.02 else "none"
+
+
+# --- labels ------------------------------------------------------------------------------------------------------
+
+
+def _labels(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
+    if part is None:
+        return None
+    splits = (("test", "test", dataset.test), ("train", "training", dataset.train))
+    galleries = [
+        {
+            "title": f"{part[key]['suspected']:,} of {part[key]['images']:,} {name} labels are suspected",
+            "note": _judge(key, part[key]),
+            "issues": [_issue(issue, split, name, dataset, sheet) for issue in part[key]["first"]],
+        }
+        for key, name, split in splits
+        if key in part
+    ]
+    return {"missing": part["missing"], "galleries": galleries}
+
+
+def _judge(key: str, part: Panel) -> str:
+    sure = f"agrees with {percent(part['judges_accuracy'], 1)} of these labels"
+    if key == "test":
+        return f"Judged by this run, which {sure}."
+    return f"Judged by fast89 trained on the other folds, which {sure}."
+
+
+def _issue(issue: Panel, split: Split, kind: str, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
+    return {
+        "sheet": sheet.add(split.images[issue["index"]]),
+        "name": _name(split, issue["index"], kind),
+        "given": shown(dataset.classes[issue["given"]]),
+        "suspected": shown(dataset.classes[issue["suspected"]]),
+        "sure": issue["suspected_probability"],
+    }
+
+
+# --- where it looks ----------------------------------------------------------------------------------------------
+
+
+def _maps(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> list[dict[str, Any]] | None:
+    if not part or not part["images"]:
+        return None
+    test, found = dataset.test, []
+    for mapped in part["images"]:
+        image = test.images[mapped["index"]]
+        painted = [np.frombuffer(base64.b64decode(text), np.uint8).reshape(image.shape) for text in mapped["pictures"]]
+        found.append(
+            {
+                "sheets": [sheet.add(picture) for picture in (image, *painted)],
+                "name": _name(test, mapped["index"], "test"),
+                "truth": shown(dataset.classes[int(test.labels[mapped["index"]])]),
+                "said": shown(dataset.classes[mapped["label"]]),
+                "agreement": f"{mapped['agreement']:.2f}",
+            }
+        )
+    return found

@@ -1,0 +1,204 @@
+"""The panel: its figures against plain arithmetic, its cache, its command and its section of the page."""
+
+import csv
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from drawn_run import PLAN, make_drawn_run
+
+from tenfold import cli
+from tenfold.data.shapes import make_shapes
+from tenfold.evaluation import honesty
+from tenfold.evaluation.honesty import Subject, examine, read_panel, spread
+from tenfold.evaluation.metrics import probabilities
+from tenfold.training.run import Run
+
+SHAPES = make_shapes(train=800, test=60)
+TRUTH = SHAPES.test.labels.astype(int)
+
+
+def planted() -> Any:
+    """The shapes, but the first five test images are training images, the second of them brightened."""
+    images = SHAPES.test.images.copy()
+    images[:5] = SHAPES.train.images[100:105]
+    images[1] = np.minimum(images[1].astype(int) + 20, 255)
+    labels = SHAPES.test.labels.copy()
+    labels[:5] = SHAPES.train.labels[100:105]
+    return replace(SHAPES, test=replace(SHAPES.test, images=images, labels=labels))
+
+
+DATASET = planted()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, dict[str, Any]]:
+    """A drawn run whose panel was made, its judges of the training labels drawn too: training is tested elsewhere."""
+    path = tmp_path_factory.mktemp("honesty") / "run"
+    evaluation = make_drawn_run(path, DATASET, report=False)
+    subject = Subject(Run.open(path), DATASET, evaluation)
+    rng = np.random.default_rng(0)
+    judged = rng.dirichlet(np.ones(10), 800) * 0.3 + 0.7 * np.eye(10)[DATASET.train.labels]
+    judged[7] = np.roll(judged[7], 1)
+    with mock.patch("tenfold.evaluation.labels.predict_out_of_fold", lambda *_: judged):
+        panel, new = examine(subject, PLAN)
+    assert new
+    return subject, panel
+
+
+def test_accuracy_without_copies_is_counted(made: tuple[Subject, dict[str, Any]]) -> None:
+    subject, panel = made
+    copies = panel["duplicates"]
+    found = {pair["test"]: pair for pair in copies["pairs"]}
+    assert all(found[n]["train"] == 100 + n and found[n]["kind"] == "duplicate" for n in range(5))
+    right = subject.evaluation.logits.argmax(1) == DATASET.test.labels
+    others = [n for n in range(60) if n not in found]
+    assert copies["accuracy"] == pytest.approx(right.mean())
+    assert copies["accuracy_without"] == pytest.approx(right[others].mean())
+    assert copies["accuracy_on_copies"] == pytest.approx(right[list(found)].mean())
+    assert copies["count"] == len(found) < 20 and copies["published_share"] is None
+
+
+def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, dict[str, Any]]) -> None:
+    subject, panel = made
+    table = panel["corruptions"]
+    cells = np.array(list(table["accuracy"].values()))
+    assert cells.shape == (15, 5) and table["images"] == 60
+    assert table["mean_accuracy"] == pytest.approx(cells.mean())
+    assert table["by_severity"] == pytest.approx(cells.mean(axis=0))
+    model = subject.run.load_model(PLAN)
+    seen = honesty.corrupt(DATASET.test.images, "fog", 4)
+    logits = model.network(model.pixels.to_network(honesty.torch.from_numpy(seen))).detach().numpy()
+    assert table["accuracy"]["fog"][3] == pytest.approx((logits.argmax(1) == DATASET.test.labels).mean())
+
+
+def test_suspected_labels_are_listed(made: tuple[Subject, dict[str, Any]]) -> None:
+    subject, panel = made
+    labels = panel["labels"]
+    assert labels["missing"] is None and labels["train"]["first"][0]["index"] == 7
+    rows = list(csv.DictReader((subject.run.path / "label_issues.csv").read_text().splitlines()))
+    counts = {name: labels[name]["suspected"] for name in ("train", "test")}
+    assert {name: sum(row["split"] == name for row in rows) for name in counts} == counts
+    given = DATASET.classes[DATASET.train.labels[7]]
+    assert (rows[0]["index"], rows[0]["given"]) == ("7", given) != rows[0]["suspected"]
+
+
+def test_the_surest_mistakes_are_explained(made: tuple[Subject, dict[str, Any]]) -> None:
+    subject, panel = made
+    shares = probabilities(subject.evaluation.logits)
+    wrong = [n for n in np.argsort(-shares.max(1)) if shares[n].argmax() != DATASET.test.labels[n]]
+    assert [image["index"] for image in panel["maps"]["images"]] == wrong[:6]
+
+
+def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, dict[str, Any]]) -> None:
+    subject, panel = made
+    subject.run.verify()
+    assert read_panel(subject) == panel
+    with mock.patch.object(honesty, "_labels", lambda *_: {"missing": "made anew", "test": {}}):
+        again, new = examine(subject, PLAN)
+        assert not new and again == panel
+        changed = replace(DATASET, train=DATASET.train[:-1])
+        assert read_panel(replace(subject, dataset=changed)) is None
+        path = subject.run.path / "honesty" / "labels.json"
+        content = path.read_bytes()
+        path.write_bytes(content.replace(b"suspected", b"inspected"))  # not what the manifest says
+        mended, new = examine(subject, PLAN)
+    assert new and mended["labels"]["missing"] == "made anew" and mended["corruptions"] == panel["corruptions"]
+    path.write_bytes(content)
+    subject.run.seal_more("honesty/labels.json")
+
+
+def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, dict[str, Any]]) -> None:
+    subject, panel = made
+    with mock.patch.object(honesty, "_corruptions", lambda subject, model, plan, images: {"images": images}):
+        assert not examine(subject, PLAN, full=True)[1]  # there are no more than 60
+        with mock.patch.object(honesty, "read_panel", lambda _: panel | {"corruptions": {"images": 59}}):
+            assert examine(subject, PLAN, full=True)[0]["corruptions"] == {"images": 60}
+    honesty._keep(subject, "corruptions", panel["corruptions"])
+
+
+def test_spread_by_hand(made: tuple[Subject, dict[str, Any]], tmp_path: Path) -> None:
+    """Of 80, 82 and 84 %: std 2 points; Student's t for 2 degrees of freedom is 4.303, times √2 · 2 is 12.17 points."""
+    run = made[0].run
+    assert "not part of a bench" in spread(run)["missing"]
+    (tmp_path / "bench.json").write_text("{}")
+    for seed, share in enumerate((0.80, 0.82, 0.84)):
+        path = Path(shutil.copytree(run.path, tmp_path / f"drawn-{seed}"))
+        if seed == 1:
+            assert "no other finished run" in spread(Run.open(path))["missing"]
+        results = json.loads((path / "results.json").read_text()) | {"test_accuracy": share, "total_seconds": 1.0}
+        (path / "results.json").write_text(json.dumps(results))
+        env = json.loads((path / "env.json").read_text()) | {"started": "2026-01-01T00:00:00+00:00"}
+        (path / "env.json").write_text(json.dumps(env))
+    found = spread(Run.open(tmp_path / "drawn-0"))
+    assert (found["n"], found["mean"], found["std"]) == (3, pytest.approx(0.82), pytest.approx(0.02))
+    assert found["real_difference"] == pytest.approx(0.1217, abs=1e-4)
+
+
+def test_a_class_too_small_to_judge_is_said(made: tuple[Subject, dict[str, Any]]) -> None:
+    subject, _ = made
+    few = np.flatnonzero(DATASET.train.labels != 3)
+    lonely = replace(DATASET, train=DATASET.train[np.append(few, np.flatnonzero(DATASET.train.labels == 3)[:1])])
+    part = honesty._labels(replace(subject, dataset=lonely), PLAN)
+    assert "a class has 1 training images" in part["missing"] and "train" not in part and part["test"]["suspected"] >= 0
+    honesty._write_issues(subject.run, [])
+
+
+def test_the_command_and_the_page(
+    made: tuple[Subject, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = Path(shutil.copytree(made[0].run.path, tmp_path / "run"))
+    monkeypatch.setattr("tenfold.training.train.load", lambda name: DATASET)
+    monkeypatch.setattr("tenfold.evaluation.evaluate.outputs_of", lambda *a: _outputs(made[0], a[-1]))
+    _invoke(monkeypatch, "report", run)
+    page = (run / "report.html").read_text()
+    assert "Test images that copy training images" in page and "Not examined yet" not in page
+    assert page.count('class="image more ') >= 2 * 5 + 16 + 3 * 6
+    assert f"{100 * made[1]['corruptions']['mean_accuracy']:.1f} % right in the mean" in page
+    capsys.readouterr()
+    before = (run / "report.html").stat().st_mtime_ns
+    assert _invoke(monkeypatch, "evaluate", run, "--honesty", "--json") == 0
+    said = json.loads(capsys.readouterr().out)["honesty"]
+    assert said == made[1] and (run / "report.html").stat().st_mtime_ns == before  # nothing was new
+    assert _invoke(monkeypatch, "evaluate", run, "--honesty") == 0
+    assert "look like a training image" in capsys.readouterr().out
+    shutil.rmtree(run / "honesty")
+    _invoke(monkeypatch, "report", run)
+    assert "tenfold evaluate RUN --honesty" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--full",), "--full goes with --honesty"), (("--honesty", "--data", "shapes"), "leave --data out")],
+)
+def test_options_that_do_not_go_together(
+    made: tuple[Subject, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    assert _invoke(monkeypatch, "evaluate", made[0].run.path, *options) == 2
+    assert said in capsys.readouterr().err
+
+
+def _outputs(subject: Subject, name: str) -> Any:
+    found = subject.evaluation.test if name == "test" else subject.evaluation.val
+    assert found
+    return replace(found, fresh=False)
+
+
+def _invoke(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["tenfold", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code if isinstance(ended.value.code, int) else 0
