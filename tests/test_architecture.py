@@ -73,7 +73,17 @@ ORDERS = {
         "compare",
     ),
     "evaluation.page": ("choice", "picture", "charts", "sections", "trust", "render", "__init__"),
-    "evaluation.plots": ("style", "curves", "images", "classes", "certainty", "runs", "explanation", "search", "__init__"),
+    "evaluation.plots": (
+        "style",
+        "curves",
+        "images",
+        "classes",
+        "certainty",
+        "runs",
+        "explanation",
+        "search",
+        "__init__",
+    ),
     "serving": ("runtime", "inputs", "predict", "serve", "graph", "export", "keras_file", "card"),
     "serving.serve": (
         "limits",
