@@ -27,9 +27,10 @@ LEAST_SCORE = 0.80
 """From this score on a pair counts; docs/honesty.md says how it was set."""
 SAME_SCORE = 0.90
 NEAREST = 10
-_LEAST_ROUGHLY = 0.78
+_LEAST_ROUGHLY = 0.82
 _SIDE = 32
 _ROUGH_SIDE = 8
+_ROUGH_SHIFTS = (-2, 0, 2)
 _SEARCH_BLOCK = 500
 _PAIR_BLOCK = 1000
 
@@ -87,9 +88,14 @@ def _grey(images: np.ndarray) -> Tensor:
 def _score_neighbours(
     test: Tensor, train: Tensor, test_features: Tensor, train_features: Tensor, mirrored: bool
 ) -> list[Pair]:
-    rough = [_unit(F.adaptive_avg_pool2d(x[:, None], _ROUGH_SIDE)).flatten(1) for x in (test, train)]
-    tests, trains = _nearest(torch.cat((test_features, rough[0]), 1), torch.cat((train_features, rough[1]), 1))
-    kept = (rough[0][tests] * rough[1][trains]).sum(1) > _LEAST_ROUGHLY  # most need no closer look
+    rough, known = _rough(test), _rough(train)
+    # twice the features, since a shift changes what is seen less than it changes the pixels
+    tests, trains = _nearest(torch.cat((2 * test_features, rough), 1), torch.cat((train_features, known), 1))
+    kept = torch.zeros(len(tests), dtype=torch.bool)  # most need no closer look
+    for rows in _ROUGH_SHIFTS:
+        for columns in _ROUGH_SHIFTS:
+            shifted = _rough(test.roll((rows, columns), (1, 2)))
+            kept |= (shifted[tests] * known[trains]).sum(1) > _LEAST_ROUGHLY
     tests, trains = tests[kept], trains[kept]
     pairs = []
     for t, m in zip(tests.split(_PAIR_BLOCK), trains.split(_PAIR_BLOCK), strict=True):
@@ -97,6 +103,11 @@ def _score_neighbours(
         for row in (best >= LEAST_SCORE).nonzero().flatten().tolist():
             pairs.append(_pair(int(t[row]), int(m[row]), float(best[row]), float(in_place[row]), mirrored))
     return pairs
+
+
+def _rough(grey: Tensor) -> Tensor:
+    """Of N×S×S, 8×8 means, without their mean, scaled to length 1: float32 N×64."""
+    return _unit(F.adaptive_avg_pool2d(grey[:, None], _ROUGH_SIDE)).flatten(1)
 
 
 def _nearest(test: Tensor, train: Tensor) -> tuple[Tensor, Tensor]:

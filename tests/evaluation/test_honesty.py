@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from drawn_run import PLAN, make_drawn_run
+from drawn_run import PLAN, hostile_dataset, make_drawn_run
 
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
@@ -25,13 +25,13 @@ TRUTH = SHAPES.test.labels.astype(int)
 
 
 def planted() -> Any:
-    """The shapes, but the first five test images are training images, the second of them brightened."""
+    """The shapes, the first five test images training images, the second of them brightened; class names are markup."""
     images = SHAPES.test.images.copy()
     images[:5] = SHAPES.train.images[100:105]
     images[1] = np.minimum(images[1].astype(int) + 20, 255)
     labels = SHAPES.test.labels.copy()
     labels[:5] = SHAPES.train.labels[100:105]
-    return replace(SHAPES, test=replace(SHAPES.test, images=images, labels=labels))
+    return replace(SHAPES, classes=hostile_dataset().classes, test=replace(SHAPES.test, images=images, labels=labels))
 
 
 DATASET = planted()
@@ -162,6 +162,7 @@ def test_the_command_and_the_page(
     _invoke(monkeypatch, "report", run)
     page = (run / "report.html").read_text()
     assert "Test images that copy training images" in page and "Not examined yet" not in page
+    assert "<img" not in page and "<script>alert" not in page and " onmouseover='" not in page
     assert page.count('class="image more ') >= 2 * 5 + 16 + 3 * 6
     assert f"{100 * made[1]['corruptions']['mean_accuracy']:.1f} % right in the mean" in page
     capsys.readouterr()
