@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from drawn_run import PLAN, hostile_dataset, make_drawn_run
 
 from tenfold import cli
@@ -41,6 +42,7 @@ DATASET = planted()
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, dict[str, Any]]:
     """A drawn run whose panel was made, its judges of the training labels drawn too: training is tested elsewhere."""
     path = tmp_path_factory.mktemp("honesty") / "run"
+    torch.manual_seed(0)  # the weights
     evaluation = make_drawn_run(path, DATASET, report=False)
     subject = Subject(Run.open(path), DATASET, evaluation)
     rng = np.random.default_rng(0)
@@ -62,7 +64,7 @@ def test_accuracy_without_copies_is_counted(made: tuple[Subject, dict[str, Any]]
     assert copies["accuracy"] == pytest.approx(right.mean())
     assert copies["accuracy_without"] == pytest.approx(right[others].mean())
     assert copies["accuracy_on_copies"] == pytest.approx(right[list(found)].mean())
-    assert copies["count"] == len(found) < 20 and copies["published_share"] is None
+    assert copies["count"] == len(found) < 60 and copies["published_share"] is None
 
 
 def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, dict[str, Any]]) -> None:
@@ -74,7 +76,7 @@ def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, dict[str, Any]
     assert table["by_severity"] == pytest.approx(cells.mean(axis=0))
     model = subject.run.load_model(PLAN)
     seen = honesty.corrupt(DATASET.test.images, "fog", 4)
-    logits = model.network(model.pixels.to_network(honesty.torch.from_numpy(seen))).detach().numpy()
+    logits = model.network(model.pixels.to_network(torch.from_numpy(seen))).detach().numpy()
     assert table["accuracy"]["fog"][3] == pytest.approx((logits.argmax(1) == DATASET.test.labels).mean())
 
 
