@@ -162,7 +162,12 @@ def _model_file(model: Path | None) -> Path:
         return model or BUNDLED
     file = find_in_run(model)
     if file is None:
-        require_extra("train", (*TRAIN_EXTRA, "onnx"))
+        try:
+            require_extra("train", (*TRAIN_EXTRA, "onnx"))
+        except UsageError as error:
+            raise UsageError(
+                f"{model} was not exported yet: {error}; or run tenfold export where it was trained"
+            ) from None
         remark(f"{model}: its model is written as ONNX, once")
         from tenfold.serving.export import export as write
         from tenfold.training.run import Run

@@ -176,6 +176,7 @@ def changed(**changes: Any) -> bytes:
         ("/predict", "image/png", b"hello", 400, "not an image"),
         ("/predict", "image/png", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, 400, "damaged PNG"),
         ("/predict", "application/json", b"{", 400, "JSON"),
+        ("/predict", "application/x-www-form-urlencoded", b' {"image": ""}', 400, "Content-Type: application/json"),
         ("/predict", "application/json", b"[" * 1_000_000, 400, "more values"),
         ("/predict", "application/json", b"[" * 900, 400, "JSON"),
         ("/predict", "application/json", b'{"image":' * 900, 400, "JSON"),
@@ -186,20 +187,20 @@ def changed(**changes: Any) -> bytes:
         ("/predict", "application/json", b'{"image": "\xc3\xa9"}', 400, "base64"),
         ("/predict", "application/json", b'{"image": "a"}', 400, "base64"),
         ("/predict", "application/json", b'{"images": []}', 400, "no image"),
-        ("/predict", "application/json", b'{"images": ["", "aGFsbG8="]}', 400, "one of the images is empty"),
+        ("/predict", "application/json", b'{"images": ["", "aGFsbG8="]}', 400, "image 1 of 2 is empty"),
         (
             "/predict",
             "application/json",
             b'{"images": ["' + b'aGFsbG8=","' * 40 + b'"]}',
             413,
-            "41 images, of at most 32",
+            "at most 32 images",
         ),
-        ("/predict", multipart()[1], multipart(*[b"hello"] * 33)[0], 413, "more than 32 images"),
+        ("/predict", multipart()[1], multipart(*[b"hello"] * 33)[0], 413, "at most 32 images"),
         ("/predict", "multipart/form-data", b"--x", 400, "multipart"),
         ("/predict", "multipart/form-data; boundary=x", b"hello", 400, "multipart"),
         ("/predict", "multipart/form-data; boundary=" + "x" * 2000, b"--x\r\n\r\n", 400, "multipart"),
         ("/predict", "multipart/form-data; boundary=sep", multipart(b"hello")[0][:-9], 400, "cut short"),
-        ("/predict", multipart()[1], multipart(b"hello", b"")[0], 400, "one of the images is empty"),
+        ("/predict", multipart()[1], multipart(b"hello", b"")[0], 400, "image 2 of 2 is empty"),
         ("/predict", multipart()[1], multipart(b"hello", b"hello")[0], 400, "image 1 of 2: not an image"),
         ("/predict?top=0", "image/png", b"hello", 400, "top: "),
         ("/predict?top=x", "image/png", b"hello", 400, "top: "),
@@ -218,8 +219,9 @@ def changed(**changes: Any) -> bytes:
         ("/v2/models/model/infer", "application/json", changed(data=[0.5] * 3072), 400, "whole numbers"),
         ("/v2/models/model/infer", "application/json", changed(data=[[[[[0]]]]] * 3072), 400, "whole numbers"),
         ("/v2/models/other/infer", "application/json", changed(), 404, "model"),
-        ("/nowhere", "image/png", b"", 404, "Not Found"),
-        ("/healthz", "image/png", b"", 405, "Not Allowed"),
+        ("/nowhere", "image/png", b"", 404, "nothing at this path"),
+        ("/healthz/", "image/png", b"", 404, "nothing at this path"),
+        ("/healthz", "image/png", b"", 405, "another method"),
     ],
 )
 def test_what_is_malformed_is_refused(
@@ -256,14 +258,26 @@ def test_the_log_is_a_line_of_json_a_request(service: Service, contents: list[by
     assert row.pop("seconds") < 10 and row.pop("time").endswith("+00:00")
     assert row == {
         "level": "info", "event": "request", "method": "POST", "route": "/predict", "status": 200, "id": "findme",
-        "images": 2,
+        "client": "127.0.0.1", "images": 2,
     }  # fmt: skip
+
+
+def test_head_is_answered_for_watchers(service: Service) -> None:
+    for path in ("/", "/healthz"):
+        answered = service.ask("HEAD", path)
+        assert (answered.status, answered.body) == (200, b"") and int(answered.headers["content-length"]) > 0
+
+
+def test_what_answers_is_said(service: Service, run: Run) -> None:
+    told = service.ask("GET", "/model").json()
+    classes = list(run.read_json("model.json")["classes"])
+    assert told == {"name": "model", "size": 32, "threshold": 0.6, "classes": classes}
 
 
 def test_openapi_describes_every_route(service: Service) -> None:
     told = service.ask("GET", "/openapi.json").json()
     assert set(told["paths"]) == {
-        "/healthz", "/metrics", "/predict", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}",
+        "/healthz", "/metrics", "/model", "/predict", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}",
         "/v2/models/{name}/ready", "/v2/models/{name}/infer",
     }  # fmt: skip
     kinds = set(told["paths"]["/predict"]["post"]["requestBody"]["content"])
@@ -300,17 +314,17 @@ def test_foreign_origins(service: Service) -> None:
 
 
 def test_a_token_is_asked_for_everywhere() -> None:
-    """Health and the page are open. Without the check every path is; comparing as text, the last token is a 500."""
+    """Health and the pages are open. Without the check every path is; comparing as text, the last token is a 500."""
     with in_thread(slow_app(Slow(), token=TOKEN)) as service:
-        for path in ("/healthz", "/v2/health/live", "/v2/health/ready"):
+        for path in ("/healthz", "/v2/health/live", "/v2/health/ready", "/", "/page.js", "/docs", "/docs.js"):
             assert service.ask("GET", path).status == 200
-        for path in ("/metrics", "/openapi.json", "/v2", "/v2/models/slow", "/nowhere"):
+        for path in ("/metrics", "/model", "/openapi.json", "/v2", "/v2/models/slow", "/nowhere"):
             answered = service.ask("GET", path)
             assert (answered.status, answered.headers["www-authenticate"]) == (401, "Bearer")
             known = 404 if path == "/nowhere" else 200
             assert service.ask("GET", path, Authorization=f"Bearer {TOKEN}").status == known
             assert service.ask("GET", path, X_API_Key=TOKEN).status != 401
-        for path in ("/predict", "/v2/models/slow/infer", "/docs", "/healthz/"):
+        for path in ("/predict", "/v2/models/slow/infer", "/docs/", "/healthz/"):
             for wrong in ("", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer caf\xe9"):
                 assert service.ask("POST", path, b"", Authorization=wrong).status == 401
 
@@ -334,7 +348,7 @@ def test_a_port_in_use(command: Command, model: Path, service: Service) -> None:
     ("words", "code", "said"),
     [
         (["--host", "nowhere.invalid"], 2, "no such address"),
-        (["--token", ""], 2, "printable"),
+        (["--token", ""], 2, "the token is empty"),
         (["--token", "caf\xe9"], 2, "printable"),
         (["--model", "missing.onnx"], 4, "missing.onnx"),
     ],

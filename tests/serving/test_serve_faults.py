@@ -5,7 +5,9 @@ Each protection was taken out once; the docstrings say what the test showed then
 
 import contextlib
 import io
+import logging
 import selectors
+import signal
 import socket
 import struct
 import threading
@@ -57,6 +59,11 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> bool:
             return False
         threading.Event().wait(0.01)
     return True
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def drip(connections: list[socket.socket], piece: bytes, seconds: float) -> list[float]:
@@ -119,6 +126,22 @@ def test_slow_clients_are_dropped_and_nobody_else(first: bytes, piece: bytes) ->
                 assert service.ask("POST", "/predict", picture()).status == 200
                 assert time.monotonic() - began < 2
             assert len(dripping.result()) == 100
+
+
+def test_what_is_dropped_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A request as the 408 that its client reads, with the reason; what never became a request by a line of its own."""
+    caplog.set_level(logging.INFO, "tenfold.serve")
+    body, head = HEAD + b"Content-Length: 100\r\n\r\n", b"POST /predict HTTP/1.1\r\nX: "
+    with in_thread(slow_app(Slow(), QUICK)) as service, service.connect() as late, service.connect() as later:
+        late.sendall(body)
+        later.sendall(head)
+        for connection in (late, later):
+            assert read_all(connection).startswith(b"HTTP/1.1 408")
+        assert wait_for(lambda: len(caplog.records) >= 2)
+    told = [(record.getMessage(), record.__dict__["told"]) for record in caplog.records]
+    (request,) = [row for event, row in told if event == "request"]
+    assert (request["status"], request["route"], request["dropped"]) == (408, "/predict", "sends too slowly")
+    assert ("dropped", {"reason": "sends too slowly", "client": "127.0.0.1"}) in told
 
 
 def test_who_sends_steadily_is_heard_out() -> None:
@@ -351,7 +374,7 @@ def test_sigterm_lets_requests_in_flight_finish(model: Path, tmp_path: Path) -> 
                 service.connect()
             assert not select_readable(half, 0.5)
             half.sendall(content[20:])
-            answered = b"".join(iter(lambda: half.recv(65536), b""))
+            answered = read_all(half)
             assert answered.startswith(b"HTTP/1.1 200") and b"predictions" in answered
             assert code.result() == 0
         assert service.rows()[-1]["event"] == "stopped"
@@ -365,3 +388,24 @@ def test_sigterm_does_not_wait_for_those_who_send_nothing(model: Path, tmp_path:
         began = time.monotonic()
         assert service.end() == 0
         assert time.monotonic() - began < 10
+
+
+def test_a_second_interruption_leaves_no_trace(model: Path, tmp_path: Path) -> None:
+    """Without the filter: sixty lines about a KeyboardInterrupt."""
+    with process(model, tmp_path) as service, service.connect() as half:
+        half.sendall(HEAD + b"Content-Length: 100\r\n\r\n")
+        assert service.ask("GET", "/healthz").status == 200
+        assert service.process
+        service.process.send_signal(signal.SIGINT)
+        assert wait_for(lambda: _is_closed(service))
+        service.process.send_signal(signal.SIGINT)
+        assert service.process.wait(timeout=10) == 0
+        assert [row for row in service.rows() if row["level"] == "error"] == []
+
+
+def _is_closed(service: Service) -> bool:
+    try:
+        service.connect().close()
+    except OSError:
+        return True
+    return False

@@ -31,6 +31,10 @@ FILES = {
     "/docs": ("docs.html", "text/html"),
     "/docs.js": ("docs.js", "text/javascript"),
 }
+_UNKNOWN = {
+    404: "there is nothing at this path: / is the page, and /docs tells what may be asked",
+    405: "this path takes another method: /docs tells which",
+}
 _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
@@ -60,16 +64,19 @@ def make_app(
         description="Says what is on small images.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         telemetry=_NO_TELEMETRY,
     )
     service = Service(name, batcher, Bodies(limits), limits)
+    schema.describe_security(app, token is not None)
     _add_errors(app)
     _add_files(app)
-    _add_state(app, watch)
+    _add_state(app, service, watch)
     _add_predict(app, service)
     _add_protocol(app, service)
     _add_infer(app, service)
-    return Guard(app, batcher, limits, watch, hosts, token)
+    paths = frozenset(getattr(route, "path", "") for route in app.routes)
+    return Guard(app, batcher, limits, watch, hosts, token, paths)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -81,7 +88,8 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def unknown(_request: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        said = _UNKNOWN.get(error.status_code, error.detail)
+        return JSONResponse({"error": said}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
@@ -96,7 +104,8 @@ def _add_errors(app: FastAPI) -> None:
 def _add_files(app: FastAPI) -> None:
     """The page, and what it is made of."""
     for path, (name, kind) in FILES.items():
-        app.get(path, include_in_schema=False)(_sender((STATIC / name).read_bytes(), kind))
+        send = _sender((STATIC / name).read_bytes(), kind)
+        app.api_route(path, methods=["GET", "HEAD"], include_in_schema=False)(send)
 
 
 def _sender(content: bytes, kind: str) -> Any:
@@ -106,11 +115,20 @@ def _sender(content: bytes, kind: str) -> Any:
     return send
 
 
-def _add_state(app: FastAPI, watch: Watch) -> None:
+def _add_state(app: FastAPI, service: Service, watch: Watch) -> None:
+    about = service.classifier.about
+
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses=schema.responses(schema.Health))
     async def health() -> Response:
         """Whether the service is well; needs no token."""
         return JSONResponse({"status": "ok"})
+
+    @app.get("/model", responses=schema.responses(schema.Model))
+    async def model() -> Response:
+        """Which model answers: the classes that it knows, and when it is sure."""
+        told = {"name": service.name, "size": about.size, "threshold": about.threshold}
+        return JSONResponse(told | {"classes": list(about.classes)})
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
@@ -154,7 +172,7 @@ def _base64(image: np.ndarray) -> str:
 
 def _add_protocol(app: FastAPI, service: Service) -> None:
     """The Open Inference Protocol, version 2: all but inference itself."""
-    about, digest = service.classifier.about, service.classifier.digest
+    about = service.classifier.about
 
     @app.get("/v2", responses=schema.responses(schema.ServerMetadata))
     async def server() -> Response:
@@ -175,7 +193,7 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
     async def model(name: str) -> Response:
         """What the model takes and gives, and what is known of it."""
         _require_name(name, service)
-        told = {"name": service.name, "versions": [digest[:12]], "platform": "onnx"}
+        told = {"name": service.name, "platform": "onnx"}
         images = {"name": INPUT, "datatype": "UINT8", "shape": [-1, about.size, about.size, 3]}
         probabilities = {"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(about.classes)]}
         return JSONResponse(told | {"inputs": [images], "outputs": [probabilities], "parameters": about.to_json()})

@@ -63,14 +63,18 @@ def images_of(content_type: str, body: bytes, limits: Limits) -> list[bytes]:
     else:
         images = [body]
     if len(images) > limits.images:
-        raise _too_many(f"{len(images)}", limits.images)
-    if not images or not all(images):
-        raise RefusalError(400, "there is no image in the request" if not any(images) else "one of the images is empty")
+        raise _too_many(limits.images)
+    if not any(images):
+        raise RefusalError(400, "there is no image in the request")
+    if not all(images):
+        raise RefusalError(400, f"image {images.index(b'') + 1} of {len(images)} is empty")
+    if images[0].lstrip()[:1] == b"{":
+        raise RefusalError(400, "this looks like JSON: send it with Content-Type: application/json")
     return images
 
 
-def _too_many(count: str, most: int) -> RefusalError:
-    return RefusalError(413, f"{count} images, of at most {most} in one request")
+def _too_many(most: int) -> RefusalError:
+    return RefusalError(413, f"one request takes at most {most} images")
 
 
 def _object(body: bytes, most: int) -> dict[str, Any]:
@@ -133,7 +137,7 @@ class _Parts:
 
     def _begin(self) -> None:
         if len(self.parts) == self._most:
-            raise _too_many(f"more than {self._most}", self._most)
+            raise _too_many(self._most)
         self.parts.append(bytearray())
         self.are_files.append(False)
 
@@ -177,7 +181,7 @@ def _tensor(told: dict[str, Any], size: int, limits: Limits) -> np.ndarray:
     if not sound or shape[0] < 1 or shape[1:] != [size, size, 3]:
         raise RefusalError(400, f"the shape must be [N, {size}, {size}, 3]")
     if shape[0] > limits.images:
-        raise _too_many(f"{shape[0]}", limits.images)
+        raise _too_many(limits.images)
     data = told.get("data")
     if not isinstance(data, list):
         raise RefusalError(400, "data must be a list")

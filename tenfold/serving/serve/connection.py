@@ -13,7 +13,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tenfold.serving.serve.limits import Limits
-from tenfold.serving.serve.watch import Watch
+from tenfold.serving.serve.watch import Watch, log
 
 LINGER = 2.0
 """Seconds in which a client may go on sending after it was refused, so that it reads why (RFC 9112, 9.6)."""
@@ -124,6 +124,10 @@ class Connection(H11Protocol):
     def drop(self, reason: str) -> None:
         """End the connection at once, with 408 where a request was begun and not answered."""
         self.watch.dropped.labels(reason).inc()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.scope["state"]["dropped"] = reason  # its line of the log tells it
+        elif not self.between:
+            log("dropped", reason=reason, client=(self.client or ("unknown",))[0])
         if not self.between and not self.refused and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.write(_LATE)
         self.began = self.loop.time()

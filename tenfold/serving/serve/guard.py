@@ -20,8 +20,10 @@ from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError
 from tenfold.serving.serve.watch import Watch, log_error
 
-OPEN = frozenset({"/", "/page.js", "/page.css", "/icon.svg", "/healthz", "/v2/health/live", "/v2/health/ready"})
-"""Paths that need no token: the page, and whether the service is well."""
+OPEN = frozenset(
+    {"/", "/page.js", "/page.css", "/icon.svg", "/docs", "/docs.js", "/healthz", "/v2/health/live", "/v2/health/ready"}
+)
+"""Paths that need no token: the pages, which are the same for everybody, and whether the service is well."""
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -36,6 +38,7 @@ _HEADERS = [
 ]
 _SOUND_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SOUND_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
+_LATE = 408
 _GONE = 499  # as nginx logs it: the client did not wait
 
 
@@ -62,8 +65,19 @@ class Hosts:
 class Guard:
     """An ASGI application around another one: asks for Host, Origin and token; gives ids; counts and logs."""
 
-    def __init__(self, app: ASGIApp, batcher: Batcher, limits: Limits, watch: Watch, hosts: Hosts, token: str | None):
+    def __init__(
+        self,
+        app: ASGIApp,
+        batcher: Batcher,
+        limits: Limits,
+        watch: Watch,
+        hosts: Hosts,
+        token: str | None,
+        paths: frozenset[str],
+    ):
+        """paths: those without parameters, by which requests are named that were refused here."""
         self.app, self.limits, self.watch = app, limits, watch
+        self._paths = paths
         self._batcher = batcher
         self._hosts = hosts
         self._token = token.encode() if token is not None else None
@@ -80,20 +94,25 @@ class Guard:
             return
         headers = dict(scope["headers"])
         answer = _Answer(send, _ident(headers.get(b"x-request-id", b"")))
-        told = scope["state"] = {"id": answer.ident}
+        told = scope["state"] = {"id": answer.ident, "client": (scope.get("client") or ("unknown",))[0]}
         try:
             self._check(scope, headers)
             await self.app(scope, receive, answer.send)
         except RefusalError as refusal:
             await refusal.response()(scope, receive, answer.send)
         except ClientDisconnect:
-            answer.status = _GONE
+            answer.status = _LATE if "dropped" in told else _GONE
         except Exception as error:
             answer.status = 500  # it was answered so already, by what catches all in FastAPI
             log_error(error, id=answer.ident)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
-            self.watch.request(answer.seconds(), scope["method"][:16], route, answer.status, told)
+            self.watch.request(answer.seconds(), scope["method"][:16], self._route(scope), answer.status, told)
+
+    def _route(self, scope: Scope) -> str:
+        """What was asked for, in words of ours: labels stay few, and the log repeats nothing that was sent."""
+        if "route" in scope:
+            return str(scope["route"].path)
+        return str(scope["path"]) if scope["path"] in self._paths else "other"
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1")

@@ -6,6 +6,7 @@ from typing import (
     NotRequired,  # of `typing`, pydantic takes Python 3.12's only
 )
 
+from fastapi import FastAPI
 from typing_extensions import TypedDict
 
 
@@ -40,6 +41,15 @@ class Health(TypedDict):
     status: Literal["ok"]
 
 
+class Model(TypedDict):
+    """size: pixels a side that it sees; threshold: the probability below which it is not sure, if it has one."""
+
+    name: str
+    size: int
+    threshold: float | None
+    classes: list[str]
+
+
 class Live(TypedDict):
     live: bool
 
@@ -64,7 +74,6 @@ class ModelMetadata(TypedDict):
     """parameters: what the model file says about itself."""
 
     name: str
-    versions: list[str]
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
@@ -88,6 +97,24 @@ class Inference(TypedDict):
     model_version: str
     id: NotRequired[str]
     outputs: list[Tensor]
+
+
+def describe_security(app: FastAPI, has_token: bool) -> None:
+    """Say in the description how the token is sent, where there is one."""
+    if not has_token:
+        return
+    describe = app.openapi
+
+    def with_security() -> dict[str, Any]:
+        told = describe()
+        told.setdefault("components", {})["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        told["security"] = [{"bearer": []}, {"key": []}]
+        return told
+
+    app.openapi = with_security  # type: ignore[method-assign]
 
 
 def responses(model: type, *, refuses: bool = False) -> dict[int | str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import uvicorn
 
+from tenfold.console import remark
 from tenfold.errors import BusyError, Terminated, UsageError
 from tenfold.serving.runtime import Classifier
 from tenfold.serving.serve.app import make_app
@@ -48,7 +49,9 @@ def bind(host: str, port: int, token: str | None) -> socket.socket:
 
 def check_token(token: str | None) -> None:
     """Raise `UsageError` for a token that cannot be sent in a header."""
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token and token):
+    if token == "":
+        raise UsageError("the token is empty: leave --token and TENFOLD_TOKEN out, or give one")
+    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token):
         raise UsageError("the token must be printable ASCII, without spaces around it")
 
 
@@ -92,6 +95,8 @@ class _Server(uvicorn.Server):
         host, port = sockets[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         print(url, flush=True)
+        if sys.stderr.isatty():
+            remark("open it in a browser; Ctrl-C ends it")
         log("listening", url=url)
 
     async def on_tick(self, counter: int) -> bool:

@@ -3,6 +3,7 @@
 No content, name or description of an image is written anywhere.
 """
 
+import asyncio
 import json
 import logging
 import sys
@@ -70,11 +71,17 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        told = {"time": time, "level": record.levelname.lower(), "event": record.getMessage()}
+        told = {"time": time, "level": record.levelname.lower(), "event": record.getMessage().strip()}
         told |= getattr(record, "told", {})
         if record.exc_info:
             told["trace"] = self.formatException(record.exc_info)
         return json.dumps(told, default=str)
+
+
+def _is_no_interruption(record: logging.LogRecord) -> bool:
+    """A second Ctrl-C breaks off what is in flight, as it is meant to: no trace of that."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not issubclass(kind, KeyboardInterrupt | asyncio.CancelledError)
 
 
 def begin_log() -> None:
@@ -83,5 +90,6 @@ def begin_log() -> None:
     handler.setFormatter(_Json())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     LOG.setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").addFilter(_is_no_interruption)
     for parser in ("python_multipart", "PIL"):  # what clients send wrong they are told
         logging.getLogger(parser).setLevel(logging.CRITICAL)

@@ -28,7 +28,10 @@ function describe(path, method, route) {
 }
 
 async function list() {
-  const told = await (await fetch("/openapi.json")).json();
+  const token = sessionStorage.getItem("token"); // from the page
+  const response = await fetch("/openapi.json", token ? { headers: { Authorization: `Bearer ${token}` } } : {});
+  const told = await response.json();
+  if (!response.ok) throw new Error(told.error);
   const routes = Object.entries(told.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, route]) => describe(path, method, route)),
   );
@@ -41,4 +44,6 @@ document.getElementById("curl").textContent = [
   `curl -F image=@cat.png -F image=@dog.jpg ${here}/predict`,
   `curl -H 'Content-Type: application/json' -d '{"image": "…base64…"}' ${here}/predict`,
 ].join("\n");
-list();
+list().catch((error) => {
+  document.getElementById("routes").textContent = `${error.message}. On the page, a token can be given.`;
+});

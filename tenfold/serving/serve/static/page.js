@@ -3,18 +3,22 @@
 
 const byId = (id) => document.getElementById(id);
 const MOST_GUESSES = 1000; // all of them
-let token = "";
+const MOST_NAMED = 20;
+let token = sessionStorage.getItem("token") ?? ""; // kept until this tab is closed
 let last = null; // the picture that waits for a token
 let turn = 0; // answers to older pictures are dropped
 
+/** picture: a file, or the promise of one. */
 async function show(picture, name) {
   const mine = ++turn;
   last = { picture, name };
   byId("answer").classList.add("busy");
   say("Looking at it …", "");
+  bringIntoView(byId("answer"));
   try {
-    const told = await ask(picture);
-    if (mine === turn) answer(told, picture, name);
+    const given = await picture;
+    const told = await ask(`/predict?top=${MOST_GUESSES}&pixels=true`, given);
+    if (mine === turn) answer(told, given, name);
   } catch (error) {
     if (mine === turn) fail(error);
   } finally {
@@ -22,25 +26,43 @@ async function show(picture, name) {
   }
 }
 
-async function ask(picture) {
+/** What the service says; what a proxy before it says instead is no JSON. */
+async function ask(path, picture) {
   const headers = { "Content-Type": "application/octet-stream" };
   if (token) headers.Authorization = `Bearer ${token}`;
   let response;
   try {
-    response = await fetch(`/predict?top=${MOST_GUESSES}&pixels=true`, { method: "POST", body: picture, headers });
+    response = await fetch(path, picture ? { method: "POST", body: picture, headers } : { headers });
   } catch {
     throw new Error("The service cannot be reached: is it still running?");
   }
-  const told = await response.json();
+  const told = await response.json().catch(() => null);
   byId("login").hidden = response.status !== 401;
-  if (response.status === 401) throw new Error("The token is missing, or another one is needed.");
-  if (!response.ok) throw new Error(told.error);
-  return told;
+  if (response.status === 401) throw new Error(token ? "The one that was given is another." : "Whoever runs this service has it.");
+  if (response.ok && told) return told;
+  if (response.status === 413 && !told) throw new Error("The file is too large for the proxy before this service.");
+  throw new Error(told?.error ?? `The service did not answer (${response.status}).`);
+}
+
+/** Say which model answers and what it knows, and leave out drawings of what it does not. */
+async function introduce() {
+  try {
+    const { classes } = await ask("/model");
+    const shown = classes.slice(0, MOST_NAMED).join(", ");
+    const more = classes.length - MOST_NAMED;
+    byId("knows").textContent = `It knows only: ${shown}${more > 0 ? ` and ${more} more` : ""}.`;
+    for (const item of byId("examples").children) item.hidden = !classes.includes(item.dataset.label);
+    byId("drawings").hidden = [...byId("examples").children].every((item) => item.hidden);
+  } catch (error) {
+    fail(error);
+  }
 }
 
 function fail(error) {
   byId("result").hidden = true;
-  say("No answer", error.message);
+  const headline = byId("login").hidden ? "No answer" : "A token is needed";
+  say(headline, error.message.charAt(0).toUpperCase() + error.message.slice(1));
+  bringIntoView(byId("answer"));
   if (!byId("login").hidden) byId("token").focus();
 }
 
@@ -54,12 +76,14 @@ function answer(told, picture, name) {
   const [guess] = told.predictions;
   const best = guess.top[0];
   const unsure = told.threshold !== null && best.probability < told.threshold;
-  const sure = `${percent(best.probability)} sure`;
-  say(unsure ? "Not sure" : best.label, unsure ? `Perhaps ${best.label}, ${sure}.` : `${sure}.`);
+  const sure = percent(best.probability);
+  if (unsure) say("Not sure", `Perhaps ${best.label}: ${sure} sure. It commits itself from ${percent(told.threshold)} on.`);
+  else say(best.label, `${sure} sure.`);
   URL.revokeObjectURL(byId("given").src);
+  byId("given").hidden = false;
   byId("given").src = URL.createObjectURL(picture);
   byId("name").textContent = name;
-  byId("pixels").textContent = `What the network sees: ${told.size} × ${told.size} pixels`;
+  byId("pixels").textContent = `What the network sees: ${told.size}\u00a0×\u00a0${told.size} pixels`;
   drawPixels(byId("seen"), guess.pixels, told.size);
   byId("bars").className = unsure ? "unsure" : "";
   byId("bars").replaceChildren(...guess.top.slice(0, 10).map(bar));
@@ -75,7 +99,7 @@ function bringIntoView(section) {
 }
 
 function percent(share) {
-  return `${(100 * share).toFixed(share >= 0.9995 || share < 0.0005 ? 0 : 1)} %`;
+  return `${(100 * share).toFixed(share >= 0.9995 || share < 0.0005 ? 0 : 1)}\u00a0%`;
 }
 
 function element(tag, className, text) {
@@ -90,6 +114,7 @@ function bar({ label, probability }) {
   const track = element("span", "track");
   const filled = element("div", "bar");
   filled.style.width = `${100 * probability}%`;
+  filled.hidden = probability < 0.0005; // said to be 0 %
   track.append(filled);
   track.setAttribute("aria-hidden", "true");
   item.append(element("span", "label", label), track, element("span", "share", percent(probability)));
@@ -112,7 +137,8 @@ function drawPixels(canvas, encoded, size) {
 
 function showFirst(files) {
   const file = [...files].find((file) => file.type.startsWith("image/")) ?? files[0];
-  if (file) show(file, file.name);
+  if (file) show(file, files.length > 1 ? `${file.name}, the first of ${files.length} files` : file.name);
+  else fail(new Error("That was no file: save the picture, then drop or choose it here."));
 }
 
 function toBlob(canvas) {
@@ -124,7 +150,7 @@ function listenForFiles() {
   byId("choose").addEventListener("click", () => byId("file").click());
   for (const id of ["file", "capture"]) {
     byId(id).addEventListener("change", (event) => {
-      showFirst(event.target.files);
+      if (event.target.files.length) showFirst(event.target.files);
       event.target.value = ""; // so that the same file can be chosen again
     });
   }
@@ -139,7 +165,13 @@ function listenForFiles() {
     drop.classList.remove("over");
     showFirst(event.dataTransfer.files);
   });
-  document.addEventListener("paste", (event) => showFirst(event.clipboardData.files));
+  document.addEventListener("paste", (event) => {
+    if (event.target !== byId("token")) showFirst(event.clipboardData.files);
+  });
+  byId("given").addEventListener("error", () => {
+    byId("given").hidden = true;
+    byId("name").textContent += " (a kind of picture that this browser cannot show)";
+  });
 }
 
 function listenForCamera() {
@@ -147,14 +179,14 @@ function listenForCamera() {
   const video = byId("video");
   byId("photograph").addEventListener("click", openCamera);
   byId("cancel").addEventListener("click", () => dialog.close());
-  byId("take").addEventListener("click", async () => {
+  byId("take").addEventListener("click", () => {
     const canvas = document.createElement("canvas");
     const side = Math.min(video.videoWidth, video.videoHeight);
     canvas.width = canvas.height = side;
     const [left, top] = [(video.videoWidth - side) / 2, (video.videoHeight - side) / 2];
     canvas.getContext("2d").drawImage(video, left, top, side, side, 0, 0, side, side);
     dialog.close();
-    show(await toBlob(canvas), "Your photo");
+    show(toBlob(canvas), "Your photo");
   });
   dialog.addEventListener("close", () => {
     video.srcObject?.getTracks().forEach((track) => track.stop());
@@ -180,7 +212,9 @@ async function openCamera() {
 byId("login").addEventListener("submit", (event) => {
   event.preventDefault();
   token = byId("token").value;
-  show(last.picture, last.name);
+  sessionStorage.setItem("token", token);
+  say("No picture yet", "Its guess will stand here.");
+  introduce().then(() => last && byId("login").hidden && show(last.picture, last.name));
 });
 
 // --- drawings to try: 96 × 96, made of plain shapes ---
@@ -234,7 +268,7 @@ const DRAWINGS = {
     shape(c, "#c64b32", [42, 33], [42, 19], [51, 19], [51, 33]);
     for (let x = 30; x < 68; x += 8) shape(c, "#3a5c78", [x, 46], [x + 4, 46], [x + 4, 50], [x, 50]);
   },
-  car(c) {
+  automobile(c) {
     sky(c, "#bcd3e2", "#e4e8e4", "#77797b", 62);
     shape(c, "#b3261e", [24, 46], [34, 31], [62, 31], [75, 46]);
     shape(c, "#cf3027", [8, 48], [24, 44], [76, 44], [90, 52], [90, 66], [8, 66]);
@@ -287,8 +321,9 @@ function drawExamples() {
     const button = element("button", "");
     button.type = "button";
     button.append(canvas, name);
-    button.addEventListener("click", async () => show(await toBlob(canvas), `A drawing: ${name}`));
+    button.addEventListener("click", () => show(toBlob(canvas), `A drawing: ${name}`));
     const item = element("li", "");
+    item.dataset.label = name;
     item.append(button);
     byId("examples").append(item);
   }
@@ -297,3 +332,4 @@ function drawExamples() {
 listenForFiles();
 listenForCamera();
 drawExamples();
+introduce();
