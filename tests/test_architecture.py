@@ -87,6 +87,7 @@ ORDERS = {
     "serving": ("runtime", "inputs", "predict", "serve", "graph", "export", "keras_file", "card"),
     "serving.serve": (
         "limits",
+        "decoders",
         "schema",
         "refusal",
         "watch",

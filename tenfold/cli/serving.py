@@ -1,6 +1,7 @@
 """tenfold export, tenfold predict, tenfold serve."""
 
 import contextlib
+import os
 import sys
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tenfold.cli.app import SERVE_EXTRA, TRAIN_EXTRA, Json, RunPath, app, print_json, require_extra
-from tenfold.console import progress, remark
+from tenfold.console import printable, progress, remark
 from tenfold.errors import DataError, SkippedError, UsageError
 
 if TYPE_CHECKING:
@@ -200,8 +201,9 @@ def serve(
     from tenfold.serving.runtime import open_model
     from tenfold.serving.serve import server
 
+    token = os.environ.get("TENFOLD_TOKEN") if token is None else token  # an empty one is not left out
     server.check_token(token)
     with server.bind(host, port, token) as bound:
         file = _model_file(model)
         name = file.stem if model is None or not model.is_dir() else model.resolve().name
-        server.serve(open_model(file), name, bound, token, allow_host or ())
+        server.serve(open_model(file), printable(name), bound, token, allow_host or ())

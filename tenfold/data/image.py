@@ -28,6 +28,8 @@ from PIL import (
 from tenfold.errors import ImageError, TooManyPixelsError
 
 RESIZES = ("squash", "crop", "pad")
+MOST_SIDE = 2**16 - 1
+"""Pixels of a side, as many as a JPEG can have."""
 MOST_PIXELS = 2**26
 """Of one image (8,192 × 8,192, more than a 50-megapixel phone makes); decoding it takes up to a gigabyte."""
 MOST_BYTES = 200_000_000
@@ -89,6 +91,8 @@ def decode_whole(content: bytes, most_pixels: int = MOST_PIXELS) -> np.ndarray:
             return np.array(_turned(_to_rgb(image, depth=int.from_bytes(content[24:25])), image))
     except ImageError:
         raise
+    except MemoryError as error:
+        raise ImageError("it takes more memory to read than there is") from error
     except Image.DecompressionBombError as error:  # Pillow's own cap comes first for the largest
         raise TooManyPixelsError("far more pixels than are read") from error
     except Exception as error:  # hostile bytes can raise anything within Pillow
@@ -151,6 +155,8 @@ def _what_instead(content: bytes) -> str:
 def _check_pixels(width: int, height: int, most: int) -> None:
     if width < 1 or height < 1:
         raise ImageError("it has no pixels")
+    if max(width, height) > MOST_SIDE:  # resizing takes memory by the longest side
+        raise TooManyPixelsError(f"{width:,} × {height:,} pixels: no side may have more than {MOST_SIDE:,}")
     if width * height > most:
         raise TooManyPixelsError(f"{width:,} × {height:,} pixels are more than the {most:,} that are read")
 

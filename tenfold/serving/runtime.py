@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import math
 import os
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tenfold.data.image import MOST_PIXELS, RESIZES, decode
+from tenfold.data.image import RESIZES, decode
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.files import parse_object, sha256
 from tenfold.machine import cores
@@ -103,9 +104,9 @@ class Classifier:
         """Class names, in the order of the probabilities."""
         return self.about.classes
 
-    def decode(self, content: bytes, most_pixels: int = MOST_PIXELS) -> np.ndarray:
+    def decode(self, content: bytes) -> np.ndarray:
         """Bytes of an image file to the uint8 S×S×3 that this model was trained on. Raises `ImageError`."""
-        return decode(content, self.about.size, self.about.resize, most_pixels)
+        return decode(content, self.about.size, self.about.resize)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities float32 N×K of uint8 N×S×S×3. Raises `DataError` for pixels of another kind."""
@@ -209,7 +210,10 @@ def read_model(path: Path) -> bytes:
             head = file.read(4)
             if head.startswith(_PICKLES):
                 raise ModelError(f"{path} is a pickle or an archive, which is never opened: give a run or a .onnx file")
-            if os.fstat(file.fileno()).st_size >= MOST_BYTES:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):  # a device may never end
+                raise ModelError(f"{path} is no file")
+            if status.st_size >= MOST_BYTES:
                 raise ModelError(f"{path} is too large to be a model")
             return head + file.read()
     except OSError as error:

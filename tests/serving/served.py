@@ -4,11 +4,13 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,8 +60,13 @@ class Service:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of the log so far."""
-        assert self.log
+        """The lines of the log so far. They are written in order, so one more request tells that all are there."""
+        assert self.log and self.process
+        with contextlib.suppress(OSError):  # it may have ended
+            ident = secrets.token_hex(8).encode()
+            self.ask("GET", "/healthz", X_Request_ID=ident.decode())
+            while ident not in self.log.read_bytes() and self.process.poll() is None:
+                time.sleep(0.01)
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def end(self) -> int:
@@ -94,6 +101,7 @@ def in_thread(app: Guard) -> Iterator[Service]:
     server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
     bound.listen()
+    app.start()
     thread.start()
     try:
         yield Service(bound.getsockname()[1])
@@ -101,6 +109,7 @@ def in_thread(app: Guard) -> Iterator[Service]:
         server.should_exit = True
         thread.join(timeout=30)
         assert not thread.is_alive()
+        app.close()
 
 
 class Slow:

@@ -4,12 +4,17 @@ Each protection was taken out once; the docstrings say what the test showed then
 """
 
 import contextlib
+import http.client
 import io
 import logging
+import os
+import re
 import selectors
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -23,6 +28,7 @@ import pytest
 from PIL import Image
 from served import Service, Slow, in_thread, process, slow_app
 
+from tenfold.serving.serve.batching import MOST_DECODERS
 from tenfold.serving.serve.limits import Limits
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
@@ -44,6 +50,29 @@ def bomb(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")[:8]) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + content
+
+
+def many_scans() -> bytes:
+    """A grey progressive JPEG, 5,792 pixels a side, with a scan for all its blocks, then 5,000 that add nothing."""
+    side, blocks = 5792, 724 * 724
+    head = (
+        b"\xff\xd8\xff\xdb\0\x43\0"
+        + b"\1" * 64
+        + b"\xff\xc2"
+        + struct.pack(">HBHHB", 11, 8, side, side, 1)
+        + b"\1\x11\0"
+    )
+    tables = b"".join(
+        b"\xff\xc4" + struct.pack(">HB", 20, kind) + bytes([1] + [0] * 15) + symbol
+        for kind, symbol in ((0x00, b"\0"), (0x10, b"\xe0"))
+    )
+    first = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\1\0\0\0\1" + bytes(blocks // 8 + 1)
+    runs = "0" + "1" * 14  # a run of 32,767 blocks that end at once
+    bits = runs * (blocks // 32767 + 1)
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
+    empty = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\1\0\1\x3f\0" + data
+    return head + tables + first + empty * 5000 + b"\xff\xd9"
 
 
 def memory(service: Service) -> int:
@@ -237,6 +266,95 @@ def test_decompression_bombs(service: Service, width: int, height: int) -> None:
 
 
 # --- too many requests -----------------------------------------------------------------------------------------------
+
+
+def test_what_holds_a_decoder_up_is_ended() -> None:
+    """A progressive JPEG of thousands of empty scans. In a thread it decoded for minutes, and all others waited."""
+    with in_thread(slow_app(Slow(), Limits(decoding=0.3))) as service:
+        for _ in range(2 * MOST_DECODERS):
+            answered = service.ask("POST", "/predict", many_scans())
+            assert answered.status == 400 and "not read within 0.3 seconds" in answered.json()["error"]
+        assert service.ask("POST", "/predict", picture()).status == 200
+
+
+def test_what_takes_too_much_memory_is_refused(service: Service) -> None:
+    """A TIFF of eight million strips: 2 GB for 16 MB, before its size is known. Without the limit it is read."""
+    assert service.process
+    strips = b"II*\0" + struct.pack("<IH", 8, 1) + struct.pack("<HHII", 273, 3, 8_000_000, 26) + bytes(4 + 16_000_000)
+    before = memory(service)
+    assert service.ask("POST", "/predict", strips).status == 400
+    assert memory(service) - before < 100e6
+    for child in psutil.Process(service.process.pid).children():
+        assert child.memory_info().rss < 1.2e9
+
+
+def test_bodies_that_were_answered_are_not_held() -> None:
+    """Without giving back what is held, the third is refused."""
+    with in_thread(slow_app(Slow(), Limits(held=2 * len(picture())))) as service:
+        assert [service.ask("POST", "/predict", picture()).status for _ in range(5)] == [200] * 5
+
+
+def test_many_small_chunks_hold_nobody_up() -> None:
+    """Sixty clients send a chunk a byte. Parsed as they came, health took eleven seconds."""
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with in_thread(slow_app(Slow())) as service, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(60)]
+        for client in clients:
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.send(head + b"1\r\na\r\n" * 40_000)
+        began = time.monotonic()
+        assert service.ask("GET", "/healthz").status == 200
+        assert time.monotonic() - began < 3
+
+
+def test_requests_sent_ahead_get_their_own_answers() -> None:
+    """While the first is at work, no refusal may be written in its place. It was, and its answer was lost."""
+    slow = Slow()
+    content = picture()
+    post = HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content
+    with in_thread(slow_app(slow, Limits(waiting=1))) as service, service.connect() as client:
+        slow.go.clear()
+        client.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" + post)
+        assert wait_for(lambda: b"tenfold_requests_waiting 1.0" in service.ask("GET", "/metrics").body)
+        client.sendall(post)
+        slow.go.set()
+        told = b""
+        while told.count(b"HTTP/1.1") < 3:
+            told += client.recv(65536)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", told) == [b"200", b"200", b"200"]
+
+
+def test_two_lengths_of_one_body_are_refused() -> None:
+    sent = HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n"
+    with in_thread(slow_app(Slow())) as service, service.connect() as client:
+        client.sendall(sent)
+        told = read_all(client)
+    assert told.startswith(b"HTTP/1.1 400") and told.count(b"HTTP/1.1") == 1
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(model: Path) -> None:
+    """Written by those who answer, it stood still after 350 requests, and SIGTERM had no effect."""
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "tenfold", "serve", "--model", str(model), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writing) as running:
+        assert running.stdout
+        service = Service(int(running.stdout.readline().decode().rpartition(":")[2]), process=running)
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+        for _ in range(1000):
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+        connection.close()
+        assert service.end() == 0
+    os.close(reading)
+    os.close(writing)
+
+
+def test_few_open_files_are_said(model: Path) -> None:
+    """With 64, each connection too many was reported 512 times."""
+    script = f"ulimit -n 64; exec {sys.executable} -m tenfold serve --port 0 --model {model}"
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2 and "raise ulimit -n" in ended.stderr
 
 
 def test_one_request_too_many_is_refused_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Images of many requests → probabilities: found and decoded in threads, answered together in one.
+"""Images of many requests → probabilities: found and decoded side by side, answered together in one.
 
 While a batch is computed, the next one gathers by itself: no image waits for company.
 """
@@ -16,11 +16,13 @@ import numpy as np
 from tenfold.errors import ImageError, TooManyPixelsError
 from tenfold.machine import cores
 from tenfold.serving.runtime import Classifier
+from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError, busy
 from tenfold.serving.serve.watch import Watch
 
 MOST_IN_A_BATCH = 64
+MOST_DECODERS = 4  # each may take a gigabyte
 
 Result = TypeVar("Result")
 Waiting = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]
@@ -33,11 +35,20 @@ class Batcher:
         self.classifier = classifier
         self._limits = limits
         self._watch = watch
-        self._decoders = ThreadPoolExecutor(cores(), "decode")
+        count = min(cores(), MOST_DECODERS)
+        self.decoders = Decoders(count, classifier.about.size, classifier.about.resize, limits)
+        self._decoding = ThreadPoolExecutor(count, "decode")
+        self._parsing = ThreadPoolExecutor(count, "parse")
         self._worker = ThreadPoolExecutor(1, "predict")
         self._waiting: deque[Waiting] = deque()
         self._working: asyncio.Task[None] | None = None
         self._requests = 0
+
+    def close(self) -> None:
+        """End threads and processes, once no request is at work."""
+        for threads in (self._decoding, self._parsing, self._worker):
+            threads.shutdown(cancel_futures=True)
+        self.decoders.close()
 
     @property
     def full(self) -> bool:
@@ -62,12 +73,12 @@ class Batcher:
 
     async def apart(self, work: Callable[..., Result], *arguments: Any) -> Result:
         """Let one of the threads do what would keep all others waiting."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._parsing, work, *arguments)
 
     async def decode(self, contents: Sequence[bytes]) -> np.ndarray:
         """Bytes of image files to uint8 N×S×S×3. Raises `RefusalError`: 413 for too many pixels, else 400."""
         loop = asyncio.get_running_loop()
-        tasks = [loop.run_in_executor(self._decoders, self._decode, content) for content in contents]
+        tasks = [loop.run_in_executor(self._decoding, self.decoders.decode, content) for content in contents]
         try:
             return np.stack([await task for task in tasks])
         except ImageError as error:
@@ -78,9 +89,6 @@ class Batcher:
             for task in tasks:
                 if not task.cancel() and not task.cancelled():
                     task.exception()  # seen: nobody else will ask
-
-    def _decode(self, content: bytes) -> np.ndarray:
-        return self.classifier.decode(content, self._limits.pixels)
 
     async def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities float32 N×K of uint8 N×S×S×3."""

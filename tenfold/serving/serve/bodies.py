@@ -160,8 +160,8 @@ def pixels_of(body: bytes, size: int, limits: Limits) -> tuple[str | None, np.nd
     """The request's id and its uint8 N×S×S×3. Raises `RefusalError` (400, or 413 for too many)."""
     told = _object(body, most=2 * limits.images * size * size * 3 + 1_000)
     ident, inputs, outputs = told.get("id"), told.get("inputs"), told.get("outputs")
-    if not isinstance(ident, str | None):
-        raise RefusalError(400, "id must be a text")
+    if not isinstance(ident, str | None) or not (ident or "").isprintable():
+        raise RefusalError(400, "id must be a printable text")
     if outputs is not None and not (isinstance(outputs, list) and all(map(_is_output, outputs))):
         raise RefusalError(400, f"the one output is {OUTPUT}")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):

@@ -6,6 +6,7 @@ requests wait already, new ones are refused by their first bytes, unparsed, whic
 """
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,10 @@ from tenfold.serving.serve.watch import Watch, log
 
 LINGER = 2.0
 """Seconds in which a client may go on sending after it was refused, so that it reads why (RFC 9112, 9.6)."""
+_PIECE = 4096
+"""Bytes that are parsed at a time."""
+_SMALL = 16
+"""Bytes of a line that, on average, no honest client's chunks fall below."""
 _WORK = (b"POST /predict", b"POST /v2/models/")
 
 
@@ -39,28 +44,52 @@ class Connection(H11Protocol):
         self.watch: Watch = self.app.watch
         self.began = self.loop.time()
         """When we began to wait for the request, or to linger."""
-        self.received = 0
+        self.received, self.latest = 0, self.began
         self.between = True  # requests: the next byte begins one
         self.refused = self.arrived = self.work = False
         self.stuck: float | None = None
         if len(self.connections) > self.limits.connections:
             waiting = [other for other in self.connections if isinstance(other, Connection) and other.is_waiting()]
-            min(waiting, key=lambda other: other.began, default=self).drop("too many")
+            # rather one that asks nothing than one in the middle of a request
+            min(waiting, key=lambda other: (not other.between, other.began), default=self).drop("too many")
 
     def data_received(self, data: bytes) -> None:
-        if self.refused:
+        self.latest = self.loop.time()
+        if self.refused or self._was_answered_early():
             return
-        if self.between:
-            self.between, self.began, self.received = False, self.loop.time(), 0
+        if self.between and not self._is_answering():  # else it belongs to requests sent ahead
+            self.between, self.began, self.received = False, self.latest, 0
             self.work = data.startswith(_WORK)
             if self.work and self.app.full:
                 self._refuse()
                 return
         self.received += len(data)
-        super().data_received(data)
+        self._feed(data)
         self._count(self.work and self.conn.their_state in (h11.DONE, h11.MUST_CLOSE))
         if self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]:
             self.between, self.began = True, self.loop.time()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse a little at a time: of small chunks, each takes as long as a large one, and all others wait."""
+        while data and not self.transport.is_closing():
+            small = self.conn.their_state is h11.IDLE or self._is_chunked()
+            length = _PIECE if small else len(data)
+            piece, data = data[:length], data[length:]
+            super().data_received(piece)
+            if self._is_chunked() and piece.count(b"\r\n") > _PIECE // _SMALL:
+                self.drop("chunks too small")
+
+    def _is_chunked(self) -> bool:
+        sending = self.conn.their_state is h11.SEND_BODY
+        return sending and any(name == b"transfer-encoding" for name, _ in self.headers)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _was_answered_early(self) -> bool:
+        """Whether the rest of a request is of no use any more."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        return answered and self.conn.their_state is h11.SEND_BODY
 
     def _count(self, arrived: bool) -> None:
         """Keep count of requests that are whole and not answered."""
@@ -110,7 +139,7 @@ class Connection(H11Protocol):
                 self.transport.abort()
         elif self.stuck is not None and now - self.stuck > self.limits.reading:
             self.drop("reads too slowly")
-        elif self.is_waiting() and now - self.began > self._patience():
+        elif self.is_waiting() and (now - self.began > self._patience() or now - self.latest > self._silence()):
             self.drop("sends too slowly")
 
     def _patience(self) -> float:
@@ -120,6 +149,10 @@ class Connection(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY:
             return self.limits.arrival + self.received / self.limits.bytes_per_second
         return self.limits.arrival
+
+    def _silence(self) -> float:
+        """Seconds without a byte that are borne in the middle of a request, whatever it sent before."""
+        return math.inf if self.between or self.refused else self.limits.arrival
 
     def drop(self, reason: str) -> None:
         """End the connection at once, with 408 where a request was begun and not answered."""

@@ -4,6 +4,7 @@ Host: a foreign page that had its own name point to this machine (DNS rebinding)
 of another site says so in each request that changes or sends something.
 """
 
+import asyncio
 import hmac
 import ipaddress
 import re
@@ -15,9 +16,10 @@ from collections.abc import Iterable
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tenfold.errors import UsageError
 from tenfold.serving.serve.batching import Batcher
 from tenfold.serving.serve.limits import Limits
-from tenfold.serving.serve.refusal import RefusalError
+from tenfold.serving.serve.refusal import RefusalError, busy
 from tenfold.serving.serve.watch import Watch, log_error
 
 OPEN = frozenset(
@@ -43,11 +45,11 @@ _GONE = 499  # as nginx logs it: the client did not wait
 
 
 class Hosts:
-    """The names under which the service may be asked."""
+    """The names under which the service may be asked. Raises `UsageError` for what is no name."""
 
     def __init__(self, address: str, more: Iterable[str] = ()):
         self._local = ipaddress.ip_address(address).is_loopback
-        self._names = {name.lower() for name in more} | {"localhost"}
+        self._names = {_sound_name(name) for name in more} | {"localhost"}
         if not self._local:
             self._names.add(socket.gethostname().lower())
 
@@ -60,6 +62,13 @@ class Hosts:
         except ValueError:
             return name in self._names
         return name in self._names or not self._local or address.is_loopback
+
+
+def _sound_name(name: str) -> str:
+    sound = _SOUND_HOST.fullmatch(name)
+    if not sound or sound[2]:
+        raise UsageError(f"--allow-host {name}: give the name of a host, without scheme and port")
+    return sound[1].strip("[]").lower()
 
 
 class Guard:
@@ -84,6 +93,14 @@ class Guard:
         self.arrived = 0
         """Requests for an answer that are whole and not answered; the connections keep count of them."""
 
+    def start(self) -> None:
+        """Begin what the first request would have to wait for."""
+        self._batcher.decoders.start()
+
+    def close(self) -> None:
+        """Let go of what was begun. No request may be at work."""
+        self._batcher.close()
+
     @property
     def full(self) -> bool:
         """Whether a request for an answer would be refused."""
@@ -102,6 +119,9 @@ class Guard:
             await refusal.response()(scope, receive, answer.send)
         except ClientDisconnect:
             answer.status = _LATE if "dropped" in told else _GONE
+        except asyncio.CancelledError:  # the service ends, and has waited long enough
+            if answer.status == _GONE:
+                await busy("the service ends").response()(scope, receive, answer.send)
         except Exception as error:
             answer.status = 500  # it was answered so already, by what catches all in FastAPI
             log_error(error, id=answer.ident)
@@ -118,6 +138,8 @@ class Guard:
         host = headers.get(b"host", b"").decode("latin-1")
         if host not in self._hosts:
             raise RefusalError(400, "the Host header names another host: tenfold serve --allow-host NAME admits it")
+        if b"content-length" in headers and b"transfer-encoding" in headers:  # as RFC 9112, 6.1 advises
+            raise RefusalError(400, "two lengths of one body: an attack, or a broken proxy", {"Connection": "close"})
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").partition("://")[2].lower() != host.lower():
             raise RefusalError(403, "a page of another origin may not ask here")

@@ -14,13 +14,17 @@ class Limits:
     images: int = 32
     """Images of one request; more is answered with 413."""
     pixels: int = 2**25
-    """Of one image (33 megapixels, which take 0.4 GB to decode); more is answered with 413."""
+    """Of one image (33 megapixels); more is answered with 413."""
+    memory: int = 2**30
+    """Bytes that decoding one image may take (33 megapixels take 0.4 to 0.8 GB); more is answered with 400."""
+    decoding: float = 4.0
+    """Seconds that decoding one image may take; longer is answered with 400."""
     waiting: int = 32
     """Requests whose images are decoded or answered, or wait for it; more is answered with 503."""
     seconds: float = 10.0
-    """Until the images of a request are answered; later it is answered with 503."""
+    """Until the images of a request are answered; later it is answered with 503. Longer than `decoding`."""
     arrival: float = 8.0
-    """Seconds in which a request must arrive whole, and a connection may stay idle."""
+    """Seconds in which a request must arrive whole, and a connection may stay idle, also in the middle of one."""
     bytes_per_second: int = 2**16
     """What has arrived of a body prolongs `arrival` at this rate, so that slow but honest senders are heard out."""
     reading: float = 10.0

@@ -17,9 +17,11 @@ from tenfold.serving.runtime import Classifier
 from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.connection import Connection, sweep
 from tenfold.serving.serve.guard import Guard, Hosts
+from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.watch import begin_log, log
 
-_BACKLOG = 512
+_BACKLOG = 64  # connections that are taken at once, before one too many can be dropped
+_OTHER_FILES = 64
 
 
 def bind(host: str, port: int, token: str | None) -> socket.socket:
@@ -59,11 +61,36 @@ def serve(
     classifier: Classifier, name: str, bound: socket.socket, token: str | None = None, hosts: Iterable[str] = ()
 ) -> None:
     """Answer until SIGTERM or Ctrl-C; then requests in flight are finished. Prints the address when it is ready."""
-    app = make_app(classifier, name, Hosts(bound.getsockname()[0], hosts), token)
-    begin_log()
-    with contextlib.suppress(KeyboardInterrupt, Terminated):  # uvicorn raises the signal again when all is done
-        make_server(app).run(sockets=[bound])
-    log("stopped")
+    limits = Limits(connections=min(Limits().connections, _open_files() - _BACKLOG - _OTHER_FILES))
+    app = make_app(classifier, name, Hosts(bound.getsockname()[0], hosts), token, limits)
+    lines = begin_log()
+    app.start()
+    try:
+        with contextlib.suppress(KeyboardInterrupt, Terminated):  # uvicorn raises the signal again when all is done
+            make_server(app).run(sockets=[bound])
+    finally:
+        app.close()
+        log("stopped")
+        lines.end()
+
+
+def _open_files() -> int:
+    """How many files and connections this process may have open, after asking for as many as are needed.
+
+    Raises `UsageError` where these are too few.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return sys.maxsize
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = Limits().connections + _BACKLOG + _OTHER_FILES
+    if limit < needed and (most == resource.RLIM_INFINITY or most > limit):
+        limit = needed if most == resource.RLIM_INFINITY else min(needed, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+    if limit < 2 * (_BACKLOG + _OTHER_FILES):
+        raise UsageError(f"only {limit} files may be open here, which are too few connections: raise ulimit -n")
+    return limit
 
 
 def make_server(app: Guard) -> uvicorn.Server:

@@ -4,9 +4,13 @@ No content, name or description of an image is written anywhere.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import queue
 import sys
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +26,7 @@ from prometheus_client import (
 
 LOG = logging.getLogger("tenfold.serve")
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_MOST_LINES = 10_000
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -84,12 +89,50 @@ def _is_no_interruption(record: logging.LogRecord) -> bool:
     return kind is None or not issubclass(kind, KeyboardInterrupt | asyncio.CancelledError)
 
 
-def begin_log() -> None:
-    """Send the lines of the service, and what its libraries warn of, to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+class Lines(logging.Handler):
+    """Writes lines to standard error from a thread of its own: a reader that does not read holds up no request.
+
+    Lines that find no room are dropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._queue: queue.Queue[bytes | threading.Event] = queue.Queue(_MOST_LINES)
+        threading.Thread(target=self._write, daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(self.format(record).encode() + b"\n")
+
+    def end(self) -> None:
+        """Give what waits a second to be written."""
+        written = threading.Event()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(written)
+            written.wait(1)
+
+    def _write(self) -> None:
+        while True:
+            line = self._queue.get()
+            if isinstance(line, threading.Event):
+                line.set()
+            else:
+                with contextlib.suppress(OSError):  # nobody reads any more
+                    _write_all(line)
+
+
+def _write_all(content: bytes) -> None:
+    while content:
+        content = content[os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, content) :]
+
+
+def begin_log() -> Lines:
+    """Send the lines of the service, and what its libraries report as errors, to standard error."""
+    handler = Lines()
     handler.setFormatter(_Json())
-    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
     LOG.setLevel(logging.INFO)
     logging.getLogger("uvicorn.error").addFilter(_is_no_interruption)
     for parser in ("python_multipart", "PIL"):  # what clients send wrong they are told
         logging.getLogger(parser).setLevel(logging.CRITICAL)
+    return handler

@@ -1,0 +1,151 @@
+"""Image files → pixels, in processes of their own that are ended when they take too long or too much.
+
+A few kilobytes can keep a decoder busy for minutes, or have it take gigabytes, in ways that no header tells; a thread
+could not be stopped. What comes back is pixels or a sentence, never an object to be unpickled.
+"""
+
+import contextlib
+import os
+import queue
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from tenfold.data.image import decode
+from tenfold.errors import ImageError, TooManyPixelsError
+from tenfold.serving.serve.limits import Limits
+
+_LENGTH = struct.Struct(">Q")
+_PIXELS, _UNSOUND, _TOO_LARGE = b"pus"
+
+
+class Decoders:
+    """So many processes, begun when they are first needed. `decode` is called from as many threads."""
+
+    def __init__(self, count: int, size: int, resize: str, limits: Limits):
+        options = (size, resize, limits.pixels, limits.memory)
+        self._command = [sys.executable, "-P", "-m", __name__, *map(str, options)]
+        self._seconds, self._size = limits.decoding, size
+        self._idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
+        self._count = count
+        for _ in range(count):
+            self._idle.put(None)
+
+    def start(self) -> None:
+        """Begin the processes now and wait until they are ready, so that the first image need not."""
+        begun = [self._idle.get() or self._begin() for _ in range(self._count)]
+        for process in begun:
+            self._idle.put(_await(process))
+
+    def close(self) -> None:
+        """End them all; those at work first finish."""
+        for _ in range(self._count):
+            _end(self._idle.get())
+
+    def decode(self, content: bytes) -> np.ndarray:
+        """Bytes of an image file to uint8 S×S×3. Raises `ImageError`, for too many pixels `TooManyPixelsError`."""
+        process = self._idle.get() or _await(self._begin())  # outside the time that one image is given
+        timer = threading.Timer(self._seconds, process.kill)
+        timer.start()
+        began = time.monotonic()
+        sound = None
+        try:
+            answered = _ask(process, content)
+            sound = process
+        except (OSError, EOFError):
+            _end(process)
+            late = time.monotonic() - began >= self._seconds
+            raise ImageError(f"not read within {self._seconds:g} seconds" if late else "cannot be read") from None
+        finally:
+            timer.cancel()
+            self._idle.put(sound)
+        kind, told = answered[0], answered[1:]
+        if kind != _PIXELS:
+            raise (TooManyPixelsError if kind == _TOO_LARGE else ImageError)(told.decode())
+        return np.frombuffer(told, np.uint8).reshape(self._size, self._size, 3)
+
+    def _begin(self) -> "subprocess.Popen[bytes]":
+        # what image libraries write to standard error is not for the log, which is JSON
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(self._command, **pipes)  # type: ignore[call-overload]
+
+
+def _await(process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+    """Ask for nothing: it is ready when it says that this is no image."""
+    _ask(process, b"")
+    return process
+
+
+def _ask(process: "subprocess.Popen[bytes]", content: bytes) -> bytes:
+    assert process.stdin and process.stdout
+    _send(process.stdin, content)
+    return _receive(process.stdout)
+
+
+def _end(process: "subprocess.Popen[bytes] | None") -> None:
+    if process is not None:
+        process.kill()
+        process.communicate()
+
+
+def _send(stream: IO[bytes], content: bytes) -> None:
+    stream.write(_LENGTH.pack(len(content)))
+    stream.write(content)
+    stream.flush()
+
+
+def _receive(stream: IO[bytes]) -> bytes:
+    """What `_send` sent. Raises `EOFError` where the other side has ended."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(head)
+    content = stream.read(length)
+    if len(content) < length:
+        raise EOFError
+    return content
+
+
+# --- in the process ----------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Decode what comes until nothing more does."""
+    size, resize, pixels, memory = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which finishes what it has begun
+        signal.signal(number, signal.SIG_IGN)
+    _limit_memory(memory)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            content = _receive(sys.stdin.buffer)
+            _send(sys.stdout.buffer, _answer(content, size, resize, pixels))
+
+
+def _answer(content: bytes, size: int, resize: str, pixels: int) -> bytes:
+    try:
+        return bytes([_PIXELS]) + decode(content, size, resize, pixels).tobytes()
+    except TooManyPixelsError as error:
+        return bytes([_TOO_LARGE]) + str(error).encode(errors="replace")
+    except ImageError as error:
+        return bytes([_UNSOUND]) + str(error).encode(errors="replace")
+
+
+def _limit_memory(memory: int) -> None:
+    """Allow so many bytes more than are in use now, where the system can (Linux)."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * os.sysconf("SC_PAGE_SIZE") + memory
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+if __name__ == "__main__":
+    main()
