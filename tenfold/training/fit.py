@@ -89,8 +89,9 @@ class Fit:
         if self.recipe.easy_share:
             self.sampler.note(chosen, F.cross_entropy(logits.detach(), labels, reduction="none"))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        loss = loss + penalty(self.network, self.recipe.l2)
-        value, accuracy = torch.stack((loss.detach(), (logits.argmax(1) == labels).float().mean())).tolist()
+        with torch.no_grad():  # of its gradient the optimizer takes care
+            reported = loss + penalty(self.network, self.recipe.l2)
+        value, accuracy = torch.stack((reported, (logits.argmax(1) == labels).float().mean())).tolist()
         if not math.isfinite(value):
             epoch = self.schedule.epoch(self.step)
             raise DivergedError(f"loss is {value} at step {self.step}, epoch {epoch:.2f}: a lower learning rate may do")

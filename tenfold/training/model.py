@@ -3,7 +3,7 @@
 Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N×3×H×W; output: logits N×K.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -210,12 +210,6 @@ class Reference(nn.Module):
             x = F.dropout(F.relu(dense(x)), self.dropout, self.training)
         return self.head(x)
 
-    def decayed(self) -> Iterator[nn.Parameter]:
-        """The kernels whose squares are part of the loss: those of the 3×3 convolutions."""
-        for name, parameter in self.named_parameters():
-            if ".convs." in name and name.endswith(".weight"):
-                yield parameter
-
 
 def _initialize_as_keras(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
@@ -223,11 +217,19 @@ def _initialize_as_keras(module: nn.Module) -> None:
         nn.init.constant_(module.get_parameter("bias"), 0.0)
 
 
+def decayed(network: nn.Module) -> list[nn.Parameter]:
+    """The kernels whose squares the reference system adds to its loss: those of its 3×3 convolutions."""
+    if not isinstance(network, Reference):
+        return []
+    return [p for name, p in network.named_parameters() if ".convs." in name and name.endswith(".weight")]
+
+
 def penalty(network: nn.Module, weight: float) -> Tensor | float:
     """The L2 term of the loss: `weight` times the sum of squares of the kernels that the reference system decays."""
-    if not weight or not isinstance(network, Reference):
+    kernels = decayed(network) if weight else []
+    if not kernels:
         return 0.0
-    return weight * torch.stack([kernel.square().sum() for kernel in network.decayed()]).sum()
+    return weight * torch.stack([kernel.square().sum() for kernel in kernels]).sum()
 
 
 # --- what a network looks like -----------------------------------------------------------------------------------

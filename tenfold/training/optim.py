@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.training.model import Whitened
+from tenfold.training.model import Whitened, decayed
 from tenfold.training.recipe import Recipe
 
 
@@ -131,7 +131,7 @@ def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: in
     late = {id(p) for p in model.first_parameters()} if isinstance(model, Whitened) else set()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad or id(p) in late}
     if recipe.optimizer == "adam":
-        optimizers: list[Optimizer] = [KerasAdam(trained.values(), lr=rate)]
+        optimizers: list[Optimizer] = [KerasAdam(trained.values(), rate, recipe.l2, decayed(model))]
     else:
         filters = [p for p in trained.values() if p.ndim == 4]
         optimizers = [_nesterov(recipe, trained, batch_size), Muon(filters, lr=rate, momentum=recipe.momentum)]
@@ -220,30 +220,49 @@ def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
 class KerasAdam(Optimizer):
     """Adam with the bias corrections folded into the rate, as Keras has it: eps is added to the uncorrected √v.
 
-    Kingma and Ba, 2015, the formulation before their section 2.1; Keras's constants.
+    Kingma and Ba, 2015, the formulation before their section 2.1; Keras's constants. The gradient of `l2` times the sum
+    of squares of the `decayed` parameters is added here, on the way, instead of being computed and kept beforehand.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float):
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, l2: float = 0.0, decayed: Iterable[Tensor] = ()):
         super().__init__([{"params": list(params), "lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7}])
+        self.l2, self.decayed = l2, {id(p) for p in decayed}
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            grads = [p.grad for p in params]
-            states = [self._state(p) for p in params]
-            first, second = [s["m"] for s in states], [s["v"] for s in states]
-            torch._foreach_lerp_(first, grads, 1 - group["beta1"])
-            torch._foreach_mul_(second, group["beta2"])
-            torch._foreach_addcmul_(second, grads, grads, 1 - group["beta2"])
-            for s in states:
-                s["step"] += 1
-            count = float(states[0]["step"])
-            rate = group["lr"] * math.sqrt(1 - group["beta2"] ** count) / (1 - group["beta1"] ** count)
-            divisor = torch._foreach_sqrt(second)
-            torch._foreach_add_(divisor, group["eps"])
-            torch._foreach_addcdiv_(params, first, divisor, -rate)
+            self._update([p for p in params if id(p) not in self.decayed], group, 0.0)
+            self._update([p for p in params if id(p) in self.decayed], group, 2 * self.l2)
+
+    def _update(self, params: list[nn.Parameter], group: dict[str, Any], decay: float) -> None:
+        """One pass over parameters, gradients and both averages, by PyTorch's own kernel.
+
+        It goes through memory in order, so that a gradient must lie as its parameter does; autograd's do.
+        """
+        if not params:
+            return
+        states = [self._state(p) for p in params]
+        for state in states:
+            state["step"] += 1
+        # the kernel adds eps to the corrected √v: this much there is what Keras's eps is on the uncorrected one
+        eps = group["eps"] / math.sqrt(1 - group["beta2"] ** float(states[0]["step"]))
+        torch._fused_adam_(
+            list[Tensor](params),
+            [p.grad for p in params if p.grad is not None],
+            [state["m"] for state in states],
+            [state["v"] for state in states],
+            [],
+            [state["step"] for state in states],
+            lr=group["lr"],
+            beta1=group["beta1"],
+            beta2=group["beta2"],
+            weight_decay=decay,
+            eps=eps,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
         if p not in self.state:

@@ -140,6 +140,28 @@ def test_muon_leaves_filters_without_a_gradient() -> None:
     assert torch.equal(parameter, torch.ones(2, 2, 3, 3))
 
 
+def test_keras_adam_adds_the_gradient_of_the_l2_terms() -> None:
+    """Six steps of the formula in NumPy: two filters with L2, one without, gradients so small that eps rules."""
+    filters = [torch.randn(8, 4, 3, 3, generator=keyed(4, "test", index)) for index in range(3)]
+    ours = [nn.Parameter(start.clone(memory_format=torch.channels_last)) for start in filters]
+    optimizer = KerasAdam(ours, lr=0.01, l2=1e-4, decayed=ours[:2])
+    theirs = [start.double().numpy() for start in filters]
+    state = [(np.zeros_like(start), np.zeros_like(start)) for start in theirs]
+    for step in range(1, 7):
+        for index, (p, scale) in enumerate(zip(ours, (1e-3, 1e-8, 1e-8), strict=True)):
+            drawn = torch.randn(8, 4, 3, 3, generator=keyed(5, "test", 10 * step + index)) * scale
+            p.grad = drawn.contiguous(memory_format=torch.channels_last)
+            gradient = drawn.double().numpy() + (2e-4 * theirs[index] if index < 2 else 0)
+            m, v = state[index]
+            state[index] = m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+            rate = 0.01 * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            theirs[index] = theirs[index] - rate * m / (np.sqrt(v) + 1e-7)
+        optimizer.step()
+    for p, peer, start in zip(ours, theirs, filters, strict=True):
+        assert np.abs(peer - start.numpy()).max() > 1e-4
+        np.testing.assert_allclose(p.detach().numpy(), peer, rtol=1e-5, atol=1e-6)
+
+
 def test_nesterov_is_pytorchs() -> None:
     """Five steps, the rate falling, with weight decay; a parameter without a gradient stays as it is."""
     ours, theirs, idle = (nn.Parameter(torch.randn(4, 3, generator=keyed(3, "test"))) for _ in range(3))
