@@ -40,7 +40,7 @@ def test_summary(artefacts: Artefacts) -> None:
     lines = (run / "summary.txt").read_text().splitlines()
     assert lines[-1] == "17,001,930 parameters, 16,998,986 of them trained"
     rows = dict(line.split(maxsplit=1) for line in lines[1:-1])
-    assert rows["blocks.1.convs.0"].split() == ["Conv2d", "128×16×16", "73,856"]
+    assert rows["blocks.1.convs.0"].split() == ["Conv3x3", "128×16×16", "73,856"]
     assert all(line in result.stderr for line in lines)
 
 
