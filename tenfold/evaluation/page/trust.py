@@ -109,9 +109,9 @@ def _copies_text(part: Panel) -> list[str]:
         else ""
     )
     found = (
-        f"{part['count']:,} of {part['images']:,} test images ({percent(part['share'])}) show what a training image "
-        f"shows: shifted, mirrored, brightened, cut or stored again; {part['in_place']:,} of them are the same in "
-        f"place.{beside}"
+        f"{part['count']:,} of {part['images']:,} test images ({percent(part['share'])}) look like a training image: "
+        f"shifted, mirrored, brightened, cut or stored again; {part['in_place']:,} of them are the same in place."
+        f"{beside}"
     )
     if not part["count"] or part["accuracy_without"] is None:
         return [found]
@@ -146,7 +146,7 @@ def _robustness(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str
         {
             "name": name,
             "cells": [_cell(share, clean) for share in shares],
-            "mean": percent(float(np.mean(shares)), 1),
+            "mean": f"{100 * np.mean(shares):.1f}",
         }
         for name, shares in part["accuracy"].items()
     ]
@@ -161,8 +161,8 @@ def _robustness(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str
         ),
         "severities": SEVERITIES,
         "rows": rows,
-        "foot": [percent(share, 1) for share in part["by_severity"]],
-        "mean": percent(part["mean_accuracy"], 1),
+        "foot": [f"{100 * share:.1f}" for share in part["by_severity"]],
+        "mean": f"{100 * part['mean_accuracy']:.1f}",
         "examples": examples,
         "severity": _SEVERITY,
     }
