@@ -5,9 +5,9 @@
 Rows: training in batches of 64 with augmentation, in images a second; prediction in batches of 1, 64 and 256; peak
 memory of a process that trains, and of one that predicts; the time of the whole recipe, which is steps × the measured
 time of one, plus the validation images of every epoch. Keras runs in float32 and in its best setting, mixed bfloat16;
-tenfold as `tenfold train` runs, and for predictions the faster of the exported
-float32 file and the network in torch. Each contender is a process of its own, started at every turn, so
-that a busy neighbour slows all of them; medians over the rounds. Needs the extras `train` and `acceptance`.
+tenfold as `tenfold train` runs, and for predictions the faster of the exported float32 file and the network in torch.
+Each contender is a process of its own, started at every turn, so that a busy neighbour slows all of them; medians over
+the rounds. Needs the extras `train` and `acceptance`.
 
 Keras's input is what the reference system had: `ImageDataGenerator`'s transforms, here as one call of TensorFlow's own
 image operation for a batch, which is the faster way.

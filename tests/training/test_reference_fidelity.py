@@ -2,7 +2,7 @@
 
 Keras runs in a process of its own (`keras_steps.py`) on weights and batches that are given to it. Dropout is off, since
 its draws cannot be the same; test_model.py has its share and scale. Steps are taken in float64, as the first steps of
-Adam make every difference about forty times as large: rounding errors of float32 are 5 % of the way after five steps.
+Adam make every difference about forty times as large: rounding errors of float32 are a fifth of the way after five.
 """
 
 import math
