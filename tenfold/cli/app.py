@@ -34,10 +34,14 @@ Epochs = Annotated[
     float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
 ]
 ValSize = Annotated[int | None, typer.Option(envvar="TENFOLD_VAL_SIZE", help="Hold out the last N training images.")]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Do it on the Ray cluster at HOST:PORT, or auto: this machine's.")
+]
 
 RUNS = Path("runs")
 TRAIN_EXTRA = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "safetensors", "pydantic", "psutil", "jinja2")
 TUNE_EXTRA = ("optuna", "sqlalchemy")
+CLUSTER_EXTRA = ("ray", "pyarrow")
 SERVE_EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tenfold.cli.app import (
+    CLUSTER_EXTRA,
     RUNS,
     TRAIN_EXTRA,
     TUNE_EXTRA,
+    Cluster,
     Data,
     Device,
     Epochs,
@@ -46,10 +48,19 @@ def bench(
     ] = False,
     size: Size = 32,
     resize: Resize = "squash",
+    cluster: Cluster = None,
+    cpus: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --cluster: CPUs and threads of each run; by default, those here."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences."""
     require_extra("train", TRAIN_EXTRA)
+    if cluster:
+        require_extra("cluster", CLUSTER_EXTRA)
+    elif cpus:
+        raise UsageError("--cpus goes with --cluster")
     from tenfold.data import load
 
     if profile:
@@ -72,7 +83,15 @@ def bench(
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
     path = out or RUNS / f"bench-{'-'.join(stems)}"
-    timed = benching.bench(names, range(seed0, seed0 + runs), path, options)
+    seeds = range(seed0, seed0 + runs)
+    if cluster:
+        from tenfold.scaling import cluster as clustering
+        from tenfold.training.device import make_plan
+
+        request = clustering.Request(cpus or make_plan("cpu").threads, int(device.startswith("cuda")))
+        timed = clustering.bench(names, seeds, path, options, (data, size, resize), cluster, request)
+    else:
+        timed = benching.bench(names, seeds, path, options)
     rows = [benching.summarize(stem, timed[name]) for stem, name in zip(stems, names, strict=True)]
     comparison = [
         benching.compare(stems[0], stem, rows[0]["accuracies"], row["accuracies"])

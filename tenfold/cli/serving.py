@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenfold.cli.app import SERVE_EXTRA, TRAIN_EXTRA, Json, RunPath, app, print_json, require_extra
+from tenfold.cli.app import (
+    CLUSTER_EXTRA,
+    SERVE_EXTRA,
+    TRAIN_EXTRA,
+    Cluster,
+    Json,
+    RunPath,
+    app,
+    print_json,
+    require_extra,
+)
 from tenfold.console import printable, progress, remark
 from tenfold.errors import DataError, SkippedError, UsageError
 
@@ -84,12 +94,24 @@ def predict(
         bool, typer.Option("--reject", help='Say "none of these" where the model is less sure than its threshold.')
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="File to write, .jsonl or .csv; the same command goes on where it was killed.")
+        Path | None,
+        typer.Option(help="File to write, .jsonl or .csv (--cluster: a folder); killed, it goes on."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: one object an image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    cluster: Cluster = None,
+    column: Annotated[
+        str, typer.Option(help="With --cluster: the source is parquet files, with images' bytes in this column.")
+    ] = "",
 ) -> None:
     """Say what is on images: with the model that comes along, or with one of your own."""
+    if cluster:
+        if len(sources) != 1 or out is None or as_json or as_csv:
+            raise UsageError("--cluster takes one source, and --out DIR for parquet files, without --json and --csv")
+        _predict_far(sources[0], column, model, out, cluster, top, reject)
+        return
+    if column:
+        raise UsageError("--column goes with --cluster")
     name = _form_name(as_json, as_csv, out)
     from tenfold.serving import predict as predicting
     from tenfold.serving.inputs import find
@@ -113,6 +135,23 @@ def predict(
         raise SkippedError(f"{count.bad:,} of {count.inputs:,} images could not be read")
     if count.inputs == 0:
         raise DataError(f"no images in {', '.join(sources)}")
+
+
+def _predict_far(source: str, column: str, model: Path | None, out: Path, address: str, top: int, reject: bool) -> None:
+    require_extra("train", TRAIN_EXTRA)
+    require_extra("cluster", CLUSTER_EXTRA)
+    from tenfold.scaling import cluster
+    from tenfold.serving.predict import answer
+    from tenfold.serving.runtime import open_bytes, read_model
+
+    file = _model_file(model)
+    content = read_model(file)
+    classifier = open_bytes(content, str(file))
+    answer(classifier, [], top, reject)  # what is wrong with the question is said here, not on the nodes
+    question = cluster.Question(source, column, top, reject, classifier.digest)
+    count = cluster.predict(question, content, out, address)
+    if count.bad:
+        raise SkippedError(f"{count.bad:,} of {count.inputs:,} images could not be read")
 
 
 def _printer() -> "Callable[[list[str]], None]":

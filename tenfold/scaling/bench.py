@@ -62,16 +62,21 @@ def bench(
     `options` are handed on to `tenfold train`. Raises `UsageError` where `out` holds anything else, or runs made with
     other options or recipes; `ModelError` where a record there is damaged; `RunFailedError`.
     """
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
-    _check_settings(out, {stem(recipe): json.loads(find_recipe(recipe).to_json()) for recipe in recipes}, options)
+    prepare(recipes, out, options)
     done: dict[str, list[Timed]] = {recipe: [] for recipe in recipes}
     with progress("bench", len(seeds) * len(recipes)) as bar:
         for seed, recipe in product(seeds, recipes):
-            timed = _run_once(recipe, seed, out, options)
+            timed = run_once(recipe, seed, out, options)
             done[recipe].append(timed)
             bar(1, note=f"{stem(recipe)} seed {seed}: {accuracy(timed):.2%}")
     return done
+
+
+def prepare(recipes: Sequence[str], out: Path, options: Sequence[str]) -> None:
+    """Make `out` a bench's folder, or see that it is one whose runs can be added to. Raises as `bench` does."""
+    with storage_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    _check_settings(out, {stem(recipe): json.loads(find_recipe(recipe).to_json()) for recipe in recipes}, options)
 
 
 def stem(recipe: str) -> str:
@@ -80,7 +85,6 @@ def stem(recipe: str) -> str:
 
 
 def _check_settings(out: Path, recipes: dict[str, Any], options: Sequence[str]) -> None:
-    """Make `out` a bench's folder, or see that it is one whose runs can be added to."""
     path = out / SETTINGS
     if not path.exists():
         if any(out.iterdir()):
@@ -103,10 +107,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} is damaged ({error}): remove it to measure again") from error
 
 
-def _run_once(recipe: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
+def record_of(recipe: str, seed: int, out: Path) -> Path:
+    """The file that a finished run is recorded in; its run directory has the same name without ending."""
+    return out / f"{stem(recipe)}-{seed}.json"
+
+
+def run_once(recipe: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     """Measure until the machine is steady, a few times at the most, and record the steadiest try beside the run."""
+    record = record_of(recipe, seed, out)
     path = out / f"{stem(recipe)}-{seed}"
-    record = out / f"{path.name}.json"
     if record.exists():
         return _read_record(record)
     best: Timed | None = None
@@ -132,8 +141,13 @@ def _read_record(path: Path) -> Timed:
     return timed
 
 
+def clear(run: Path) -> None:
+    """Remove what an interrupted or unsteady try of this bench left."""
+    shutil.rmtree(run, ignore_errors=True)
+
+
 def _measure(recipe: str, seed: int, path: Path, options: Sequence[str]) -> Timed:
-    shutil.rmtree(path, ignore_errors=True)  # an interrupted or unsteady try of this bench
+    clear(path)
     words = ("train", "--recipe", recipe, "--seed", str(seed), "--out", str(path), "--json", "--no-report", *options)
     before = matrix_rate()
     process = subprocess.run([sys.executable, "-m", "tenfold", *words], capture_output=True, text=True, check=False)

@@ -1,0 +1,214 @@
+"""Very many images in blocks: where they lie, and a block's answers as a parquet file. Knows nothing of Ray.
+
+A block is a few files of a folder, or a row group of a parquet file with a column of image files' bytes. Blocks come in
+the same order each time, and a block's file says which block it answers, so that work goes on where it was killed.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tenfold.data.image import read_file
+from tenfold.data.listing import PICTURES
+from tenfold.errors import DataError, ImageError
+from tenfold.serving.inputs import Input, find
+from tenfold.serving.predict import BATCH_SIZE, REJECTED, Answer, answer
+from tenfold.serving.runtime import Classifier
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+    from pyarrow.fs import FileSystem
+
+FILES = 8 * BATCH_SIZE
+"""Files in a block: whole batches, so that they are the batches of `tenfold predict` on one machine."""
+_NOTE = b"tenfold"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Files to answer; or one parquet file, a row group of it, and the column of it that holds images' bytes.
+
+    root: the URI that a file system is found by, or nothing for this machine's own.
+    """
+
+    root: str
+    names: tuple[str, ...]
+    column: str = ""
+    group: int = 0
+
+    @property
+    def digest(self) -> str:
+        """What tells this block from any other."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
+
+
+def find_blocks(source: str, column: str = "") -> Iterator[Block]:
+    """The blocks of a folder, or of anything that pyarrow's file systems reach by a URI; of its parquet files if
+    `column` is given. No more than a folder's names are held at a time. Raises `DataError` for a source without any.
+    """
+    blocks = _row_groups(source, column) if column else _files(source)
+    first = next(blocks, None)
+    if first is None:
+        raise DataError(f"no {'parquet files' if column else 'images'} in {source}")
+    yield first
+    yield from blocks
+
+
+def _files(source: str) -> Iterator[Block]:
+    if "://" not in source:
+        if not Path(source).exists():
+            raise DataError(f"{source} is not there")
+        names: Iterator[str] = (item.name for item in find([source]))
+        root = ""
+    else:
+        names = (name for name in _walk(source) if Path(name).suffix.lower() in PICTURES)
+        root = source
+    while some := tuple(islice(names, FILES)):
+        yield Block(root, some)
+
+
+def _row_groups(source: str, column: str) -> Iterator[Block]:
+    from pyarrow import ArrowInvalid, parquet
+
+    filesystem, _ = _open(source)
+    for name in _walk(source):
+        if not name.endswith(".parquet"):
+            continue
+        try:
+            file = parquet.ParquetFile(name, filesystem=filesystem)
+        except (OSError, ArrowInvalid) as error:
+            raise DataError(f"{name}: {' '.join(str(error).split())}") from error
+        if column not in file.schema_arrow.names:
+            raise DataError(f"{name} has no column {column!r}: it has {', '.join(file.schema_arrow.names)}")
+        for group in range(file.metadata.num_row_groups):
+            yield Block(source if "://" in source else "", (name,), column, group)
+
+
+def _open(source: str) -> "tuple[FileSystem, str]":
+    """The file system of a URI or path, and the path in it. Raises `DataError`."""
+    from pyarrow import ArrowException
+    from pyarrow.fs import FileSystem, LocalFileSystem
+
+    if "://" not in source:
+        return LocalFileSystem(), source
+    try:
+        return FileSystem.from_uri(source)
+    except (OSError, ValueError, ArrowException) as error:
+        raise DataError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+def _walk(source: str) -> Iterator[str]:
+    """The files of a folder and of those in it, sorted, hidden ones left out; or the one file. Raises `DataError`."""
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem, path = _open(source)
+    try:
+        (top,) = filesystem.get_file_info([path])
+        if top.type == FileType.NotFound:
+            raise DataError(f"{source} is not there")
+        waiting = [top]
+        while waiting:
+            info = waiting.pop()
+            if info.type == FileType.Directory:
+                inner = filesystem.get_file_info(FileSelector(info.path))
+                shown = [entry for entry in inner if not entry.base_name.startswith((".", "_"))]
+                waiting += sorted(shown, key=lambda entry: entry.path, reverse=True)
+            else:
+                yield str(info.path)
+    except OSError as error:
+        raise DataError(f"{source}: {' '.join(str(error).split())}") from error
+
+
+# --- answers -----------------------------------------------------------------------------------------------------
+
+
+def answer_block(classifier: Classifier, block: Block, top: int, reject: bool) -> bytes:
+    """The block's answers as a parquet file: path, label, probability (and further guesses), error."""
+    from pyarrow import parquet
+
+    answers = [told for batch in answer(classifier, _inputs(block), top, reject) for told in batch]
+    file = io.BytesIO()
+    parquet.write_table(_table(answers, min(top, len(classifier.classes)), block), file)
+    return file.getvalue()
+
+
+def _inputs(block: Block) -> Iterable[Input]:
+    if block.column:
+        return _rows(block)
+    if not block.root:
+        return [Input(name, partial(read_file, Path(name))) for name in block.names]
+    filesystem, _ = _open(block.root)
+    return [Input(name, partial(_read, filesystem, name)) for name in block.names]
+
+
+def _read(filesystem: "FileSystem", name: str) -> bytes:
+    try:
+        with filesystem.open_input_stream(name) as stream:
+            return bytes(stream.read())
+    except OSError as error:
+        raise ImageError(f"cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _rows(block: Block) -> Iterator[Input]:
+    """Rows of a row group, named FILE#GROUP.ROW; a column of structures holds its images' bytes in `bytes`."""
+    from pyarrow import parquet
+
+    (name,) = block.names
+    filesystem, _ = _open(block.root or name)
+    values = parquet.ParquetFile(name, filesystem=filesystem).read_row_group(block.group, [block.column])[block.column]
+    for row, value in enumerate(values):
+        yield Input(f"{name}#{block.group}.{row}", partial(_bytes_of, value))
+
+
+def _bytes_of(value: Any) -> bytes:
+    content = value.as_py()
+    content = content.get("bytes") if isinstance(content, dict) else content
+    if not isinstance(content, bytes):
+        raise ImageError("no bytes in this row")
+    return content
+
+
+def _table(answers: list[Answer], top: int, block: Block) -> "Table":
+    import pyarrow
+
+    columns: dict[str, Any] = {"path": pyarrow.array([told.path for told in answers], pyarrow.string())}
+    for rank in range(top):
+        end = f"_{rank + 1}" if rank else ""
+        guesses = [told.guesses[rank] if told.guesses else (None, None) for told in answers]
+        labels = [
+            REJECTED if told.rejected and not rank else label for told, (label, _) in zip(answers, guesses, strict=True)
+        ]
+        columns[f"label{end}"] = pyarrow.array(labels, pyarrow.string())
+        columns[f"probability{end}"] = pyarrow.array([sure for _, sure in guesses], pyarrow.float32())
+    columns["error"] = pyarrow.array([told.error for told in answers], pyarrow.string())
+    return pyarrow.table(columns).replace_schema_metadata({_NOTE: block.digest})
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a block's file says of itself: which block it answers, its rows, and the errors among them."""
+
+    block: str
+    rows: int
+    errors: tuple[tuple[str, str], ...]
+
+
+def read_part(content: bytes | Path) -> Part:
+    """Read a block's file. Raises `DataError` where it is damaged."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        source = content if isinstance(content, Path) else io.BytesIO(content)
+        table = parquet.ParquetFile(source).read(["path", "error"])
+        bad = table.filter(table["error"].is_valid()).to_pylist()
+        return Part(
+            table.schema.metadata[_NOTE].decode(), table.num_rows, tuple((row["path"], row["error"]) for row in bad)
+        )
+    except (OSError, ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{content if isinstance(content, Path) else 'a block'} is damaged: remove it") from error

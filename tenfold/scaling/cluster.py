@@ -1,0 +1,272 @@
+"""The same on many machines: the one place that knows Ray.
+
+Runs, and blocks of images, are Ray tasks, each with its own request for CPUs and GPUs; where a worker or its node dies,
+Ray begins the task anew elsewhere. Every node needs tenfold with the extras `train` and `cluster`, and has the data or
+fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off before it is imported.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tenfold.console import progress, remark
+from tenfold.data import load
+from tenfold.errors import TenfoldError, UsageError
+from tenfold.files import storage_errors, write_bytes, write_text
+from tenfold.scaling import bench as benching
+from tenfold.scaling.bench import RunFailedError, Timed
+from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
+from tenfold.serving.predict import Count
+from tenfold.serving.runtime import Classifier, open_bytes
+from tenfold.training.lock import Lock, now
+from tenfold.training.recipe import find_recipe
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+RETRIES = 5
+_PATIENCE = 5.0  # seconds until an address that does not answer is given up
+
+
+@dataclass(frozen=True)
+class Request:
+    """What each run asks of its node: CPUs, which are its threads, and GPUs."""
+
+    cpus: int
+    gpus: int = 0
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator["ModuleType"]:
+    """Ray, connected to the cluster at HOST:PORT, or `auto`: the one that this machine belongs to.
+
+    Raises `UsageError` within seconds where there is none.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    missing = UsageError(f"no Ray cluster at {address}: begin one with ray start --head, see docs/scale.md")
+    if address != "auto" and not _answers(address):
+        raise missing
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise missing from error
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what it says of nodes that died
+            yield ray
+    finally:
+        ray.shutdown()
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit() and int(port) < 2**16):
+        raise UsageError(f"--cluster {address}: write HOST:PORT, as ray start --head prints it, or auto")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+    except OSError:
+        return False
+    return True
+
+
+def bench(
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    out: Path,
+    options: Sequence[str],
+    data: tuple[str, int, str],
+    address: str,
+    request: Request,
+) -> dict[str, list[Timed]]:
+    """As `bench.bench`, with the same files below `out`, on the cluster at `address`; runs found there are kept.
+
+    data: what every node loads before it measures: name, size, resize. Raises as that does.
+    """
+    with connected(address) as ray:
+        _check_request(ray, request)
+        benching.prepare(recipes, out, options)
+        pairs = [(recipe, seed) for seed, recipe in product(seeds, recipes)]
+        todo = [pair for pair in pairs if not benching.record_of(*pair, out).exists()]
+        remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(measure)
+        tasks = {
+            remote.remote(find_recipe(recipe).to_json(), benching.stem(recipe), seed, options, data, request.cpus): (
+                recipe,
+                seed,
+            )
+            for recipe, seed in todo
+        }
+        with progress("bench", len(pairs), done=len(pairs) - len(todo)) as bar:
+            while tasks:
+                (done, *_), _ = ray.wait(list(tasks))
+                recipe, seed = tasks.pop(done)
+                timed = _keep(
+                    _result(ray, done, f"{benching.stem(recipe)}-{seed}"), benching.record_of(recipe, seed, out)
+                )
+                bar(1, note=f"{benching.stem(recipe)} seed {seed}: {benching.accuracy(timed):.2%}")
+    return benching.bench(recipes, seeds, out, options)  # every record is there now
+
+
+def _check_request(ray: "ModuleType", request: Request) -> None:
+    """Raise `UsageError` where no node could ever take a run: it would wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= request.cpus and node.get("GPU", 0) >= request.gpus for node in nodes):
+        gpus = f" and {request.gpus} GPU" if request.gpus else ""
+        raise UsageError(f"no node of the cluster has {request.cpus} CPUs{gpus}: ask for fewer with --cpus")
+
+
+def measure(
+    recipe: str, stem: str, seed: int, options: Sequence[str], data: tuple[str, int, str], threads: int
+) -> dict[str, Any]:
+    """On a node: one run, measured as on one machine; its record and its files, or its error and exit code.
+
+    Errors are values, not raised: Ray would wrap them, and a run that diverges diverges again.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    name, size, resize = data
+    with tempfile.TemporaryDirectory(prefix="tenfold-") as folder:
+        path = Path(folder) / f"{stem}.json"
+        write_text(path, recipe)
+        try:
+            load(name, size=size, resize=resize)
+            timed = benching.run_once(str(path), seed, Path(folder), options)
+        except TenfoldError as error:
+            return {"error": str(error), "exit_code": error.exit_code}
+        run = Path(folder) / f"{stem}-{seed}"
+        files = {file.relative_to(run).as_posix(): file.read_bytes() for file in _visible(run)}
+    return {"timed": asdict(timed), "files": files}
+
+
+def _visible(run: Path) -> Iterator[Path]:
+    return (file for file in run.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def _result(ray: "ModuleType", task: Any, name: str) -> dict[str, Any]:
+    """What a task returned. Raises `RunFailedError` where it failed, or its workers died again and again."""
+    try:
+        result: dict[str, Any] = ray.get(task)
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunFailedError(f"{name}: failed {RETRIES + 1} times on the cluster ({reason})", 1) from error
+    if "error" in result:
+        raise RunFailedError(result["error"], result["exit_code"])
+    return result
+
+
+def _keep(result: dict[str, Any], record: Path) -> Timed:
+    """Write a run's files, and then its record, where a local bench has them; say if its node differs from here."""
+    run = record.with_suffix("")
+    benching.clear(run)
+    for name, content in result["files"].items():
+        write_bytes(run / name, content)
+    write_text(record, json.dumps(result["timed"]) + "\n")
+    there = json.loads(result["files"]["env.json"])["versions"]
+    other = [f"{name} {there[name]}" for name in ("tenfold", "torch") if there[name] != version(name)]
+    if other:
+        remark(f"{run.name} was made with {', '.join(other)}, unlike here: its numbers may differ")
+    return Timed(**result["timed"])
+
+
+# --- very many images --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every image, and with which model (its file's bytes and digest)."""
+
+    source: str
+    column: str
+    top: int
+    reject: bool
+    digest: str
+
+    def check_folder(self, out: Path) -> None:
+        """Make `out` the folder of these answers, or see that it is. Raises `UsageError`, `StorageError`."""
+        path = out / "request.json"
+        with storage_errors(out):
+            out.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            if any(out.iterdir()):
+                raise UsageError(f"{out} holds other things: choose another --out")
+            write_text(path, json.dumps(asdict(self)) + "\n")
+        elif path.read_text() != json.dumps(asdict(self)) + "\n":
+            raise UsageError(f"{out} was begun with another request: ask the same, or choose another --out")
+
+
+def predict(question: Question, model: bytes, out: Path, address: str) -> Count:
+    """Answer all images of a source into parquet files below `out`, a block each; count them, and name the bad ones.
+
+    A file is there whole or not at all, and one that is there is not made again: so each image is answered once,
+    whoever dies. Raises `DataError`, `UsageError`, `BusyError`, `StorageError`, `RunFailedError`.
+    """
+    question.check_folder(out)
+    lock, count = Lock(out), Count()
+    lock.acquire(now())
+    try:
+        with connected(address) as ray, progress("predicting", None) as bar:
+            for part in _parts(ray, question, model, out):
+                for path, error in part.errors:
+                    remark(f"{path}: {error}")
+                count.inputs, count.bad = count.inputs + part.rows, count.bad + len(part.errors)
+                bar(part.rows)
+    finally:
+        lock.release()
+    return count
+
+
+def _parts(ray: "ModuleType", question: Question, model: bytes, out: Path) -> Iterator[Part]:
+    """Every block's part, as they come. A task gets a node to itself; twice as many as fit are under way."""
+    cpus = int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
+    most = 2 * max(1, int(ray.cluster_resources()["CPU"]) // cpus)
+    kept = ray.put(model)
+    remote = ray.remote(num_cpus=cpus, max_retries=RETRIES)(answer_remotely)
+    tasks: dict[Any, Path] = {}
+    for number, block in enumerate(find_blocks(question.source, question.column)):
+        path = out / f"part-{number:08d}.parquet"
+        if path.exists():
+            yield _found(path, block)
+            continue
+        tasks[remote.remote(kept, question, block)] = path
+        if len(tasks) == most:
+            yield _await_one(ray, tasks)
+    while tasks:
+        yield _await_one(ray, tasks)
+
+
+def _found(path: Path, block: Block) -> Part:
+    part = read_part(path)
+    if part.block != block.digest:
+        raise UsageError(f"{path} was made of other inputs than are there now: choose another --out")
+    return part
+
+
+def _await_one(ray: "ModuleType", tasks: dict[Any, Path]) -> Part:
+    (done, *_), _ = ray.wait(list(tasks))
+    path = tasks.pop(done)
+    content = _result(ray, done, path.stem)["content"]
+    write_bytes(path, content)
+    return read_part(content)
+
+
+def answer_remotely(model: bytes, question: Question, block: Block) -> dict[str, Any]:
+    """On a node: the parquet file of a block, or an error and its exit code, as `measure`."""
+    try:
+        return {"content": answer_block(_classifier(model), block, question.top, question.reject)}
+    except TenfoldError as error:
+        return {"error": str(error), "exit_code": error.exit_code}
+
+
+@functools.lru_cache(maxsize=1)
+def _classifier(model: bytes) -> Classifier:
+    return open_bytes(model, "the model")

@@ -1,0 +1,115 @@
+"""Images in blocks: each once, in the same order, answered as on one machine."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from tenfold.data.shapes import make_shapes
+from tenfold.errors import DataError
+from tenfold.scaling import blocks
+from tenfold.scaling.blocks import answer_block, find_blocks, read_part
+from tenfold.serving.inputs import find
+from tenfold.serving.predict import answer
+from tenfold.serving.runtime import Classifier, open_model
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    return open_model()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 pictures in two folders, one of them damaged, beside what is no picture and what is hidden."""
+    path = tmp_path_factory.mktemp("pictures")
+    (path / "more").mkdir()
+    for i, image in enumerate(make_shapes(train=1, test=300).test.images):
+        Image.fromarray(image).save(path / ("more" if i % 2 else "") / f"{i:03}.png")
+    (path / "more" / "101.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    (path / "notes.txt").write_text("no picture")
+    (path / ".hidden.png").write_bytes(b"")
+    return path
+
+
+def rows(content: bytes) -> list[dict[str, object]]:
+    return parquet.read_table(pa.BufferReader(content)).to_pylist()
+
+
+def test_blocks_answer_as_one_machine_does(
+    classifier: Classifier, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "FILES", 128)
+    parts = list(find_blocks(str(folder)))
+    assert [len(part.names) for part in parts] == [128, 128, 44] and len({part.digest for part in parts}) == 3
+    far = [row for part in parts for row in rows(answer_block(classifier, part, 2, False))]
+    near = [told for batch in answer(classifier, find([str(folder)]), 2) for told in batch]
+    assert [row["path"] for row in far] == [told.path for told in near]
+    for row, told in zip(far, near, strict=True):
+        flat = [value for guess in told.guesses for value in guess] or [None] * 4
+        assert [row["label"], row["probability"], row["label_2"], row["probability_2"]] == flat
+        assert row["error"] == told.error
+    assert sum(row["error"] is not None for row in far) == 1
+
+
+def test_a_part_says_what_it_is_of(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+    (block,) = find_blocks(str(folder))
+    content = answer_block(classifier, block, 1, False)
+    part = read_part(content)
+    assert (part.block, part.rows) == (block.digest, 300)
+    ((path, error),) = part.errors
+    assert path == str(folder / "more" / "101.png") and error
+    file = tmp_path / "part.parquet"
+    file.write_bytes(content[:-100])
+    with pytest.raises(DataError, match=r"part\.parquet is damaged: remove it"):
+        read_part(file)
+
+
+def test_a_uri_gives_the_same_pictures(classifier: Classifier, folder: Path) -> None:
+    (near,), (far,) = find_blocks(str(folder)), find_blocks(folder.as_uri())
+    assert sorted(far.names) == sorted(near.names)
+    both = [rows(answer_block(classifier, block, 1, False)) for block in (near, far)]
+    by_path = [{row["path"]: (row["label"], row["error"] is None) for row in answers} for answers in both]
+    assert by_path[0] == by_path[1]
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tmp_path: Path, structured: bool) -> None:
+    files = sorted(folder.glob("[0-9]*.png"))[:10]
+    contents: list[object] = [file.read_bytes() for file in files] + [None]
+    if structured:
+        contents = [None if content is None else {"bytes": content, "path": "x"} for content in contents]
+    parquet.write_table(pa.table({"image": contents, "other": range(11)}), tmp_path / "a.parquet", row_group_size=4)
+    parts = list(find_blocks(str(tmp_path), "image"))
+    assert [part.group for part in parts] == [0, 1, 2]
+    far = [row for part in parts for row in rows(answer_block(classifier, part, 1, False))]
+    near = [told for batch in answer(classifier, find(map(str, files)), 1) for told in batch]
+    assert [row["label"] for row in far] == [told.guesses[0][0] for told in near] + [None]
+    np.testing.assert_allclose([row["probability"] for row in far[:10]], [t.guesses[0][1] for t in near], atol=1e-6)
+    assert (far[4]["path"], far[10]["error"]) == (f"{tmp_path}/a.parquet#1.0", "no bytes in this row")
+
+
+@pytest.mark.parametrize(
+    ("source", "column", "said"),
+    [
+        ("missing", "", "missing is not there"),
+        ("missing", "image", "missing is not there"),
+        ("empty", "", "no images in"),
+        ("empty", "image", "no parquet files in"),
+        ("wrong", "image", "has no column 'image': it has picture"),
+        ("bad", "image", r"x\.parquet: "),
+        ("file:///missing", "", "file:///missing is not there"),
+        ("gopher://x/y", "", "gopher://x/y: "),
+    ],
+)
+def test_a_source_that_is_none_is_named(tmp_path: Path, source: str, column: str, said: str) -> None:
+    for name in ("empty", "wrong", "bad"):
+        (tmp_path / name).mkdir()
+    parquet.write_table(pa.table({"picture": [b"x"]}), tmp_path / "wrong" / "x.parquet")
+    (tmp_path / "bad" / "x.parquet").write_bytes(json.dumps({}).encode())
+    with pytest.raises(DataError, match=said):
+        list(find_blocks(source if "://" in source else str(tmp_path / source), column))

@@ -1,0 +1,187 @@
+"""Many runs on a cluster: the numbers of one machine, also where a node dies in the middle."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from tenfold.data.shapes import make_shapes
+from tenfold.errors import UsageError
+from tenfold.scaling import cluster
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
+RUNS = 8
+PICTURES = 20_000
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: begin one with ray start --head"),
+        ("nowhere", "--cluster nowhere: write HOST:PORT"),
+        ("127.0.0.1:99999", "write HOST:PORT"),
+        ("auto", "no Ray cluster at auto"),
+    ],
+)
+@RAY
+def test_where_there_is_no_cluster_it_is_said(
+    address: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # no cluster of this machine's is looked for
+    began = time.monotonic()
+    with pytest.raises(UsageError, match=said), cluster.connected(address):
+        pass
+    assert time.monotonic() - began < 60  # of them, importing Ray on a busy machine takes most
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_without_ray_the_extra_is_named(command: Command, tmp_path: Path) -> None:
+    hidden = tmp_path / "sitecustomize.py"
+    hidden.write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'ray' else find(name, *rest)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    answer = command("bench", "--cluster", "auto", env=environment)
+    assert answer.returncode == 2 and "this needs ray, which come with the extra 'cluster'" in answer.stderr
+
+
+def test_cpus_are_asked_of_a_cluster_only(command: Command) -> None:
+    answer = command("bench", "--cpus", 1)
+    assert answer.returncode == 2 and "--cpus goes with --cluster" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a", "b", "--out", "x"], "takes one source"),
+        (["a"], "takes one source"),
+        (["a", "--out", "x"], "no Ray cluster at 127.0.0.1:1"),
+    ],
+)
+def test_wrong_questions_are_refused_here(command: Command, tmp_path: Path, words: list[str], said: str) -> None:
+    answer = command("predict", *words, "--cluster", "127.0.0.1:1", cwd=tmp_path)
+    assert answer.returncode == 2 and said in answer.stderr and len(answer.stderr.splitlines()) == 1
+
+
+def test_answers_are_kept_apart(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    question = cluster.Question("a", "", 1, False, "digest")
+    with pytest.raises(UsageError, match="holds other things"):
+        question.check_folder(tmp_path)
+    question.check_folder(tmp_path / "out")
+    question.check_folder(tmp_path / "out")
+    with pytest.raises(UsageError, match="another request"):
+        cluster.Question("b", "", 1, False, "digest").check_folder(tmp_path / "out")
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two Ray nodes of one CPU each on this machine; their files go when they do."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    import shutil
+    import tempfile
+
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="tf-", dir="/tmp")  # short: sockets lie in it
+    monkeypatch.setenv("RAY_TMPDIR", folder)
+    share = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    nodes = Cluster(initialize_head=True, head_node_args=share)
+    nodes.second = nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
+    yield nodes
+    nodes.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.acceptance
+@RAY
+def test_a_node_dies_and_the_numbers_are_those_of_one_machine(
+    command: Command, two_nodes: Any, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    """Without retries: the runs of the dead node ended the bench. Ray's remark on it stood before the JSON."""
+    words = ["bench", "--recipe", str(tiny_recipe), "--runs", str(RUNS), "--data", "shapes", "--json", "--out"]
+    line = [sys.executable, "-m", "tenfold", *words, str(tmp_path / "far"), "--cluster", two_nodes.address]
+    process = subprocess.Popen([*line, "--cpus", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "far").glob("tiny-*.json")) and process.poll() is None:
+        time.sleep(0.1)
+    two_nodes.remove_node(two_nodes.second, allow_graceful=False)
+    answer, remarks = process.communicate(timeout=900)
+    assert process.returncode == 0, remarks
+    (far,) = json.loads(answer)["results"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    (near,) = json.loads(command(*words, tmp_path / "near", env=environment).stdout)["results"]
+    assert far["accuracies"] == near["accuracies"] and far["n"] == RUNS
+    for name in (f"tiny-{seed}" for seed in range(RUNS)):
+        weights = [(tmp_path / place / name / "model.safetensors").read_bytes() for place in ("near", "far")]
+        assert weights[0] == weights[1]
+    assert {path.name for path in (tmp_path / "far").iterdir()} == {path.name for path in (tmp_path / "near").iterdir()}
+
+
+@pytest.mark.acceptance
+@RAY
+def test_a_run_that_no_node_can_take_is_refused(two_nodes: Any, tmp_path: Path) -> None:
+    """Without the check: it waited for ever."""
+    request = cluster.Request(cpus=64)
+    with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs: ask for fewer with --cpus"):
+        cluster.bench(["fast89"], [0], tmp_path / "out", [], ("shapes", 32, "squash"), two_nodes.address, request)
+
+
+@pytest.mark.acceptance
+@RAY
+def test_workers_die_and_every_image_is_answered_once(command: Command, two_nodes: Any, tmp_path: Path) -> None:
+    """Two workers are killed in the middle; then the command is, and goes on. Against one machine, bit for bit."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, image in enumerate(make_shapes(train=1, test=PICTURES).test.images):
+        Image.fromarray(image).save(folder / f"{i:05}.png")
+    (folder / "00077.png").write_bytes(b"no picture")
+    far, words = tmp_path / "far", ["predict", str(folder), "--cluster", two_nodes.address, "--out"]
+    process = subprocess.Popen([sys.executable, "-m", "tenfold", *words, str(far)], stderr=subprocess.DEVNULL)
+    for count in (1, 2):
+        await_files(far, count, process)
+        kill_a_worker()
+    await_files(far, 4, process)
+    process.kill()
+    process.wait()
+    answer = command(*words, far)
+    assert answer.returncode == 8 and f"1 of {PICTURES:,} images could not be read" in answer.stderr
+    assert "00077.png: " in answer.stderr
+    rows = [row for part in sorted(far.glob("*.parquet")) for row in parquet.read_table(part).to_pylist()]
+    near = command("predict", folder, "--out", tmp_path / "near.jsonl")
+    assert near.returncode == 8
+    lines = [json.loads(line) for line in (tmp_path / "near.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == [line["path"] for line in lines] and len(rows) == PICTURES
+    assert [row["label"] for row in rows] == [line.get("label") for line in lines]
+    assert [row["probability"] for row in rows] == [line.get("probability") for line in lines]
+
+
+def await_files(folder: Path, count: int, process: "subprocess.Popen[bytes]") -> None:
+    """Until so many blocks are answered."""
+    while len(list(folder.glob("*.parquet"))) < count:
+        assert process.poll() is None, "it ended before it could be disturbed"
+        time.sleep(0.02)
+
+
+def kill_a_worker() -> None:
+    """SIGKILL to one process that answers a block now."""
+    while True:
+        children = psutil.Process().children(recursive=True)
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                if "answer_remotely" in " ".join(child.cmdline()):
+                    child.kill()
+                    return
+        time.sleep(0.02)
