@@ -152,7 +152,7 @@ def test_where_every_trial_fails_it_is_said(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_would_end_every_trial_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the distinction: a full disk made fifty failed trials of fifty."""
+    """Without the distinction: every trial failed for the full disk."""
 
     def full(recipe: Recipe) -> float:
         raise TrialFailedError("No space left on device", 7)
@@ -254,7 +254,7 @@ def words(tmp_path: Path, tiny_recipe: Path) -> list[str | Path]:
 def test_a_real_search_killed_and_gone_on_with(
     command: Command, words: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL in the second trial; without the note on those that end by themselves, it counted as failed."""
+    """SIGKILL in the second trial, which is drawn again."""
     line = [sys.executable, "-m", "tenfold", *map(str, words), "--trials", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
