@@ -63,11 +63,11 @@ def connected(address: str) -> Iterator["ModuleType"]:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise missing from error
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what it says of nodes that died
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what it says of nodes that died, at its end, too
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _answers(address: str) -> bool:
