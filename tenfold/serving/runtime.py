@@ -288,7 +288,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
 def _start_onnxruntime(content: bytes) -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
 
-    onnxruntime.disable_telemetry_events()  # of its Windows builds; the others have none
+    onnxruntime.disable_telemetry_events()  # of its Windows builds, which read no variable
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = cores()
     options.log_severity_level = 4

@@ -1,6 +1,7 @@
 """Exported files: what they say, that they answer as the network does, and that none is written that does not."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -216,13 +217,22 @@ def test_a_graph_that_is_not_what_the_file_says_is_refused(model: Path) -> None:
 
 
 def test_opening_needs_no_torch_and_reports_to_nobody(small: Path, tmp_path: Path) -> None:
-    """In a process of its own, with OpenVINO: its reporter must never be imported."""
+    """In a process of its own, with OpenVINO: its reporter must never be imported.
+
+    ONNX Runtime leaves an identifier of the machine and a queue of reports in the user's folders, unless it is told.
+    """
+    home = tmp_path / "home"
+    home.mkdir()
+    own = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")} | own
     code = (
         "import sys, tenfold\n"
+        "tenfold.open_model(sys.argv[1], 'onnxruntime')\n"
         "model = tenfold.open_model(sys.argv[1], 'openvino')\n"
         "print(model.runtime.split()[0], sys.modules.get('openvino_telemetry'))\n"
         "print([name for name in ('torch', 'pandas', 'onnx', 'matplotlib', 'pydantic') if name in sys.modules])"
     )
     words = [sys.executable, "-c", code, str(small)]
-    result = subprocess.run(words, capture_output=True, text=True, check=True)
+    result = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
     assert result.stdout == "openvino None\n[]\n" and result.stderr == ""
+    assert list(home.rglob("*")) == []
