@@ -330,9 +330,9 @@ def diverging(stages: tuple[Stage, ...]) -> Recipe:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
-    """Five sound steps, then a rate of 1e38. Without the test of the loss: the weights become nan."""
+    """Five sound steps, then a rate of 1e30. Without the test of the loss: the weights become nan."""
     recipe, out = tmp_path / "recipe.json", tmp_path / "run"
-    recipe.write_text(diverging((Stage(0.1, 1e-3, 1e-3), Stage(0.9, 1e38, 1e38))).to_json())
+    recipe.write_text(diverging((Stage(0.1, 1e-3, 1e-3), Stage(0.9, 1e30, 1e30))).to_json())
     code, err = finish(start("nowhere", 0, *begin(out, recipe)))
     assert code == 5, err
     saved = steps_saved(out)[0]
