@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tenfold.cli.app import TRAIN_EXTRA, Device, Json, RunPath, app, print_accuracy, print_json, require_extra
-from tenfold.console import remark
+from tenfold.console import printable, remark
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
 
 if TYPE_CHECKING:
@@ -159,7 +159,8 @@ def explain(
         rows.append(explained)
         if not as_json:
             said = f"{explained['label']} {explained['probability']:.2%}"
-            print(f"{name}: {said}; saliency and occlusion agree to {explained['agreement']:.2f}; {explained['png']}")
+            agree = f"saliency and occlusion agree to {explained['agreement']:.2f}"
+            print(printable(f"{name}: {said}; {agree}; {explained['png']}"))
     if as_json:
         print_json({"images": rows})
     if bad:

@@ -254,8 +254,9 @@ def spread(run: Run) -> Part:
     folder = run.path.resolve().parent
     if not (folder / _BENCH).is_file():
         return {"missing": "this run is not part of a bench: tenfold bench trains several"}
-    rows = [row for row in list_runs(folder) if (row.recipe, row.data) == (run.recipe.name, run.env["data"])]
-    values = [row.accuracy for row in rows if row.accuracy is not None]
+    rows = [row for row in list_runs(folder) if row.data == run.env["data"] and row.accuracy is not None]
+    same = [row for row in rows if Run.open(Path(row.run)).recipe == run.recipe]  # not just of that name
+    values = [row.accuracy for row in same if row.accuracy is not None]
     if len(values) < 2:
         return {"missing": "its bench has no other finished run of this recipe"}
     from scipy.stats import t

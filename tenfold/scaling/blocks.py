@@ -52,6 +52,7 @@ def find_blocks(source: str, column: str = "") -> Iterator[Block]:
     """The blocks of a folder, or of anything that pyarrow's file systems reach by a URI; of its parquet files if
     `column` is given. No more than a folder's names are held at a time. Raises `DataError` for a source without any.
     """
+    source = source if "://" in source else str(Path(source).absolute())  # nodes work in other folders
     blocks = _row_groups(source, column) if column else _files(source)
     first = next(blocks, None)
     if first is None:
@@ -77,7 +78,7 @@ def _row_groups(source: str, column: str) -> Iterator[Block]:
     from pyarrow import ArrowInvalid, parquet
 
     filesystem, _ = _open(source)
-    for name in _walk(source):
+    for name in _walk(source, hidden=(".", "_")):  # what writers of parquet keep for themselves begins so
         if not name.endswith(".parquet"):
             continue
         try:
@@ -103,8 +104,8 @@ def _open(source: str) -> "tuple[FileSystem, str]":
         raise DataError(f"{source}: {' '.join(str(error).split())}") from error
 
 
-def _walk(source: str) -> Iterator[str]:
-    """The files of a folder and of those in it, sorted, hidden ones left out; or the one file. Raises `DataError`."""
+def _walk(source: str, hidden: tuple[str, ...] = (".",)) -> Iterator[str]:
+    """The files of a folder and of those in it, sorted, without those that begin so; or the one. Raises `DataError`."""
     from pyarrow.fs import FileSelector, FileType
 
     filesystem, path = _open(source)
@@ -117,7 +118,7 @@ def _walk(source: str) -> Iterator[str]:
             info = waiting.pop()
             if info.type == FileType.Directory:
                 inner = filesystem.get_file_info(FileSelector(info.path))
-                shown = [entry for entry in inner if not entry.base_name.startswith((".", "_"))]
+                shown = [entry for entry in inner if not entry.base_name.startswith(hidden)]
                 waiting += sorted(shown, key=lambda entry: entry.path, reverse=True)
             else:
                 yield str(info.path)
@@ -157,11 +158,15 @@ def _read(filesystem: "FileSystem", name: str) -> bytes:
 
 def _rows(block: Block) -> Iterator[Input]:
     """Rows of a row group, named FILE#GROUP.ROW; a column of structures holds its images' bytes in `bytes`."""
-    from pyarrow import parquet
+    from pyarrow import ArrowException, parquet
 
     (name,) = block.names
     filesystem, _ = _open(block.root or name)
-    values = parquet.ParquetFile(name, filesystem=filesystem).read_row_group(block.group, [block.column])[block.column]
+    try:
+        file = parquet.ParquetFile(name, filesystem=filesystem)
+        values = file.read_row_group(block.group, [block.column])[block.column]
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{name}, row group {block.group}: {' '.join(str(error).split())}") from error
     for row, value in enumerate(values):
         yield Input(f"{name}#{block.group}.{row}", partial(_bytes_of, value))
 
@@ -177,7 +182,7 @@ def _bytes_of(value: Any) -> bytes:
 def _table(answers: list[Answer], top: int, block: Block) -> "Table":
     import pyarrow
 
-    columns: dict[str, Any] = {"path": pyarrow.array([told.path for told in answers], pyarrow.string())}
+    columns: dict[str, Any] = {"path": pyarrow.array([_text(told.path) for told in answers], pyarrow.string())}
     for rank in range(top):
         end = f"_{rank + 1}" if rank else ""
         guesses = [told.guesses[rank] if told.guesses else (None, None) for told in answers]
@@ -188,6 +193,11 @@ def _table(answers: list[Answer], top: int, block: Block) -> "Table":
         columns[f"probability{end}"] = pyarrow.array([sure for _, sure in guesses], pyarrow.float32())
     columns["error"] = pyarrow.array([told.error for told in answers], pyarrow.string())
     return pyarrow.table(columns).replace_schema_metadata({_NOTE: block.digest})
+
+
+def _text(name: str) -> str:
+    """A file's name as UTF-8, which parquet asks for: bytes that are none become escapes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +61,10 @@ def connected(address: str) -> Iterator["ModuleType"]:
         raise missing
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, ValueError) as error:
         raise missing from error
+    except RuntimeError as error:  # versions of Ray or Python differ, for example
+        raise UsageError(f"{missing} ({str(error).strip().splitlines()[0]})") from error
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what it says of nodes that died, at its end, too
         try:
             yield ray
@@ -149,7 +151,9 @@ def measure(
 
 
 def _visible(run: Path) -> Iterator[Path]:
-    return (file for file in run.rglob("*") if file.is_file() and not file.name.startswith("."))
+    """All but what is hidden and the checkpoints, which a finished run needs no more."""
+    files = (file for file in run.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return (file for file in files if file.parent.name != "checkpoints")
 
 
 def _result(ray: "ModuleType", task: Any, name: str) -> dict[str, Any]:
@@ -158,7 +162,7 @@ def _result(ray: "ModuleType", task: Any, name: str) -> dict[str, Any]:
         result: dict[str, Any] = ray.get(task)
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[0]
-        raise RunFailedError(f"{name}: failed {RETRIES + 1} times on the cluster ({reason})", 1) from error
+        raise RunFailedError(f"{name} failed on the cluster ({reason})", 1) from error
     if "error" in result:
         raise RunFailedError(result["error"], result["exit_code"])
     return result
@@ -210,12 +214,14 @@ def predict(question: Question, model: bytes, out: Path, address: str) -> Count:
     A file is there whole or not at all, and one that is there is not made again: so each image is answered once,
     whoever dies. Raises `DataError`, `UsageError`, `BusyError`, `StorageError`, `RunFailedError`.
     """
+    blocks = find_blocks(question.source, question.column)
+    first = next(blocks)  # before anything is written: the source may not be there
     question.check_folder(out)
     lock, count = Lock(out), Count()
     lock.acquire(now())
     try:
         with connected(address) as ray, progress("predicting", None) as bar:
-            for part in _parts(ray, question, model, out):
+            for part in _parts(ray, chain([first], blocks), question, model, out):
                 for path, error in part.errors:
                     remark(f"{path}: {error}")
                 count.inputs, count.bad = count.inputs + part.rows, count.bad + len(part.errors)
@@ -225,14 +231,15 @@ def predict(question: Question, model: bytes, out: Path, address: str) -> Count:
     return count
 
 
-def _parts(ray: "ModuleType", question: Question, model: bytes, out: Path) -> Iterator[Part]:
+def _parts(ray: "ModuleType", blocks: Iterable[Block], question: Question, model: bytes, out: Path) -> Iterator[Part]:
     """Every block's part, as they come. A task gets a node to itself; twice as many as fit are under way."""
-    cpus = int(min(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"]))
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    cpus = int(min((count for count in nodes if count), default=1))  # a head may have none
     most = 2 * max(1, int(ray.cluster_resources()["CPU"]) // cpus)
     kept = ray.put(model)
     remote = ray.remote(num_cpus=cpus, max_retries=RETRIES)(answer_remotely)
     tasks: dict[Any, Path] = {}
-    for number, block in enumerate(find_blocks(question.source, question.column)):
+    for number, block in enumerate(blocks):
         path = out / f"part-{number:08d}.parquet"
         if path.exists():
             yield _found(path, block)

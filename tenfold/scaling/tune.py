@@ -269,7 +269,7 @@ def _watch(trial: "optuna.Trial", setting: Setting, recipe: Recipe) -> float:
         for epoch, line in enumerate(process.stdout):
             accuracy = json.loads(line)["val_accuracy"]
             trial.report(accuracy, epoch)
-            if trial.should_prune():
+            if epoch + 1 < math.ceil(recipe.epochs) and trial.should_prune():  # at its end it has its score
                 raise optuna.TrialPruned
         if code := process.wait():
             remarks.seek(0)

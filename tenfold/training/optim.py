@@ -254,7 +254,7 @@ class KerasAdam(Optimizer):
             [state["m"] for state in states],
             [state["v"] for state in states],
             [],
-            [state["step"] for state in states],
+            [state["step"].to(params[0].device) for state in states],  # counted on the host
             lr=group["lr"],
             beta1=group["beta1"],
             beta2=group["beta2"],

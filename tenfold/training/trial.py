@@ -19,10 +19,10 @@ from tenfold.training.recipe import Recipe
 
 def run(request: dict[str, Any]) -> None:
     """Train as `request` says: recipe (JSON, as text), data, size, resize, device, seed. Raises what `fit` raises."""
+    parent, told = os.getppid(), 0
     dataset = load(request["data"], size=request["size"], resize=request["resize"], seed=request["seed"])
     recipe = Recipe.from_json(request["recipe"], "trial")
     train, val = split(dataset.train, recipe, request["seed"])
-    parent, told = os.getppid(), 0
 
     def watch(fitting: Fit) -> None:
         nonlocal told

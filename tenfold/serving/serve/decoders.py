@@ -42,7 +42,9 @@ class Decoders:
         """Begin the processes now and wait until they are ready, so that the first image need not."""
         begun = [self._idle.get() or self._begin() for _ in range(self._count)]
         for process in begun:
-            self._idle.put(_await(process))
+            self._idle.put(process)
+        for process in begun:
+            _await(process)
 
     def close(self) -> None:
         """End them all; those at work first finish."""
@@ -51,25 +53,33 @@ class Decoders:
 
     def decode(self, content: bytes) -> np.ndarray:
         """Bytes of an image file to uint8 S×S×3. Raises `ImageError`, for too many pixels `TooManyPixelsError`."""
-        process = self._idle.get() or _await(self._begin())  # outside the time that one image is given
-        timer = threading.Timer(self._seconds, process.kill)
-        timer.start()
-        began = time.monotonic()
-        sound = None
+        process, sound = self._idle.get(), None
         try:
-            answered = _ask(process, content)
+            if process is None or process.poll() is not None:
+                process = self._begin()
+                _await(process)  # outside the time that one image is given
+            answered = self._ask_in_time(process, content)
             sound = process
-        except (OSError, EOFError):
-            _end(process)
-            late = time.monotonic() - began >= self._seconds
-            raise ImageError(f"not read within {self._seconds:g} seconds" if late else "cannot be read") from None
-        finally:
-            timer.cancel()
+        finally:  # whatever happened, the next image finds a place
+            if sound is None:
+                _end(process)
             self._idle.put(sound)
         kind, told = answered[0], answered[1:]
         if kind != _PIXELS:
             raise (TooManyPixelsError if kind == _TOO_LARGE else ImageError)(told.decode())
         return np.frombuffer(told, np.uint8).reshape(self._size, self._size, 3)
+
+    def _ask_in_time(self, process: "subprocess.Popen[bytes]", content: bytes) -> bytes:
+        timer = threading.Timer(self._seconds, process.kill)
+        timer.start()
+        began = time.monotonic()
+        try:
+            return _ask(process, content)
+        except (OSError, EOFError):
+            late = time.monotonic() - began >= self._seconds
+            raise ImageError(f"not read within {self._seconds:g} seconds" if late else "cannot be read") from None
+        finally:
+            timer.cancel()
 
     def _begin(self) -> "subprocess.Popen[bytes]":
         # what image libraries write to standard error is not for the log, which is JSON
@@ -77,10 +87,9 @@ class Decoders:
         return subprocess.Popen(self._command, **pipes)  # type: ignore[call-overload]
 
 
-def _await(process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+def _await(process: "subprocess.Popen[bytes]") -> None:
     """Ask for nothing: it is ready when it says that this is no image."""
     _ask(process, b"")
-    return process
 
 
 def _ask(process: "subprocess.Popen[bytes]", content: bytes) -> bytes:

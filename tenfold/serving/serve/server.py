@@ -64,8 +64,8 @@ def serve(
     limits = Limits(connections=min(Limits().connections, _open_files() - _BACKLOG - _OTHER_FILES))
     app = make_app(classifier, name, Hosts(bound.getsockname()[0], hosts), token, limits)
     lines = begin_log()
-    app.start()
     try:
+        app.start()
         with contextlib.suppress(KeyboardInterrupt, Terminated):  # uvicorn raises the signal again when all is done
             make_server(app).run(sockets=[bound])
     finally:
