@@ -116,7 +116,10 @@ STRICTER = {
     "serving.predict": {"data.image", "serving.runtime", "serving.inputs"},
     "serving.serve": {"data.image", "serving.runtime", "serving.predict"},
 }
-HEAVY = {"torch", "pandas", "matplotlib", "sklearn", "onnx", "safetensors", "pydantic", "scipy", "keras"}
+HEAVY = {
+    *("torch", "pandas", "matplotlib", "sklearn", "onnx", "safetensors", "pydantic", "scipy", "keras"),
+    *("captum", "cleanlab", "optuna", "ray"),
+}
 
 
 def module_name(path: Path) -> str:
@@ -209,6 +212,11 @@ def test_the_top_imports_rooms_inside_functions_only(module: str) -> None:
     rooms = {name for name in found if name.startswith("tenfold.") and room_of(resolve(name)) not in TOP}
     assert not rooms, f"{module} imports {rooms} at its top: only inside a verb, so that --help starts without them"
     assert not {name.split(".")[0] for name in found} & HEAVY, f"{module} imports something heavy at its top"
+
+
+def test_one_file_knows_ray() -> None:
+    knowing = [name for name, tree in files().items() if "ray" in {found.split(".")[0] for found in imports(tree)}]
+    assert knowing == ["scaling.cluster"]
 
 
 @pytest.mark.parametrize("module", ["data", *OPEN_TO_ALL, *STRICTER])

@@ -1,5 +1,6 @@
 """tenfold bench, tenfold tune, tenfold runs."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -176,7 +177,10 @@ def tune(
         print_json(row | {"path": str(best)})
         return
     print(tuning.describe(row), path / tuning.PICTURE, best, sep="\n")
-    print(f"to know: tenfold bench --recipe {best},{recipe} --seed0 {seed + 1} --val-size {val_images} --data {data}")
+    held_out = [] if dataset.val_size else ["--val-size", str(val_images)]
+    same = ["--data", data, "--size", str(size), "--resize", resize] if dataset.origin else ["--data", data]
+    words = ["tenfold", "bench", "--recipe", f"{best},{recipe}", "--seed0", str(seed + 1), *held_out, *same]
+    print(f"to know: {shlex.join(words)}")
 
 
 def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tuple["Recipe", int]:

@@ -197,12 +197,13 @@ def _check_folder(setting: Setting, out: Path) -> None:
 
 def _open_study(out: Path) -> "optuna.Study":
     import optuna
+    from sqlalchemy import URL
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.create_study(
-            storage=f"sqlite:///{(out / DATABASE).resolve()}",
+            storage=URL.create("sqlite", database=str((out / DATABASE).resolve())).render_as_string(),
             study_name="tune",
             direction="maximize",
             load_if_exists=True,
