@@ -59,16 +59,22 @@ def test_cpus_are_asked_of_a_cluster_only(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "code", "said"),
     [
-        (["a", "b", "--out", "x"], "takes one source"),
-        (["a"], "takes one source"),
-        (["a", "--out", "x"], "no Ray cluster at 127.0.0.1:1"),
+        (["a.png", "b.png", "--out", "x"], 2, "takes one source"),
+        (["a.png"], 2, "takes one source"),
+        (["absent", "--out", "x"], 3, "absent is not there"),
+        (["a.png", "--out", "x"], 2, "no Ray cluster at 127.0.0.1:1"),
     ],
 )
-def test_wrong_questions_are_refused_here(command: Command, tmp_path: Path, words: list[str], said: str) -> None:
+def test_wrong_questions_are_refused_here(
+    command: Command, tmp_path: Path, words: list[str], code: int, said: str
+) -> None:
+    """A source that is not there leaves no folder behind, which would be another request's afterwards."""
+    (tmp_path / "a.png").touch()
     answer = command("predict", *words, "--cluster", "127.0.0.1:1", cwd=tmp_path)
-    assert answer.returncode == 2 and said in answer.stderr and len(answer.stderr.splitlines()) == 1
+    assert answer.returncode == code and said in answer.stderr and len(answer.stderr.splitlines()) == 1
+    assert (tmp_path / "x").exists() == ("no Ray" in said)
 
 
 def test_answers_are_kept_apart(tmp_path: Path) -> None:
