@@ -20,7 +20,9 @@ from tenfold.serving.serve.guard import Guard, Hosts
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.watch import begin_log, log
 
-_BACKLOG = 64  # connections that are taken at once, before one too many can be dropped
+# Connections that wait, and are taken at once, before one too many can be dropped: of fewer, those that come in a burst
+# begin again after a second (64 were too few); with the others, no more than the 1,024 files that many systems allow.
+_BACKLOG = 384
 _OTHER_FILES = 64
 
 
