@@ -245,4 +245,4 @@ def serve(
     with server.bind(host, port, token) as bound:
         file = _model_file(model)
         name = file.stem if model is None or not model.is_dir() else model.resolve().name
-        server.serve(open_model(file), printable(name), bound, token, allow_host or ())
+        server.serve(open_model(file, spin=False), printable(name), bound, token, allow_host or ())

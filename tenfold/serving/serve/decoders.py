@@ -22,6 +22,8 @@ from tenfold.data.image import decode
 from tenfold.errors import ImageError, TooManyPixelsError
 from tenfold.serving.serve.limits import Limits
 
+_NICE = 10
+"""Decoding yields to the service itself, so that refusals and the health are quick however much is decoded."""
 _LENGTH = struct.Struct(">Q")
 _PIXELS, _UNSOUND, _TOO_LARGE = b"pus"
 
@@ -130,6 +132,8 @@ def main() -> None:
     size, resize, pixels, memory = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which finishes what it has begun
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
     _limit_memory(memory)
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
