@@ -54,6 +54,14 @@ class StorageError(TenfoldError):
     exit_code = 7
 
 
+class RunFailedError(TenfoldError):
+    """A run in a process of its own, here or elsewhere, that ended with an error; it carries that run's exit code."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class SkippedError(TenfoldError):
     """All was done but for some inputs, which were named as they came."""
 

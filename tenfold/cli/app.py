@@ -40,6 +40,7 @@ Cluster = Annotated[
 
 RUNS = Path("runs")
 TRAIN_EXTRA = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "safetensors", "pydantic", "psutil", "jinja2")
+HONESTY_EXTRA = (*TRAIN_EXTRA, "cleanlab", "captum")
 TUNE_EXTRA = ("optuna", "sqlalchemy")
 CLUSTER_EXTRA = ("ray", "pyarrow")
 SERVE_EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")

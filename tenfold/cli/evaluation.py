@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.cli.app import TRAIN_EXTRA, Device, Json, RunPath, app, print_accuracy, print_json, require_extra
+from tenfold.cli.app import (
+    HONESTY_EXTRA,
+    TRAIN_EXTRA,
+    Device,
+    Json,
+    RunPath,
+    app,
+    print_accuracy,
+    print_json,
+    require_extra,
+)
 from tenfold.console import printable, remark
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
 
@@ -18,6 +28,7 @@ if TYPE_CHECKING:
     from tenfold.data import Dataset
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.evaluation.explain import Explanation
+    from tenfold.serving.predict import Answer
     from tenfold.training.device import Plan
     from tenfold.training.run import Run
 
@@ -40,7 +51,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
-    require_extra("train", (*TRAIN_EXTRA, "cleanlab", "captum") if honesty else TRAIN_EXTRA)
+    require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
     if full and not honesty:
         raise UsageError("--full goes with --honesty")
     if honesty and data is not None:
@@ -147,7 +158,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show where a run looks: what in an image speaks for its answer, and what against it."""
-    require_extra("train", (*TRAIN_EXTRA, "cleanlab", "captum"))
+    require_extra("train", HONESTY_EXTRA)
     from tenfold.training.run import Run
 
     rows, bad = [], 0
@@ -176,6 +187,7 @@ def _explain_all(
     from tenfold.data.image import decode
     from tenfold.evaluation.explain import explain as look
     from tenfold.serving.inputs import find
+    from tenfold.serving.predict import describe, judge
     from tenfold.training.device import make_plan
 
     model, resize = run.load_model(make_plan("cpu")), run.read_json("model.json")["resize"]
@@ -189,18 +201,10 @@ def _explain_all(
             continue
         (explained,) = look(model, pixels[None], temperature)
         path = _free_name(out, Path(item.name).stem)
-        guesses = _draw_explanation(path, item.name, pixels, explained, model.classes, top)
-        yield (
-            item.name,
-            {
-                "path": item.name,
-                "png": str(path),
-                "label": guesses[0][0],
-                "probability": guesses[0][1],
-                "top": [{"label": label, "probability": share} for label, share in guesses],
-                "agreement": explained.agreement,
-            },
-        )
+        answer = judge(item.name, explained.probabilities, model.classes, top, threshold=None)
+        _draw_explanation(path, answer, pixels, explained)
+        told = {"path": item.name, "png": str(path), **describe(answer), "agreement": explained.agreement}
+        yield item.name, told
 
 
 def _free_name(folder: Path, stem: str) -> Path:
@@ -212,18 +216,15 @@ def _free_name(folder: Path, stem: str) -> Path:
     return path
 
 
-def _draw_explanation(
-    path: Path, name: str, pixels: "np.ndarray", explained: "Explanation", classes: tuple[str, ...], top: int
-) -> list[tuple[str, float]]:
-    """Write the picture of one image; return the best guesses."""
+def _draw_explanation(path: Path, answer: "Answer", pixels: "np.ndarray", explained: "Explanation") -> None:
     from tenfold.evaluation import plots
     from tenfold.evaluation.explain import overlay
 
-    best = (-explained.probabilities).argsort(kind="stable")[:top]
-    guesses = [(classes[k], float(explained.probabilities[k])) for k in best]
-    pictures = [("what it sees", pixels)]
-    pictures.append((f"why {guesses[0][0]}: gradients", overlay(pixels, explained.saliency)))
-    pictures.append(("if covered: occlusion", overlay(pixels, explained.occlusion)))
-    note = f"orange speaks for {guesses[0][0]}, blue against it; the two maps agree to {explained.agreement:.2f}"
-    plots.save(plots.explanation(pictures, guesses, Path(name).name, note), path)
-    return guesses
+    label = answer.guesses[0][0]
+    pictures = [
+        ("what it sees", pixels),
+        (f"why {label}: gradients", overlay(pixels, explained.saliency)),
+        ("if covered: occlusion", overlay(pixels, explained.occlusion)),
+    ]
+    note = f"orange speaks for {label}, blue against it; the two maps agree to {explained.agreement:.2f}"
+    plots.save(plots.explanation(pictures, answer.guesses, Path(answer.path).name, note), path)

@@ -13,6 +13,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Subject:
     dataset: Dataset
     evaluation: Evaluation
 
+    @cached_property
     def key(self) -> dict[str, Any]:
         """What every part depends on."""
         parts = (self.dataset.train, self.dataset.test)
@@ -98,7 +100,7 @@ def read_panel(subject: Subject) -> dict[str, Part] | None:
     names = [name for name in _NAMES if path_of(subject.run, name).is_file()]
     if not names:
         return None
-    key, found = subject.key(), {}
+    key, found = subject.key, {}
     for name in names:
         kept = _read(subject.run, name)
         if kept.get("key") == key:
@@ -121,7 +123,7 @@ def _read(run: Run, name: str) -> dict[str, Any]:
 
 
 def _keep(subject: Subject, name: str, value: Part) -> None:
-    write_text(path_of(subject.run, name), json.dumps({"key": subject.key(), "value": value}) + "\n")
+    write_text(path_of(subject.run, name), json.dumps({"key": subject.key, "value": value}) + "\n")
     subject.run.seal_more(f"{FOLDER}/{name}.json")
 
 

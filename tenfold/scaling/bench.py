@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.console import progress, remark
-from tenfold.errors import ModelError, TenfoldError, UsageError
+from tenfold.errors import ModelError, RunFailedError, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
 from tenfold.training.device import NORMAL_RATE, matrix_rate
 from tenfold.training.recipe import find_recipe
@@ -44,14 +44,6 @@ class Timed:
     def normalised(self, seconds: float) -> float:
         """Turn this run's seconds into normalised ones."""
         return seconds * (self.rate_before + self.rate_after) / 2 / NORMAL_RATE
-
-
-class RunFailedError(TenfoldError):
-    """A run that ended with an error; it carries that run's exit code."""
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def bench(
@@ -115,16 +107,15 @@ def record_of(recipe: str, seed: int, out: Path) -> Path:
 def run_once(recipe: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     """Measure until the machine is steady, a few times at the most, and record the steadiest try beside the run."""
     record = record_of(recipe, seed, out)
-    path = out / f"{stem(recipe)}-{seed}"
     if record.exists():
         return _read_record(record)
     best: Timed | None = None
     for _ in range(TRIES):
-        timed = _measure(recipe, seed, path, options)
+        timed = _measure(recipe, seed, record.with_suffix(""), options)
         best = timed if best is None or timed.unsteadiness < best.unsteadiness else best
         if best.unsteadiness <= STEADY:
             break
-        remark(f"{path.name}: rates {timed.rate_before:.0f} and {timed.rate_after:.0f} GFLOP/s, not steady")
+        remark(f"{record.stem}: rates {timed.rate_before:.0f} and {timed.rate_after:.0f} GFLOP/s, not steady")
     assert best is not None
     write_text(record, json.dumps(asdict(best)) + "\n")
     return best

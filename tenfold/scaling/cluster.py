@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 from tenfold.console import progress, remark
 from tenfold.data import load
-from tenfold.errors import TenfoldError, UsageError
+from tenfold.errors import RunFailedError, TenfoldError, UsageError
 from tenfold.files import storage_errors, write_bytes, write_text
 from tenfold.scaling import bench as benching
-from tenfold.scaling.bench import RunFailedError, Timed
+from tenfold.scaling.bench import Timed
 from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
 from tenfold.serving.predict import Count
 from tenfold.serving.runtime import Classifier, open_bytes

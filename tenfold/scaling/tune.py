@@ -22,7 +22,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
 from tenfold.console import progress
-from tenfold.errors import DataError, DivergedError, ModelError, StorageError, TenfoldError, UsageError
+from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import STRICT, Recipe
@@ -231,15 +231,15 @@ def _key(seed: int, number: int) -> int:
 
 
 def _try(study: "optuna.Study", setting: Setting) -> str:
-    """One trial; return what to say of it. Raises `TrialFailedError` where the next would fail as well."""
+    """One trial; return what to say of it. Raises `RunFailedError` where the next would fail as well."""
     import optuna
 
     trial = study.ask()
     try:
         recipe = with_fields(setting.recipe, _suggest(trial, setting.recipe, setting.space))
         accuracy = _watch(trial, setting, recipe.with_val_size(setting.val_images))
-    except (UsageError, TrialFailedError) as error:
-        if isinstance(error, TrialFailedError) and error.exit_code in _FATAL:
+    except (UsageError, RunFailedError) as error:
+        if isinstance(error, RunFailedError) and error.exit_code in _FATAL:
             raise  # the trial stays open, and is drawn again when that is mended
         trial.set_user_attr("reason", str(error))
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -250,14 +250,6 @@ def _try(study: "optuna.Study", setting: Setting) -> str:
         return "ended early"
     study.tell(trial, accuracy)
     return f"{accuracy:.2%}, best {study.best_value:.2%}"
-
-
-class TrialFailedError(TenfoldError):
-    """A trial that ended with an error; it carries its process's exit code."""
-
-    def __init__(self, message: str, exit_code: int):
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 def _watch(trial: "optuna.Trial", setting: Setting, recipe: Recipe) -> float:
@@ -275,7 +267,7 @@ def _watch(trial: "optuna.Trial", setting: Setting, recipe: Recipe) -> float:
         if code := process.wait():
             remarks.seek(0)
             last = remarks.read().strip().splitlines()[-1:] or [f"its process was killed by signal {-code}"]
-            raise TrialFailedError(last[0], code)
+            raise RunFailedError(last[0], code)
     return accuracy
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tenfold.errors import ModelError, UsageError
+from tenfold.errors import ModelError, RunFailedError, UsageError
 from tenfold.scaling import bench
-from tenfold.scaling.bench import RunFailedError, Timed, compare, interval, summarize
+from tenfold.scaling.bench import Timed, compare, interval, summarize
 from tenfold.training.recipe import Recipe, Stage
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

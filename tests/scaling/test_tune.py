@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tenfold.errors import BusyError, DivergedError, ModelError, UsageError
+from tenfold.errors import BusyError, DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.evaluation import plots
 from tenfold.scaling import tune
-from tenfold.scaling.tune import Setting, TrialFailedError, read_space, with_fields
+from tenfold.scaling.tune import Setting, read_space, with_fields
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, REFERENCE, Recipe
 
@@ -132,7 +132,7 @@ def test_a_search_cut_in_two_tries_what_one_search_tries(tmp_path: Path, monkeyp
 def test_failed_trials_count_and_do_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(recipe: Recipe) -> float:
         if recipe.label_smoothing > 0.2:
-            raise TrialFailedError("loss is nan at step 3", DivergedError.exit_code)
+            raise RunFailedError("loss is nan at step 3", DivergedError.exit_code)
         return near_tenth(recipe)
 
     pretend(monkeypatch, diverge)
@@ -144,7 +144,7 @@ def test_failed_trials_count_and_do_not_end_the_search(tmp_path: Path, monkeypat
 
 def test_where_every_trial_fails_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverge(recipe: Recipe) -> float:
-        raise TrialFailedError("loss is nan at step 3", DivergedError.exit_code)
+        raise RunFailedError("loss is nan at step 3", DivergedError.exit_code)
 
     pretend(monkeypatch, diverge)
     with pytest.raises(DivergedError, match="none of 3 trials came through; the last: loss is nan at step 3"):
@@ -155,10 +155,10 @@ def test_what_would_end_every_trial_ends_the_search(tmp_path: Path, monkeypatch:
     """Without the distinction: every trial failed for the full disk."""
 
     def full(recipe: Recipe) -> float:
-        raise TrialFailedError("No space left on device", 7)
+        raise RunFailedError("No space left on device", 7)
 
     seen = pretend(monkeypatch, full)
-    with pytest.raises(TrialFailedError, match="No space left"):
+    with pytest.raises(RunFailedError, match="No space left"):
         tune.tune(make_setting(tmp_path), 3, tmp_path / "out")
     assert len(seen) == 1
     mended = pretend(monkeypatch, near_tenth)
