@@ -62,6 +62,10 @@ class RunFailedError(TenfoldError):
         self.exit_code = exit_code
 
 
+class RankLostError(TenfoldError):
+    """One of several processes that train together has ended, and the others cannot go on without it."""
+
+
 class SkippedError(TenfoldError):
     """All was done but for some inputs, which were named as they came."""
 

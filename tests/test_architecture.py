@@ -52,6 +52,7 @@ ORDERS = {
         "lock",
         "recipe",
         "device",
+        "ranks",
         "model",
         "augment",
         "sampler",

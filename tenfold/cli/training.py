@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,26 +65,32 @@ def train(
     require_extra("train", TRAIN_EXTRA)
     from tenfold.training.lock import Lock
 
-    if resume and out and (out / "recipe.json").is_file():
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts; the others do as it does
+    if resume and out and first and (out / "recipe.json").is_file():
         Lock(out).check()  # a run in use is refused before torch is loaded
     chosen = choose_recipe(recipe, epochs, val_size)
     from tenfold.data import load
     from tenfold.training import train as training
     from tenfold.training.device import make_plan
+    from tenfold.training.ranks import joined
     from tenfold.training.run import Run, check_new, find_unfinished
 
-    if resume:
-        path = out or find_unfinished(RUNS).path
-        folder = _refuse_changes(context, Run.open(path))
-        trained = training.resume(path, device if _given(context, "device") else None, folder)
-    else:
-        path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-        check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
-        make_plan(device)
-        dataset = load(data, size=size, resize=resize, seed=seed)
-        if dataset.origin:
-            chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
-        trained = training.train(chosen, dataset, path, seed=seed, device=device)
+    with joined() as ranks:
+        if not ranks.first:
+            training.follow(ranks)
+            return
+        if resume:
+            path = out or find_unfinished(RUNS).path
+            folder = _refuse_changes(context, Run.open(path))
+            trained = training.resume(path, device if _given(context, "device") else None, folder, ranks)
+        else:
+            path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+            check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
+            make_plan(ranks.device(device))
+            dataset = load(data, size=size, resize=resize, seed=seed)
+            if dataset.origin:
+                chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
+            trained = training.train(chosen, dataset, path, seed=seed, device=device, ranks=ranks)
     _score_and_draw(trained, report, as_json)
 
 

@@ -21,6 +21,7 @@ from tenfold.training.device import Plan, make_plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import Whitened, build, penalty
 from tenfold.training.optim import Optimizer, make_optimizers, make_schedule, set_rates
+from tenfold.training.ranks import ALONE, Ranks
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Checkpoint
 from tenfold.training.sampler import Sampler
@@ -31,8 +32,17 @@ WHITENING_IMAGES = 2000
 class Fit:
     """A training run in memory: network, optimizers, step number and log; `advance` takes one step."""
 
-    def __init__(self, recipe: Recipe, train: Split, classes: int, val: Split | None, seed: int, plan: Plan):
-        self.recipe, self.seed, self.plan = recipe, seed, plan
+    def __init__(
+        self,
+        recipe: Recipe,
+        train: Split,
+        classes: int,
+        val: Split | None,
+        seed: int,
+        plan: Plan,
+        ranks: Ranks = ALONE,
+    ):
+        self.recipe, self.seed, self.plan, self.ranks = recipe, seed, plan, ranks
         images, labels = to_tensors(train)
         if recipe.small_share and recipe.small_size > images.shape[1]:
             raise UsageError(f"small_size: {recipe.small_size} is more than the images' {images.shape[1]} pixels")
@@ -82,29 +92,55 @@ class Fit:
     def _update(self) -> tuple[float, float]:
         """Forward, backward, update; return the batch's loss and accuracy."""
         batch, labels, chosen = self.next_batch()
-        torch.manual_seed(keyed_seed(self.seed, "dropout", self.step))
+        torch.manual_seed(keyed_seed(self.seed, "dropout", self.step * self.ranks.count + self.ranks.rank))
         with self.plan.autocast():
             logits = self.network(batch)
         logits = logits.float()
         if self.recipe.easy_share:
-            self.sampler.note(chosen, F.cross_entropy(logits.detach(), labels, reduction="none"))
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-        with torch.no_grad():  # of its gradient the optimizer takes care
-            reported = loss + penalty(self.network, self.recipe.l2)
-        value, accuracy = torch.stack((reported, (logits.argmax(1) == labels).float().mean())).tolist()
+            self._note_losses(chosen, F.cross_entropy(logits.detach(), labels, reduction="none"))
+        share = len(labels) / self.schedule.batch_size  # 1 for a process that is alone
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) * share
+        value, accuracy = self._figures(loss.detach(), (logits.argmax(1) == labels).float().mean() * share)
         if not math.isfinite(value):
             epoch = self.schedule.epoch(self.step)
             raise DivergedError(f"loss is {value} at step {self.step}, epoch {epoch:.2f}: a lower learning rate may do")
         loss.backward()
+        self._share_gradients()
         with record_function("optimizers"):  # its place in a profile
             for optimizer in self.optimizers:
                 optimizer.step()
         self.network.zero_grad()
         return value, accuracy
 
+    def _note_losses(self, chosen: Tensor, losses: Tensor) -> None:
+        whole = self.schedule.batch_size
+        self.sampler.note(self.ranks.join(chosen, whole), self.ranks.join(losses, whole))
+
+    def _figures(self, loss: Tensor, accuracy: Tensor) -> tuple[float, float]:
+        """Loss, with its L2 terms, and accuracy of the whole batch, of this rank's shares of them."""
+        figures = torch.stack((loss, accuracy))
+        self.ranks.add([figures])
+        with torch.no_grad():  # of its gradient the optimizer takes care
+            figures[0] += penalty(self.network, self.recipe.l2)
+        value, share = figures.tolist()
+        return value, share
+
+    def _share_gradients(self) -> None:
+        """Let all ranks have the whole batch's gradients, and the mean of their norms' statistics."""
+        if self.ranks.count == 1:
+            return
+        norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
+        statistics = [
+            tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None
+        ]
+        for tensor in statistics:
+            tensor.div_(self.ranks.count)
+        self.ranks.add([p.grad for p in self.network.parameters() if p.grad is not None] + statistics)
+
     def next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The batch of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B)."""
+        """This rank's share of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B)."""
         draws, chosen = self.sampler.deal(self.step)
+        chosen = chosen[self.ranks.share(len(chosen))]
         batch = make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout)
         if self.schedule.small(self.step):
             batch = shrink(batch, self.recipe.small_size)

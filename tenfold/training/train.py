@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from tenfold.training.device import Plan, cpu_features, make_plan
 from tenfold.training.fit import Fit, split
 from tenfold.training.lock import now
 from tenfold.training.model import count_parameters, summarize
+from tenfold.training.ranks import ALONE, Ranks
 from tenfold.training.recipe import RECIPES, Recipe
 from tenfold.training.run import Run, check_new, describe_model
 
@@ -50,22 +51,24 @@ class Trained:
     seconds_before: float
 
 
-def train(recipe: Recipe, dataset: Dataset, out: Path, *, seed: int = 0, device: str = "auto") -> Trained:
-    """Train in the new run directory `out`, and seal it.
+def train(
+    recipe: Recipe, dataset: Dataset, out: Path, *, seed: int = 0, device: str = "auto", ranks: Ranks = ALONE
+) -> Trained:
+    """Train in the new run directory `out`, and seal it; where there are other ranks, as their first.
 
     Ctrl-C and SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`,
     `DivergedError`, `StorageError`.
     """
     check_new(out)
-    plan = make_plan(device)
+    plan = make_plan(ranks.device(device))
     if dataset.val_size:
         recipe = recipe.with_val_size(dataset.val_size)
-    fitting = _prepare(recipe, dataset, seed, plan)
-    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan) | _origin(dataset))
+    fitting = _prepare(recipe, dataset, seed, plan, ranks)
+    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan, ranks) | _origin(dataset))
     return _train(run, fitting, dataset)
 
 
-def resume(out: Path, device: str | None = None, folder: Path | None = None) -> Trained:
+def resume(out: Path, device: str | None = None, folder: Path | None = None, ranks: Ranks = ALONE) -> Trained:
     """Go on with the unfinished run `out` from its newest sound checkpoint, with its own recipe, data and seed.
 
     folder: where its folder of images is now, if it moved. Raises `ModelError` where there is nothing to resume, and as
@@ -76,14 +79,50 @@ def resume(out: Path, device: str | None = None, folder: Path | None = None) -> 
     if run.scored:
         raise ModelError(f"nothing to resume: {out} is finished")
     env = run.env
-    plan, dataset = make_plan(device or env["device"]), dataset_of(run, folder)
-    _note_resumption(run, plan, dataset)
+    plan, dataset = make_plan(ranks.device(device or env["device"])), dataset_of(run, folder)
+    _note_resumption(run, plan, dataset, ranks)
     checkpoint = run.load_checkpoint()
-    fitting = _prepare(run.recipe, dataset, env["seed"], plan)
+    fitting = _prepare(run.recipe, dataset, env["seed"], plan, ranks)
     if checkpoint:
         fitting.restore(checkpoint)
         remark(f"going on at step {fitting.step} of {fitting.schedule.total}")
     return _train(run, fitting, dataset)
+
+
+def follow(ranks: Ranks) -> None:
+    """Take part in the training that the first rank has begun, and write nothing. Raises as `train` does."""
+    request = ranks.from_first(None)
+    dataset = load(request["data"], size=request["size"], resize=request["resize"], seed=request["seed"])
+    if dataset.origin and dataset.origin.sha256 != request["sha256"]:
+        raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
+    recipe, plan = Recipe.from_json(request["recipe"]), make_plan(ranks.device(request["device"]))
+    images, val = split(dataset.train, recipe, request["seed"])
+    fitting = Fit(recipe, images, len(dataset.classes), val, request["seed"], plan, ranks)
+    fitting.restore(ranks.from_first(None))
+    with HeldSignals() as held:
+        while not fitting.done:
+            fitting.advance()
+            if ranks.any(held.waiting):
+                held.obey()
+
+
+def _lead(fitting: Fit, dataset: Dataset) -> None:
+    """Tell other ranks, where there are any, what is trained, and from where on."""
+    if fitting.ranks.count == 1:
+        return
+    origin = dataset.origin
+    request = {
+        "recipe": fitting.recipe.to_json(),
+        "seed": fitting.seed,
+        "device": fitting.plan.device.type,
+        "data": origin.path if origin else dataset.name,
+        "size": dataset.train.images.shape[1],
+        "resize": dataset.resize,
+        "sha256": origin.sha256 if origin else None,
+    }
+    remark(f"{fitting.ranks.count} ranks, each with its share of every batch of {fitting.schedule.batch_size} images")
+    fitting.ranks.from_first(request)
+    fitting.ranks.from_first(fitting.checkpoint())
 
 
 def dataset_of(run: Run, folder: Path | None = None) -> Dataset:
@@ -153,22 +192,22 @@ def _origin(dataset: Dataset) -> dict[str, Any]:
     return {"folder": asdict(dataset.origin)} if dataset.origin else {}
 
 
-def _note_resumption(run: Run, plan: Plan, dataset: Dataset) -> None:
+def _note_resumption(run: Run, plan: Plan, dataset: Dataset, ranks: Ranks) -> None:
     """Write down where the run goes on, and say what keeps it from ending with the bits of an uninterrupted one."""
-    env = run.env
-    here = describe_environment(env["data"], env["seed"], plan)
-    changed = [key for key in ("device", "dtype", "threads", "versions", "cpu") if env.get(key) != here[key]]
+    env = {"ranks": 1} | run.env
+    here = describe_environment(env["data"], env["seed"], plan, ranks)
+    changed = [key for key in ("device", "dtype", "threads", "ranks", "versions", "cpu") if env.get(key) != here[key]]
     if changed:
         remark(f"{', '.join(changed)} changed since this run was begun: it goes on, but not bit for bit")
     times = {"started": env.get("started"), "resumed": [*env.get("resumed", []), here["started"]]}
     run.write_json("env.json", here | _origin(dataset) | times)  # with the place where the folder is now
 
 
-def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan) -> Fit:
+def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan, ranks: Ranks) -> Fit:
     images, val = split(dataset.train, recipe, seed)
     for reason in plan.reasons:
         remark(reason)
-    return Fit(recipe, images, len(dataset.classes), val, seed, plan)
+    return Fit(recipe, images, len(dataset.classes), val, seed, plan, ranks)
 
 
 def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
@@ -178,6 +217,7 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
     write_text(run.path / SUMMARY_FILE, f"{summary}\n")
     if dataset.origin:
         _write_split(run, fitting, dataset)
+    _lead(fitting, dataset)
     try:
         _take_all_steps(fitting, run)
     except (KeyboardInterrupt, Terminated):
@@ -221,8 +261,10 @@ def _take_all_steps(fitting: Fit, run: Run) -> None:
             if fitting.step % schedule.steps_per_epoch == 0 or fitting.done:
                 _report_epoch(fitting)
                 write_logs(run, fitting)
-            keeper.save(fitting, now=fitting.done or held.waiting)
-            held.release()
+            stopping = fitting.ranks.any(held.waiting)
+            keeper.save(fitting, now=fitting.done or stopping)
+            if stopping:
+                held.obey()
 
 
 class HeldSignals:
@@ -253,6 +295,11 @@ class HeldSignals:
     def waiting(self) -> bool:
         """Whether a signal came."""
         return self._held is not None
+
+    def obey(self) -> NoReturn:
+        """Raise what came, here or on another rank."""
+        self.release()
+        raise Terminated
 
     def release(self) -> None:
         """Raise what came, if anything: `KeyboardInterrupt` or `Terminated`."""
@@ -312,7 +359,7 @@ def format_summary(network: nn.Module, size: int) -> str:
     return "\n".join([*rows, f"{total:,} parameters, {trained:,} of them trained"])
 
 
-def describe_environment(data: str, seed: int, plan: Plan) -> dict[str, Any]:
+def describe_environment(data: str, seed: int, plan: Plan, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What a run needs to be repeated: seed, data, device, versions, platform."""
     packages = ("tenfold", "torch", "numpy")
     return {
@@ -321,6 +368,7 @@ def describe_environment(data: str, seed: int, plan: Plan) -> dict[str, Any]:
         "device": str(plan.device),
         "dtype": plan.dtype_name,
         "threads": plan.threads,
+        "ranks": ranks.count,
         "reasons": list(plan.reasons),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "platform": platform.platform(),
