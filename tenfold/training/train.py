@@ -261,9 +261,9 @@ def _take_all_steps(fitting: Fit, run: Run) -> None:
             if fitting.step % schedule.steps_per_epoch == 0 or fitting.done:
                 _report_epoch(fitting)
                 write_logs(run, fitting)
-            stopping = fitting.ranks.any(held.waiting)
-            keeper.save(fitting, now=fitting.done or stopping)
-            if stopping:
+            keeper.save(fitting, now=fitting.done)
+            if fitting.ranks.any(held.waiting):
+                keeper.save(fitting, now=True)
                 held.obey()
 
 
@@ -313,14 +313,17 @@ class _Keeper:
     def __init__(self, run: Run):
         self.run = run
         self.last, self.cost = time.perf_counter(), 0.0
+        self.step: int | None = None
 
     def save(self, fitting: Fit, now: bool) -> None:
-        """Save if one is due, or `now`."""
+        """Save if one is due, or `now`, unless this step is saved already."""
         began = time.perf_counter()
+        if fitting.step == self.step:
+            return
         if not now and began - self.last < max(CHECKPOINT_SECONDS, self.cost / CHECKPOINT_SHARE):
             return
         self.run.save_checkpoint(fitting.checkpoint())
-        self.last = time.perf_counter()
+        self.step, self.last = fitting.step, time.perf_counter()
         self.cost = self.last - began
 
 

@@ -198,7 +198,7 @@ class Clock:
     """Time that passes only when told, and by `cost` with each save."""
 
     def __init__(self, cost: float):
-        self.now, self.cost, self.saved = 0.0, cost, list[float]()
+        self.now, self.cost, self.saved, self.step = 0.0, cost, list[float](), 0
 
     def perf_counter(self) -> float:
         return self.now
@@ -217,7 +217,7 @@ def saves(monkeypatch: pytest.MonkeyPatch, cost: float, seconds: int, now: int =
     monkeypatch.setattr(training, "time", clock)
     keeper = _Keeper(clock)
     for second in range(1, seconds + 1):
-        clock.now = max(clock.now, float(second))
+        clock.now, clock.step = max(clock.now, float(second)), second
         keeper.save(clock, now=second == now)
     return list(clock.saved)
 
@@ -233,6 +233,16 @@ def test_a_dear_checkpoint_takes_a_hundredth_of_the_time(monkeypatch: pytest.Mon
 
 def test_a_checkpoint_may_be_wanted_now(monkeypatch: pytest.MonkeyPatch) -> None:
     assert saves(monkeypatch, cost=0.0, seconds=8, now=2) == [2, 7]
+
+
+def test_a_step_is_saved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: Any = Clock(cost=1.0)
+    monkeypatch.setattr(training, "time", clock)
+    keeper = _Keeper(clock)
+    for step in (1, 1, 2):
+        clock.step = step
+        keeper.save(clock, now=True)
+    assert clock.saved == [0, 1]
 
 
 # --- how it answers signals ------------------------------------------------------------------------------------------
