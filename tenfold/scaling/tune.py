@@ -11,9 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,7 @@ import pydantic
 from pydantic import Discriminator, Field, Tag, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-from tenfold.console import progress
+from tenfold.console import Advance, progress
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
 from tenfold.training.lock import Lock, now
@@ -82,8 +82,8 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         raise UsageError(f"cannot read space {path}: {error.strerror}") from error
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ": ".join(map(str, first["loc"][:1] + first["loc"][2:])) or "file"  # without the tag
-        raise UsageError(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}") from error
+        where = ": ".join(map(str, first["loc"][:1] + first["loc"][2:])) or "file"  # without the tag
+        raise UsageError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
     for name, domain in space.items():
         for value in _ends(domain, _get(recipe, name, path)):
             with_fields(recipe, {name: value}, f"{path}: {name} = {json.dumps(value)}")
@@ -156,10 +156,31 @@ class Setting:
 
 
 def tune(setting: Setting, trials: int, out: Path) -> "optuna.Study":
-    """Try until `out` holds so many trials; those found there count. The best recipe is written to `out`/best.json.
+    """Try, one after another, until `out` holds so many trials; those found there count.
 
-    Raises `UsageError` where `out` holds anything else, `BusyError`, `DivergedError` where no trial came through.
+    The best recipe is written to `out`/best.json. Raises `UsageError` where `out` holds anything else, `BusyError`,
+    `DivergedError` where no trial came through, `RunFailedError` where the next trial would fail as well.
     """
+    with searching(setting, trials, out) as search:
+        while search.left:
+            _try(search, search.ask())
+    return search.study
+
+
+def _try(search: "Search", trial: "Trial") -> None:
+    if trial.recipe is None:
+        return
+    try:
+        with closing(accuracies(search.setting, trial.recipe)) as told:  # ends the process of one that is ended early
+            if all(search.report(trial, accuracy) for accuracy in told):
+                search.complete(trial)
+    except RunFailedError as error:
+        search.fail(trial, error)
+
+
+@contextmanager
+def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
+    """The search in `out`, begun or gone on with, and locked while the block runs; then its best recipe is written."""
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     _check_folder(setting, out)
@@ -167,7 +188,8 @@ def tune(setting: Setting, trials: int, out: Path) -> "optuna.Study":
     lock.acquire(now())
     try:
         study = _open_study(out)
-        _search(study, setting, trials)
+        with progress("tune", trials, done=len(counted(study))) as bar:
+            yield Search(study, setting, trials, bar)
     finally:
         lock.release()
     if not completed(study):
@@ -175,7 +197,6 @@ def tune(setting: Setting, trials: int, out: Path) -> "optuna.Study":
     named = {"name": f"{setting.recipe.name[:58]}-tuned"}
     best = with_fields(setting.recipe, fields_of(study.best_trial, setting) | named)
     write_text(out / BEST, best.to_json())
-    return study
 
 
 def _check_folder(setting: Setting, out: Path) -> None:
@@ -213,62 +234,88 @@ def _open_study(out: Path) -> "optuna.Study":
         raise ModelError(f"{out / DATABASE} cannot be opened ({reason}): choose another --out") from error
 
 
-def _search(study: "optuna.Study", setting: Setting, trials: int) -> None:
-    import optuna
+@dataclass
+class Trial:
+    """One set of fields that is tried. recipe: with its validation images; None where the fields make none."""
 
-    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a killed search: drawn again
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-    done = len(counted(study))
-    with progress("tune", trials, done=done) as bar:
-        for number in range(done, trials):
-            study.sampler = optuna.samplers.TPESampler(seed=_key(setting.seed, number))
-            study.pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
-            bar(1, note=_try(study, setting))
+    drawn: "optuna.Trial"
+    recipe: Recipe | None
+    accuracies: list[float] = field(default_factory=list)
+
+
+class Search:
+    """Says what to try next, and is told how it went. `left`: trials that are still to be asked for."""
+
+    def __init__(self, study: "optuna.Study", setting: Setting, trials: int, bar: Advance):
+        import optuna
+
+        for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):  # of a killed search: drawn again
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        study.pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
+        self.study, self.setting, self.bar = study, setting, bar
+        self.asked = len(counted(study))
+        self.left = max(0, trials - self.asked)
+
+    def ask(self) -> Trial:
+        """Draw the next trial, by a key of its own; one whose fields make no recipe has failed already."""
+        import optuna
+
+        # constant_liar: trials under way count as bad ones, so that those beside them are drawn elsewhere
+        self.study.sampler = optuna.samplers.TPESampler(seed=_key(self.setting.seed, self.asked), constant_liar=True)
+        self.asked, self.left = self.asked + 1, self.left - 1
+        drawn = self.study.ask()
+        fields = _suggest(drawn, self.setting.recipe, self.setting.space)
+        try:
+            recipe = with_fields(self.setting.recipe, fields).with_val_size(self.setting.val_images)
+        except UsageError as error:
+            self._end(drawn, "FAIL", str(error), f"failed: {error}")
+            return Trial(drawn, None)
+        return Trial(drawn, recipe)
+
+    def report(self, trial: Trial, accuracy: float) -> bool:
+        """Take in an epoch's validation accuracy; whether the trial is worth going on with, else it has ended."""
+        assert trial.recipe
+        trial.drawn.report(accuracy, len(trial.accuracies))
+        trial.accuracies.append(accuracy)
+        # at its end it has its score
+        if len(trial.accuracies) >= math.ceil(trial.recipe.epochs) or not trial.drawn.should_prune():
+            return True
+        self._end(trial.drawn, "PRUNED", "pruned", "ended early")
+        return False
+
+    def complete(self, trial: Trial) -> None:
+        """The trial trained to its end; its last accuracy is its score."""
+        self.study.tell(trial.drawn, trial.accuracies[-1])
+        self.bar(1, note=f"{trial.accuracies[-1]:.2%}, best {self.study.best_value:.2%}")
+
+    def fail(self, trial: Trial, error: RunFailedError) -> None:
+        """The trial ended with an error. Raises that where the next would fail as well."""
+        if error.exit_code in _FATAL:
+            raise error  # the trial stays open, and is drawn again when that is mended
+        self._end(trial.drawn, "FAIL", str(error), f"failed: {error}")
+
+    def _end(self, drawn: "optuna.Trial", state: str, reason: str, said: str) -> None:
+        import optuna
+
+        drawn.set_user_attr("reason", reason)
+        self.study.tell(drawn, state=optuna.trial.TrialState[state])
+        self.bar(1, note=said)
 
 
 def _key(seed: int, number: int) -> int:
     return (seed * 1_000_003 + number) % 2**32
 
 
-def _try(study: "optuna.Study", setting: Setting) -> str:
-    """One trial; return what to say of it. Raises `RunFailedError` where the next would fail as well."""
-    import optuna
-
-    trial = study.ask()
-    try:
-        recipe = with_fields(setting.recipe, _suggest(trial, setting.recipe, setting.space))
-        accuracy = _watch(trial, setting, recipe.with_val_size(setting.val_images))
-    except (UsageError, RunFailedError) as error:
-        if isinstance(error, RunFailedError) and error.exit_code in _FATAL:
-            raise  # the trial stays open, and is drawn again when that is mended
-        trial.set_user_attr("reason", str(error))
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        return f"failed: {error}"
-    except optuna.TrialPruned:
-        trial.set_user_attr("reason", "pruned")
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        return "ended early"
-    study.tell(trial, accuracy)
-    return f"{accuracy:.2%}, best {study.best_value:.2%}"
-
-
-def _watch(trial: "optuna.Trial", setting: Setting, recipe: Recipe) -> float:
-    """The last epoch's validation accuracy. Raises `optuna.TrialPruned` as soon as the pruner says so."""
-    import optuna
-
-    accuracy = math.nan
+def accuracies(setting: Setting, recipe: Recipe) -> Generator[float]:
+    """Train in a process of its own; every epoch's validation accuracy, as it comes. Raises `RunFailedError`."""
     with tempfile.TemporaryFile("w+", errors="replace") as remarks, _process(setting, recipe, remarks) as process:
         assert process.stdout is not None
-        for epoch, line in enumerate(process.stdout):
-            accuracy = json.loads(line)["val_accuracy"]
-            trial.report(accuracy, epoch)
-            if epoch + 1 < math.ceil(recipe.epochs) and trial.should_prune():  # at its end it has its score
-                raise optuna.TrialPruned
+        for line in process.stdout:
+            yield float(json.loads(line)["val_accuracy"])
         if code := process.wait():
             remarks.seek(0)
             last = remarks.read().strip().splitlines()[-1:] or [f"its process was killed by signal {-code}"]
             raise RunFailedError(last[0], code)
-    return accuracy
 
 
 @contextmanager

@@ -41,14 +41,15 @@ def make_setting(folder: Path, **changes: Any) -> Setting:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, score: Callable[[Recipe], float]) -> list[Recipe]:
-    """Let trials score what `score` says of their recipe, and keep the recipes."""
+    """Let trials score what `score` says of their recipe, none ended early, and keep the recipes."""
     seen: list[Recipe] = []
 
-    def watch(trial: Any, setting: Setting, recipe: Recipe) -> float:
+    def accuracies(setting: Setting, recipe: Recipe) -> Iterator[float]:
         seen.append(recipe)
-        return score(recipe)
+        yield score(recipe)
 
-    monkeypatch.setattr(tune, "_watch", watch)
+    monkeypatch.setattr(tune, "accuracies", accuracies)
+    monkeypatch.setattr(tune, "UNPRUNED", 1000)
     return seen
 
 
