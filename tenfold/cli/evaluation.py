@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 def evaluate(
     run: RunPath,
     data: Annotated[
-        str | None, typer.Option(help="Score on the test images of other data; the run then stays as it is.")
+        str | None,
+        typer.Option(
+            help="Score on the test images of other data; the run then stays as it is. "
+            "With --honesty: where the run's own folder is now."
+        ),
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")] = None,
     honesty: Annotated[
@@ -52,9 +56,11 @@ def evaluate(
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
     require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
+    from tenfold.data import is_folder
+
     if full and not honesty:
         raise UsageError("--full goes with --honesty")
-    if honesty and data is not None:
+    if honesty and data is not None and not is_folder(data):
         raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
     _refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
@@ -66,7 +72,10 @@ def evaluate(
 
     opened = Run.open(run)
     with opened.locked():
-        dataset, own = (dataset_of(opened), True) if data is None else other_data(opened, data)
+        if data is None or honesty:
+            dataset, own = dataset_of(opened, Path(data) if data else None), True
+        else:
+            dataset, own = other_data(opened, data)
         plan = make_plan(device)
         evaluated = evaluation.evaluate(opened, dataset, plan, own=own)
         scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
@@ -115,12 +124,15 @@ def _refuse_busy(run: Path) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN…]", help="A run directory, or several to compare.")],
     out: Annotated[Path | None, typer.Option(help="Where several runs' page goes, by default comparison.html.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the run's own folder of images is now, if it moved.")] = None,
     device: Device = "auto",
 ) -> None:
     """Draw a scored run's pictures and its page, report.html, again; or put several runs side by side on one page."""
     require_extra("train", TRAIN_EXTRA)
     if len(runs) == 1 and out:
         raise UsageError("--out is for comparing several runs: a run's own page lies in its directory")
+    if len(runs) > 1 and data:
+        raise UsageError("--data goes with a single run")
     for run in runs:
         _refuse_busy(run)
     if len(runs) > 1:
@@ -128,11 +140,11 @@ def report(
 
         print(write_comparison(runs, out or Path("comparison.html")))
         return
-    for path in _report_run(runs[0], device):
+    for path in _report_run(runs[0], data, device):
         print(path)
 
 
-def _report_run(run: Path, device: str) -> list[Path]:
+def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
     from tenfold.evaluation.evaluate import evaluate as score
     from tenfold.evaluation.evaluate import rewrite_scores
     from tenfold.evaluation.report import write_report
@@ -143,7 +155,7 @@ def _report_run(run: Path, device: str) -> list[Path]:
     opened = Run.open(run)
     with opened.locked():
         opened.require_scores()
-        dataset = dataset_of(opened)
+        dataset = dataset_of(opened, folder)
         evaluation = score(opened, dataset, make_plan(device))
         rewrite_scores(opened, evaluation)
         return write_report(opened, dataset, evaluation)
@@ -161,22 +173,23 @@ def explain(
     require_extra("train", HONESTY_EXTRA)
     from tenfold.training.run import Run
 
-    rows, bad = [], 0
+    told, bad = [], 0
     for name, explained in _explain_all(Run.open(run), sources, out, top):
         if isinstance(explained, ImageError):
             remark(f"{name}: {explained}")
+            told.append({"path": name, "error": str(explained)})
             bad += 1
             continue
-        rows.append(explained)
+        told.append(explained)
         if not as_json:
             said = f"{explained['label']} {explained['probability']:.2%}"
             agree = f"saliency and occlusion agree to {explained['agreement']:.2f}"
             print(printable(f"{name}: {said}; {agree}; {explained['png']}"))
     if as_json:
-        print_json({"images": rows})
+        print_json({"images": told})
     if bad:
-        raise SkippedError(f"{bad:,} of {len(rows) + bad:,} images could not be read")
-    if not rows:
+        raise SkippedError(f"{bad:,} of {len(told):,} images could not be read")
+    if not told:
         raise DataError(f"no images in {', '.join(sources)}")
 
 

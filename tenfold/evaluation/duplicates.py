@@ -72,11 +72,18 @@ def find_duplicates(test: np.ndarray, train: np.ndarray, test_features: Tensor, 
         _score_neighbours(images, known, test_features, train_features, mirrored)
         for images, mirrored in ((seen, False), (seen.flip(2), True))
     ]
-    pairs = sorted((pair for pairs in found for pair in pairs), key=lambda pair: -pair.score)
+    pairs = _identical(test, train) + sorted((pair for pairs in found for pair in pairs), key=lambda pair: -pair.score)
     chosen: dict[int, Pair] = {}
     for pair in pairs:
         chosen.setdefault(pair.test, pair)
     return list(chosen.values())
+
+
+def _identical(test: np.ndarray, train: np.ndarray) -> list[Pair]:
+    """Images with the very same pixels; those of one colour have nothing that could be compared."""
+    known = {image.tobytes(): number for number, image in reversed(list(enumerate(train)))}
+    numbers = [known.get(image.tobytes()) for image in test]
+    return [Pair(n, found, "duplicate", 1.0, False) for n, found in enumerate(numbers) if found is not None]
 
 
 def _grey(images: np.ndarray) -> Tensor:

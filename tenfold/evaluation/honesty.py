@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenfold.console import progress
+from tenfold.console import progress, remark
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
 from tenfold.evaluation import labels as label_errors
@@ -39,12 +39,10 @@ from tenfold.training.runs import list_runs
 FOLDER = "honesty"
 ISSUES = "label_issues.csv"
 IMAGES_A_CELL = 1000
-SHOWN = 24
-"""Of each kind, in the report; label_issues.csv has all suspected labels."""
 MAPPED = 6
 """Of the surest mistakes, images that are explained in the report."""
 _NAMES = ("duplicates", "corruptions", "labels", "maps")
-_VERSION = 1
+_VERSION = 2
 _BENCH = "bench.json"
 
 Part = dict[str, Any]
@@ -80,6 +78,8 @@ def examine(subject: Subject, plan: Plan, full: bool = False) -> tuple[dict[str,
     kept = read_panel(subject) or {}
     model = subject.run.load_model(plan)
     images = len(subject.dataset.test) if full else min(IMAGES_A_CELL, len(subject.dataset.test))
+    if "labels" in kept and not _is_sound(subject.run, ISSUES):
+        _write_issues(subject, kept["labels"])
     if kept.get("corruptions", {}).get("images", 0) < images:
         kept.pop("corruptions", None)
     makers: dict[str, Callable[[], Part]] = {
@@ -116,10 +116,20 @@ def path_of(run: Run, name: str) -> Path:
 def _read(run: Run, name: str) -> dict[str, Any]:
     """What is kept, or nothing where it is damaged: then it is made anew."""
     try:
-        run.verify(f"{FOLDER}/{name}.json")
-        return parse_object(path_of(run, name).read_bytes())
-    except (ModelError, ValueError):
-        return {}
+        if _is_sound(run, f"{FOLDER}/{name}.json"):
+            return parse_object(path_of(run, name).read_bytes())
+    except ValueError:
+        pass
+    remark(f"{path_of(run, name)} is damaged: tenfold evaluate {run.path} --honesty makes it anew")
+    return {}
+
+
+def _is_sound(run: Run, name: str) -> bool:
+    try:
+        run.verify(name)
+    except ModelError:
+        return False
+    return (run.path / name).is_file()
 
 
 def _keep(subject: Subject, name: str, value: Part) -> None:
@@ -181,25 +191,34 @@ def _corruptions(subject: Subject, model: Model, plan: Plan, images: int) -> Par
 
 
 def _labels(subject: Subject, plan: Plan) -> Part:
-    dataset, rows = subject.dataset, []
-    predicted = {"test": probabilities(subject.evaluation.logits)}
-    part: Part = {"missing": None}
-    try:
-        predicted["train"] = _judge_training_images(dataset, plan)
-    except (DataError, DivergedError, UsageError) as error:
-        part["missing"] = f"training images were not judged: {error}"
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
-        if name in predicted:
-            issues = label_errors.find_issues(split.labels, predicted[name])
-            rows += [_row(name, split, issue, dataset.classes) for issue in issues]
-            part[name] = {
-                "images": len(split),
-                "judges_accuracy": accuracy(predicted[name], split.labels.astype(np.int64)),
-                "suspected": len(issues),
-                "first": [asdict(issue) for issue in issues[:SHOWN]],
-            }
-    _write_issues(subject.run, rows)
+    dataset, missing = subject.dataset, []
+    part: Part = {}
+    judges: dict[str, Callable[[], np.ndarray]] = {
+        "train": lambda: _judge_training_images(dataset, plan),
+        "test": lambda: probabilities(subject.evaluation.logits),
+    }
+    for name, split in _splits(dataset):
+        try:
+            part[name] = _suspects(split, judges[name]())
+        except (DataError, DivergedError, UsageError) as error:
+            missing.append(f"{name} labels were not judged: {error}")
+    part["missing"] = "; ".join(missing) or None
+    _write_issues(subject, part)
     return part
+
+
+def _splits(dataset: Dataset) -> tuple[tuple[str, Split], ...]:
+    return ("train", dataset.train), ("test", dataset.test)
+
+
+def _suspects(split: Split, predicted: np.ndarray) -> Part:
+    issues = label_errors.find_issues(split.labels, predicted)
+    return {
+        "images": len(split),
+        "judges_accuracy": accuracy(predicted, split.labels.astype(np.int64)),
+        "suspected": len(issues),
+        "issues": [asdict(issue) for issue in issues],
+    }
 
 
 def _judge_training_images(dataset: Dataset, plan: Plan) -> np.ndarray:
@@ -210,17 +229,20 @@ def _judge_training_images(dataset: Dataset, plan: Plan) -> np.ndarray:
         )
 
 
-def _row(name: str, split: Split, issue: label_errors.Issue, classes: Sequence[str]) -> list[Any]:
-    path = "" if split.names is None else split.names[issue.index]
-    sure = (f"{issue.given_probability:.6g}", f"{issue.suspected_probability:.6g}")
-    return [name, issue.index, path, classes[issue.given], classes[issue.suspected], *sure]
+def _row(name: str, split: Split, issue: Part, classes: Sequence[str]) -> list[Any]:
+    path = "" if split.names is None else split.names[issue["index"]]
+    sure = [f"{issue[key]:.6g}" for key in ("given_probability", "suspected_probability")]
+    return [name, issue["index"], path, classes[issue["given"]], classes[issue["suspected"]], *sure]
 
 
-def _write_issues(run: Run, rows: list[list[Any]]) -> None:
+def _write_issues(subject: Subject, part: Part) -> None:
+    """Write label_issues.csv: the suspects of a part, a row each."""
+    run, dataset = subject.run, subject.dataset
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("split", "index", "path", "given", "suspected", "given_probability", "suspected_probability"))
-    table.writerows(rows)
+    for name, split in _splits(dataset):
+        table.writerows(_row(name, split, issue, dataset.classes) for issue in part.get(name, {"issues": []})["issues"])
     write_text(run.path / ISSUES, text.getvalue())
     run.seal_more(ISSUES)
 
@@ -258,7 +280,8 @@ def spread(run: Run) -> Part:
         return {"missing": "this run is not part of a bench: tenfold bench trains several"}
     rows = [row for row in list_runs(folder) if row.data == run.env["data"] and row.accuracy is not None]
     same = [row for row in rows if Run.open(Path(row.run)).recipe == run.recipe]  # not just of that name
-    values = [row.accuracy for row in same if row.accuracy is not None]
+    by_seed = {row.seed: row.accuracy for row in same if row.accuracy is not None}  # a copied run is no other draw
+    values = list(by_seed.values())
     if len(values) < 2:
         return {"missing": "its bench has no other finished run of this recipe"}
     from scipy.stats import t
@@ -282,8 +305,10 @@ def say(panel: dict[str, Part]) -> list[str]:
 
 
 def _say_copies(part: Part) -> str:
+    if not part["count"]:
+        return f"none of the {part['images']:,} test images looks like a training image"
     found = f"{part['count']:,} of {part['images']:,} test images ({part['share']:.2%}) look like a training image"
-    if not part["count"] or part["accuracy_without"] is None:
+    if part["accuracy_without"] is None:
         return found
     return f"{found}; accuracy {part['accuracy']:.2%} with them, {part['accuracy_without']:.2%} without"
 
@@ -291,8 +316,14 @@ def _say_copies(part: Part) -> str:
 def _say_corruptions(part: Part) -> str:
     return (
         f"mean accuracy over {len(part['accuracy'])} corruptions at 5 severities: {part['mean_accuracy']:.2%}, against "
-        f"{part['clean_accuracy']:.2%} on the same {part['images']:,} images as they are (a single view)"
+        f"{part['clean_accuracy']:.2%} on the same {part['images']:,} images as they are (a single view); a share "
+        f"of so many is good to ±{cell_margin(part['images']):.1%}"
     )
+
+
+def cell_margin(images: int) -> float:
+    """How far off an accuracy of so many images is in nineteen cases of twenty, at the most (where it is a half)."""
+    return float(1.96 * (0.25 / images) ** 0.5)
 
 
 def _say_labels(part: Part) -> list[str]:

@@ -76,7 +76,7 @@ def assign_folds(labels: np.ndarray, classes: int) -> np.ndarray:
     """A fold for each of N images, int64 in [0, FOLDS), every class spread evenly. Raises `DataError`."""
     counts = np.bincount(labels, minlength=classes)
     if counts.min() < LEAST_IMAGES:
-        raise DataError(f"a class has {counts.min()} training images: {LEAST_IMAGES} are the least that can be judged")
+        raise DataError(f"a class has fewer training images than can be judged: {counts.min()} of {LEAST_IMAGES}")
     order = torch.randperm(len(labels), generator=keyed(0, "folds")).numpy()
     order = order[np.argsort(labels[order], kind="stable")]
     starts = np.repeat(np.cumsum(counts) - counts, counts)
@@ -89,8 +89,10 @@ def find_issues(labels: np.ndarray, predicted: np.ndarray) -> list[Issue]:
     """Suspected label errors, the least probable given label first. `labels` N integers, `predicted` float N×K.
 
     Confident learning says how many; they are the images whose given label is the least probable, which finds more
-    planted errors than the images that it counts (docs/honesty.md).
+    planted errors than the images that it counts (docs/honesty.md). Raises `DataError` where all labels are the same.
     """
+    if len(np.unique(labels)) < 2:
+        raise DataError("all labels are the same")
     from cleanlab.filter import find_label_issues
 
     suspects = find_label_issues(

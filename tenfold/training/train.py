@@ -20,7 +20,7 @@ from torch import nn
 
 from tenfold.console import progress, remark
 from tenfold.data import NAMES, Dataset, Origin, is_folder, load
-from tenfold.errors import DataError, ModelError, Terminated
+from tenfold.errors import DataError, ModelError, Terminated, UsageError
 from tenfold.files import write_text
 from tenfold.training.device import Plan, cpu_features, make_plan
 from tenfold.training.fit import Fit, split
@@ -128,11 +128,14 @@ def _lead(fitting: Fit, dataset: Dataset) -> None:
 def dataset_of(run: Run, folder: Path | None = None) -> Dataset:
     """Load the data that a run was trained on, a folder from where it was then, or from `folder`.
 
-    Raises `ModelError` where the run names none that is known, `DataError` where its folder moved or changed.
+    Raises `ModelError` where the run names none that is known, `DataError` where its folder moved or changed,
+    `UsageError` for a folder where it was trained on none.
     """
     env = run.env
     if "folder" in env:
         return _folder_of(run, env, folder)
+    if folder:
+        raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
     if env["data"] not in NAMES:
         raise ModelError(f"{run.path / 'env.json'}: no data set is named {env['data']!r}")
     return load(env["data"])

@@ -10,6 +10,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -153,6 +154,10 @@ def test_evaluate_and_report_find_the_folder_again(trained: dict[str, Any], invo
         assert f"{shapes}, which {trained['run']} was trained on, is not there any more" in err
         _, out, _ = invoke("evaluate", trained["run"], "--data", moved, "--json")
         assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
+        assert invoke("report", trained["run"], "--data", moved)[0] == 0
+        with mock.patch("tenfold.evaluation.honesty.examine", return_value=({"seen": 1}, False)) as examine:
+            _, out, _ = invoke("evaluate", trained["run"], "--honesty", "--data", moved, "--json")
+        assert json.loads(out)["honesty"] == {"seen": 1} and examine.call_args[0][0].dataset.origin.path == str(moved)
     finally:
         moved.rename(shapes)
 

@@ -92,3 +92,10 @@ def test_scores_by_numpys_correlation() -> None:
 def test_flat_images_are_no_copies_of_each_other() -> None:
     flat = torch.full((1, 32, 32), 200.0)
     assert [float(score) for score in score_pairs(flat, flat + 20)] == [0.0, 0.0]
+
+
+def test_the_very_same_pixels_are_copies_also_of_one_colour() -> None:
+    """Scores know nothing of flat images."""
+    train = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (10, 200, 90, 200)])
+    (pair,) = find_duplicates(train[1:2], train, torch.ones(1, 2), torch.ones(4, 2))
+    assert (pair.test, pair.train, pair.kind, pair.score) == (0, 1, "duplicate", 1.0)

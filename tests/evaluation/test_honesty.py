@@ -83,7 +83,7 @@ def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, dict[str, Any]
 def test_suspected_labels_are_listed(made: tuple[Subject, dict[str, Any]]) -> None:
     subject, panel = made
     labels = panel["labels"]
-    assert labels["missing"] is None and labels["train"]["first"][0]["index"] == 7
+    assert labels["missing"] is None and labels["train"]["issues"][0]["index"] == 7
     rows = list(csv.DictReader((subject.run.path / "label_issues.csv").read_text().splitlines()))
     counts = {name: labels[name]["suspected"] for name in ("train", "test")}
     assert {name: sum(row["split"] == name for row in rows) for name in counts} == counts
@@ -116,6 +116,26 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, d
     subject.run.seal_more("honesty/labels.json")
 
 
+def test_the_list_of_labels_is_written_again(made: tuple[Subject, dict[str, Any]]) -> None:
+    subject, panel = made
+    path = subject.run.path / "label_issues.csv"
+    content = path.read_bytes()
+    for change in (path.unlink, lambda: path.write_bytes(content + b"by hand")):
+        change()
+        assert examine(subject, PLAN) == (panel, False) and path.read_bytes() == content
+    subject.run.verify()
+
+
+def test_a_damaged_part_is_named(made: tuple[Subject, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    path = made[0].run.path / "honesty" / "maps.json"
+    content = path.read_bytes()
+    path.write_bytes(content[:-9])
+    found = read_panel(made[0])
+    assert found and "maps" not in found
+    assert f"{path} is damaged: tenfold evaluate {made[0].run.path} --honesty makes it anew" in capsys.readouterr().err
+    path.write_bytes(content)
+
+
 def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, dict[str, Any]]) -> None:
     subject, panel = made
     with mock.patch.object(honesty, "_corruptions", lambda subject, model, plan, images: {"images": images}):
@@ -136,8 +156,9 @@ def test_spread_by_hand(made: tuple[Subject, dict[str, Any]], tmp_path: Path) ->
             assert "no other finished run" in spread(Run.open(path))["missing"]
         results = json.loads((path / "results.json").read_text()) | {"test_accuracy": share, "total_seconds": 1.0}
         (path / "results.json").write_text(json.dumps(results))
-        env = json.loads((path / "env.json").read_text()) | {"started": "2026-01-01T00:00:00+00:00"}
+        env = json.loads((path / "env.json").read_text()) | {"started": "2026-01-01T00:00:00+00:00", "seed": seed}
         (path / "env.json").write_text(json.dumps(env))
+    shutil.copytree(tmp_path / "drawn-2", tmp_path / "the same again")
     found = spread(Run.open(tmp_path / "drawn-0"))
     assert (found["n"], found["mean"], found["std"]) == (3, pytest.approx(0.82), pytest.approx(0.02))
     assert found["real_difference"] == pytest.approx(0.1217, abs=1e-4)
@@ -148,8 +169,17 @@ def test_a_class_too_small_to_judge_is_said(made: tuple[Subject, dict[str, Any]]
     few = np.flatnonzero(DATASET.train.labels != 3)
     lonely = replace(DATASET, train=DATASET.train[np.append(few, np.flatnonzero(DATASET.train.labels == 3)[:1])])
     part = honesty._labels(replace(subject, dataset=lonely), PLAN)
-    assert "a class has 1 training images" in part["missing"] and "train" not in part and part["test"]["suspected"] >= 0
-    honesty._write_issues(subject.run, [])
+    assert (
+        "a class has fewer training images than can be judged: 1 of 2" in part["missing"]
+        and "train" not in part
+        and part["test"]["suspected"] >= 0
+    )
+    one = DATASET.test[DATASET.test.labels == 3]
+    logits = subject.evaluation.logits[DATASET.test.labels == 3]
+    evaluation = mock.Mock(logits=logits, labels=one.labels)
+    part = honesty._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), PLAN)
+    assert "test labels were not judged: all labels are the same" in part["missing"] and "test" not in part
+    honesty._write_issues(subject, made[1]["labels"])
 
 
 def test_the_command_and_the_page(

@@ -86,13 +86,16 @@ def test_each_rule_of_the_sheet_shows_its_image() -> None:
     numbers = np.arange(3, 98)  # 95 images, three rows of 40
     css = picture.make_sheet(images, numbers)
     address = re.search(r"base64,([^)]*)\)", css)
-    assert address and "background-size:4000% 300%" in css and "aspect-ratio:0.7500" in css
+    assert (
+        address and "background-size:5333.333% 375%" in css
+    )  # with an edge of one pixel and "aspect-ratio:0.7500" in css
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(address[1]))).convert("RGB"))
     rules = re.findall(r"\.i(\d+)\{background-position:([\d.]+)% ([\d.]+)%\}", css)
     assert len(rules) == 95
     for number, x, y in rules:
-        left, top = round(float(x) / 100 * 39 * 6), round(float(y) / 100 * 2 * 8)
+        left, top = round(float(x) / 100 * (40 * 8 - 6)), round(float(y) / 100 * (3 * 10 - 8))
         np.testing.assert_array_equal(sheet[top : top + 8, left : left + 6], images[numbers[int(number)]])
+        np.testing.assert_array_equal(sheet[top - 1 : top + 9, left - 1], sheet[top - 1 : top + 9, left])
 
 
 @pytest.mark.parametrize(("side", "most"), [(32, 1800), (64, 450), (16, 1800), (1024, 40)])

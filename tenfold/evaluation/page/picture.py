@@ -30,10 +30,13 @@ def make_sheet(images: np.ndarray, numbers: np.ndarray, kind: str = "") -> str:
     chosen = images[numbers]
     rows = max(1, math.ceil(len(chosen) / COLUMNS))
     height, width = images.shape[1:3]
-    cells = np.zeros((rows * COLUMNS, height, width, 3), np.uint8)
-    cells[: len(chosen)] = chosen
-    pixels = cells.reshape(rows, COLUMNS, height, width, 3).swapaxes(1, 2).reshape(rows * height, COLUMNS * width, 3)
-    return _style(_encode(pixels), len(chosen), rows, width / height, kind and f".image.{kind}")
+    # with an edge of its own pixels around each, since browsers show a sliver of what lies beside it
+    edged = np.pad(chosen, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    cells = np.zeros((rows * COLUMNS, height + 2, width + 2, 3), np.uint8)
+    cells[: len(chosen)] = edged
+    pixels = cells.reshape(rows, COLUMNS, height + 2, width + 2, 3).swapaxes(1, 2)
+    webp = _encode(pixels.reshape(rows * (height + 2), COLUMNS * (width + 2), 3))
+    return _style(webp, len(chosen), rows, (height, width), kind and f".image.{kind}")
 
 
 def _encode(pixels: np.ndarray) -> bytes:
@@ -48,12 +51,18 @@ def _to_webp(pixels: np.ndarray, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _style(webp: bytes, count: int, rows: int, ratio: float, prefix: str) -> str:
+def _style(webp: bytes, count: int, rows: int, side: tuple[int, int], prefix: str) -> str:
+    height, width = side
     address = f"data:image/webp;base64,{base64.b64encode(webp).decode()}"
-    size = f"{100 * COLUMNS}% {100 * rows}%"
-    rules = [f"{prefix or '.image'}{{aspect-ratio:{ratio:.4f};background-image:url({address});background-size:{size}}}"]
+    whole = COLUMNS * (width + 2), rows * (height + 2)
+    size = f"{100 * whole[0] / width:.7g}% {100 * whole[1] / height:.7g}%"
+    shared = f"aspect-ratio:{width / height:.4f};background-image:url({address});background-size:{size}"
+    rules = [f"{prefix or '.image'}{{{shared}}}"]
     for number in range(count):
         row, column = divmod(number, COLUMNS)
-        x, y = 100 * column / (COLUMNS - 1), 100 * row / max(1, rows - 1)
+        x = (
+            100 * (column * (width + 2) + 1) / (whole[0] - width)
+        )  # percent of what the picture is larger than the place
+        y = 100 * (row * (height + 2) + 1) / (whole[1] - height)
         rules.append(f"{prefix}.i{number}{{background-position:{x:.5g}% {y:.5g}%}}")
     return "\n".join(rules)

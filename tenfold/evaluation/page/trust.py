@@ -4,6 +4,7 @@ Legend: S×S pixels.
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +12,15 @@ import numpy as np
 
 from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
+from tenfold.evaluation.duplicates import PUBLISHED
+from tenfold.evaluation.honesty import cell_margin
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page.picture import make_sheet
 from tenfold.evaluation.page.sections import percent
 
 KIND = "more"
 _PAIRS = 24
+_ISSUES = 24
 _SEVERITY = 3
 _SHADES = 5
 
@@ -55,7 +59,7 @@ def trust_section(panel: Panel | None, dataset: Dataset) -> tuple[dict[str, Any]
 
 def _figures(panel: Panel) -> list[tuple[str, str, str]]:
     rows = []
-    if copies := panel.get("duplicates"):
+    if (copies := panel.get("duplicates")) and copies["count"]:
         without = copies["accuracy_without"]
         rows.append(
             (
@@ -69,9 +73,9 @@ def _figures(panel: Panel) -> list[tuple[str, str, str]]:
         rows.append(
             ("On corrupted images", percent(robust["mean_accuracy"], 1), f"the same images as they are: {clean}")
         )
-    if labels := panel.get("labels"):
+    if (labels := panel.get("labels")) and "test" in labels:
         test = labels["test"]
-        rows.append(("Test labels in doubt", f"{test['suspected']:,}", f"of {test['images']:,}; most are right"))
+        rows.append(("Test labels in doubt", f"{test['suspected']:,}", f"of {test['images']:,}; look at them"))
     if (spread := panel["spread"])["missing"] is None:
         note = f"standard deviation of the accuracy over {spread['n']} runs"
         rows.append(("Another seed", f"± {100 * spread['std']:.2f} points", note))
@@ -89,7 +93,7 @@ def _copies(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, An
     if part is None:
         return None
     return {
-        "text": _copies_text(part),
+        "text": _copies_text(part, dataset.name in PUBLISHED),
         "pairs": [_pair(pair, dataset, sheet) for pair in _spread_out(part["pairs"])],
         "shown_of": len(part["pairs"]),
     }
@@ -101,7 +105,10 @@ def _spread_out(pairs: Sequence[Panel]) -> list[Panel]:
     return [pairs[number] for number in chosen]
 
 
-def _copies_text(part: Panel) -> list[str]:
+def _copies_text(part: Panel, known: bool) -> list[str]:
+    """known: whether these are images on which the search was tried."""
+    if not part["count"]:
+        return [f"None of the {part['images']:,} test images looks like a training image."]
     published = part["published_share"]
     beside = (
         f" Barz and Denzler (2020) found {percent(published)} by eye, copies within the test set among them."
@@ -113,14 +120,17 @@ def _copies_text(part: Panel) -> list[str]:
         f"shifted, mirrored, brightened, cut or stored again; {part['in_place']:,} of them are the same in place."
         f"{beside}"
     )
-    if not part["count"] or part["accuracy_without"] is None:
+    if part["accuracy_without"] is None:
         return [found]
     odd = f" {part['labels_differ']:,} of the pairs have two labels." if part["labels_differ"] else ""
     scores = (
         f"The model has {percent(part['accuracy_on_copies'])} of these copies right, and "
         f"{percent(part['accuracy_without'])} of all others, which is the fairer figure.{odd}"
     )
-    return [found, scores]
+    if known:
+        return [found, scores]
+    limits = "What counts as alike was set on CIFAR-10, by brightness and not by colour: look through the pairs first."
+    return [found, scores, limits]
 
 
 def _pair(pair: Panel, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
@@ -157,7 +167,8 @@ def _robustness(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str
         "text": (
             f"The 15 corruptions of Hendrycks and Dietterich (2019) on {part['images']:,} test images, seen once each: "
             f"{percent(part['mean_accuracy'], 1)} right in the mean, against {percent(clean, 1)} of the same images as "
-            "they are. Darker cells have lost more. Frost is drawn by code, not laid over from photographs."
+            f"they are. A cell is good to ±{100 * cell_margin(part['images']):.0f} points; the stronger its colour, "
+            "the more is lost. Frost is drawn by code, not laid over from photographs."
         ),
         "severities": SEVERITIES,
         "rows": rows,
@@ -171,7 +182,9 @@ def _robustness(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str
 def _cell(share: float, clean: float) -> tuple[str, str]:
     """Text, and a shade by the share of right answers that were lost: a fifth of them each."""
     lost = max(0.0, 1 - share / clean) if clean else 0.0
-    return f"{100 * share:.0f}", f"s{min(_SHADES, int(np.ceil(lost * _SHADES)))}" if lost > 0.02 else "none"
+    return str(
+        math.floor(100 * share + 0.5)
+    ), f"s{min(_SHADES, int(np.ceil(lost * _SHADES)))}" if lost > 0.02 else "none"
 
 
 # --- labels ------------------------------------------------------------------------------------------------------
@@ -185,7 +198,7 @@ def _labels(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, An
         {
             "title": f"{part[key]['suspected']:,} of {part[key]['images']:,} {name} labels are suspected",
             "note": _judge(key, part[key]),
-            "issues": [_issue(issue, split, name, dataset, sheet) for issue in part[key]["first"]],
+            "issues": [_issue(issue, split, name, dataset, sheet) for issue in part[key]["issues"][:_ISSUES]],
         }
         for key, name, split in splits
         if key in part
