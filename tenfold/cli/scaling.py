@@ -29,7 +29,13 @@ from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
     from tenfold.data import Dataset
+    from tenfold.scaling.cluster import Request
     from tenfold.training.recipe import Recipe
+
+Cpus = Annotated[
+    int | None,
+    typer.Option(min=1, help="With --cluster: CPUs and threads of each run; by default, those here."),
+]
 
 
 @app.command()
@@ -50,18 +56,12 @@ def bench(
     size: Size = 32,
     resize: Resize = "squash",
     cluster: Cluster = None,
-    cpus: Annotated[
-        int | None,
-        typer.Option(min=1, help="With --cluster: CPUs and threads of each run; by default, those here."),
-    ] = None,
+    cpus: Cpus = None,
     as_json: Json = False,
 ) -> None:
     """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences."""
     require_extra("train", TRAIN_EXTRA)
-    if cluster:
-        require_extra("cluster", CLUSTER_EXTRA)
-    elif cpus:
-        raise UsageError("--cpus goes with --cluster")
+    _require_cluster(cluster, cpus)
     from tenfold.data import load
 
     if profile:
@@ -87,9 +87,8 @@ def bench(
     seeds = range(seed0, seed0 + runs)
     if cluster:
         from tenfold.scaling import cluster as clustering
-        from tenfold.training.device import make_plan
 
-        request = clustering.Request(cpus or make_plan("cpu").threads, int(device.startswith("cuda")))
+        request = _request(cpus, device)
         timed = clustering.bench(names, seeds, path, options, (data, size, resize), cluster, request)
     else:
         timed = benching.bench(names, seeds, path, options)
@@ -104,6 +103,21 @@ def bench(
     else:
         sentences = [benching.describe(row) for row in rows] + [compared["verdict"] for compared in comparison]
         print(*sentences, path / "bench.png", sep="\n")
+
+
+def _require_cluster(cluster: str | None, cpus: int | None) -> None:
+    if cluster:
+        require_extra("cluster", CLUSTER_EXTRA)
+    elif cpus:
+        raise UsageError("--cpus goes with --cluster")
+
+
+def _request(cpus: int | None, device: str) -> "Request":
+    """What each run asks of a cluster's node."""
+    from tenfold.scaling.cluster import Request
+    from tenfold.training.device import make_plan
+
+    return Request(cpus or make_plan("cpu").threads, int(device.startswith("cuda")))
 
 
 def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:
@@ -144,6 +158,8 @@ def tune(
     ] = None,
     data: Data = "cifar10",
     device: Device = "auto",
+    cluster: Cluster = None,
+    cpus: Cpus = None,
     val_size: Annotated[
         int | None, typer.Option(min=1, help="Hold out the last N training images, by default a tenth of them.")
     ] = None,
@@ -154,6 +170,7 @@ def tune(
     """Search for better values of a recipe's fields, on validation images only; the best recipe comes as a file."""
     require_extra("train", TRAIN_EXTRA)
     require_extra("tune", TUNE_EXTRA)
+    _require_cluster(cluster, cpus)
     chosen = choose_recipe(recipe, None, None)
     if space is None and chosen.optimizer != "muon":
         raise UsageError(f"the space that comes along is for the fast recipes: give --space FILE for {recipe}")
@@ -170,7 +187,13 @@ def tune(
     fields = tuning.read_space(space or tuning.DEFAULT_SPACE, chosen)
     setting = tuning.Setting(chosen, fields, val_images, data, size, resize, device, seed)
     path = out or RUNS / f"tune-{Path(recipe).stem}"
-    row = tuning.summarize(tuning.tune(setting, trials, path), setting)
+    if cluster:
+        from tenfold.scaling import cluster as clustering
+
+        study = clustering.tune(setting, trials, path, cluster, _request(cpus, device))
+    else:
+        study = tuning.tune(setting, trials, path)
+    row = tuning.summarize(study, setting)
     plots.save(plots.search(row), path / tuning.PICTURE)
     best = path / tuning.BEST
     if as_json:

@@ -25,15 +25,19 @@ from tenfold.data import load
 from tenfold.errors import RunFailedError, TenfoldError, UsageError
 from tenfold.files import storage_errors, write_bytes, write_text
 from tenfold.scaling import bench as benching
+from tenfold.scaling import tune as tuning
 from tenfold.scaling.bench import Timed
 from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
+from tenfold.scaling.tune import Setting
 from tenfold.serving.predict import Count
 from tenfold.serving.runtime import Classifier, open_bytes
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import find_recipe
+from tenfold.training.recipe import Recipe, find_recipe
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    import optuna
 
 RETRIES = 5
 _PATIENCE = 5.0  # seconds until an address that does not answer is given up
@@ -180,6 +184,57 @@ def _keep(result: dict[str, Any], record: Path) -> Timed:
     if other:
         remark(f"{run.name} was made with {', '.join(other)}, unlike here: its numbers may differ")
     return Timed(**result["timed"])
+
+
+# --- a search ----------------------------------------------------------------------------------------------------
+
+
+def tune(setting: Setting, trials: int, out: Path, address: str, request: Request) -> "optuna.Study":
+    """As `tune.tune`, with as many trials at once as the cluster at `address` has room for. Raises as that does.
+
+    Which fields a trial draws depends on those that have ended by then, and so on the order in which they do.
+    """
+    with connected(address) as ray, tuning.searching(setting, trials, out) as search:
+        _check_request(ray, request)
+        remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(try_remotely)
+        room = max(1, int(ray.cluster_resources()["CPU"]) // request.cpus)
+        running: dict[Any, tuning.Trial] = {}
+        while search.left or running:
+            while search.left and len(running) < room:
+                trial = search.ask()
+                if trial.recipe:
+                    running[remote.remote(setting, trial.recipe, request.cpus)] = trial
+            if running:
+                (stream, *_), _ = ray.wait(list(running))
+                if not _goes_on(ray, stream, running[stream], search):
+                    del running[stream]
+    return search.study
+
+
+def _goes_on(ray: "ModuleType", stream: Any, trial: tuning.Trial, search: tuning.Search) -> bool:
+    """Take in what a trial says next; whether there is more to come."""
+    try:
+        told = _result(ray, next(stream), f"trial {trial.drawn.number}")
+    except StopIteration:
+        search.complete(trial)
+        return False
+    except RunFailedError as error:
+        search.fail(trial, error)
+        return False
+    if search.report(trial, told["accuracy"]):
+        return True
+    ray.cancel(stream)
+    return False
+
+
+def try_remotely(setting: Setting, recipe: Recipe, threads: int) -> Iterator[dict[str, Any]]:
+    """On a node: a trial's validation accuracies, as they come, or an error and its exit code, as `measure`."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    try:
+        with contextlib.closing(tuning.accuracies(setting, recipe)) as told:
+            yield from ({"accuracy": accuracy} for accuracy in told)
+    except TenfoldError as error:
+        yield {"error": str(error), "exit_code": error.exit_code}
 
 
 # --- very many images --------------------------------------------------------------------------------------------

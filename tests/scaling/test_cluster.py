@@ -1,6 +1,7 @@
 """Many runs on a cluster: the numbers of one machine, also where a node dies in the middle."""
 
 import contextlib
+import csv
 import json
 import os
 import subprocess
@@ -16,8 +17,10 @@ from PIL import Image
 from pyarrow import parquet
 
 from tenfold.data.shapes import make_shapes
-from tenfold.errors import UsageError
+from tenfold.errors import DivergedError, UsageError
 from tenfold.scaling import cluster
+from tenfold.scaling.tune import Range, Setting, with_fields
+from tenfold.training.recipe import Recipe
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -186,3 +189,36 @@ def kill_a_worker() -> None:
                     child.kill()
                     return
         time.sleep(0.02)
+
+
+@pytest.mark.acceptance
+@RAY
+def test_a_search_tries_two_at_once(command: Command, two_nodes: Any, tiny_recipe: Path, tmp_path: Path) -> None:
+    """Each trial scores what it scores on one machine; the search goes on where it was, there or here."""
+    space = tmp_path / "space.json"
+    space.write_text(json.dumps({"stages.0.learning_rate": {"low": 0.05, "high": 0.5, "log": True}}))
+    words = ["tune", tiny_recipe, "--space", space, "--data", "shapes", "--out", tmp_path / "t", "--json"]
+    far = ("--cluster", two_nodes.address, "--cpus", "1")
+    answer = command(*words, "--trials", "4", *far)
+    assert answer.returncode == 0, answer.stderr
+    told = json.loads(answer.stdout)
+    assert (told["completed"], told["failed"]) == (4, 0)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    more = json.loads(command(*words, "--trials", "5", env=environment).stdout)
+    assert more["trials"][:4] == told["trials"] and len(more["trials"]) == 5
+    recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), told["trials"][1]["fields"])
+    (tmp_path / "one.json").write_text(recipe.to_json())
+    run = ["train", "--recipe", tmp_path / "one.json", "--data", "shapes", "--val-size", told["val_images"], "--json"]
+    assert command(*run, "--out", tmp_path / "run", "--no-report", env=environment).returncode == 0
+    *_, last = csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines())
+    assert float(last["val_accuracy"]) == pytest.approx(told["trials"][1]["val_accuracy"], abs=1e-6)
+
+
+@pytest.mark.acceptance
+@RAY
+def test_a_search_whose_trials_diverge_says_so(two_nodes: Any, tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), {"optimizer": "adam"})
+    space = {"stages.0.learning_rate": Range(1e30, 1e31)}
+    setting = Setting(recipe, space, 500, "shapes", 32, "squash", "cpu", 0)
+    with pytest.raises(DivergedError, match=r"none of 2 trials came through; the last: loss is \w+ at step"):
+        cluster.tune(setting, 2, tmp_path / "t", two_nodes.address, cluster.Request(1))
