@@ -199,15 +199,14 @@ def tune(setting: Setting, trials: int, out: Path, address: str, request: Reques
         remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(try_remotely)
         room = max(1, int(ray.cluster_resources()["CPU"]) // request.cpus)
         running: dict[Any, tuning.Trial] = {}
-        while search.left or running:
-            while search.left and len(running) < room:
-                trial = search.ask()
-                if trial.recipe:
-                    running[remote.remote(setting, trial.recipe, request.cpus)] = trial
-            if running:
-                (stream, *_), _ = ray.wait(list(running))
-                if not _goes_on(ray, stream, running[stream], search):
-                    del running[stream]
+        while True:
+            while len(running) < room and (trial := search.ask()):
+                running[remote.remote(setting, trial.recipe, request.cpus)] = trial
+            if not running:
+                break
+            (stream, *_), _ = ray.wait(list(running))
+            if not _goes_on(ray, stream, running[stream], search):
+                del running[stream]
     return search.study
 
 

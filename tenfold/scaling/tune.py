@@ -162,14 +162,12 @@ def tune(setting: Setting, trials: int, out: Path) -> "optuna.Study":
     `DivergedError` where no trial came through, `RunFailedError` where the next trial would fail as well.
     """
     with searching(setting, trials, out) as search:
-        while search.left:
-            _try(search, search.ask())
+        while trial := search.ask():
+            _try(search, trial)
     return search.study
 
 
 def _try(search: "Search", trial: "Trial") -> None:
-    if trial.recipe is None:
-        return
     try:
         with closing(accuracies(search.setting, trial.recipe)) as told:  # ends the process of one that is ended early
             if all(search.report(trial, accuracy) for accuracy in told):
@@ -236,15 +234,15 @@ def _open_study(out: Path) -> "optuna.Study":
 
 @dataclass
 class Trial:
-    """One set of fields that is tried. recipe: with its validation images; None where the fields make none."""
+    """One set of fields that is tried. recipe: with its validation images."""
 
     drawn: "optuna.Trial"
-    recipe: Recipe | None
+    recipe: Recipe
     accuracies: list[float] = field(default_factory=list)
 
 
 class Search:
-    """Says what to try next, and is told how it went. `left`: trials that are still to be asked for."""
+    """Says what to try next, and is told how it went."""
 
     def __init__(self, study: "optuna.Study", setting: Setting, trials: int, bar: Advance):
         import optuna
@@ -253,28 +251,31 @@ class Search:
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
         self.study, self.setting, self.bar = study, setting, bar
-        self.asked = len(counted(study))
-        self.left = max(0, trials - self.asked)
+        self.trials, self.asked = trials, len(counted(study))
 
-    def ask(self) -> Trial:
-        """Draw the next trial, by a key of its own; one whose fields make no recipe has failed already."""
+    def ask(self) -> Trial | None:
+        """The next trial, drawn by a key of its own; None when there were enough. Fields that make no recipe fail."""
+        while self.asked < self.trials:
+            drawn = self._draw()
+            fields = _suggest(drawn, self.setting.recipe, self.setting.space)
+            try:
+                recipe = with_fields(self.setting.recipe, fields).with_val_size(self.setting.val_images)
+            except UsageError as error:
+                self._end(drawn, "FAIL", str(error), f"failed: {error}")
+            else:
+                return Trial(drawn, recipe)
+        return None
+
+    def _draw(self) -> "optuna.Trial":
         import optuna
 
         # constant_liar: trials under way count as bad ones, so that those beside them are drawn elsewhere
         self.study.sampler = optuna.samplers.TPESampler(seed=_key(self.setting.seed, self.asked), constant_liar=True)
-        self.asked, self.left = self.asked + 1, self.left - 1
-        drawn = self.study.ask()
-        fields = _suggest(drawn, self.setting.recipe, self.setting.space)
-        try:
-            recipe = with_fields(self.setting.recipe, fields).with_val_size(self.setting.val_images)
-        except UsageError as error:
-            self._end(drawn, "FAIL", str(error), f"failed: {error}")
-            return Trial(drawn, None)
-        return Trial(drawn, recipe)
+        self.asked += 1
+        return self.study.ask()
 
     def report(self, trial: Trial, accuracy: float) -> bool:
         """Take in an epoch's validation accuracy; whether the trial is worth going on with, else it has ended."""
-        assert trial.recipe
         trial.drawn.report(accuracy, len(trial.accuracies))
         trial.accuracies.append(accuracy)
         # at its end it has its score

@@ -96,8 +96,7 @@ def follow(ranks: Ranks) -> None:
     if dataset.origin and dataset.origin.sha256 != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
     recipe, plan = Recipe.from_json(request["recipe"]), make_plan(ranks.device(request["device"]))
-    images, val = split(dataset.train, recipe, request["seed"])
-    fitting = Fit(recipe, images, len(dataset.classes), val, request["seed"], plan, ranks)
+    fitting = _prepare(recipe, dataset, request["seed"], plan, ranks)
     fitting.restore(ranks.from_first(None))
     with HeldSignals() as held:
         while not fitting.done:
@@ -208,7 +207,7 @@ def _note_resumption(run: Run, plan: Plan, dataset: Dataset, ranks: Ranks) -> No
 
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan, ranks: Ranks) -> Fit:
     images, val = split(dataset.train, recipe, seed)
-    for reason in plan.reasons:
+    for reason in plan.reasons if ranks.first else ():
         remark(reason)
     return Fit(recipe, images, len(dataset.classes), val, seed, plan, ranks)
 

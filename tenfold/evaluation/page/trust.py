@@ -12,15 +12,13 @@ import numpy as np
 
 from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
-from tenfold.evaluation.duplicates import PUBLISHED
 from tenfold.evaluation.honesty import cell_margin
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page.picture import make_sheet
 from tenfold.evaluation.page.sections import percent
 
 KIND = "more"
-_PAIRS = 24
-_ISSUES = 24
+_SHOWN = 24
 _SEVERITY = 3
 _SHADES = 5
 
@@ -93,7 +91,7 @@ def _copies(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, An
     if part is None:
         return None
     return {
-        "text": _copies_text(part, dataset.name in PUBLISHED),
+        "text": _copies_text(part),
         "pairs": [_pair(pair, dataset, sheet) for pair in _spread_out(part["pairs"])],
         "shown_of": len(part["pairs"]),
     }
@@ -101,12 +99,11 @@ def _copies(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, An
 
 def _spread_out(pairs: Sequence[Panel]) -> list[Panel]:
     """At most 24, from the surest to the least sure, evenly."""
-    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(_PAIRS, len(pairs))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(pairs) - 1, min(_SHOWN, len(pairs))).round().astype(int))
     return [pairs[number] for number in chosen]
 
 
-def _copies_text(part: Panel, known: bool) -> list[str]:
-    """known: whether these are images on which the search was tried."""
+def _copies_text(part: Panel) -> list[str]:
     if not part["count"]:
         return [f"None of the {part['images']:,} test images looks like a training image."]
     published = part["published_share"]
@@ -127,7 +124,7 @@ def _copies_text(part: Panel, known: bool) -> list[str]:
         f"The model has {percent(part['accuracy_on_copies'])} of these copies right, and "
         f"{percent(part['accuracy_without'])} of all others, which is the fairer figure.{odd}"
     )
-    if known:
+    if published:  # these are the images on which the search was tried
         return [found, scores]
     limits = "What counts as alike was set on CIFAR-10, by brightness and not by colour: look through the pairs first."
     return [found, scores, limits]
@@ -198,7 +195,7 @@ def _labels(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, An
         {
             "title": f"{part[key]['suspected']:,} of {part[key]['images']:,} {name} labels are suspected",
             "note": _judge(key, part[key]),
-            "issues": [_issue(issue, split, name, dataset, sheet) for issue in part[key]["issues"][:_ISSUES]],
+            "issues": [_issue(issue, split, name, dataset, sheet) for issue in part[key]["issues"][:_SHOWN]],
         }
         for key, name, split in splits
         if key in part
