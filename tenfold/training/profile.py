@@ -1,10 +1,12 @@
 """Where the time of a training step goes: every layer and direction alone, and the whole step beside the ceiling.
 
 The ceiling is the rate of a large bfloat16 matrix product on the same machine. Each convolution's three products (the
-output, the gradient to its input, that to its weights) are timed alone on tensors of the step's own shapes; the time
-of all else is what PyTorch's profiler counts in whole steps.
+output, the gradient to its input, that to its weights) are timed alone on tensors of the step's own shapes, casts of
+weights included; the time of all else is what PyTorch's profiler counts in whole steps. The size of a product is that
+of the definition, also where `convolution` needs fewer multiplications.
 """
 
+import copy
 import os
 import statistics
 import time
@@ -17,7 +19,7 @@ from torch.profiler import ProfilerActivity
 
 from tenfold.data.dataset import Split
 from tenfold.errors import UsageError
-from tenfold.training.device import make_plan, matrix_rate
+from tenfold.training.device import Plan, make_plan, matrix_rate
 from tenfold.training.fit import Fit
 from tenfold.training.recipe import Recipe
 
@@ -104,7 +106,7 @@ def _products(fitting: Fit) -> Iterator[Part]:
     trained_below = False
     for name, layer in fitting.network.named_modules():
         if isinstance(layer, nn.Conv2d):
-            yield from _convolution(name, layer, shapes[name], trained_below, fitting.plan.dtype)
+            yield from _convolution(name, layer, shapes[name], trained_below, fitting.plan)
             trained_below = trained_below or any(p.requires_grad for p in layer.parameters())
 
 
@@ -122,30 +124,33 @@ def _input_shapes(fitting: Fit) -> dict[str, torch.Size]:
     return shapes
 
 
-def _convolution(
-    name: str, layer: nn.Conv2d, shape: torch.Size, trained_below: bool, dtype: torch.dtype
-) -> Iterator[Part]:
-    inputs = torch.randn(shape).to(dtype, memory_format=torch.channels_last)
-    weight = layer.weight.detach().to(dtype)
+def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, trained_below: bool, plan: Plan) -> Iterator[Part]:
+    alone = copy.deepcopy(layer).requires_grad_(False)
+    inputs = torch.randn(shape).to(plan.dtype, memory_format=torch.channels_last)
 
     def forward() -> Tensor:
-        return nn.functional.conv2d(inputs, weight, None, layer.stride, layer.padding)
+        with plan.autocast():
+            return alone(inputs)
 
-    outputs = torch.randn_like(forward())
-    gflop = 2e-9 * outputs.numel() * weight[0].numel()
+    def backward(wanted: Tensor) -> Callable[[], object]:
+        answer = forward()
+        gradient = torch.randn_like(answer)
+        return lambda: torch.autograd.grad(answer, wanted, gradient, retain_graph=True)
 
-    def backward(to_input: bool, to_weight: bool) -> Callable[[], object]:
-        options = (layer.stride, layer.padding, layer.dilation, False, [0, 0], 1, [to_input, to_weight, False])
-        return lambda: torch.ops.aten.convolution_backward(outputs, inputs, weight, None, *options)
-
-    directions: dict[str, Callable[[], object]] = {"forward": forward}
+    directions: dict[str, Tensor | None] = {"forward": None}
     if trained_below:
-        directions["to the input"] = backward(True, False)
+        directions["to the input"] = inputs
     if layer.weight.requires_grad:
-        directions["to the weights"] = backward(False, True)
-    for direction, action in directions.items():
+        directions["to the weights"] = alone.weight
+    gflop = 2e-9 * forward().numel() * layer.weight[0].numel()
+    for direction, wanted in directions.items():
+        if wanted is not None:
+            wanted.requires_grad_()
+        action = forward if wanted is None else backward(wanted)
         action()
         yield Part(name, direction, 1e3 * _median(action, STEPS), gflop)
+        if wanted is not None:
+            wanted.requires_grad_(False)
 
 
 def _rest(fitting: Fit) -> Iterator[Part]:

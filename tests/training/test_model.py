@@ -13,7 +13,6 @@ from torch import Tensor
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.training.model import (
-    Conv3x3,
     Group,
     KerasNorm,
     Reference,
@@ -145,27 +144,6 @@ def reference_by_hand(w: dict[str, Tensor], images: Tensor) -> Tensor:
     for index in range(3):
         x = (x @ w[f"dense.{index}.weight"].T + w[f"dense.{index}.bias"]).clamp(min=0)
     return x @ w["head.weight"].T + w["head.bias"]
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.bfloat16, 0.01)])
-def test_a_convolution_of_four_pixels_is_a_convolution(dtype: torch.dtype, tolerance: float) -> None:
-    """The product's answers and gradients beside those of PyTorch's convolution in float64; relative differences."""
-    generator = torch.Generator().manual_seed(0)
-    mixed = dtype == torch.bfloat16  # autocast: weights stay float32
-    conv = Conv3x3(6, 5).to(torch.float32 if mixed else dtype)
-    x = torch.randn(7, 6, 2, 2, generator=generator).to(dtype).requires_grad_()
-    weight, bias = (p.detach().double().requires_grad_() for p in (conv.weight, conv.bias))
-    peer = x.detach().double().requires_grad_()
-    gradient = torch.randn(7, 5, 2, 2, generator=generator)
-    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        answer = conv(x)
-    expected = F.conv2d(peer, weight, bias, padding=1)
-    answer.backward(gradient.to(dtype))
-    expected.backward(gradient.to(dtype).double())
-    pairs = [(answer, expected), (x.grad, peer.grad), (conv.weight.grad, weight.grad), (conv.bias.grad, bias.grad)]
-    assert answer.dtype == dtype and conv.weight.grad.dtype == conv.weight.dtype
-    for ours, theirs in pairs:
-        assert (ours - theirs).norm() <= tolerance * theirs.norm()
 
 
 def test_reference_starts_as_keras_does(reference: Reference) -> None:

@@ -1,0 +1,104 @@
+"""Convolutions with fewer products beside PyTorch's own in float64: answers and all gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tenfold.training import convolution
+from tenfold.training.convolution import Conv3x3, TwoByTwo, Winograd
+
+WAYS = [(TwoByTwo, 2), (Winograd, 2), (Winograd, 4), (Winograd, 8), (Winograd, 14)]
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
+
+
+def difference(ours: Tensor | None, theirs: Tensor | None) -> float:
+    """Relative, of the whole tensor."""
+    assert ours is not None and theirs is not None and ours.shape == theirs.shape
+    return ((ours.double() - theirs).norm() / theirs.norm()).item()
+
+
+def both(
+    way: type[TwoByTwo | Winograd], x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    """Answer and gradients of input, weight and bias, and what PyTorch's convolution has for each in float64."""
+    mine = [None if t is None else t.detach().requires_grad_(t.requires_grad) for t in (x, weight, bias)]
+    peers = [None if t is None else t.detach().double().requires_grad_(t.requires_grad) for t in (x, weight, bias)]
+    answer = way.apply(*mine, dtype)
+    expected = F.conv2d(*peers, padding=1)
+    gradient = draw(*expected.shape, dtype=dtype)
+    answer.backward(gradient)
+    expected.backward(gradient.double())
+    assert answer.dtype == dtype and answer.is_contiguous(memory_format=torch.channels_last)
+    return [(answer, expected), *((m.grad, p.grad) for m, p in zip(mine, peers, strict=True) if m is not None)]
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize(("way", "side"), WAYS)
+def test_the_same_sums(way: type[TwoByTwo | Winograd], side: int, channels_last: bool) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = draw(7, 6, side, side).to(memory_format=layout).requires_grad_()
+    weight = draw(5, 6, 3, 3).to(memory_format=layout).requires_grad_()
+    bias = draw(5).requires_grad_()
+    for ours, theirs in both(way, x, weight, bias, torch.float64):
+        assert difference(ours, theirs) <= 1e-12
+
+
+@pytest.mark.parametrize(("way", "side"), WAYS)
+def test_rounding_in_bfloat16(way: type[TwoByTwo | Winograd], side: int) -> None:
+    """Weights stay float32 and get a gradient of it; errors are those of a few roundings of 0.2 % each."""
+    x = draw(32, 64, side, side, dtype=torch.bfloat16).requires_grad_()
+    weight, bias = (
+        draw(48, 64, 3, 3, dtype=torch.float32).requires_grad_(),
+        draw(48, dtype=torch.float32).requires_grad_(),
+    )
+    for ours, theirs in both(way, x, weight, bias, torch.bfloat16):
+        assert difference(ours, theirs) <= 0.008
+
+
+@pytest.mark.parametrize("images", [1, 3, 7])
+def test_a_batch_in_pieces_is_the_same_batch(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    monkeypatch.setattr(convolution, "_PIECE", images * 16 * 4 * 6)  # of 4×4 pixels and at most 6 channels
+    x, weight = draw(7, 6, 4, 4).requires_grad_(), draw(5, 6, 3, 3).requires_grad_()
+    for ours, theirs in both(Winograd, x, weight, None, torch.float64):
+        assert difference(ours, theirs) <= 1e-6  # pieces are added up in float32
+
+
+@pytest.mark.parametrize("way", [TwoByTwo, Winograd])
+@pytest.mark.parametrize("trained", [(True, False), (False, True)])
+def test_only_what_is_trained_gets_a_gradient(way: type[TwoByTwo | Winograd], trained: tuple[bool, bool]) -> None:
+    x, weight = draw(7, 6, 2, 2).requires_grad_(trained[0]), draw(5, 6, 3, 3).requires_grad_(trained[1])
+    (answer, expected), *gradients = both(way, x, weight, None, torch.float64)
+    assert difference(answer, expected) <= 1e-12
+    for (ours, theirs), wanted in zip(gradients, trained, strict=True):
+        assert difference(ours, theirs) <= 1e-12 if wanted else ours is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "way"),
+    [
+        ((2, 64, 2, 2), 32, "TwoByTwoBackward"),
+        ((2, 128, 4, 4), 256, "WinogradBackward"),
+        ((2, 256, 8, 8), 256, "WinogradBackward"),
+        ((2, 64, 4, 4), 256, "ConvolutionBackward0"),
+        ((2, 128, 8, 8), 256, "ConvolutionBackward0"),
+        ((2, 256, 5, 5), 256, "ConvolutionBackward0"),
+        ((2, 256, 4, 8), 256, "ConvolutionBackward0"),
+    ],
+)
+def test_the_layer_takes_the_way_that_its_shape_asks_for(shape: tuple[int, ...], channels: int, way: str) -> None:
+    torch.manual_seed(0)
+    layer, x = Conv3x3(shape[1], channels), draw(*shape, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        answer = layer(x)
+    assert answer.dtype == torch.bfloat16 and type(answer.grad_fn).__name__ == way
+    exact = F.conv2d(x.double(), layer.weight.double(), layer.get_parameter("bias").double(), padding=1)
+    assert difference(answer, exact) <= 0.01
+
+
+def test_larger_images_are_exact_without_autocast() -> None:
+    layer, x = Conv3x3(128, 128, bias=False), draw(2, 128, 4, 4, dtype=torch.float32)
+    assert torch.equal(layer(x), F.conv2d(x, layer.weight, padding=1))
