@@ -4,7 +4,7 @@
 channels and H×W pixels, with a pixel of zeros around them; K = C_out channels come out.
 """
 
-from functools import cache
+from functools import cache, reduce
 from itertools import product
 from typing import Any
 
@@ -29,9 +29,9 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.device.type == "cpu":
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
         if x.shape[2:] == (2, 2):
-            return TwoByTwo.apply(x, weight, bias, dtype)
+            return TwoByTwo.apply(x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype))
         if dtype == torch.bfloat16 and _worth_winograd(x, weight):
-            return Winograd.apply(x, weight, bias, dtype)
+            return Winograd.apply(x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype))
     return F.conv2d(x, weight, bias, padding=1)
 
 
@@ -43,11 +43,18 @@ def _worth_winograd(x: Tensor, weight: Tensor) -> bool:
 
 # --- 2×2 pixels --------------------------------------------------------------------------------------------------
 
-_PLACES = tuple(product(range(2), repeat=4))
-"""Row and column of an output pixel, row and column of an input pixel, of 2×2 pixels."""
+_PLACES = {
+    (down, right): [
+        (row, column)
+        for row, column in product(range(2), repeat=2)
+        if row + down in (0, 1) and column + right in (0, 1)
+    ]
+    for down, right in product((-1, 0, 1), repeat=2)
+}
+"""The output pixels of 2×2, by row and column, that see a pixel so far down and to the right."""
 
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, None]
-"""Of input, weight and bias, where they are asked for; the dtype has none."""
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+"""Of input, weight and bias, where they are asked for."""
 
 
 class TwoByTwo(torch.autograd.Function):
@@ -57,34 +64,36 @@ class TwoByTwo(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Map N×C_in×2×2 to N×K×2×2 in `dtype`."""
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Map N×C_in×2×2 to N×K×2×2."""
         channels, channels_in = weight.shape[:2]
-        matrix = torch.empty(2, 2, channels, 2, 2, channels_in, dtype=dtype)
-        for row, column, row_in, column_in in _PLACES:
-            matrix[row, column, :, row_in, column_in] = weight[:, :, 1 + row_in - row, 1 + column_in - column]
-        pixels = x.to(dtype).permute(0, 2, 3, 1).flatten(1)
-        ctx.save_for_backward(pixels, matrix, weight)
-        answer = F.linear(pixels, matrix.view(4 * channels, -1), None if bias is None else bias.to(dtype).repeat(4))
+        matrix = weight.new_empty(2, 2, channels, 2, 2, channels_in)
+        for (down, right), places in _PLACES.items():
+            for row, column in places:
+                matrix[row, column, :, row + down, column + right] = weight[:, :, 1 + down, 1 + right]
+        pixels = x.permute(0, 2, 3, 1).flatten(1)
+        ctx.save_for_backward(pixels, matrix)
+        answer = F.linear(pixels, matrix.view(4 * channels, -1), None if bias is None else bias.repeat(4))
         return answer.view(-1, 2, 2, channels).permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         """Gradients of input, weight and bias."""
-        pixels, matrix, weight = ctx.saved_tensors
+        pixels, matrix = ctx.saved_tensors
+        channels, channels_in = matrix.shape[2], matrix.shape[5]
         rows = gradient.permute(0, 2, 3, 1).flatten(1)
         of_input = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_input = (rows @ matrix.view(rows.shape[1], -1)).view(-1, 2, 2, weight.shape[1]).permute(0, 3, 1, 2)
+            of_input = (rows @ matrix.view(4 * channels, -1)).view(-1, 2, 2, channels_in).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
             of_matrix = (rows.T @ pixels).view(matrix.shape)
-            of_weight = torch.zeros_like(weight)
-            for row, column, row_in, column_in in _PLACES:
-                part = of_matrix[row, column, :, row_in, column_in]
-                of_weight[:, :, 1 + row_in - row, 1 + column_in - column] += part
+            of_weight = _new_images(matrix, channels, channels_in, 3)
+            for (down, right), places in _PLACES.items():
+                parts = [of_matrix[row, column, :, row + down, column + right] for row, column in places]
+                of_weight[:, :, 1 + down, 1 + right] = reduce(torch.add, parts)
         if ctx.needs_input_grad[2]:
-            of_bias = rows.to(weight.dtype).view(-1, len(weight)).sum(0)
-        return of_input, of_weight, of_bias, None
+            of_bias = gradient.sum((0, 2, 3))
+        return of_input, of_weight, of_bias
 
 
 # --- larger images, of an even side ------------------------------------------------------------------------------
@@ -108,29 +117,28 @@ class Winograd(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Map N×C_in×S×S to N×K×S×S in `dtype`; S is even."""
-        x, (channels, channels_in, *_), side = x.to(dtype), weight.shape, x.shape[2]
-        to_sums, to_answers = _constants(side, dtype)
-        filters = _sum_weights(weight, dtype)
-        y = _empty(x, channels)
-        for seen, answer in zip(*_pieces(weight, x, y), strict=True):
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Map N×C_in×S×S to N×K×S×S; S is even."""
+        channels, channels_in = weight.shape[:2]
+        to_sums, to_answers = _constants(x.shape[2], x.dtype)
+        filters = _sum_weights(weight)
+        y = _new_images(x, len(x), channels, x.shape[2])
+        for seen, answer in zip(*_pieces(channels, x, y), strict=True):
             sums = _pixels_first(to_sums, seen).view(16, -1, channels_in)
-            products = torch.bmm(sums, filters.mT)
-            _images_first(to_answers, products, answer)
+            _images_first(to_answers, torch.bmm(sums, filters.mT), answer)
         if bias is not None:
-            y += bias.to(dtype).view(-1, 1, 1)
-        ctx.save_for_backward(x, filters, weight)
+            y += bias.view(-1, 1, 1)
+        ctx.save_for_backward(x, filters)
         return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         """Gradients of input, weight and bias."""
-        x, filters, weight = ctx.saved_tensors
-        channels, channels_in = weight.shape[:2]
+        x, filters = ctx.saved_tensors
+        channels, channels_in = filters.shape[1:]
         to_sums, to_answers = _constants(x.shape[2], x.dtype)
-        of_input, of_filters = _empty(x, channels_in), None
-        for seen, piece, of_seen in zip(*_pieces(weight, x, gradient, of_input), strict=True):
+        of_input, of_filters = _new_images(x, len(x), channels_in, x.shape[2]), None
+        for seen, piece, of_seen in zip(*_pieces(channels, x, gradient, of_input), strict=True):
             of_products = _pixels_first(to_answers.T, piece).view(16, -1, channels)
             if ctx.needs_input_grad[0]:
                 _images_first(to_sums.T, torch.bmm(of_products, filters), of_seen)
@@ -138,9 +146,9 @@ class Winograd(torch.autograd.Function):
                 sums = _pixels_first(to_sums, seen).view(16, -1, channels_in)
                 part = torch.bmm(of_products.mT, sums)
                 of_filters = part if of_filters is None else of_filters.float().add_(part)
-        of_weight = None if of_filters is None else _gradient_of_weight(of_filters, weight)
-        of_bias = gradient.sum((0, 2, 3), dtype=weight.dtype) if ctx.needs_input_grad[2] else None
-        return of_input if ctx.needs_input_grad[0] else None, of_weight, of_bias, None
+        of_weight = None if of_filters is None else _gradient_of_weight(of_filters.to(x.dtype))
+        of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return of_input if ctx.needs_input_grad[0] else None, of_weight, of_bias
 
 
 @cache
@@ -158,31 +166,29 @@ def _constants(side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return both.to(dtype), back.to(dtype)
 
 
-def _sum_weights(weight: Tensor, dtype: torch.dtype) -> Tensor:
+def _sum_weights(weight: Tensor) -> Tensor:
     """The 16 sums of K×C×3×3 weights: 16×K×C."""
-    both = torch.einsum("ui,vj->uvij", _OF_WEIGHTS, _OF_WEIGHTS).view(16, 9).to(dtype)
-    channels, channels_in = weight.shape[:2]
-    taps = torch.empty(3, 3, channels, channels_in, dtype=dtype).copy_(weight.permute(2, 3, 0, 1))
-    return (both @ taps.view(9, -1)).view(16, channels, channels_in)
+    both = torch.einsum("ui,vj->uvij", _OF_WEIGHTS, _OF_WEIGHTS).view(16, 9).to(weight.dtype)
+    return (both @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(16, *weight.shape[:2])
 
 
-def _gradient_of_weight(of_filters: Tensor, weight: Tensor) -> Tensor:
-    """From the gradient of the 16 sums, 16×K×C, to that of the weights, laid out as they are."""
+def _gradient_of_weight(of_filters: Tensor) -> Tensor:
+    """From the gradient of the 16 sums, 16×K×C, to that of the weights, K×C×3×3."""
     both = torch.einsum("ui,vj->ijuv", _OF_WEIGHTS, _OF_WEIGHTS).view(9, 16).to(of_filters.dtype)
-    taps = (both @ of_filters.view(16, -1)).view(3, 3, *weight.shape[:2])
-    return torch.empty_like(weight).copy_(taps.permute(2, 3, 0, 1))
+    _, channels, channels_in = of_filters.shape
+    taps = (both @ of_filters.view(16, -1)).view(3, 3, channels, channels_in)
+    return taps.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def _empty(x: Tensor, channels: int) -> Tensor:
-    """Room for as many images as `x` has, of its size and dtype, with `channels` channels that come last in memory."""
-    count, _, height, width = x.shape
-    return torch.empty(count, height, width, channels, dtype=x.dtype).permute(0, 3, 1, 2)
+def _new_images(like: Tensor, count: int, channels: int, side: int) -> Tensor:
+    """Room for N×C×S×S numbers of the dtype of `like`, channels last in memory."""
+    return like.new_empty(count, side, side, channels).permute(0, 3, 1, 2)
 
 
-def _pieces(weight: Tensor, *tensors: Tensor) -> list[tuple[Tensor, ...]]:
+def _pieces(channels: int, x: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:
     """Split all tensors alike into so few images at a time that their products are not too many."""
-    products = 4 * tensors[0].shape[2] ** 2 * max(weight.shape[:2])
-    return [tensor.split(max(1, _PIECE // products)) for tensor in tensors]
+    products = 4 * x.shape[2] ** 2 * max(channels, x.shape[1])
+    return [tensor.split(max(1, _PIECE // products)) for tensor in (x, *others)]
 
 
 def _pixels_first(matrix: Tensor, images: Tensor) -> Tensor:

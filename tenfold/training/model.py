@@ -230,7 +230,8 @@ def penalty(network: nn.Module, weight: float) -> Tensor | float:
     kernels = decayed(network) if weight else []
     if not kernels:
         return 0.0
-    return weight * torch.stack([kernel.square().sum() for kernel in kernels]).sum()
+    # by way of every filter's norm, which unlike squares need no memory
+    return weight * torch.cat([torch.linalg.vector_norm(kernel, dim=(1, 2, 3)) for kernel in kernels]).square().sum()
 
 
 # --- what a network looks like -----------------------------------------------------------------------------------

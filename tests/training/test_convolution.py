@@ -27,7 +27,8 @@ def both(
     """Answer and gradients of input, weight and bias, and what PyTorch's convolution has for each in float64."""
     mine = [None if t is None else t.detach().requires_grad_(t.requires_grad) for t in (x, weight, bias)]
     peers = [None if t is None else t.detach().double().requires_grad_(t.requires_grad) for t in (x, weight, bias)]
-    answer = way.apply(*mine, dtype)
+    cast = [None if t is None else t.to(dtype) for t in mine]
+    answer = way.apply(*cast)
     expected = F.conv2d(*peers, padding=1)
     gradient = draw(*expected.shape, dtype=dtype)
     answer.backward(gradient)
