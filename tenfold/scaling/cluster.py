@@ -194,20 +194,26 @@ def tune(setting: Setting, trials: int, out: Path, address: str, request: Reques
 
     Which fields a trial draws depends on those that have ended by then, and so on the order in which they do.
     """
-    with connected(address) as ray, tuning.searching(setting, trials, out) as search:
+    with connected(address) as ray:
         _check_request(ray, request)
-        remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(try_remotely)
-        room = max(1, int(ray.cluster_resources()["CPU"]) // request.cpus)
-        running: dict[Any, tuning.Trial] = {}
-        while True:
-            while len(running) < room and (trial := search.ask()):
-                running[remote.remote(setting, trial.recipe, request.cpus)] = trial
-            if not running:
-                break
-            (stream, *_), _ = ray.wait(list(running))
-            if not _goes_on(ray, stream, running[stream], search):
-                del running[stream]
+        with tuning.searching(setting, trials, out) as search:
+            _search(ray, search, setting, request)
     return search.study
+
+
+def _search(ray: "ModuleType", search: tuning.Search, setting: Setting, request: Request) -> None:
+    """Keep the cluster busy with trials until the search has no more of them."""
+    remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(try_remotely)
+    room = max(1, int(ray.cluster_resources()["CPU"]) // request.cpus)
+    running: dict[Any, tuning.Trial] = {}
+    while True:
+        while len(running) < room and (trial := search.ask()):
+            running[remote.remote(setting, trial.recipe, request.cpus)] = trial
+        if not running:
+            break
+        (stream, *_), _ = ray.wait(list(running))
+        if not _goes_on(ray, stream, running[stream], search):
+            del running[stream]
 
 
 def _goes_on(ray: "ModuleType", stream: Any, trial: tuning.Trial, search: tuning.Search) -> bool:

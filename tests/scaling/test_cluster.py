@@ -19,8 +19,8 @@ from pyarrow import parquet
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError, UsageError
 from tenfold.scaling import cluster
-from tenfold.scaling.tune import Range, Setting, with_fields
-from tenfold.training.recipe import Recipe
+from tenfold.scaling.tune import Range, Search, Setting, Trial, with_fields
+from tenfold.training.recipe import FAST89, Recipe
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -141,6 +141,10 @@ def test_a_run_that_no_node_can_take_is_refused(two_nodes: Any, tmp_path: Path) 
     request = cluster.Request(cpus=64)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs: ask for fewer with --cpus"):
         cluster.bench(["fast89"], [0], tmp_path / "out", [], ("shapes", 32, "squash"), two_nodes.address, request)
+    setting = Setting(FAST89, {"decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "squash", "cpu", 0)
+    with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs"):
+        cluster.tune(setting, 2, tmp_path / "out", two_nodes.address, request)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.acceptance
@@ -222,3 +226,50 @@ def test_a_search_whose_trials_diverge_says_so(two_nodes: Any, tiny_recipe: Path
     setting = Setting(recipe, space, 500, "shapes", 32, "squash", "cpu", 0)
     with pytest.raises(DivergedError, match=r"none of 2 trials came through; the last: loss is \w+ at step"):
         cluster.tune(setting, 2, tmp_path / "t", two_nodes.address, cluster.Request(1))
+
+
+@pytest.mark.acceptance
+@RAY
+def test_a_trial_ended_early_leaves_its_node_to_others(
+    two_nodes: Any, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first trial would train for hours; both nodes are needed to tell that it is gone."""
+    judge = Search.report
+
+    def report(self: Search, trial: Trial, accuracy: float) -> bool:
+        if trial.recipe.epochs < 1000:
+            return judge(self, trial, accuracy)
+        self._end(trial.drawn, "PRUNED", "pruned", "ended early")
+        return False
+
+    monkeypatch.setattr(Search, "report", report)
+    monkeypatch.setattr(Search, "_draw", lambda self: fixed(self, [5000.0, 1.0, 1.0]))
+    setting = Setting(
+        Recipe.from_json(tiny_recipe.read_bytes()),
+        {"stages.0.epochs": Range(1.0, 5000.0)},
+        500,
+        "shapes",
+        32,
+        "squash",
+        "cpu",
+        0,
+    )
+    study = cluster.tune(setting, 3, tmp_path / "t", two_nodes.address, cluster.Request(1))
+    assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE", "COMPLETE"]
+    until = time.monotonic() + 20
+    while left := trials_at_work():
+        assert time.monotonic() < until, f"still at work: {left}"
+        time.sleep(0.2)
+
+
+def fixed(search: Search, epochs: list[float]) -> Any:
+    """The next trial, with its epochs given."""
+    search.study.enqueue_trial({"stages.0.epochs": epochs[search.asked]})
+    search.asked += 1
+    return search.study.ask()
+
+
+def trials_at_work() -> list[int]:
+    """Processes that train a trial."""
+    words = ((process.pid, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    return [pid for pid, line in words if "tenfold.training.trial" in line]
