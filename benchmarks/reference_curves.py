@@ -24,10 +24,14 @@ ACCURACY, LOSS = 0.8874, 0.5771
 @styled()
 def draw(ours: pd.DataFrame, theirs: pd.DataFrame, title: str) -> Figure:
     """Loss and accuracy of both runs against epochs; every value at the end of its epoch."""
-    figure = new_figure(9.0, 3.8, title, "strong: tenfold · faint and dashed: the reference system, as published")
+    figure = new_figure(
+        9.0, 3.8, title, "strong: tenfold · faint, dashed: the reference system, as published · dotted: stages"
+    )
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         axes.set(title=quantity.capitalize(), xlabel="epoch")
         axes.grid(axis="y", color=FAINT, linewidth=0.5)
+        for stage in ours.groupby("stage")["epoch"].max()[:-1]:
+            axes.axvline(stage, color=FAINT, linewidth=0.8, linestyle=":")
         for part, name, colour in (("train", "training", BLUE), ("val", "validation", VERMILLION)):
             _draw_pair(axes, ours, theirs, f"{part}_{quantity}", name, colour)
     figure.axes[0].legend()
@@ -55,7 +59,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PUBLISHED / "curves.png", help="picture to write")
     options = parser.parse_args()
     results = json.loads((options.run / "results.json").read_text())
-    title = f"{results['recipe']} on {results['data']}, seed {results['seed']}"
+    scores = f"{results['test_accuracy']:.2%} of the test images right; published {ACCURACY:.2%}"
+    title = f"{results['recipe']} on {results['data']}, seed {results['seed']}: {scores}"
     history = pd.read_csv(options.run / "metrics.csv"), pd.read_csv(PUBLISHED / "history.csv")
     save(draw(*history, title), options.out)
     published = pd.read_csv(PUBLISHED / "classification_report.csv", index_col="class")

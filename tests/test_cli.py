@@ -220,8 +220,7 @@ def test_a_missing_extra_is_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatc
     code, out, err = invoke("train")
     assert (code, out) == (2, "")
     assert err == (
-        "tenfold: this needs torch, psutil, which come with the extra 'train': "
-        "pip install '.[train]' where tenfold's source lies\n"
+        "tenfold: this needs torch, psutil of the extra 'train': pip install '.[train]' where tenfold's source lies\n"
     )
 
 

@@ -105,7 +105,7 @@ def require_extra(extra: str, modules: tuple[str, ...]) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         how = f"pip install '.[{extra}]' where tenfold's source lies"
-        raise UsageError(f"this needs {', '.join(missing)}, which come with the extra {extra!r}: {how}")
+        raise UsageError(f"this needs {', '.join(missing)} of the extra {extra!r}: {how}")
 
 
 def choose_recipe(name: str, epochs: float | None, val_size: int | None, images: int | None = None) -> "Recipe":

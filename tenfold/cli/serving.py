@@ -46,7 +46,7 @@ def export(
     if int8 not in ("auto", "on", "off"):
         raise UsageError(f"--int8 must be auto, on or off, not {int8}")
     if to == "keras" and (card or int8 != "off"):
-        raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: leave it out, or --to keras")
+        raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
     from dataclasses import asdict
 
     exported = _write_keras(run, out) if to == "keras" else _write_onnx(run, out, int8, card)

@@ -1,8 +1,9 @@
 """The same on many machines: the one place that knows Ray.
 
 Runs, and blocks of images, are Ray tasks, each with its own request for CPUs and GPUs; where a worker or its node dies,
-Ray begins the task anew elsewhere. Every node needs tenfold with the extras `train` and `cluster`, and has the data or
-fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off before it is imported.
+Ray begins the task anew elsewhere. Every node needs tenfold with the extras `train` and `cluster` (for a search, `tune`
+too), and has the data or fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off before
+it is imported.
 """
 
 import contextlib
@@ -60,13 +61,16 @@ def connected(address: str) -> Iterator["ModuleType"]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    missing = UsageError(f"no Ray cluster at {address}: begin one with ray start --head, see docs/scale.md")
+    begin = "begin one with ray start --head, see docs/scale.md"
+    missing = UsageError(f"no Ray cluster at {address}: {begin}")
     if address != "auto" and not _answers(address):
         raise missing
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, ValueError) as error:
-        raise missing from error
+        if address == "auto":
+            raise missing from error
+        raise UsageError(f"what answers at {address} is no Ray cluster, or one that wants a token: {begin}") from error
     except RuntimeError as error:  # versions of Ray or Python differ, for example
         raise UsageError(f"{missing} ({str(error).strip().splitlines()[0]})") from error
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what it says of nodes that died, at its end, too
@@ -124,10 +128,17 @@ def bench(
     return benching.bench(recipes, seeds, out, options)  # every record is there now
 
 
+def _room(ray: "ModuleType", request: Request) -> int:
+    """How many runs fit on the cluster's nodes at once."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    by_cpu = [int(node.get("CPU", 0)) // request.cpus for node in nodes]
+    by_gpu = [int(node.get("GPU", 0)) // request.gpus for node in nodes] if request.gpus else by_cpu
+    return sum(map(min, by_cpu, by_gpu))
+
+
 def _check_request(ray: "ModuleType", request: Request) -> None:
     """Raise `UsageError` where no node could ever take a run: it would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(node.get("CPU", 0) >= request.cpus and node.get("GPU", 0) >= request.gpus for node in nodes):
+    if not _room(ray, request):
         gpus = f" and {request.gpus} GPU" if request.gpus else ""
         raise UsageError(f"no node of the cluster has {request.cpus} CPUs{gpus}: ask for fewer with --cpus")
 
@@ -204,7 +215,7 @@ def tune(setting: Setting, trials: int, out: Path, address: str, request: Reques
 def _search(ray: "ModuleType", search: tuning.Search, setting: Setting, request: Request) -> None:
     """Keep the cluster busy with trials until the search has no more of them."""
     remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(try_remotely)
-    room = max(1, int(ray.cluster_resources()["CPU"]) // request.cpus)
+    room = _room(ray, request)
     running: dict[Any, tuning.Trial] = {}
     while True:
         while len(running) < room and (trial := search.ask()):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Conv3x3(nn.Conv2d):
@@ -25,20 +26,33 @@ class Conv3x3(nn.Conv2d):
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve N×C_in×H×W with K×C_in×3×3, zeros around, by whichever way is the fastest: N×K×H×W."""
-    if x.device.type == "cpu":
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        if x.shape[2:] == (2, 2):
-            return TwoByTwo.apply(x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype))
-        if dtype == torch.bfloat16 and _worth_winograd(x, weight):
-            return Winograd.apply(x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype))
-    return F.conv2d(x, weight, bias, padding=1)
+    """Convolve N×C_in×H×W with K×C_in×3×3, zeros around, by the way that is the fastest for so many: N×K×H×W."""
+    mixed = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if mixed else x.dtype
+    way = _shorter_way(x, weight, dtype) if mixed or weight.dtype == dtype else None
+    if way is None:
+        return F.conv2d(x, weight, bias, padding=1)
+    answer: Tensor = way.apply(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    return answer
 
 
-def _worth_winograd(x: Tensor, weight: Tensor) -> bool:
-    """What was measured in bfloat16: the fewer the pixels and the more the channels, the more it saves."""
-    least = {4: 128, 8: 256}.get(x.shape[2], 1 << 30)
-    return x.shape[2] == x.shape[3] and min(weight.shape[:2]) >= least
+def _shorter_way(x: Tensor, weight: Tensor, dtype: torch.dtype) -> "type[TwoByTwo | Winograd] | None":
+    """The way that was measured to be faster than PyTorch's convolution: docs/log.md, 2026-11-23."""
+    channels = min(weight.shape[:2])
+    if x.device.type != "cpu" or x.ndim != 4 or x.shape[1] != weight.shape[1] or len(x) < _FEWEST_IMAGES:
+        return None
+    if x.shape[2:] == (2, 2):
+        return TwoByTwo
+    square = x.shape[2] == x.shape[3]
+    if dtype == torch.bfloat16 and square and channels >= _FEWEST_CHANNELS.get(x.shape[2], channels + 1):
+        return Winograd
+    return None
+
+
+_FEWEST_IMAGES = 16
+"""For fewer, rearranging the weights costs more than the products that are saved."""
+_FEWEST_CHANNELS = {4: 128, 8: 256}
+"""In and out, by the side of the image: the more pixels, the more channels it takes to pay."""
 
 
 # --- 2×2 pixels --------------------------------------------------------------------------------------------------
@@ -77,6 +91,7 @@ class TwoByTwo(torch.autograd.Function):
         return answer.view(-1, 2, 2, channels).permute(0, 3, 1, 2)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         """Gradients of input, weight and bias."""
         pixels, matrix = ctx.saved_tensors
@@ -132,6 +147,7 @@ class Winograd(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Gradients:
         """Gradients of input, weight and bias."""
         x, filters = ctx.saved_tensors

@@ -235,7 +235,8 @@ def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]
     if len(train) == 0:
         raise DataError("there are no training images")
     if recipe.val_size >= len(train):
-        raise UsageError(f"a validation set of {recipe.val_size} leaves nothing of {len(train)} training images")
+        left = f"a validation set of {recipe.val_size} leaves nothing of {len(train)} training images"
+        raise UsageError(f"{left}: choose a smaller one (--val-size)")
     if not recipe.val_size:
         return train, None
     if recipe.val_split == "last":

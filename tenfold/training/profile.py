@@ -1,9 +1,9 @@
-"""Where the time of a training step goes: every layer and direction alone, and the whole step beside the ceiling.
+"""Where the time of a training step goes: every convolution and direction alone, and the whole step beside the ceiling.
 
 The ceiling is the rate of a large bfloat16 matrix product on the same machine. Each convolution's three products (the
 output, the gradient to its input, that to its weights) are timed alone on tensors of the step's own shapes, casts of
-weights included; the time of all else is what PyTorch's profiler counts in whole steps. The size of a product is that
-of the definition, also where `convolution` needs fewer multiplications.
+weights included; of the rest, what PyTorch's profiler counts in whole steps by kind. Dense layers are small and left
+out. The size of a product is that of the definition, also where `convolution` needs fewer multiplications.
 """
 
 import copy
@@ -60,7 +60,7 @@ class StepProfile:
 
     @property
     def gflop(self) -> float:
-        """The products that the step needs, together."""
+        """The convolutions' products that the step needs, together."""
         return sum(part.gflop or 0.0 for part in self.parts)
 
     @property
@@ -102,29 +102,28 @@ def _median(action: Callable[[], object], times: int) -> float:
 
 def _products(fitting: Fit) -> Iterator[Part]:
     """Time each convolution alone, in every direction that the step takes."""
-    shapes = _input_shapes(fitting)
-    trained_below = False
+    inputs = _inputs(fitting)
     for name, layer in fitting.network.named_modules():
         if isinstance(layer, nn.Conv2d):
-            yield from _convolution(name, layer, shapes[name], trained_below, fitting.plan)
-            trained_below = trained_below or any(p.requires_grad for p in layer.parameters())
+            yield from _convolution(name, layer, *inputs[name], fitting.plan)
 
 
-def _input_shapes(fitting: Fit) -> dict[str, torch.Size]:
-    shapes: dict[str, torch.Size] = {}
+def _inputs(fitting: Fit) -> dict[str, tuple[torch.Size, bool]]:
+    """Shapes of the convolutions' inputs, and whether a step needs the gradient to them."""
+    found: dict[str, tuple[torch.Size, bool]] = {}
     convolutions = [(name, layer) for name, layer in fitting.network.named_modules() if isinstance(layer, nn.Conv2d)]
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _layer, inputs: shapes.update({name: inputs[0].shape})
+        return lambda _layer, inputs: found.update({name: (inputs[0].shape, inputs[0].requires_grad)})
 
     hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in convolutions]
     fitting.advance()
     for hook in hooks:
         hook.remove()
-    return shapes
+    return found
 
 
-def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, trained_below: bool, plan: Plan) -> Iterator[Part]:
+def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool, plan: Plan) -> Iterator[Part]:
     alone = copy.deepcopy(layer).requires_grad_(False)
     inputs = torch.randn(shape).to(plan.dtype, memory_format=torch.channels_last)
 
@@ -138,7 +137,7 @@ def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, trained_below: 
         return lambda: torch.autograd.grad(answer, wanted, gradient, retain_graph=True)
 
     directions: dict[str, Tensor | None] = {"forward": None}
-    if trained_below:
+    if to_input:
         directions["to the input"] = inputs
     if layer.weight.requires_grad:
         directions["to the weights"] = alone.weight

@@ -99,4 +99,6 @@ def _travelling() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLostError("another rank ended: tenfold train --resume goes on from the last checkpoint") from error
+        raise RankLostError(
+            "another rank ended, see what it said; torchrun … train --resume goes on from the last checkpoint"
+        ) from error

@@ -223,7 +223,8 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
     try:
         _take_all_steps(fitting, run)
     except (KeyboardInterrupt, Terminated):
-        remark(f"stopped at step {fitting.step}; go on with: tenfold train --resume --out {run.path}")
+        how = "tenfold" if fitting.ranks.count == 1 else "the same torchrun … -m tenfold"
+        remark(f"stopped at step {fitting.step}; go on with: {how} train --resume --out {run.path}")
         raise
     write_logs(run, fitting)
     size = dataset.train.images.shape[1]

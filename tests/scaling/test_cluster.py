@@ -53,7 +53,7 @@ def test_without_ray_the_extra_is_named(command: Command, tmp_path: Path) -> Non
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     answer = command("bench", "--cluster", "auto", env=environment)
-    assert answer.returncode == 2 and "this needs ray, which come with the extra 'cluster'" in answer.stderr
+    assert answer.returncode == 2 and "this needs ray of the extra 'cluster'" in answer.stderr
 
 
 def test_cpus_are_asked_of_a_cluster_only(command: Command) -> None:

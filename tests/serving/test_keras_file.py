@@ -164,7 +164,7 @@ def test_without_keras_its_extra_is_named(tmp_path: Path) -> None:
         "sys.exit(main())"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 2 and "this needs keras, which come with the extra 'keras'" in result.stderr
+    assert result.returncode == 2 and "this needs keras of the extra 'keras'" in result.stderr
 
 
 # --- real TensorFlow -------------------------------------------------------------------------------------------------

@@ -81,13 +81,15 @@ def test_only_what_is_trained_gets_a_gradient(way: type[TwoByTwo | Winograd], tr
 @pytest.mark.parametrize(
     ("shape", "channels", "way"),
     [
-        ((2, 64, 2, 2), 32, "TwoByTwoBackward"),
-        ((2, 128, 4, 4), 256, "WinogradBackward"),
-        ((2, 256, 8, 8), 256, "WinogradBackward"),
-        ((2, 64, 4, 4), 256, "ConvolutionBackward0"),
-        ((2, 128, 8, 8), 256, "ConvolutionBackward0"),
-        ((2, 256, 5, 5), 256, "ConvolutionBackward0"),
-        ((2, 256, 4, 8), 256, "ConvolutionBackward0"),
+        ((16, 64, 2, 2), 32, "TwoByTwoBackward"),
+        ((16, 128, 4, 4), 256, "WinogradBackward"),
+        ((16, 256, 8, 8), 256, "WinogradBackward"),
+        ((15, 256, 4, 4), 256, "ConvolutionBackward0"),
+        ((15, 64, 2, 2), 32, "ConvolutionBackward0"),
+        ((16, 64, 4, 4), 256, "ConvolutionBackward0"),
+        ((16, 128, 8, 8), 256, "ConvolutionBackward0"),
+        ((16, 256, 5, 5), 256, "ConvolutionBackward0"),
+        ((16, 256, 4, 8), 256, "ConvolutionBackward0"),
     ],
 )
 def test_the_layer_takes_the_way_that_its_shape_asks_for(shape: tuple[int, ...], channels: int, way: str) -> None:
@@ -100,6 +102,32 @@ def test_the_layer_takes_the_way_that_its_shape_asks_for(shape: tuple[int, ...],
     assert difference(answer, exact) <= 0.01
 
 
+@pytest.mark.parametrize("way", [TwoByTwo, Winograd])
+def test_a_second_derivative_is_refused_instead_of_wrong(way: type[TwoByTwo | Winograd]) -> None:
+    x, weight = draw(3, 6, 2, 2).requires_grad_(), draw(5, 6, 3, 3).requires_grad_()
+    (first,) = torch.autograd.grad(way.apply(x, weight, None).pow(3).sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.square().sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (torch.zeros(16, 6, 2, 2, dtype=torch.uint8), "dtype|type"),
+        (torch.zeros(16, 6, 2, 2, dtype=torch.float64), "dtype|type"),
+        (torch.zeros(16, 7, 2, 2), "7 channels"),
+    ],
+)
+def test_what_pytorch_refuses_is_refused(x: Tensor, said: str) -> None:
+    with pytest.raises(RuntimeError, match=said):
+        Conv3x3(6, 5)(x)
+
+
+def test_an_image_without_a_batch_is_answered_as_by_pytorch() -> None:
+    layer, x = Conv3x3(6, 5), torch.ones(6, 2, 2)
+    assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1))
+
+
 def test_larger_images_are_exact_without_autocast() -> None:
-    layer, x = Conv3x3(128, 128, bias=False), draw(2, 128, 4, 4, dtype=torch.float32)
+    layer, x = Conv3x3(128, 128, bias=False), draw(16, 128, 4, 4, dtype=torch.float32)
     assert torch.equal(layer(x), F.conv2d(x, layer.weight, padding=1))

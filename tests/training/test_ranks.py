@@ -154,9 +154,10 @@ def test_a_rank_that_ends_leaves_a_run_that_goes_on(
     newest = max(int(path.name[5:13]) for path in (run / "checkpoints").glob("step-*"))
     assert newest == (41 if number == signal.SIGTERM else 40)  # a signal ends the step, on all ranks
     if number == signal.SIGTERM:
-        assert f"stopped at step 41; go on with: tenfold train --resume --out {run}" in ended.stderr
+        how = f"the same torchrun … -m tenfold train --resume --out {run}"
+        assert f"stopped at step 41; go on with: {how}" in ended.stderr
     elif rank == 1:
-        assert "tenfold: another rank ended: tenfold train --resume goes on" in ended.stderr
+        assert "tenfold: another rank ended, see what it said; torchrun … train --resume goes on" in ended.stderr
     again = torchrun("-m", "tenfold", "train", "--resume", "--out", str(run), "--no-report", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["run"] == str(run)
