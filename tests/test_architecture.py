@@ -53,6 +53,7 @@ ORDERS = {
         "recipe",
         "device",
         "ranks",
+        "convolution",
         "model",
         "augment",
         "sampler",
