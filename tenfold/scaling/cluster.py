@@ -105,7 +105,7 @@ def bench(
     data: what every node loads before it measures: name, size, resize. Raises as that does.
     """
     with connected(address) as ray:
-        _check_request(ray, request)
+        _room(ray, request)
         benching.prepare(recipes, out, options)
         pairs = [(recipe, seed) for seed, recipe in product(seeds, recipes)]
         todo = [pair for pair in pairs if not benching.record_of(*pair, out).exists()]
@@ -129,18 +129,15 @@ def bench(
 
 
 def _room(ray: "ModuleType", request: Request) -> int:
-    """How many runs fit on the cluster's nodes at once."""
+    """How many runs fit on the cluster's nodes at once. Raises `UsageError` for none: it would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     by_cpu = [int(node.get("CPU", 0)) // request.cpus for node in nodes]
     by_gpu = [int(node.get("GPU", 0)) // request.gpus for node in nodes] if request.gpus else by_cpu
-    return sum(map(min, by_cpu, by_gpu))
-
-
-def _check_request(ray: "ModuleType", request: Request) -> None:
-    """Raise `UsageError` where no node could ever take a run: it would wait for ever."""
-    if not _room(ray, request):
+    room = sum(map(min, by_cpu, by_gpu))
+    if not room:
         gpus = f" and {request.gpus} GPU" if request.gpus else ""
         raise UsageError(f"no node of the cluster has {request.cpus} CPUs{gpus}: ask for fewer with --cpus")
+    return room
 
 
 def measure(
@@ -206,20 +203,19 @@ def tune(setting: Setting, trials: int, out: Path, address: str, request: Reques
     Which fields a trial draws depends on those that have ended by then, and so on the order in which they do.
     """
     with connected(address) as ray:
-        _check_request(ray, request)
+        room = _room(ray, request)
         with tuning.searching(setting, trials, out) as search:
-            _search(ray, search, setting, request)
+            _search(ray, search, request, room)
     return search.study
 
 
-def _search(ray: "ModuleType", search: tuning.Search, setting: Setting, request: Request) -> None:
-    """Keep the cluster busy with trials until the search has no more of them."""
+def _search(ray: "ModuleType", search: tuning.Search, request: Request, room: int) -> None:
+    """Keep so many trials under way until the search has no more of them."""
     remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(try_remotely)
-    room = _room(ray, request)
     running: dict[Any, tuning.Trial] = {}
     while True:
         while len(running) < room and (trial := search.ask()):
-            running[remote.remote(setting, trial.recipe, request.cpus)] = trial
+            running[remote.remote(search.setting, trial.recipe, request.cpus)] = trial
         if not running:
             break
         (stream, *_), _ = ray.wait(list(running))

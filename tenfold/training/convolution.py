@@ -38,15 +38,13 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _shorter_way(x: Tensor, weight: Tensor, dtype: torch.dtype) -> "type[TwoByTwo | Winograd] | None":
     """The way that was measured to be faster than PyTorch's convolution: docs/log.md, 2026-11-23."""
-    channels = min(weight.shape[:2])
     if x.device.type != "cpu" or x.ndim != 4 or x.shape[1] != weight.shape[1] or len(x) < _FEWEST_IMAGES:
         return None
-    if x.shape[2:] == (2, 2):
+    height, width = x.shape[2:]
+    if height == width == 2:
         return TwoByTwo
-    square = x.shape[2] == x.shape[3]
-    if dtype == torch.bfloat16 and square and channels >= _FEWEST_CHANNELS.get(x.shape[2], channels + 1):
-        return Winograd
-    return None
+    least = _FEWEST_CHANNELS.get(height) if height == width and dtype == torch.bfloat16 else None
+    return Winograd if least and min(weight.shape[:2]) >= least else None
 
 
 _FEWEST_IMAGES = 16
@@ -120,6 +118,8 @@ _PIECE = 1 << 21
 _OF_PIXELS = torch.tensor([[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _OF_WEIGHTS = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _OF_PRODUCTS = torch.tensor([[1.0, 1, 1, 0], [0, 1, -1, -1]])
+_OF_TAPS = torch.kron(_OF_WEIGHTS, _OF_WEIGHTS)
+"""From the 9 weights of a filter to their 16 sums, along both sides."""
 
 
 class Winograd(torch.autograd.Function):
@@ -134,13 +134,12 @@ class Winograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Map N×C_in×S×S to N×K×S×S; S is even."""
-        channels, channels_in = weight.shape[:2]
+        channels = len(weight)
         to_sums, to_answers = _constants(x.shape[2], x.dtype)
         filters = _sum_weights(weight)
         y = _new_images(x, len(x), channels, x.shape[2])
         for seen, answer in zip(*_pieces(channels, x, y), strict=True):
-            sums = _pixels_first(to_sums, seen).view(16, -1, channels_in)
-            _images_first(to_answers, torch.bmm(sums, filters.mT), answer)
+            _images_first(to_answers, torch.bmm(_pixels_first(to_sums, seen), filters.mT), answer)
         if bias is not None:
             y += bias.view(-1, 1, 1)
         ctx.save_for_backward(x, filters)
@@ -154,14 +153,14 @@ class Winograd(torch.autograd.Function):
         channels, channels_in = filters.shape[1:]
         to_sums, to_answers = _constants(x.shape[2], x.dtype)
         of_input, of_filters = _new_images(x, len(x), channels_in, x.shape[2]), None
+        exact = torch.promote_types(x.dtype, torch.float32)  # many small parts are added up
         for seen, piece, of_seen in zip(*_pieces(channels, x, gradient, of_input), strict=True):
-            of_products = _pixels_first(to_answers.T, piece).view(16, -1, channels)
+            of_products = _pixels_first(to_answers.T, piece)
             if ctx.needs_input_grad[0]:
                 _images_first(to_sums.T, torch.bmm(of_products, filters), of_seen)
             if ctx.needs_input_grad[1]:
-                sums = _pixels_first(to_sums, seen).view(16, -1, channels_in)
-                part = torch.bmm(of_products.mT, sums)
-                of_filters = part if of_filters is None else of_filters.float().add_(part)
+                part = torch.bmm(of_products.mT, _pixels_first(to_sums, seen))
+                of_filters = part if of_filters is None else of_filters.to(exact).add_(part)
         of_weight = None if of_filters is None else _gradient_of_weight(of_filters.to(x.dtype))
         of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return of_input if ctx.needs_input_grad[0] else None, of_weight, of_bias
@@ -184,15 +183,13 @@ def _constants(side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _sum_weights(weight: Tensor) -> Tensor:
     """The 16 sums of K×C×3×3 weights: 16×K×C."""
-    both = torch.einsum("ui,vj->uvij", _OF_WEIGHTS, _OF_WEIGHTS).view(16, 9).to(weight.dtype)
-    return (both @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(16, *weight.shape[:2])
+    return (_OF_TAPS.to(weight.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(16, *weight.shape[:2])
 
 
 def _gradient_of_weight(of_filters: Tensor) -> Tensor:
     """From the gradient of the 16 sums, 16×K×C, to that of the weights, K×C×3×3."""
-    both = torch.einsum("ui,vj->ijuv", _OF_WEIGHTS, _OF_WEIGHTS).view(9, 16).to(of_filters.dtype)
     _, channels, channels_in = of_filters.shape
-    taps = (both @ of_filters.view(16, -1)).view(3, 3, channels, channels_in)
+    taps = (_OF_TAPS.T.to(of_filters.dtype) @ of_filters.view(16, -1)).view(3, 3, channels, channels_in)
     return taps.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -208,12 +205,13 @@ def _pieces(channels: int, x: Tensor, *others: Tensor) -> list[tuple[Tensor, ...
 
 
 def _pixels_first(matrix: Tensor, images: Tensor) -> Tensor:
-    """Multiply a matrix, R×S², with the pixels of N×C×S×S images: R×N·C."""
-    return matrix @ images.permute(2, 3, 0, 1).reshape(matrix.shape[1], -1)
+    """Multiply a matrix, 16·(S/2)²×S², with the pixels of N×C×S×S images: 16×(S/2)²·N×C."""
+    sums = matrix @ images.permute(2, 3, 0, 1).reshape(matrix.shape[1], -1)
+    return sums.view(16, -1, images.shape[1])
 
 
 def _images_first(matrix: Tensor, products: Tensor, images: Tensor) -> None:
-    """Multiply a matrix, S²×R, with R·N·C numbers, and write that into N×C×S×S images."""
+    """Multiply a matrix, S²×16·(S/2)², with 16×(S/2)²·N×C products, and write that into N×C×S×S images."""
     count, channels, height, width = images.shape
     pixels = matrix @ products.view(matrix.shape[1], -1)
     images.copy_(pixels.view(height, width, count, channels).permute(2, 3, 0, 1))

@@ -124,32 +124,32 @@ def _inputs(fitting: Fit) -> dict[str, tuple[torch.Size, bool]]:
 
 
 def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool, plan: Plan) -> Iterator[Part]:
-    alone = copy.deepcopy(layer).requires_grad_(False)
+    directions = ["forward"]
+    directions += ["to the input"] if to_input else []
+    directions += ["to the weights"] if layer.weight.requires_grad else []
+    for direction in directions:
+        action, answers = _alone(layer, shape, direction, plan)
+        action()
+        yield Part(name, direction, 1e3 * _median(action, STEPS), 2e-9 * answers * layer.weight[0].numel())
+
+
+def _alone(layer: nn.Conv2d, shape: torch.Size, direction: str, plan: Plan) -> tuple[Callable[[], object], int]:
+    """What computes one direction of a layer and nothing else, and how many numbers the layer answers."""
+    layer = copy.deepcopy(layer).requires_grad_(False)
     inputs = torch.randn(shape).to(plan.dtype, memory_format=torch.channels_last)
+    wanted = {"to the input": inputs, "to the weights": layer.weight}.get(direction)
+    if wanted is not None:
+        wanted.requires_grad_()
 
     def forward() -> Tensor:
         with plan.autocast():
-            return alone(inputs)
+            return layer(inputs)
 
-    def backward(wanted: Tensor) -> Callable[[], object]:
-        answer = forward()
-        gradient = torch.randn_like(answer)
-        return lambda: torch.autograd.grad(answer, wanted, gradient, retain_graph=True)
-
-    directions: dict[str, Tensor | None] = {"forward": None}
-    if to_input:
-        directions["to the input"] = inputs
-    if layer.weight.requires_grad:
-        directions["to the weights"] = alone.weight
-    gflop = 2e-9 * forward().numel() * layer.weight[0].numel()
-    for direction, wanted in directions.items():
-        if wanted is not None:
-            wanted.requires_grad_()
-        action = forward if wanted is None else backward(wanted)
-        action()
-        yield Part(name, direction, 1e3 * _median(action, STEPS), gflop)
-        if wanted is not None:
-            wanted.requires_grad_(False)
+    answer = forward()
+    if wanted is None:
+        return forward, answer.numel()
+    gradient = torch.randn_like(answer)
+    return lambda: torch.autograd.grad(answer, wanted, gradient, retain_graph=True), answer.numel()
 
 
 def _rest(fitting: Fit) -> Iterator[Part]:

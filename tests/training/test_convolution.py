@@ -34,6 +34,7 @@ def both(
     answer.backward(gradient)
     expected.backward(gradient.double())
     assert answer.dtype == dtype and answer.is_contiguous(memory_format=torch.channels_last)
+    assert all(m.grad is None or m.grad.dtype == m.dtype for m in mine if m is not None)
     return [(answer, expected), *((m.grad, p.grad) for m, p in zip(mine, peers, strict=True) if m is not None)]
 
 
@@ -65,7 +66,7 @@ def test_a_batch_in_pieces_is_the_same_batch(monkeypatch: pytest.MonkeyPatch, im
     monkeypatch.setattr(convolution, "_PIECE", images * 16 * 4 * 6)  # of 4×4 pixels and at most 6 channels
     x, weight = draw(7, 6, 4, 4).requires_grad_(), draw(5, 6, 3, 3).requires_grad_()
     for ours, theirs in both(Winograd, x, weight, None, torch.float64):
-        assert difference(ours, theirs) <= 1e-6  # pieces are added up in float32
+        assert difference(ours, theirs) <= 1e-12
 
 
 @pytest.mark.parametrize("way", [TwoByTwo, Winograd])
