@@ -175,8 +175,10 @@ def tune(
     if space is None and chosen.optimizer != "muon":
         raise UsageError(f"the space that comes along is for the fast recipes: give --space FILE for {recipe}")
     from tenfold.scaling import tune as tuning
+    from tenfold.scaling.space import DEFAULT_SPACE, read_space
 
-    tuning.read_space(space or tuning.DEFAULT_SPACE, chosen)  # what is wrong with it is said before anything is loaded
+    space = space or DEFAULT_SPACE
+    read_space(space, chosen)  # what is wrong with it is said before anything is loaded
     from tenfold.data import load
     from tenfold.evaluation import plots
     from tenfold.training.device import make_plan
@@ -184,8 +186,7 @@ def tune(
     make_plan(device)
     dataset = load(data, size=size, resize=resize, seed=seed)
     chosen, val_images = _hold_out(chosen, dataset, val_size)
-    fields = tuning.read_space(space or tuning.DEFAULT_SPACE, chosen)
-    setting = tuning.Setting(chosen, fields, val_images, data, size, resize, device, seed)
+    setting = tuning.Setting(chosen, read_space(space, chosen), val_images, data, size, resize, device, seed)
     path = out or RUNS / f"tune-{Path(recipe).stem}"
     if cluster:
         from tenfold.scaling import cluster as clustering

@@ -11,128 +11,26 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
-
-import pydantic
-from pydantic import Discriminator, Field, Tag, TypeAdapter
-from pydantic.dataclasses import dataclass as checked
+from typing import IO, TYPE_CHECKING, Any
 
 from tenfold.console import Advance, progress
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
+from tenfold.scaling.space import Space, fields_of, suggest, with_fields
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import STRICT, Recipe
+from tenfold.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import optuna
 
-DEFAULT_SPACE = Path(__file__).parent / "space.json"
 SETTINGS, DATABASE, BEST, PICTURE = "tune.json", "tune.db", "best.json", "tune.png"
 UNPRUNED = 5
 """Trials that are never ended early: without some, there is no median to fall short of."""
 _FATAL = (1, DataError.exit_code, StorageError.exit_code)  # these would end every other trial, too
-
-
-# --- the space ---------------------------------------------------------------------------------------------------
-
-
-@checked(frozen=True, config=STRICT)
-class Range:
-    """Numbers from low to high, whole ones where the recipe's are; `log`: evenly in their logarithms."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @pydantic.model_validator(mode="after")
-    def _is_a_range(self) -> "Range":
-        if not (0 if self.log else -math.inf) < self.low < self.high:
-            raise ValueError("low must be less than high, and above 0 with log")
-        return self
-
-
-@checked(frozen=True, config=STRICT)
-class Choices:
-    """Any of these values, as they would stand in a recipe file."""
-
-    choices: Annotated[list[Any], Field(min_length=2)]
-
-
-def _kind(value: Any) -> str:
-    return "choices" if isinstance(value, dict) and "choices" in value else "range"
-
-
-Domain = Annotated[Annotated[Range, Tag("range")] | Annotated[Choices, Tag("choices")], Discriminator(_kind)]
-Space = dict[str, Range | Choices]
-_SPACE: TypeAdapter[Space] = TypeAdapter(Annotated[dict[str, Domain], Field(min_length=1)])
-
-
-def read_space(path: Path, recipe: Recipe) -> Space:
-    """Read a file of fields (dotted, as `stages.0.learning_rate`) and their ranges or choices.
-
-    Raises `UsageError` that names the field: unknown, or with an end or choice that the recipe does not allow.
-    """
-    try:
-        space = _SPACE.validate_json(path.read_bytes(), strict=True)
-    except OSError as error:
-        raise UsageError(f"cannot read space {path}: {error.strerror}") from error
-    except pydantic.ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ": ".join(map(str, first["loc"][:1] + first["loc"][2:])) or "file"  # without the tag
-        raise UsageError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
-    for name, domain in space.items():
-        for value in _ends(domain, _get(recipe, name, path)):
-            with_fields(recipe, {name: value}, f"{path}: {name} = {json.dumps(value)}")
-    return space
-
-
-def _ends(domain: Range | Choices, like: Any) -> list[Any]:
-    if isinstance(domain, Choices):
-        return domain.choices
-    return [int(end) if isinstance(like, int) and end == int(end) else end for end in (domain.low, domain.high)]
-
-
-def _get(recipe: Recipe, name: str, path: Path) -> Any:
-    value = json.loads(recipe.to_json())
-    for part in name.split("."):
-        try:
-            value = value[int(part) if isinstance(value, list) else part]
-        except (KeyError, IndexError, ValueError, TypeError):
-            raise UsageError(f"{path}: {name}: the recipe {recipe.name} has no such field") from None
-    return value
-
-
-def with_fields(recipe: Recipe, fields: Mapping[str, Any], source: str = "trial") -> Recipe:
-    """The recipe with these fields (dotted names) changed. Raises `UsageError` where it is none then."""
-    told = json.loads(recipe.to_json())
-    for name, value in fields.items():
-        *above, last = name.split(".")
-        inner = told
-        for part in above:
-            inner = inner[int(part) if isinstance(inner, list) else part]
-        inner[int(last) if isinstance(inner, list) else last] = value
-    return Recipe.from_json(json.dumps(told), source)
-
-
-def _suggest(trial: "optuna.Trial", recipe: Recipe, space: Space) -> dict[str, Any]:
-    """Draw a value for every field; choices go through Optuna as JSON, since it stores no lists."""
-    fields: dict[str, Any] = {}
-    for name, domain in space.items():
-        if isinstance(domain, Choices):
-            options = [json.dumps(choice) for choice in domain.choices]
-            fields[name] = json.loads(trial.suggest_categorical(name, options))
-        elif isinstance(_get(recipe, name, DEFAULT_SPACE), int):
-            fields[name] = trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
-        else:
-            fields[name] = trial.suggest_float(name, domain.low, domain.high, log=domain.log)
-    return fields
-
-
-# --- the search --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -193,7 +91,7 @@ def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
     if not completed(study):
         raise DivergedError(f"none of {trials} trials came through; the last: {_reason(study)}")
     named = {"name": f"{setting.recipe.name[:58]}-tuned"}
-    best = with_fields(setting.recipe, fields_of(study.best_trial, setting) | named)
+    best = with_fields(setting.recipe, fields_of(study.best_trial, setting.space) | named)
     write_text(out / BEST, best.to_json())
 
 
@@ -257,7 +155,7 @@ class Search:
         """The next trial, drawn by a key of its own; None when there were enough. Fields that make no recipe fail."""
         while self.asked < self.trials:
             drawn = self._draw()
-            fields = _suggest(drawn, self.setting.recipe, self.setting.space)
+            fields = suggest(drawn, self.setting.recipe, self.setting.space)
             try:
                 recipe = with_fields(self.setting.recipe, fields).with_val_size(self.setting.val_images)
             except UsageError as error:
@@ -353,12 +251,6 @@ def _reason(study: "optuna.Study") -> str:
     return str(counted(study)[-1].user_attrs["reason"])
 
 
-def fields_of(trial: "optuna.trial.FrozenTrial", setting: Setting) -> dict[str, Any]:
-    """The fields that a trial was drawn with, as they stand in its recipe."""
-    chosen = {name: isinstance(domain, Choices) for name, domain in setting.space.items()}
-    return {name: json.loads(value) if chosen[name] else value for name, value in trial.params.items()}
-
-
 def noise(accuracy: float, images: int) -> float:
     """How far two equally good trials may lie apart at an accuracy on so many images: 1.96 standard errors.
 
@@ -388,11 +280,12 @@ def summarize(study: "optuna.Study", setting: Setting) -> dict[str, Any]:
     best = study.best_trial
     assert best.value is not None
     margin = noise(best.value, setting.val_images)
+    fields = fields_of(best, setting.space)
     others = [trial for trial in completed(study) if trial.number != best.number]
     states = [trial.state.name for trial in counted(study)]
     return {
         "recipe": setting.recipe.name,
-        "best": {"trial": counted(study).index(best), "val_accuracy": best.value, "fields": fields_of(best, setting)},
+        "best": {"trial": counted(study).index(best), "val_accuracy": best.value, "fields": fields},
         "val_images": setting.val_images,
         "noise": margin,
         "as_good": sum(best.value - (trial.value or 0.0) <= margin for trial in others),
@@ -400,15 +293,16 @@ def summarize(study: "optuna.Study", setting: Setting) -> dict[str, Any]:
         "pruned": states.count("PRUNED"),
         "failed": states.count("FAIL"),
         "importances": importances(study),
-        "trials": [
-            {
-                "val_accuracy": trial.value if trial.state.name == "COMPLETE" else None,
-                "state": {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name],
-                "reason": trial.user_attrs.get("reason"),
-                "fields": fields_of(trial, setting),
-            }
-            for trial in counted(study)
-        ],
+        "trials": [_told(trial, setting.space) for trial in counted(study)],
+    }
+
+
+def _told(trial: "optuna.trial.FrozenTrial", space: Space) -> dict[str, Any]:
+    return {
+        "val_accuracy": trial.value if trial.state.name == "COMPLETE" else None,
+        "state": {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name],
+        "reason": trial.user_attrs.get("reason"),
+        "fields": fields_of(trial, space),
     }
 
 

@@ -19,7 +19,8 @@ from pyarrow import parquet
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError, UsageError
 from tenfold.scaling import cluster
-from tenfold.scaling.tune import Range, Search, Setting, Trial, with_fields
+from tenfold.scaling.space import Range, with_fields
+from tenfold.scaling.tune import Search, Setting, Trial
 from tenfold.training.recipe import FAST89, Recipe
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

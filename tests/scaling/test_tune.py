@@ -20,7 +20,8 @@ from scipy import stats
 from tenfold.errors import BusyError, DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.evaluation import plots
 from tenfold.scaling import tune
-from tenfold.scaling.tune import Setting, read_space, with_fields
+from tenfold.scaling.space import DEFAULT_SPACE, read_space, with_fields
+from tenfold.scaling.tune import Setting
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, REFERENCE, Recipe
 
@@ -62,7 +63,7 @@ def near_tenth(recipe: Recipe) -> float:
 
 
 def test_the_space_that_comes_along_fits_the_fast_recipes() -> None:
-    assert len(read_space(tune.DEFAULT_SPACE, FAST89)) == 8
+    assert len(read_space(DEFAULT_SPACE, FAST89)) == 8
 
 
 @pytest.mark.parametrize(
