@@ -7,37 +7,32 @@ that adds accuracy, what the recipe without it gets wrong. Resumable: runs that 
 """
 
 import argparse
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tenfold.scaling.bench import bench, compare, summarize
+from tenfold.scaling.bench import bench
+from tenfold.scaling.summary import compare, summarize
 from tenfold.training.recipe import Recipe, find_recipe
 
 VAL_SIZE = 5000
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
-    """The recipe without one idea each, by what is missing."""
-    return {
+    """The recipe without one idea each, by what is missing; what it does not have cannot be left out."""
+    without = {
         "no-easy-images-left-out": replace(recipe, easy_share=0.0),
         "no-small-images": replace(recipe, small_share=0.0),
         "nothing-frozen": replace(recipe, frozen_share=0.0),
-        "first-bias-trained-throughout": replace(recipe, whitening_epochs=max(3.0, recipe.epochs)),
+        "first-bias-trained-throughout": replace(recipe, whitening_epochs=max(recipe.epochs, recipe.whitening_epochs)),
+        "gelu-behind-the-first-layer": replace(recipe, network=replace(recipe.network, first_activation="gelu")),
         "six-views-of-all": replace(recipe, unsure_share=1.0),
         "one-view": replace(recipe, views="one"),
         "no-label-smoothing": replace(recipe, label_smoothing=0.0),
+        "flips-drawn": replace(recipe, flip="random"),
     }
-
-
-def write_variants(recipe: Recipe, folder: Path) -> list[str]:
-    """Write the recipe and its variants as JSON files; return their paths, the recipe's first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, variant in {"whole": recipe, **variants(recipe)}.items():
-        path = folder / f"{name}.json"
-        path.write_text(replace(variant, name=name).to_json())
-        paths.append(str(path))
-    return paths
+    return {name: replace(variant, name=name) for name, variant in without.items() if variant != recipe}
 
 
 def main() -> None:
@@ -47,18 +42,31 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
-    paths = write_variants(find_recipe(options.recipe), options.out / "recipes")
-    done = bench(paths, range(options.runs), options.out / "runs", ["--val-size", str(VAL_SIZE)])
-    rows = [summarize(Path(path).stem, done[path]) for path in paths]
-    print(f"| {options.recipe} | accuracy (n = {options.runs}) | difference, 95 % interval | normalised seconds |")
-    print("|---|---|---|---|")
+    whole = find_recipe(options.recipe)
+    others = variants(whole)
+    done = bench({"whole": whole} | others, range(options.runs), options.out, ["--val-size", str(VAL_SIZE)])
+    first, *rows = [summarize(name, runs, "validation") for name, runs in done.items()]
+    print(
+        f"| {options.recipe} | accuracy (n = {options.runs}) | difference, points | normalised seconds | of its time |"
+    )
+    print("|---|---|---|---|---|")
+    print(f"| as it is | {_accuracy(first)} | | {first['normalised_seconds_median']:.1f} | |")
     for row in rows:
-        compared = compare("whole", row["recipe"], rows[0]["accuracies"], row["accuracies"])
-        low, high = (100 * end for end in compared["ci95"] or (float("nan"),) * 2)
-        difference = "" if row is rows[0] else f"{100 * compared['difference']:+.2f} ({low:+.2f} to {high:+.2f})"
-        spread = 100 * (row["std"] or 0.0)
+        compared = compare(first, row)
+        points = _with_interval(compared["accuracy"], 100, "+.2f")
+        times = _with_interval(compared["normalised_seconds"], 1, ".3f")
         seconds = row["normalised_seconds_median"]
-        print(f"| {row['recipe']} | {100 * row['mean']:.2f} ± {spread:.2f} % | {difference} | {seconds:.1f} |")
+        print(f"| {row['recipe'].replace('-', ' ')} | {_accuracy(row)} | {points} | {seconds:.1f} | {times} |")
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    return f"{100 * row['mean']:.2f} ± {100 * (row['std'] or 0.0):.2f} %"
+
+
+def _with_interval(compared: dict[str, Any], unit: float, form: str) -> str:
+    """A mean and its 95 % interval."""
+    low, high = compared["interval"] or (math.nan, math.nan)
+    return f"{unit * compared['mean']:{form}} ({unit * low:{form}} to {unit * high:{form}})"
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ ORDERS = {
         "app",
         "server",
     ),
-    "scaling": ("bench", "space", "tune", "blocks", "cluster"),
+    "scaling": ("summary", "bench", "space", "tune", "blocks", "cluster"),
 }
 
 # Files that start fast import less than their room may.

@@ -152,7 +152,11 @@ def test_no_color_is_honoured() -> None:
             "taken exists: choose another --out, or go on with it: --resume --out taken",
         ),
         (["train", "--sead", "1"], 2, "--sead"),
-        (["bench", "--data", "shapes", "--profile", "--device", "mps"], 2, "--profile looks at the CPU only"),
+        (
+            ["bench", "--data", "shapes", "--profile", "--device", "mps"],
+            2,
+            "--profile looks at one recipe",
+        ),
         (["bench", "--data", "shapes", "--profile", "--epochs", "0.1"], 2, "too few to profile"),
         (["train", "--epochs", "0"], 2, "--epochs must be more than 0"),
         (["train", "--epochs", "-1"], 2, "--epochs must be more than 0"),

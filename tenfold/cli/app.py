@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,23 +80,6 @@ def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on one line of standard output."""
     ascii_only = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
     print(json.dumps(value, ensure_ascii=ascii_only, allow_nan=False))
-
-
-def process_seconds() -> float:
-    """Seconds since the operating system started this process."""
-    import psutil
-
-    return time.time() - psutil.Process().create_time()
-
-
-def peak_memory() -> int:
-    """The most memory, in bytes, that this process ever held; 0 where the system does not say."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def require_extra(extra: str, modules: tuple[str, ...]) -> None:

@@ -28,8 +28,11 @@ from tenfold.cli.app import (
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tenfold.data import Dataset
     from tenfold.scaling.cluster import Request
+    from tenfold.scaling.summary import Diverged, Measured, Timed
     from tenfold.training.recipe import Recipe
 
 Cpus = Annotated[
@@ -64,44 +67,60 @@ def bench(
     _require_cluster(cluster, cpus)
     from tenfold.data import load
 
+    recipes = _find_recipes(recipe, epochs, val_size)
     if profile:
-        if device not in ("auto", "cpu"):
-            raise UsageError("--profile looks at the CPU only")
-        _profile(choose_recipe(recipe, epochs, val_size), load(data, size=size, resize=resize), as_json)
+        if device not in ("auto", "cpu") or cluster or len(recipes) > 1:
+            raise UsageError("--profile looks at one recipe on this machine's CPU")
+        dataset = load(data, size=size, resize=resize)
+        images = len(dataset.train) if dataset.origin else None  # to which a folder's recipe is fitted
+        _profile(choose_recipe(recipe, epochs, val_size, images), dataset, as_json)
         return
-    from tenfold.evaluation import plots
     from tenfold.scaling import bench as benching
 
-    names = recipe.split(",")
-    for name in names:
-        choose_recipe(name, epochs, val_size)  # what is wrong with one is said before any of them is trained
-    stems = [benching.stem(name) for name in names]
-    if len(set(stems)) < len(stems):
-        raise UsageError(f"recipes must have different names: {', '.join(stems)}")
     dataset = load(data, size=size, resize=resize)  # so that no run's time holds a download, nor a folder's decoding
     options = ["--data", data, "--device", device]
     options += ["--size", str(size), "--resize", resize] if dataset.origin else []
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
-    path = out or RUNS / f"bench-{'-'.join(stems)}"
+    path = out or RUNS / f"bench-{'-'.join(recipes)}"
     seeds = range(seed0, seed0 + runs)
     if cluster:
         from tenfold.scaling import cluster as clustering
 
         request = _request(cpus, device)
-        timed = clustering.bench(names, seeds, path, options, (data, size, resize), cluster, request)
+        outcomes = clustering.bench(recipes, seeds, path, options, (data, size, resize), cluster, request)
     else:
-        timed = benching.bench(names, seeds, path, options)
-    rows = [benching.summarize(stem, timed[name]) for stem, name in zip(stems, names, strict=True)]
-    comparison = [
-        benching.compare(stems[0], stem, rows[0]["accuracies"], row["accuracies"])
-        for stem, row in zip(stems[1:], rows[1:], strict=True)
-    ]
-    plots.save(plots.accuracy_and_time(rows), path / "bench.png")
+        outcomes = benching.bench(recipes, seeds, path, options)
+    _tell(outcomes, benching.measured_on(options), path, as_json)
+
+
+def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dict[str, "Recipe"]:
+    """Recipes by what a bench calls them: their names, or their files' without ending."""
+    from tenfold.training.recipe import find_recipe
+
+    recipes: dict[str, Recipe] = {}
+    for name in names.split(","):
+        choose_recipe(name, epochs, val_size)  # what is wrong with one is said before any of them is trained
+        if Path(name).stem in recipes:
+            raise UsageError(f"recipes must have different names, but two are called {Path(name).stem}")
+        recipes[Path(name).stem] = find_recipe(name)
+    return recipes
+
+
+def _tell(
+    outcomes: "Mapping[str, Sequence[Timed | Diverged]]", measured_on: "Measured", path: Path, as_json: bool
+) -> None:
+    """Draw and say what the runs show."""
+    from tenfold.evaluation import plots
+    from tenfold.scaling.summary import compare, describe, summarize
+
+    first, *others = [summarize(name, runs, measured_on) for name, runs in outcomes.items()]
+    comparison = [compare(first, other, len(others)) for other in others]
+    plots.save(plots.accuracy_and_time([first, *others]), path / "bench.png")
     if as_json:
-        print_json({"results": rows, "comparison": comparison, "path": str(path)})
+        print_json({"results": [first, *others], "comparison": comparison, "path": str(path)})
     else:
-        sentences = [benching.describe(row) for row in rows] + [compared["verdict"] for compared in comparison]
+        sentences = [describe(row) for row in (first, *others)] + [compared["verdict"] for compared in comparison]
         print(*sentences, path / "bench.png", sep="\n")
 
 

@@ -21,15 +21,14 @@ from tenfold.cli.app import (
     ValSize,
     app,
     choose_recipe,
-    peak_memory,
     print_accuracy,
     print_json,
     print_table,
-    process_seconds,
     require_extra,
 )
 from tenfold.console import remark
 from tenfold.errors import UsageError
+from tenfold.machine import peak_memory, process_seconds
 
 if TYPE_CHECKING:
     from tenfold.data import Dataset
@@ -114,13 +113,15 @@ def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
     """What follows training: scores first, then the table and the pictures, which take their own time."""
     from tenfold.evaluation.evaluate import evaluate, write_scores
 
+    say = remark if as_json else print
     began = time.perf_counter()
     evaluation = evaluate(trained.run, trained.dataset, trained.plan)
-    seconds = _measure(trained, time.perf_counter() - began)
-    results = write_scores(trained.run, evaluation, seconds)  # before they are printed: a closed pipe loses nothing
-    say = remark if as_json else print
-    print_accuracy(evaluation.scores, say)
-    say(f"{seconds['total_seconds']:.1f} s from start to scores, {trained.seconds:.1f} s of them training")
+    try:
+        print_accuracy(evaluation.scores, say)
+    finally:  # they are kept, too, where nobody reads the answer
+        seconds = _measure(trained, time.perf_counter() - began)
+        results = write_scores(trained.run, evaluation, seconds)
+    say(f"{seconds['total_seconds']:.1f} s from start to scores, {seconds['train_seconds']:.1f} s of them training")
     began = time.perf_counter()
 
     # Matplotlib and scikit-learn load after the scores, not before
@@ -151,7 +152,10 @@ def _save_for_keras(run: "Run") -> None:
 
 
 def _measure(trained: "Trained", evaluation_seconds: float) -> dict[str, float]:
-    """Where the time went, in seconds, up to now; and the most memory held, in bytes."""
+    """Where the time went, in seconds, up to now; and the most memory held, in bytes.
+
+    Set-up is what comes before the first step, training lasts until the model is saved.
+    """
     total = process_seconds() + trained.seconds_before
     return {
         "setup_seconds": total - trained.seconds - evaluation_seconds,

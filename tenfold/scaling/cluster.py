@@ -14,7 +14,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import chain, product
@@ -27,13 +27,14 @@ from tenfold.errors import RunFailedError, TenfoldError, UsageError
 from tenfold.files import storage_errors, write_bytes, write_text
 from tenfold.scaling import bench as benching
 from tenfold.scaling import tune as tuning
-from tenfold.scaling.bench import Timed
+from tenfold.scaling.bench import Outcome
 from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
+from tenfold.scaling.summary import Timed
 from tenfold.scaling.tune import Setting
 from tenfold.serving.predict import Count
 from tenfold.serving.runtime import Classifier, open_bytes
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import Recipe, find_recipe
+from tenfold.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -92,39 +93,34 @@ def _answers(address: str) -> bool:
 
 
 def bench(
-    recipes: Sequence[str],
+    recipes: Mapping[str, Recipe],
     seeds: Sequence[int],
     out: Path,
     options: Sequence[str],
     data: tuple[str, int, str],
     address: str,
     request: Request,
-) -> dict[str, list[Timed]]:
+) -> dict[str, list[Outcome]]:
     """As `bench.bench`, with the same files below `out`, on the cluster at `address`; runs found there are kept.
 
     data: what every node loads before it measures: name, size, resize. Raises as that does.
     """
     with connected(address) as ray:
         _room(ray, request)
-        benching.prepare(recipes, out, options)
-        pairs = [(recipe, seed) for seed, recipe in product(seeds, recipes)]
-        todo = [pair for pair in pairs if not benching.record_of(*pair, out).exists()]
-        remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(measure)
-        tasks = {
-            remote.remote(find_recipe(recipe).to_json(), benching.stem(recipe), seed, options, data, request.cpus): (
-                recipe,
-                seed,
-            )
-            for recipe, seed in todo
-        }
-        with progress("bench", len(pairs), done=len(pairs) - len(todo)) as bar:
-            while tasks:
-                (done, *_), _ = ray.wait(list(tasks))
-                recipe, seed = tasks.pop(done)
-                timed = _keep(
-                    _result(ray, done, f"{benching.stem(recipe)}-{seed}"), benching.record_of(recipe, seed, out)
-                )
-                bar(1, note=f"{benching.stem(recipe)} seed {seed}: {benching.accuracy(timed):.2%}")
+        with benching.opened(recipes, out, options):
+            pairs = [(name, seed) for seed, name in product(seeds, recipes)]
+            todo = [pair for pair in pairs if not benching.record_of(*pair, out).exists()]
+            remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(measure)
+            tasks = {
+                remote.remote(recipes[name].to_json(), name, seed, options, data, request.cpus): (name, seed)
+                for name, seed in todo
+            }
+            with progress("bench", len(pairs), done=len(pairs) - len(todo)) as bar:
+                while tasks:
+                    (done, *_), _ = ray.wait(list(tasks))
+                    name, seed = tasks.pop(done)
+                    outcome = _keep(_result(ray, done, f"{name}-{seed}"), name, seed, out)
+                    bar(1, note=benching.note(name, outcome, benching.measured_on(options)))
     return benching.bench(recipes, seeds, out, options)  # every record is there now
 
 
@@ -141,25 +137,26 @@ def _room(ray: "ModuleType", request: Request) -> int:
 
 
 def measure(
-    recipe: str, stem: str, seed: int, options: Sequence[str], data: tuple[str, int, str], threads: int
+    recipe: str, name: str, seed: int, options: Sequence[str], data: tuple[str, int, str], threads: int
 ) -> dict[str, Any]:
     """On a node: one run, measured as on one machine; its record and its files, or its error and exit code.
 
-    Errors are values, not raised: Ray would wrap them, and a run that diverges diverges again.
+    Errors are values, not raised: Ray would wrap them, and a run that fails fails again.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    name, size, resize = data
+    dataset, size, resize = data
     with tempfile.TemporaryDirectory(prefix="tenfold-") as folder:
-        path = Path(folder) / f"{stem}.json"
-        write_text(path, recipe)
+        out = Path(folder)
         try:
-            load(name, size=size, resize=resize)
-            timed = benching.run_once(str(path), seed, Path(folder), options)
+            load(dataset, size=size, resize=resize)
+            with benching.opened({name: Recipe.from_json(recipe)}, out, options):
+                benching.run_once(name, seed, out, options)
         except TenfoldError as error:
             return {"error": str(error), "exit_code": error.exit_code}
-        run = Path(folder) / f"{stem}-{seed}"
+        record = benching.record_of(name, seed, out)
+        run = record.with_suffix("")
         files = {file.relative_to(run).as_posix(): file.read_bytes() for file in _visible(run)}
-    return {"timed": asdict(timed), "files": files}
+        return {"record": record.read_bytes(), "files": files}
 
 
 def _visible(run: Path) -> Iterator[Path]:
@@ -180,18 +177,21 @@ def _result(ray: "ModuleType", task: Any, name: str) -> dict[str, Any]:
     return result
 
 
-def _keep(result: dict[str, Any], record: Path) -> Timed:
+def _keep(result: dict[str, Any], name: str, seed: int, out: Path) -> Outcome:
     """Write a run's files, and then its record, where a local bench has them; say if its node differs from here."""
+    record = benching.record_of(name, seed, out)
     run = record.with_suffix("")
     benching.clear(run)
-    for name, content in result["files"].items():
-        write_bytes(run / name, content)
-    write_text(record, json.dumps(result["timed"]) + "\n")
-    there = json.loads(result["files"]["env.json"])["versions"]
-    other = [f"{name} {there[name]}" for name in ("tenfold", "torch") if there[name] != version(name)]
-    if other:
-        remark(f"{run.name} was made with {', '.join(other)}, unlike here: its numbers may differ")
-    return Timed(**result["timed"])
+    for file, content in result["files"].items():
+        write_bytes(run / file, content)
+    write_bytes(record, result["record"])
+    outcome = benching.read_record(record)
+    if isinstance(outcome, Timed):
+        there = outcome.environment["versions"]
+        other = [f"{name} {there[name]}" for name in ("tenfold", "torch") if there[name] != version(name)]
+        if other:
+            remark(f"{run.name} was made with {', '.join(other)}, unlike here: its numbers may differ")
+    return outcome
 
 
 # --- a search ----------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ CHECKPOINT_SHARE = 0.01
 class Trained:
     """A run whose training ended, still locked by this process, and the data it was trained on.
 
-    seconds: of training, in all processes; seconds_before: those of earlier processes among them.
+    seconds: from the first step to the saved model, in all processes; seconds_before: those of earlier processes.
     """
 
     run: Run
@@ -220,6 +220,7 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
     if dataset.origin:
         _write_split(run, fitting, dataset)
     _lead(fitting, dataset)
+    began = time.perf_counter()
     try:
         _take_all_steps(fitting, run)
     except (KeyboardInterrupt, Terminated):
@@ -232,7 +233,7 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
     run.save_model(fitting.network, describe_model(spec, dataset.classes, size, fitting.pixels, dataset.resize))
     run.keep_checkpoints(1)
     run.seal()
-    return Trained(run, dataset, fitting.plan, fitting.seconds, before)
+    return Trained(run, dataset, fitting.plan, before + time.perf_counter() - began, before)
 
 
 def _write_split(run: Run, fitting: Fit, dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -18,6 +20,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from tenfold.evaluation import metrics, plots
+from tenfold.evaluation.plots.runs import LOOKS
 
 AWKWARD = ["$x_1$ and $", "<b>&amp;</b>", "snake_case_100%", "a" * 60, "猫", "new\nline\x1b[31m", "日本"]
 
@@ -348,25 +351,48 @@ def test_pyplot_is_not_imported() -> None:
 # -- many runs
 
 
-def bench_row(recipe: str, accuracies: list[float], seconds: list[float]) -> dict[str, Any]:
+def bench_row(
+    recipe: str, accuracies: list[float], seconds: list[float], unsteady: int | None = None
+) -> dict[str, Any]:
+    runs = [
+        {"accuracy": accuracy, "normalised_seconds": time, "seconds": 2 * time, "steady": number != unsteady}
+        for number, (accuracy, time) in enumerate(zip(accuracies, seconds, strict=True))
+    ]
+    ends = {"median": float(np.median(seconds)), "max": max(seconds)}
     return {
         "recipe": recipe,
         "n": len(accuracies),
         "mean": float(np.mean(accuracies)),
         "ci95": [min(accuracies), max(accuracies)] if len(accuracies) > 1 else None,
-        "accuracies": accuracies,
-        "normalised_seconds": seconds,
-        "normalised_seconds_median": float(np.median(seconds)),
+        "seconds": {"total": {name: 2 * end for name, end in ends.items()}},
+        "normalised_seconds": {"total": ends},
         "measured_on": "test",
+        "runs": runs,
     }
 
 
+def dots_of(axes: Axes) -> list[list[list[float]]]:
+    return [part.get_offsets().tolist() for part in axes.collections if isinstance(part, PathCollection)]
+
+
 def test_every_run_is_a_dot_at_its_time_and_accuracy() -> None:
-    rows = [bench_row("a", [0.89, 0.90, 0.91], [50, 60, 40]), bench_row("b_$x$", [0.94], [400])]
+    rows = [bench_row("a", [0.89, 0.90, 0.91], [50, 60, 40], unsteady=1), bench_row("b_$x$", [0.94], [400])]
     (axes,) = plots.accuracy_and_time(rows).axes
-    dots = [part.get_offsets().tolist() for part in axes.collections if isinstance(part, PathCollection)]
-    assert dots == [[[50, 0.89], [60, 0.90], [40, 0.91]], [[400, 0.94]]]
+    assert dots_of(axes) == [[[50, 0.89], [40, 0.91]], [[60, 0.90]], [[400, 0.94]], []]
+    hollow = axes.collections[1]
+    assert len(hollow.get_facecolor()) == 0 and len(hollow.get_edgecolor()) == 1
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["a: 90.00% (n = 3)", "b_$x$: 94.00% (n = 1)"]
     assert axes.get_xlim() == pytest.approx((0, 420))
+
+
+def test_runs_that_cannot_be_normalised_are_shown_by_the_clock() -> None:
+    normal, foreign = bench_row("a", [0.9], [40]), bench_row("b", [0.9], [4])
+    foreign["normalised_seconds"]["total"] = None
+    (axes,) = plots.accuracy_and_time([normal, foreign]).axes
+    assert dots_of(axes) == [[[80, 0.9]], [], [[8, 0.9]], []] and axes.get_xlim() == pytest.approx((0, 84))
+
+
+def test_sixteen_recipes_look_different() -> None:
+    assert len(set(LOOKS)) == 16 and all(a[0] != b[0] for a, b in pairwise(LOOKS))

@@ -6,7 +6,7 @@ import pytest
 
 import tenfold
 from tenfold.errors import UsageError
-from tenfold.training.profile import Part, StepProfile, profile_step
+from tenfold.training.profile import LEFT, Part, StepProfile, profile_step
 from tenfold.training.recipe import FAST89, NetworkSpec, Stage
 
 TINY = replace(
@@ -37,9 +37,13 @@ def test_every_direction_that_a_step_takes_is_there_with_its_size(profiled: Step
 
 
 def test_what_is_no_convolution_is_timed_too(profiled: StepProfile) -> None:
-    rest = {part.name: part for part in profiled.parts if not part.direction}
-    assert list(rest) == ["batch and augmentation", "activations", "pooling", "norms", "optimizers"]
-    assert all(part.milliseconds > 0 and part.rate is None for part in rest.values())
+    *_, left = rest = [part for part in profiled.parts if part.gflop is None]
+    both = [(kind, direction) for kind in ("activations", "pooling", "norms") for direction in ("forward", "backward")]
+    expected = [("batch and augmentation", ""), *both, ("optimizers", ""), (LEFT, "")]
+    assert [(part.name, part.direction) for part in rest] == expected
+    assert all(part.milliseconds > 0 and part.rate is None for part in rest[:-1])
+    assert sum(part.milliseconds for part in profiled.parts) == pytest.approx(profiled.milliseconds), "nothing is lost"
+    assert left.name == LEFT
 
 
 def test_rates_are_size_over_time() -> None:

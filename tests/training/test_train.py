@@ -93,7 +93,7 @@ def test_disk_changes_nothing(trained: Trained) -> None:
     assert epochs["epoch"].tolist() == [1, 2, 2.4]
     for name in ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
         np.testing.assert_allclose(epochs[name], [row[name] for row in fitting.epochs], rtol=1e-5)
-    assert epochs["seconds"].sum() == pytest.approx(trained.seconds, rel=1e-3)
+    assert 0 < epochs["seconds"].sum() < trained.seconds < epochs["seconds"].sum() + 2, "saving takes its time, too"
 
 
 def test_the_network_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +172,8 @@ def test_a_trained_run_without_scores_only_wants_them(tmp_path: Path, monkeypatc
     weights = (out / "model.safetensors").read_bytes()
     monkeypatch.setattr(Fit, "advance", None)  # no step is taken
     again = resume(out)
-    assert again.seconds == again.seconds_before == first.seconds
+    assert 0 < again.seconds_before < first.seconds, "of the steps alone"
+    assert again.seconds - again.seconds_before < 1.0
     assert (out / "model.safetensors").read_bytes() == weights
     again.run.write_json("results.json", {})
     again.run.seal()

@@ -9,22 +9,41 @@ from matplotlib.figure import Figure
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.plots.style import BLUE, FAINT, GREEN, ORANGE, VERMILLION, new_figure, percent, styled
 
+LOOKS = tuple(zip((BLUE, VERMILLION, GREEN, ORANGE) * 4, "osD^sD^oD^os^osD", strict=True))
+"""A colour and mark for each recipe: the same pair comes only after all sixteen."""
+
 
 @styled()
 def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and time of every run") -> Figure:
-    """One dot a run, one colour and mark a recipe, a bar for the mean's 95 % interval (`rows`: `bench.summarize`)."""
+    """One dot a run, one colour and mark a recipe, a bar for the mean's 95 % interval (`rows`: `summary.summarize`).
+
+    Hollow dots are runs around which the machine's speed changed.
+    """
     figure = new_figure(6.4, 4.0, title)
     axes = figure.subplots()
-    for row, colour, mark in zip(rows, cycle((BLUE, VERMILLION, GREEN, ORANGE)), cycle("osD^"), strict=False):
-        seconds, accuracies = row["normalised_seconds"], row["accuracies"]
+    normalised = all(row["normalised_seconds"]["total"] for row in rows)
+    kind = "normalised_seconds" if normalised else "seconds"
+    for row, (colour, mark) in zip(rows, cycle(LOOKS), strict=False):
         label = f"{shown(row['recipe'])}: {row['mean']:.2%} (n = {row['n']})"
-        axes.scatter(seconds, accuracies, s=18, color=colour, marker=mark, alpha=0.6, linewidths=0, label=label)
+        for steady in (True, False):
+            runs = [run for run in row["runs"] if run["steady"] == steady]
+            axes.scatter(
+                [run[kind] for run in runs],
+                [run["accuracy"] for run in runs],
+                s=18,
+                marker=mark,
+                alpha=0.6,
+                facecolors=colour if steady else "none",
+                edgecolors="none" if steady else colour,
+                label=label if steady else None,
+            )
         low, high = row["ci95"] or (row["mean"], row["mean"])
-        middle = row["normalised_seconds_median"]
         errors = [[row["mean"] - low], [high - row["mean"]]]
+        middle = row[kind]["total"]["median"]
         axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5, marker="_")
-    axes.set(xlabel="normalised seconds from start to scores", ylabel=f"{rows[0]['measured_on']} accuracy")
-    axes.set_xlim(0, 1.05 * max(max(row["normalised_seconds"]) for row in rows))
+    words = "normalised seconds" if normalised else "seconds on this machine,"
+    axes.set(xlabel=f"{words} from start to scores", ylabel=f"{rows[0]['measured_on']} accuracy")
+    axes.set_xlim(0, 1.05 * max(row[kind]["total"]["max"] for row in rows))
     axes.yaxis.set_major_formatter(percent())
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.legend(loc="upper left")  # times begin at 0, so that this corner is empty
