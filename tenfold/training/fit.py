@@ -69,25 +69,29 @@ class Fit:
     def advance(self) -> None:
         """Take one training step; end the epoch where one ends. Raises `DivergedError` before a bad update."""
         began = time.perf_counter()
-        self._begin_stage()
+        self._set_up_step()
         self.log[self.step] = torch.tensor(self._update())
         self.step += 1
         self.seconds += time.perf_counter() - began
         if self.step % self.schedule.steps_per_epoch == 0 or self.done:
             self._end_epoch()
 
-    def _begin_stage(self) -> None:
+    def _set_up_step(self) -> None:
+        """Fresh optimizers where a stage begins, this step's rates, and what is trained at all by now."""
         if self.schedule.starts_stage(self.step):
             stage = self.schedule.stage(self.step)
             self.optimizers = make_optimizers(self.recipe, self.network, stage, self.schedule.batch_size)
         set_rates(self.optimizers, self.schedule, self.step)
         if isinstance(self.network, Whitened):
-            frozen = self.schedule.frozen(self.step)
-            bias, *group = self.network.first_parameters()
-            # a bias at rate 0 needs no gradient, and without it the first group's input needs none either
-            bias.requires_grad_(self.schedule.whitening_factor(self.step) > 0 and not frozen)
-            for parameter in group:
-                parameter.requires_grad_(not frozen)
+            self._freeze(self.network)
+
+    def _freeze(self, network: Whitened) -> None:
+        frozen = self.schedule.frozen(self.step)
+        bias, *group = network.first_parameters()
+        # a bias at rate 0 needs no gradient, and without it the first group's input needs none either
+        bias.requires_grad_(self.schedule.whitening_factor(self.step) > 0 and not frozen)
+        for parameter in group:
+            parameter.requires_grad_(not frozen)
 
     def _update(self) -> tuple[float, float]:
         """Forward, backward, update; return the batch's loss and accuracy."""

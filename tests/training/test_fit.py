@@ -271,6 +271,36 @@ def test_the_first_group_stays_as_it_is_in_the_last_steps() -> None:
     assert learned == {"head.weight", *(f"groups.1.{name}" for name in GROUP)}
 
 
+def test_the_first_steps_see_small_images() -> None:
+    """15 steps, the first 6 of them at 16×16. Without the shrinking in the loop, all of them were at full size."""
+    fitting, full = make_fit(replace(QUICK, small_share=0.4)), make_fit()
+    sizes = []
+    while not fitting.done:
+        small, large = fitting.next_batch()[0], full.next_batch()[0]
+        sizes.append(small.shape[2])
+        if small.shape[2] == 16:
+            expected = large.numpy().reshape(20, 3, 16, 2, 16, 2).mean((3, 5))
+            np.testing.assert_allclose(small, expected, atol=1e-6)
+        fitting.advance(), full.advance()
+    assert sizes == [16] * 6 + [32] * 9
+
+
+def test_losses_are_noted_by_image_and_unsmoothed() -> None:
+    """Without the note every pass would leave out the same images, whatever the network makes of them."""
+    fitting = make_fit(replace(QUICK, easy_share=0.4))
+    for _ in range(3):
+        batch, labels, chosen = fitting.next_batch()
+        with torch.no_grad():
+            logits = copy.deepcopy(fitting.network)(batch).double().numpy()
+        expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(20), labels]
+        before = fitting.sampler.losses.clone()
+        fitting.advance()
+        np.testing.assert_allclose(fitting.sampler.losses[chosen], expected, rtol=1e-4)
+        others = torch.ones(120, dtype=torch.bool)
+        others[chosen] = False
+        assert torch.equal(fitting.sampler.losses[others], before[others])
+
+
 GROUP = ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")
 
 

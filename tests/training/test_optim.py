@@ -267,6 +267,14 @@ def test_one_stage_that_falls_to_zero() -> None:
     assert [schedule.starts_stage(step) for step in (0, 1, 240)] == [True, False, False]
 
 
+def test_small_and_frozen_steps_are_counted_from_the_ends() -> None:
+    schedule = make_schedule(replace(RECIPE, small_share=0.25, frozen_share=0.1), 50_000)  # of 240 steps
+    assert [schedule.small(step) for step in (0, 59, 60, 239)] == [True, True, False, False]
+    assert [schedule.frozen(step) for step in (0, 215, 216, 239)] == [False, False, True, True]
+    plain = make_schedule(replace(RECIPE, small_share=0.0, frozen_share=0.0), 50_000)
+    assert not any(plain.small(step) or plain.frozen(step) for step in range(240))
+
+
 def test_the_first_layer_stops_early() -> None:
     schedule = make_schedule(replace(RECIPE, whitening_epochs=0.5), 50_000)
     assert [schedule.whitening_factor(step) for step in (0, 10, 49, 50, 100)] == pytest.approx([1, 0.8, 0.02, 0, 0])
