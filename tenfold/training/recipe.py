@@ -234,7 +234,14 @@ FAST93 = replace(
     frozen_share=0.25,
 )
 
-FAST94 = replace(FAST93, name="fast94", stages=(Stage(8.5, 0.14, 0.0),), easy_share=0.4)
+FAST94 = replace(
+    FAST93,
+    name="fast94",
+    stages=(Stage(8.5, 0.14, 0.0),),
+    easy_share=0.4,
+    frozen_share=0.33,
+    unsure_share=0.2,
+)
 
 RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST93, FAST94, REFERENCE)}
 
