@@ -25,6 +25,7 @@ from tenfold.cli.app import (
     print_table,
     require_extra,
 )
+from tenfold.console import remark
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +63,10 @@ def bench(
     cpus: Cpus = None,
     as_json: Json = False,
 ) -> None:
-    """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences."""
+    """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences.
+
+    Accuracies are of the test images; with --val-size, of the validation images.
+    """
     require_extra("train", TRAIN_EXTRA)
     _require_cluster(cluster, cpus)
     from tenfold.data import load
@@ -99,7 +103,9 @@ def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dic
     from tenfold.training.recipe import find_recipe
 
     recipes: dict[str, Recipe] = {}
-    for name in names.split(","):
+    for name in map(str.strip, names.split(",")):
+        if not name:
+            raise UsageError(f"a name is missing between the commas of {names!r}")
         choose_recipe(name, epochs, val_size)  # what is wrong with one is said before any of them is trained
         if Path(name).stem in recipes:
             raise UsageError(f"recipes must have different names, but two are called {Path(name).stem}")
@@ -112,11 +118,15 @@ def _tell(
 ) -> None:
     """Draw and say what the runs show."""
     from tenfold.evaluation import plots
-    from tenfold.scaling.summary import compare, describe, summarize
+    from tenfold.scaling.summary import Diverged, compare, describe, summarize
 
-    first, *others = [summarize(name, runs, measured_on) for name, runs in outcomes.items()]
+    lost = {name for name, runs in outcomes.items() if all(isinstance(run, Diverged) for run in runs)}
+    kept = {name: runs for name, runs in outcomes.items() if name not in lost} or outcomes  # of nothing, it is an error
+    first, *others = [summarize(name, runs, measured_on) for name, runs in kept.items()]
     comparison = [compare(first, other, len(others)) for other in others]
     plots.save(plots.accuracy_and_time([first, *others]), path / "bench.png")
+    for name in sorted(lost):
+        remark(f"{name} diverged with every seed and is left out")
     if as_json:
         print_json({"results": [first, *others], "comparison": comparison, "path": str(path)})
     else:

@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
+from pydantic import Field, TypeAdapter
 
 from tenfold.console import progress, remark
-from tenfold.errors import DivergedError, ModelError, RunFailedError, UsageError
+from tenfold.errors import DivergedError, ModelError, RunFailedError, Terminated, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
-from tenfold.scaling.summary import STEADY, Diverged, Measured, Timed, summarize
+from tenfold.scaling.summary import STEADY, Diverged, Measured, Timed
 from tenfold.training.device import cpu_has_bfloat16, matrix_rate
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe
@@ -27,9 +30,51 @@ from tenfold.training.recipe import Recipe
 TRIES = 3
 SETTINGS, RECIPES = "bench.json", "recipes"
 _PACKAGE = Path(__file__).parents[1]
-_ENVIRONMENT = ("cpu", "gpu", "device", "dtype", "threads", "versions")
 
 Outcome = Timed | Diverged
+
+
+# What is read of a record; a run's results hold more.
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Results(pydantic.BaseModel):
+    seed: int
+    device: str
+    test_accuracy: Share
+    val_accuracy: Share | None = None
+    total_seconds: Rate
+    setup_seconds: Number
+    train_seconds: Number
+    evaluation_seconds: Number
+    peak_memory_bytes: Number
+
+
+class _Environment(pydantic.BaseModel):
+    cpu: str
+    gpu: str | None
+    device: str
+    dtype: str
+    threads: int
+    versions: dict[str, str]
+    code: str
+
+
+class _Ended(pydantic.BaseModel):
+    results: _Results
+    rate_before: Rate | None
+    rate_after: Rate | None
+    environment: _Environment
+
+
+class _Lost(pydantic.BaseModel):
+    seed: int
+    reason: str
+
+
+_RECORD: TypeAdapter[_Ended | _Lost] = TypeAdapter(_Ended | _Lost)
 
 
 def bench(
@@ -42,10 +87,15 @@ def bench(
     """
     done: dict[str, list[Outcome]] = {name: [] for name in recipes}
     with opened(recipes, out, options), progress("bench", len(seeds) * len(recipes)) as bar:
-        for seed, name in product(seeds, recipes):
-            outcome = run_once(name, seed, out, options)
-            done[name].append(outcome)
-            bar(1, note=note(name, outcome, measured_on(options)))
+        try:
+            for seed, name in product(seeds, recipes):
+                outcome = run_once(name, seed, out, options)
+                done[name].append(outcome)
+                bar(1, note=note(name, outcome, measured_on(options)))
+        except (KeyboardInterrupt, Terminated):
+            ended = sum(map(len, done.values()))
+            remark(f"stopped after {ended} of {len(seeds) * len(recipes)} runs; the same command goes on")
+            raise
     return done
 
 
@@ -94,11 +144,15 @@ def _check_settings(out: Path, recipes: dict[str, Any], options: Sequence[str]) 
         return {}
     settings = _read(path)
     known: dict[str, Any] = settings.get("recipes", {})
+    if not isinstance(known, dict):
+        raise ModelError(f"{path} is damaged: choose another --out")
     changed = [name for name, recipe in recipes.items() if known.get(name, recipe) != recipe]
-    if changed or settings.get("options") != list(options):
-        what = f"another {changed[0]}" if changed else "other options"
-        raise UsageError(f"{out} holds runs made with {what}: choose another --out")
-    return known
+    if not changed and settings.get("options") == list(options):
+        return known
+    if not any(out.glob("*-*.json")):  # nothing was measured under those settings
+        return {}
+    what = f"another {changed[0]}" if changed else "other options"
+    raise UsageError(f"{out} holds runs made with {what}: choose another --out")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -143,12 +197,13 @@ def read_record(path: Path) -> Outcome:
     """What is recorded of an ended run. Raises `ModelError` where that is damaged."""
     record = _read(path)
     try:
-        outcome: Outcome = Diverged(**record) if "reason" in record else Timed(**record)
-        if isinstance(outcome, Timed):
-            summarize(path.stem, [outcome])  # it reads all that will be read
-    except (TypeError, KeyError, ValueError, ZeroDivisionError) as error:
+        known = _RECORD.validate_python(record)
+    except pydantic.ValidationError as error:
         raise ModelError(f"{path} is damaged: remove it to measure again") from error
-    return outcome
+    seed = known.seed if isinstance(known, _Lost) else known.results.seed
+    if not path.stem.endswith(f"-{seed}"):
+        raise ModelError(f"{path} is of seed {seed}: remove it to measure again")
+    return Diverged(**record) if isinstance(known, _Lost) else Timed(**record)
 
 
 def clear(run: Path) -> None:
@@ -167,12 +222,19 @@ def _measure(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     process = subprocess.run(line, capture_output=True, text=True, check=False)
     after = _rate()
     if process.returncode:
-        last = process.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise RunFailedError(f"{run.name}: {last[0].removeprefix('tenfold: ')}", process.returncode)
+        raise RunFailedError(f"{run.name}: {_reason(process)}", max(process.returncode, 1))
     results = json.loads(process.stdout)
     if results["device"] != "cpu":  # of that, the CPU's rate says nothing
         before = after = None
     return Timed(results, before, after, _environment(run))
+
+
+def _reason(process: "subprocess.CompletedProcess[str]") -> str:
+    """Why a run ended: in its own words, which come last, or by the signal that killed it."""
+    if process.returncode < 0:
+        return f"its process was killed by signal {-process.returncode}"
+    said = [line for line in process.stderr.splitlines() if line.startswith("tenfold: ")]
+    return said[-1].removeprefix("tenfold: ") if said else f"it ended with code {process.returncode}"
 
 
 def _rate() -> float | None:
@@ -184,4 +246,4 @@ def _environment(run: Path) -> dict[str, Any]:
     """Machine and versions that a run notes, and a digest of tenfold's code, which changes between versions, too."""
     noted = json.loads((run / "env.json").read_bytes())
     code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py")))).hexdigest()
-    return {name: noted[name] for name in _ENVIRONMENT} | {"code": code[:12]}
+    return {name: noted[name] for name in _Environment.model_fields if name != "code"} | {"code": code[:12]}

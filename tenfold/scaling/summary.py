@@ -106,7 +106,7 @@ def summarize(recipe: str, runs: Sequence[Timed | Diverged], measured_on: Measur
         "measured_on": measured_on,
         "mean": statistics.fmean(accuracies),
         "std": statistics.stdev(accuracies) if len(done) > 1 else None,
-        "ci95": interval(accuracies),
+        "ci95": _between(0.0, 1.0, interval(accuracies)),
         "seconds_median": seconds["total"]["median"],
         "normalised_seconds_median": total["median"] if total else None,
         "seconds": seconds,
@@ -117,6 +117,10 @@ def summarize(recipe: str, runs: Sequence[Timed | Diverged], measured_on: Measur
         "environments": [run.environment for i, run in enumerate(done) if not _seen(run, done[:i])],
         "runs": [_row(run, measured_on) for run in done],
     }
+
+
+def _between(least: float, most: float, ends: list[float] | None) -> list[float] | None:
+    return ends and [min(max(end, least), most) for end in ends]
 
 
 def _normalised(runs: Sequence[Timed], part: str) -> dict[str, float] | None:
@@ -179,7 +183,7 @@ def _paired(values: Sequence[float], confidence: float) -> dict[str, Any]:
 def _verdict(names: dict[str, Any], difference: dict[str, Any], ratio: dict[str, Any]) -> str:
     a, b = names["a"], names["b"]
     if names["n"] < FEWEST:
-        return f"{names['n']} runs each say too little of the spread to compare {a} and {b}: take {FEWEST} or more"
+        return f"{names['n']} seeds in both {a} and {b} say too little of the spread to compare them: take more"
     sure = f"{100 * names['confidence']:.3g} % interval"
     low, high = (100 * end for end in difference["interval"])
     points = f"{100 * difference['mean']:+.2f} points, {sure} {low:+.2f} to {high:+.2f}"
@@ -197,8 +201,9 @@ def _verdict(names: dict[str, Any], difference: dict[str, Any], ratio: dict[str,
 
 def describe(row: dict[str, Any]) -> str:
     """Say a row of `summarize` in a few lines."""
-    spread = f" ± {row['std']:.2%}" if row["ci95"] else ""
-    within = f", 95 % interval {row['ci95'][0]:.2%} to {row['ci95'][1]:.2%}" if row["ci95"] else ""
+    spread = f" ± {row['std']:.2%}" if row["std"] else ""
+    within = f", 95 % interval {row['ci95'][0]:.2%} to {row['ci95'][1]:.2%}" if row["std"] else ""
+    within = ", all equal" if row["std"] == 0 else within
     return "\n".join(
         [
             f"{row['recipe']}: {row['measured_on']} accuracy {row['mean']:.2%}{spread} (n = {row['n']}{within})",
@@ -224,9 +229,9 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
     remarks = []
     if row["unsteady"]:
-        remarks.append(f"the machine was unsteady around seeds {_listed(row['unsteady'])}: their times mean little")
+        remarks.append(f"the machine was unsteady around {_listed(row['unsteady'])}: their times mean little")
     if row["diverged"]:
-        remarks.append(f"diverged and left out: seeds {_listed(row['diverged'])}")
+        remarks.append(f"diverged and left out: {_listed(row['diverged'])}")
     if len(row["environments"]) > 1:
         remarks.append(f"made in {len(row['environments'])} different environments: times do not compare")
     return remarks + [say_environment(environment) for environment in row["environments"]]
@@ -240,4 +245,4 @@ def say_environment(environment: dict[str, Any]) -> str:
 
 
 def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers))
+    return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

@@ -358,7 +358,7 @@ def bench_row(
         {"accuracy": accuracy, "normalised_seconds": time, "seconds": 2 * time, "steady": number != unsteady}
         for number, (accuracy, time) in enumerate(zip(accuracies, seconds, strict=True))
     ]
-    ends = {"median": float(np.median(seconds)), "max": max(seconds)}
+    ends = {"median": float(np.median(seconds)), "min": min(seconds), "max": max(seconds)}
     return {
         "recipe": recipe,
         "n": len(accuracies),
@@ -376,14 +376,14 @@ def dots_of(axes: Axes) -> list[list[list[float]]]:
 
 
 def test_every_run_is_a_dot_at_its_time_and_accuracy() -> None:
-    rows = [bench_row("a", [0.89, 0.90, 0.91], [50, 60, 40], unsteady=1), bench_row("b_$x$", [0.94], [400])]
+    rows = [bench_row("a", [0.89, 0.90, 0.91], [50, 60, 40], unsteady=1), bench_row("_b$x$", [0.94], [400])]
     (axes,) = plots.accuracy_and_time(rows).axes
     assert dots_of(axes) == [[[50, 0.89], [40, 0.91]], [[60, 0.90]], [[400, 0.94]], []]
     hollow = axes.collections[1]
     assert len(hollow.get_facecolor()) == 0 and len(hollow.get_edgecolor()) == 1
     legend = axes.get_legend()
     assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["a: 90.00% (n = 3)", "b_$x$: 94.00% (n = 1)"]
+    assert [text.get_text() for text in legend.get_texts()] == ["a: 90.00% (n = 3)", "_b$x$: 94.00% (n = 1)"]
     assert axes.get_xlim() == pytest.approx((0, 420))
 
 
@@ -392,6 +392,12 @@ def test_runs_that_cannot_be_normalised_are_shown_by_the_clock() -> None:
     foreign["normalised_seconds"]["total"] = None
     (axes,) = plots.accuracy_and_time([normal, foreign]).axes
     assert dots_of(axes) == [[[80, 0.9]], [], [[8, 0.9]], []] and axes.get_xlim() == pytest.approx((0, 84))
+
+
+def test_times_far_apart_have_a_logarithmic_axis() -> None:
+    for slow, scale in ((400, "linear"), (600, "log")):
+        (axes,) = plots.accuracy_and_time([bench_row("a", [0.9], [50]), bench_row("b", [0.95], [slow])]).axes
+        assert axes.get_xscale() == scale
 
 
 def test_sixteen_recipes_look_different() -> None:

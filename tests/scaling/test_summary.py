@@ -76,15 +76,20 @@ def test_a_run_without_a_rate_has_no_normalised_seconds() -> None:
 
 def test_what_diverged_is_left_out_and_said() -> None:
     row = summarize("r", [timed(0.9, 40), Diverged(3, "loss is nan")])
-    assert row["n"] == 1 and "diverged and left out: seeds 3" in describe(row)
+    assert row["n"] == 1 and "diverged and left out: seed 3" in describe(row)
     with pytest.raises(DivergedError, match="no run of r came through; the last: loss is nan"):
         summarize("r", [Diverged(3, "loss is nan")])
+
+
+def test_an_interval_ends_where_accuracies_do_and_none_is_made_up() -> None:
+    assert summarize("r", [timed(0.9, 40), timed(1.0, 40)])["ci95"][1] == 1.0
+    assert "90.00% (n = 2, all equal)" in describe(summarize("r", [timed(0.9, 40), timed(0.9, 50)]))
 
 
 def test_what_a_reader_must_know_is_said() -> None:
     runs = [timed(0.88, 40), timed(0.90, 60, 400, 750, environment=HERE | {"threads": 4}, seed=9)]
     said = describe(summarize("r", runs))
-    assert "unsteady around seeds 9" in said and "2 different environments" in said
+    assert "unsteady around seed 9" in said and "2 different environments" in said
     assert "a CPU, bfloat16, 2 threads; python 3.11 torch 2.13; code 0123" in said and "4 threads" in said
 
 
@@ -120,7 +125,7 @@ def test_many_comparisons_want_wider_intervals() -> None:
 def test_two_runs_and_equal_differences_prove_nothing() -> None:
     """By rounding: accuracies are counted in images, and two differences are often the same number of them."""
     assert not compare(*rows([0.5, 0.75], [0.625, 0.875]))["accuracy"]["differs"]
-    assert "take 3 or more" in compare(*rows([0.5, 0.75], [0.625, 0.875]))["verdict"]
+    assert "2 seeds in both a and b say too little" in compare(*rows([0.5, 0.75], [0.625, 0.875]))["verdict"]
     assert not compare(*rows([0.5, 0.75, 0.25], [0.625, 0.875, 0.375]))["accuracy"]["differs"]
 
 

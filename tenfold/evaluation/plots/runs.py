@@ -5,12 +5,15 @@ from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.plots.style import BLUE, FAINT, GREEN, ORANGE, VERMILLION, new_figure, percent, styled
 
 LOOKS = tuple(zip((BLUE, VERMILLION, GREEN, ORANGE) * 4, "osD^sD^oD^os^osD", strict=True))
 """A colour and mark for each recipe: the same pair comes only after all sixteen."""
+FAR = 10
+"""Times farther apart than this factor are shown on a logarithmic axis."""
 
 
 @styled()
@@ -23,8 +26,8 @@ def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and
     axes = figure.subplots()
     normalised = all(row["normalised_seconds"]["total"] for row in rows)
     kind = "normalised_seconds" if normalised else "seconds"
+    marks, labels = [], []
     for row, (colour, mark) in zip(rows, cycle(LOOKS), strict=False):
-        label = f"{shown(row['recipe'])}: {row['mean']:.2%} (n = {row['n']})"
         for steady in (True, False):
             runs = [run for run in row["runs"] if run["steady"] == steady]
             axes.scatter(
@@ -35,16 +38,23 @@ def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and
                 alpha=0.6,
                 facecolors=colour if steady else "none",
                 edgecolors="none" if steady else colour,
-                label=label if steady else None,
             )
-        low, high = row["ci95"] or (row["mean"], row["mean"])
-        errors = [[row["mean"] - low], [high - row["mean"]]]
-        middle = row[kind]["total"]["median"]
-        axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5, marker="_")
+        if row["ci95"]:
+            low, high = row["ci95"]
+            errors = [[row["mean"] - low], [high - row["mean"]]]
+            middle = row[kind]["total"]["median"]
+            axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5, marker="_")
+        # by hand, since Matplotlib leaves out labels that begin with _
+        marks.append(Line2D([], [], color=colour, marker=mark, linestyle="none", alpha=0.6))
+        labels.append(f"{shown(row['recipe'])}: {row['mean']:.2%} (n = {row['n']})")
     words = "normalised seconds" if normalised else "seconds on this machine,"
     axes.set(xlabel=f"{words} from start to scores", ylabel=f"{rows[0]['measured_on']} accuracy")
-    axes.set_xlim(0, 1.05 * max(row[kind]["total"]["max"] for row in rows))
+    least, most = (pick(row[kind]["total"][end] for row in rows) for pick, end in ((min, "min"), (max, "max")))
+    if most > FAR * least:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(0, 1.05 * most)
     axes.yaxis.set_major_formatter(percent())
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.legend(loc="upper left")  # times begin at 0, so that this corner is empty
+    axes.legend(marks, labels, loc="best")
     return figure
