@@ -229,7 +229,7 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
     remarks = []
     if row["unsteady"]:
-        remarks.append(f"the machine was unsteady around {_listed(row['unsteady'])}: their times mean little")
+        remarks.append(f"the machine was unsteady around {_listed(row['unsteady'])}: such times mean little")
     if row["diverged"]:
         remarks.append(f"diverged and left out: {_listed(row['diverged'])}")
     if len(row["environments"]) > 1:

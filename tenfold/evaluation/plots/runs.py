@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.plots.style import BLUE, FAINT, GREEN, ORANGE, VERMILLION, new_figure, percent, styled
@@ -52,6 +53,9 @@ def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and
     least, most = (pick(row[kind]["total"][end] for row in rows) for pick, end in ((min, "min"), (max, "max")))
     if most > FAR * least:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:,g}"))  # else it is mathematics
+        axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(0, 1.05 * most)
     axes.yaxis.set_major_formatter(percent())
