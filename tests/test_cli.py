@@ -155,7 +155,7 @@ def test_no_color_is_honoured() -> None:
         (
             ["bench", "--data", "shapes", "--profile", "--device", "mps"],
             2,
-            "--profile looks at one recipe",
+            "--profile looks at one recipe on this machine's CPU",
         ),
         (["bench", "--data", "shapes", "--profile", "--epochs", "0.1"], 2, "too few to profile"),
         (["train", "--epochs", "0"], 2, "--epochs must be more than 0"),

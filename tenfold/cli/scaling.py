@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tenfold.data import Dataset
     from tenfold.scaling.cluster import Request
-    from tenfold.scaling.summary import Diverged, Measured, Timed
+    from tenfold.scaling.summary import Measured, Outcome
     from tenfold.training.recipe import Recipe
 
 Cpus = Annotated[
@@ -82,8 +82,7 @@ def bench(
     from tenfold.scaling import bench as benching
 
     dataset = load(data, size=size, resize=resize)  # so that no run's time holds a download, nor a folder's decoding
-    options = ["--data", data, "--device", device]
-    options += ["--size", str(size), "--resize", resize] if dataset.origin else []
+    options = ["--data", data, "--device", device, *_shape_options(dataset, size, resize)]
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
     path = out or RUNS / f"bench-{'-'.join(recipes)}"
@@ -96,6 +95,11 @@ def bench(
     else:
         outcomes = benching.bench(recipes, seeds, path, options)
     _tell(outcomes, benching.measured_on(options), path, as_json)
+
+
+def _shape_options(dataset: "Dataset", size: int, resize: str) -> list[str]:
+    """What another command needs to bring a folder's images to the same shape."""
+    return ["--size", str(size), "--resize", resize] if dataset.origin else []
 
 
 def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dict[str, "Recipe"]:
@@ -113,24 +117,22 @@ def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dic
     return recipes
 
 
-def _tell(
-    outcomes: "Mapping[str, Sequence[Timed | Diverged]]", measured_on: "Measured", path: Path, as_json: bool
-) -> None:
+def _tell(outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "Measured", path: Path, as_json: bool) -> None:
     """Draw and say what the runs show."""
     from tenfold.evaluation import plots
     from tenfold.scaling.summary import Diverged, compare, describe, summarize
 
     lost = {name for name, runs in outcomes.items() if all(isinstance(run, Diverged) for run in runs)}
     kept = {name: runs for name, runs in outcomes.items() if name not in lost} or outcomes  # of nothing, it is an error
-    first, *others = [summarize(name, runs, measured_on) for name, runs in kept.items()]
-    comparison = [compare(first, other, len(others)) for other in others]
-    plots.save(plots.accuracy_and_time([first, *others]), path / "bench.png")
+    rows = [summarize(name, runs, measured_on) for name, runs in kept.items()]
+    comparison = [compare(rows[0], row, len(rows) - 1) for row in rows[1:]]
+    plots.save(plots.accuracy_and_time(rows), path / "bench.png")
     for name in sorted(lost):
         remark(f"{name} diverged with every seed and is left out")
     if as_json:
-        print_json({"results": [first, *others], "comparison": comparison, "path": str(path)})
+        print_json({"results": rows, "comparison": comparison, "path": str(path)})
     else:
-        sentences = [describe(row) for row in (first, *others)] + [compared["verdict"] for compared in comparison]
+        sentences = [describe(row) for row in rows] + [compared["verdict"] for compared in comparison]
         print(*sentences, path / "bench.png", sep="\n")
 
 
@@ -231,7 +233,7 @@ def tune(
         return
     print(tuning.describe(row), path / tuning.PICTURE, best, sep="\n")
     held_out = [] if dataset.val_size else ["--val-size", str(val_images)]
-    same = ["--data", data, "--size", str(size), "--resize", resize] if dataset.origin else ["--data", data]
+    same = ["--data", data, *_shape_options(dataset, size, resize)]
     words = ["tenfold", "bench", "--recipe", f"{best},{recipe}", "--seed0", str(seed + 1), *held_out, *same]
     print(f"to know: {shlex.join(words)}")
 

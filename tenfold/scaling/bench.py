@@ -22,22 +22,19 @@ from pydantic import Field, TypeAdapter
 from tenfold.console import progress, remark
 from tenfold.errors import DivergedError, ModelError, RunFailedError, Terminated, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
-from tenfold.scaling.summary import STEADY, Diverged, Measured, Timed
+from tenfold.scaling.summary import STEADY, Diverged, Measured, Outcome, Timed
 from tenfold.training.device import cpu_has_bfloat16, matrix_rate
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import Recipe
+from tenfold.training.recipe import Recipe, Share
 
 TRIES = 3
 SETTINGS, RECIPES = "bench.json", "recipes"
 _PACKAGE = Path(__file__).parents[1]
 
-Outcome = Timed | Diverged
-
 
 # What is read of a record; a run's results hold more.
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Results(pydantic.BaseModel):

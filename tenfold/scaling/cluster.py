@@ -27,9 +27,8 @@ from tenfold.errors import RunFailedError, TenfoldError, UsageError
 from tenfold.files import storage_errors, write_bytes, write_text
 from tenfold.scaling import bench as benching
 from tenfold.scaling import tune as tuning
-from tenfold.scaling.bench import Outcome
 from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
-from tenfold.scaling.summary import Timed
+from tenfold.scaling.summary import Outcome, Timed
 from tenfold.scaling.tune import Setting
 from tenfold.serving.predict import Count
 from tenfold.serving.runtime import Classifier, open_bytes

@@ -69,6 +69,9 @@ class Diverged:
     reason: str
 
 
+Outcome = Timed | Diverged
+
+
 def interval(values: Sequence[float], confidence: float = 0.95) -> list[float] | None:
     """The interval of the mean by Student's t, or None for fewer than two values."""
     if len(values) < 2:
@@ -87,7 +90,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "q1": q1, "q3": q3, "min": min(values), "max": max(values)}
 
 
-def summarize(recipe: str, runs: Sequence[Timed | Diverged], measured_on: Measured = "test") -> dict[str, Any]:
+def summarize(recipe: str, runs: Sequence[Outcome], measured_on: Measured = "test") -> dict[str, Any]:
     """One row of the table: accuracy's mean, spread and interval; spreads of times; memory; where; every run.
 
     Raises `DivergedError` where no run came through.
@@ -175,8 +178,7 @@ def _paired(values: Sequence[float], confidence: float) -> dict[str, Any]:
     Equal differences prove nothing: they come of rounding, since accuracies are counted in whole images.
     """
     within = interval(values, confidence)
-    enough = within is not None and len(values) >= FEWEST and within[0] < within[1]
-    differs = enough and within is not None and not within[0] <= 0 <= within[1]
+    differs = len(values) >= FEWEST and within is not None and within[0] < within[1] and not within[0] <= 0 <= within[1]
     return {"mean": statistics.fmean(values) if values else 0.0, "interval": within, "differs": differs}
 
 
@@ -201,12 +203,15 @@ def _verdict(names: dict[str, Any], difference: dict[str, Any], ratio: dict[str,
 
 def describe(row: dict[str, Any]) -> str:
     """Say a row of `summarize` in a few lines."""
-    spread = f" ± {row['std']:.2%}" if row["std"] else ""
-    within = f", 95 % interval {row['ci95'][0]:.2%} to {row['ci95'][1]:.2%}" if row["std"] else ""
-    within = ", all equal" if row["std"] == 0 else within
+    mean, runs = f"{row['mean']:.2%}", f"n = {row['n']}"
+    if row["std"] == 0:
+        runs += ", all equal"
+    elif row["std"]:
+        low, high = row["ci95"]
+        mean, runs = f"{mean} ± {row['std']:.2%}", f"{runs}, 95 % interval {low:.2%} to {high:.2%}"
     return "\n".join(
         [
-            f"{row['recipe']}: {row['measured_on']} accuracy {row['mean']:.2%}{spread} (n = {row['n']}{within})",
+            f"{row['recipe']}: {row['measured_on']} accuracy {mean} ({runs})",
             f"  {_say_times(row)}; {row['peak_memory_bytes'] / 1e9:.2f} GB",
             *(f"  {remark}" for remark in _remarks(row)),
         ]

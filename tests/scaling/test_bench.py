@@ -205,6 +205,7 @@ def test_real_runs_of_two_recipes(command: Command, tiny_recipe: Path, tmp_path:
         assert all(row["seconds"][part]["min"] > 0 for part in ("setup", "train", "evaluation"))
         parts = [single[f"{part}_seconds"] for single in singles for part in ("setup", "train", "evaluation")]
         assert sum(parts) == pytest.approx(sum(single["total_seconds"] for single in singles))
+        assert row["peak_memory_bytes"] > 1e8
         (environment,) = row["environments"]
         assert environment["device"] == "cpu" and {"torch", "tenfold"} <= environment["versions"].keys()
     (compared,) = answer["comparison"]

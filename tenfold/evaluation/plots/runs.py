@@ -50,7 +50,8 @@ def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and
         labels.append(f"{shown(row['recipe'])}: {row['mean']:.2%} (n = {row['n']})")
     words = "normalised seconds" if normalised else "seconds on this machine,"
     axes.set(xlabel=f"{words} from start to scores", ylabel=f"{rows[0]['measured_on']} accuracy")
-    least, most = (pick(row[kind]["total"][end] for row in rows) for pick, end in ((min, "min"), (max, "max")))
+    least = min(row[kind]["total"]["min"] for row in rows)
+    most = max(row[kind]["total"]["max"] for row in rows)
     if most > FAR * least:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
