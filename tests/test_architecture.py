@@ -50,6 +50,7 @@ ORDERS = {
     ),
     "training": (
         "lock",
+        "signals",
         "recipe",
         "device",
         "ranks",
@@ -61,6 +62,7 @@ ORDERS = {
         "infer",
         "run",
         "runs",
+        "provenance",
         "fit",
         "trial",
         "train",

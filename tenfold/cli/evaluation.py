@@ -67,8 +67,8 @@ def evaluate(
     from tenfold.evaluation import metrics
     from tenfold.files import write_text
     from tenfold.training.device import make_plan
+    from tenfold.training.provenance import dataset_of, other_data
     from tenfold.training.run import Run
-    from tenfold.training.train import dataset_of, other_data
 
     opened = Run.open(run)
     with opened.locked():
@@ -149,8 +149,8 @@ def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
     from tenfold.evaluation.evaluate import rewrite_scores
     from tenfold.evaluation.report import write_report
     from tenfold.training.device import make_plan
+    from tenfold.training.provenance import dataset_of
     from tenfold.training.run import Run
-    from tenfold.training.train import dataset_of
 
     opened = Run.open(run)
     with opened.locked():

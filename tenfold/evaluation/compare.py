@@ -21,9 +21,9 @@ from tenfold.evaluation.page.sections import percent
 from tenfold.evaluation.page.sections import say as say_value
 from tenfold.evaluation.report import name_images
 from tenfold.files import write_text
+from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
 from tenfold.training.runs import compare_runs
-from tenfold.training.train import dataset_of
 
 _SECTIONS = (
     ("scores", "Scores"),

@@ -17,8 +17,8 @@ from tenfold.evaluation.honesty import Subject, read_panel
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import write_text
+from tenfold.training.provenance import reproduction
 from tenfold.training.run import Run
-from tenfold.training.train import reproduction
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (

@@ -11,8 +11,8 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.runtime import About, Classifier, open_model
+from tenfold.training.provenance import dataset_of, reproduction
 from tenfold.training.run import Run
-from tenfold.training.train import dataset_of, reproduction
 
 _TITLE = "# Model card: "
 

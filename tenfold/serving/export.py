@@ -32,8 +32,8 @@ from tenfold.serving.graph import INPUT, to_onnx
 from tenfold.serving.runtime import ABOUT, DIGEST, RUN_FILE, About, Classifier, installed_runtimes, open_bytes, seal
 from tenfold.training.device import make_plan
 from tenfold.training.infer import predict_logits
+from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Model, Run
-from tenfold.training.train import dataset_of
 
 Int8 = Literal["auto", "on", "off"]
 CHECKED = 2_000

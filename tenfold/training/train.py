@@ -1,36 +1,31 @@
-"""Training in a run directory: `fit` with checkpoints, logs, signals and a lock."""
+"""Training in a run directory: `fit` with checkpoints, logs and a lock."""
 
-import csv
-import io
 import math
 import platform
-import shlex
-import signal
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
 
 from tenfold.console import progress, remark
-from tenfold.data import NAMES, Dataset, Origin, is_folder, load
-from tenfold.errors import DataError, ModelError, Terminated, UsageError
+from tenfold.data import Dataset, load
+from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
 from tenfold.training.device import Plan, cpu_features, make_plan
 from tenfold.training.fit import Fit, split
 from tenfold.training.lock import now
 from tenfold.training.model import count_parameters, summarize
+from tenfold.training.provenance import dataset_of, note_origin, write_split
 from tenfold.training.ranks import ALONE, Ranks
-from tenfold.training.recipe import RECIPES, Recipe
+from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run, check_new, describe_model
+from tenfold.training.signals import HeldSignals
 
-SPLIT_FILE = "split.csv"
 SUMMARY_FILE = "summary.txt"
 CHECKPOINT_SECONDS = 5.0
 CHECKPOINT_SHARE = 0.01
@@ -64,7 +59,7 @@ def train(
     if dataset.val_size:
         recipe = recipe.with_val_size(dataset.val_size)
     fitting = _prepare(recipe, dataset, seed, plan, ranks)
-    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan, ranks) | _origin(dataset))
+    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan, ranks) | note_origin(dataset))
     return _train(run, fitting, dataset)
 
 
@@ -124,76 +119,6 @@ def _lead(fitting: Fit, dataset: Dataset) -> None:
     fitting.ranks.from_first(fitting.checkpoint())
 
 
-def dataset_of(run: Run, folder: Path | None = None) -> Dataset:
-    """Load the data that a run was trained on, a folder from where it was then, or from `folder`.
-
-    Raises `ModelError` where the run names none that is known, `DataError` where its folder moved or changed,
-    `UsageError` for a folder where it was trained on none.
-    """
-    env = run.env
-    if "folder" in env:
-        return _folder_of(run, env, folder)
-    if folder:
-        raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
-    if env["data"] not in NAMES:
-        raise ModelError(f"{run.path / 'env.json'}: no data set is named {env['data']!r}")
-    return load(env["data"])
-
-
-def _folder_of(run: Run, env: Mapping[str, Any], folder: Path | None) -> Dataset:
-    try:
-        origin = Origin(**env["folder"])
-        path, size, resize = folder or Path(origin.path), int(origin.size), str(origin.resize)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
-    if not path.is_dir():
-        raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
-    from tenfold.data.folder import load_folder  # here, because it brings Pillow
-
-    dataset = load_folder(path, size, resize, env["seed"])
-    if not dataset.origin or dataset.origin.sha256 != origin.sha256:
-        raise DataError(f"{path} is not what {run.path} was trained on{_what_changed(run, dataset)}: train again")
-    return dataset
-
-
-def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
-    """Load data for a run to be scored on, and say whether the run was trained on it.
-
-    A folder's images are brought to the size that the run knows. Without `test/` or `val/` all of them are scored on,
-    and some of the run's classes may be missing. Raises `ModelError`, `DataError`, `UsageError`.
-    """
-    env = run.env
-    if not is_folder(name):
-        return load(name), name == env["data"]
-    if "folder" in env and Path(name).resolve() == Path(env["folder"]["path"]):
-        return _folder_of(run, env, None), True  # if it changed, most of its images were still trained on
-    from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
-
-    model = run.read_json("model.json")
-    pictures = read_folder(Path(name), model["size"], model["resize"])
-    own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
-    dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
-    return dataset.with_classes(tuple(model["classes"])), own
-
-
-def _what_changed(run: Run, dataset: Dataset) -> str:
-    """Say which files came and went, as far as the run's list of them tells."""
-    path = run.path / SPLIT_FILE
-    if not path.is_file():
-        return ""
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        before = {row.get("path", "") for row in csv.DictReader(file)}
-    parts = (dataset.train.names, dataset.test.names)
-    now_there = {name for names in parts if names is not None for name in names.tolist()}
-    counts = {"gone": before - now_there, "new": now_there - before}
-    told = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
-    return f"; images: {', '.join(told) or 'the same names, other content'}"
-
-
-def _origin(dataset: Dataset) -> dict[str, Any]:
-    return {"folder": asdict(dataset.origin)} if dataset.origin else {}
-
-
 def _note_resumption(run: Run, plan: Plan, dataset: Dataset, ranks: Ranks) -> None:
     """Write down where the run goes on, and say what keeps it from ending with the bits of an uninterrupted one."""
     env = {"ranks": 1} | run.env
@@ -202,7 +127,7 @@ def _note_resumption(run: Run, plan: Plan, dataset: Dataset, ranks: Ranks) -> No
     if changed:
         remark(f"{', '.join(changed)} changed since this run was begun: it goes on, but not bit for bit")
     times = {"started": env.get("started"), "resumed": [*env.get("resumed", []), here["started"]]}
-    run.write_json("env.json", here | _origin(dataset) | times)  # with the place where the folder is now
+    run.write_json("env.json", here | note_origin(dataset) | times)  # with the place where the folder is now
 
 
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan, ranks: Ranks) -> Fit:
@@ -218,7 +143,7 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
         remark(line)
     write_text(run.path / SUMMARY_FILE, f"{summary}\n")
     if dataset.origin:
-        _write_split(run, fitting, dataset)
+        write_split(run, dataset, *split(dataset.train, fitting.recipe, fitting.seed))
     _lead(fitting, dataset)
     began = time.perf_counter()
     try:
@@ -234,20 +159,6 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
     run.keep_checkpoints(1)
     run.seal()
     return Trained(run, dataset, fitting.plan, before + time.perf_counter() - began, before)
-
-
-def _write_split(run: Run, fitting: Fit, dataset: Dataset) -> None:
-    """Write split.csv: every image's path below its folder, its class, and what it was used for."""
-    train, val = split(dataset.train, fitting.recipe, fitting.seed)
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("path", "class", "split"))
-    for name, part in (("train", train), ("val", val), ("test", dataset.test)):
-        if part is not None and part.names is not None:
-            rows.writerows(
-                (path, dataset.classes[label], name) for path, label in zip(part.names, part.labels, strict=True)
-            )
-    write_text(run.path / SPLIT_FILE, text.getvalue())
 
 
 def _take_all_steps(fitting: Fit, run: Run) -> None:
@@ -269,46 +180,6 @@ def _take_all_steps(fitting: Fit, run: Run) -> None:
             if fitting.ranks.any(held.waiting):
                 keeper.save(fitting, now=True)
                 held.obey()
-
-
-class HeldSignals:
-    """Holds back Ctrl-C and SIGTERM, so that they never land in the middle of a step; a second one is not held."""
-
-    def __init__(self) -> None:
-        self._held: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "HeldSignals":
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._hold) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        if error is None:
-            self.release()  # what came after the last step
-
-    def _hold(self, number: int, _frame: FrameType | None) -> None:
-        if self._held is not None:
-            self._held = number
-            self.release()
-        self._held = number
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a signal came."""
-        return self._held is not None
-
-    def obey(self) -> NoReturn:
-        """Raise what came, here or on another rank."""
-        self.release()
-        raise Terminated
-
-    def release(self) -> None:
-        """Raise what came, if anything: `KeyboardInterrupt` or `Terminated`."""
-        if self._held is not None:
-            raise KeyboardInterrupt if self._held == signal.SIGINT else Terminated
 
 
 class _Keeper:
@@ -383,18 +254,3 @@ def describe_environment(data: str, seed: int, plan: Plan, ranks: Ranks = ALONE)
         "gpu": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else None,
         "started": now(),
     }
-
-
-def reproduction(recipe: Recipe, seed: int, dataset: Dataset) -> str:
-    """The command that trains this run again: by the recipe's name where that suffices, else from its file."""
-    named = RECIPES.get(recipe.name)
-    options = ""
-    if named and named != recipe:
-        if named.val_size != recipe.val_size:
-            named, options = named.with_val_size(recipe.val_size), f" --val-size {recipe.val_size}"
-        if named.epochs != recipe.epochs:
-            named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
-    source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
-    if dataset.origin:
-        options += f" --size {dataset.origin.size} --resize {dataset.origin.resize}"
-    return f"tenfold train --recipe {source} --data {shlex.quote(dataset.name)} --seed {seed}{options}"

@@ -71,7 +71,7 @@ def test_evaluate_on_other_data_leaves_the_run_alone(
     invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = make_shapes(seed=5, train=1, test=40)
-    monkeypatch.setattr("tenfold.training.train.load", lambda name: other)
+    monkeypatch.setattr("tenfold.training.provenance.load", lambda name: other)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")}
     table = run.parent / "mine.csv"
     said = answer(invoke("evaluate", run, "--data", "other", "--predictions", table, "--json"))
@@ -122,7 +122,8 @@ def test_data_of_other_classes_are_one_line(invoke: Invoke, run: Path, monkeypat
 
     other = make_shapes(train=1, test=40)
     monkeypatch.setattr(
-        "tenfold.training.train.load", lambda name: replace(other, classes=(*other.classes[:9], "blob"), name="mine")
+        "tenfold.training.provenance.load",
+        lambda name: replace(other, classes=(*other.classes[:9], "blob"), name="mine"),
     )
     code, out, err = invoke("evaluate", run, "--data", "mine")
     assert (code, out) == (3, "") and err.startswith("tenfold: mine has other classes than ")

@@ -10,8 +10,8 @@ import pytest
 from tenfold.data import Dataset
 from tenfold.serving.card import has_card, write_card
 from tenfold.serving.runtime import BUNDLED, open_model
+from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
-from tenfold.training.train import dataset_of
 
 
 def test_a_card_says_what_is_true_of_the_file(run: Run, small: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tenfold.serving.runtime import open_model
+from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
-from tenfold.training.train import dataset_of
 
 TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 

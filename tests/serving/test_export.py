@@ -20,8 +20,8 @@ from tenfold.serving.export import export, pack
 from tenfold.serving.runtime import open_bytes, open_model, verify
 from tenfold.training.device import Plan
 from tenfold.training.lock import Lock
+from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
-from tenfold.training.train import dataset_of
 
 SPEEDS = ("float32, onnxruntime", "int8, onnxruntime", "int8, openvino")
 PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())

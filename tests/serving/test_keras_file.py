@@ -21,9 +21,9 @@ from tenfold.serving.runtime import About
 from tenfold.training.augment import Pixels
 from tenfold.training.lock import Lock
 from tenfold.training.model import count_parameters
+from tenfold.training.provenance import dataset_of
 from tenfold.training.recipe import REFERENCE, NetworkSpec
 from tenfold.training.run import Model, Run
-from tenfold.training.train import dataset_of
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SPECS = [

@@ -23,8 +23,8 @@ from tenfold.serving.export import pack
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import Answer, Journal, answer, make_form, skip_done
 from tenfold.serving.runtime import open_model
+from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
-from tenfold.training.train import dataset_of
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 REQUEST = {"model": "m", "form": "json"}

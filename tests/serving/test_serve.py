@@ -19,8 +19,8 @@ from tenfold.serving.predict import answer
 from tenfold.serving.runtime import open_model
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
+from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
-from tenfold.training.train import dataset_of
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 TOKEN = "correct horse"

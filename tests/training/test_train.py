@@ -1,12 +1,9 @@
-"""Training in a run directory: what it leaves, when it saves, how it answers signals."""
+"""Training in a run directory: what it leaves, when it saves."""
 
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -15,12 +12,12 @@ import pytest
 import torch
 
 from tenfold.data.shapes import make_shapes
-from tenfold.errors import ModelError, Terminated, UsageError
+from tenfold.errors import ModelError, UsageError
 from tenfold.training import train as training
 from tenfold.training.fit import Fit, fit
 from tenfold.training.recipe import FAST89, NetworkSpec, Stage
 from tenfold.training.run import Run
-from tenfold.training.train import HeldSignals, Trained, _Keeper, resume, train
+from tenfold.training.train import Trained, _Keeper, resume, train
 
 DATASET = make_shapes(train=120, test=40)
 RECIPE = replace(
@@ -43,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """`resume` loads the data set by its name."""
-    monkeypatch.setattr(training, "load", {"shapes": DATASET}.__getitem__)
+    monkeypatch.setattr("tenfold.training.provenance.load", {"shapes": DATASET}.__getitem__)
 
 
 # --- what it leaves --------------------------------------------------------------------------------------------------
@@ -244,60 +241,3 @@ def test_a_step_is_saved_once(monkeypatch: pytest.MonkeyPatch) -> None:
         clock.step = step
         keeper.save(clock, now=True)
     assert clock.saved == [0, 1]
-
-
-# --- how it answers signals ------------------------------------------------------------------------------------------
-
-
-def send(number: int) -> None:
-    os.kill(os.getpid(), number)
-
-
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
-def test_a_signal_waits_until_it_is_released(number: int, raised: type[BaseException]) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(raised), HeldSignals() as held:
-        held.release()
-        assert not held.waiting
-        send(number)
-        assert held.waiting
-        held.release()
-    assert signal.getsignal(number) is before
-
-
-def test_a_second_signal_is_not_held() -> None:
-    with pytest.raises(KeyboardInterrupt), HeldSignals():
-        send(signal.SIGTERM)
-        send(signal.SIGINT)
-        pytest.fail("the second signal was held")
-
-
-def test_a_signal_after_the_last_step_is_not_lost() -> None:
-    """Without the release at the end of the block: it is."""
-    reached = False
-    with pytest.raises(Terminated), HeldSignals():
-        send(signal.SIGTERM)
-        reached = True
-    assert reached
-
-
-def test_an_error_goes_before_a_signal() -> None:
-    with pytest.raises(ZeroDivisionError), HeldSignals():
-        send(signal.SIGTERM)
-        _ = 1 / 0
-
-
-def test_handlers_of_others_come_back() -> None:
-    seen: list[int] = []
-
-    def mine(number: int, _frame: FrameType | None) -> None:
-        seen.append(number)
-
-    before = signal.signal(signal.SIGTERM, mine)
-    try:
-        with HeldSignals():
-            pass
-        send(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert seen == [signal.SIGTERM]

@@ -1,0 +1,117 @@
+"""The data that a run was trained on: noted, found again, told apart from others; the command that repeats the run."""
+
+import csv
+import io
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tenfold.data import NAMES, Dataset, Origin, is_folder, load
+from tenfold.data.dataset import Split
+from tenfold.errors import DataError, ModelError, UsageError
+from tenfold.files import write_text
+from tenfold.training.recipe import RECIPES, Recipe
+from tenfold.training.run import Run
+
+SPLIT_FILE = "split.csv"
+
+
+def note_origin(dataset: Dataset) -> dict[str, Any]:
+    """What env.json keeps of a folder, so that `dataset_of` finds it again; nothing for data known by name."""
+    return {"folder": asdict(dataset.origin)} if dataset.origin else {}
+
+
+def write_split(run: Run, dataset: Dataset, train: Split, val: Split | None) -> None:
+    """Write split.csv: every image's path below its folder, its class, and what it was used for."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("path", "class", "split"))
+    for name, part in (("train", train), ("val", val), ("test", dataset.test)):
+        if part is not None and part.names is not None:
+            rows.writerows(
+                (path, dataset.classes[label], name) for path, label in zip(part.names, part.labels, strict=True)
+            )
+    write_text(run.path / SPLIT_FILE, text.getvalue())
+
+
+def dataset_of(run: Run, folder: Path | None = None) -> Dataset:
+    """Load the data that a run was trained on, a folder from where it was then, or from `folder`.
+
+    Raises `ModelError` where the run names none that is known, `DataError` where its folder moved or changed,
+    `UsageError` for a folder where it was trained on none.
+    """
+    env = run.env
+    if "folder" in env:
+        return _folder_of(run, env, folder)
+    if folder:
+        raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
+    if env["data"] not in NAMES:
+        raise ModelError(f"{run.path / 'env.json'}: no data set is named {env['data']!r}")
+    return load(env["data"])
+
+
+def _folder_of(run: Run, env: Mapping[str, Any], folder: Path | None) -> Dataset:
+    try:
+        origin = Origin(**env["folder"])
+        path, size, resize = folder or Path(origin.path), int(origin.size), str(origin.resize)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
+    if not path.is_dir():
+        raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
+    from tenfold.data.folder import load_folder  # here, because it brings Pillow
+
+    dataset = load_folder(path, size, resize, env["seed"])
+    if not dataset.origin or dataset.origin.sha256 != origin.sha256:
+        raise DataError(f"{path} is not what {run.path} was trained on{_what_changed(run, dataset)}: train again")
+    return dataset
+
+
+def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
+    """Load data for a run to be scored on, and say whether the run was trained on it.
+
+    A folder's images are brought to the size that the run knows. Without `test/` or `val/` all of them are scored on,
+    and some of the run's classes may be missing. Raises `ModelError`, `DataError`, `UsageError`.
+    """
+    env = run.env
+    if not is_folder(name):
+        return load(name), name == env["data"]
+    if "folder" in env and Path(name).resolve() == Path(env["folder"]["path"]):
+        return _folder_of(run, env, None), True  # if it changed, most of its images were still trained on
+    from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
+
+    model = run.read_json("model.json")
+    pictures = read_folder(Path(name), model["size"], model["resize"])
+    own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
+    dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
+    return dataset.with_classes(tuple(model["classes"])), own
+
+
+def _what_changed(run: Run, dataset: Dataset) -> str:
+    """Say which files came and went, as far as the run's list of them tells."""
+    path = run.path / SPLIT_FILE
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        before = {row.get("path", "") for row in csv.DictReader(file)}
+    parts = (dataset.train.names, dataset.test.names)
+    now_there = {name for names in parts if names is not None for name in names.tolist()}
+    counts = {"gone": before - now_there, "new": now_there - before}
+    told = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
+    return f"; images: {', '.join(told) or 'the same names, other content'}"
+
+
+def reproduction(recipe: Recipe, seed: int, dataset: Dataset) -> str:
+    """The command that trains this run again: by the recipe's name where that suffices, else from its file."""
+    named = RECIPES.get(recipe.name)
+    options = ""
+    if named and named != recipe:
+        if named.val_size != recipe.val_size:
+            named, options = named.with_val_size(recipe.val_size), f" --val-size {recipe.val_size}"
+        if named.epochs != recipe.epochs:
+            named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
+    source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
+    if dataset.origin:
+        options += f" --size {dataset.origin.size} --resize {dataset.origin.resize}"
+    return f"tenfold train --recipe {source} --data {shlex.quote(dataset.name)} --seed {seed}{options}"
