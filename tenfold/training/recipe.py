@@ -223,27 +223,19 @@ FAST89 = Recipe(
     unsure_share=0.25,
 )
 
-FAST93 = replace(
+FAST94 = replace(
     FAST89,
-    name="fast93",
+    name="fast94",
     network=NetworkSpec(widths=(64, 256, 256)),
-    stages=(Stage(8.0, 0.17, 0.0),),
+    stages=(Stage(8.5, 0.14, 0.0),),
     shift=2,
     whitening_epochs=2.8,
     small_share=0.35,
-    frozen_share=0.25,
-)
-
-FAST94 = replace(
-    FAST93,
-    name="fast94",
-    stages=(Stage(8.5, 0.14, 0.0),),
     easy_share=0.4,
-    frozen_share=0.33,
     unsure_share=0.2,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST93, FAST94, REFERENCE)}
+RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, REFERENCE)}
 
 
 def find_recipe(name: str) -> Recipe:
