@@ -1,0 +1,68 @@
+"""The fast recipes in one table and one picture: accuracy and time of many runs each, on the test images.
+
+    python benchmarks/recipes.py
+
+It goes on with what `tenfold bench --recipe NAME` left in runs/bench-NAME, and runs what is missing: about two hours
+and a half in all.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tenfold.evaluation import plots
+from tenfold.scaling.bench import bench
+from tenfold.scaling.summary import summarize
+from tenfold.training.recipe import find_recipe
+
+RUNS = {"fast89": 20, "fast94": 10}
+OPTIONS = ("--data", "cifar10", "--device", "auto")  # those of `tenfold bench`, so that its runs count
+COLUMNS = (
+    "recipe",
+    "test accuracy",
+    "n",
+    "95 % interval",
+    "normalised seconds, median (range)",
+    "of them set-up + training + scoring",
+    "peak memory",
+)
+
+
+def main() -> None:
+    """Run what is missing, print the table in Markdown and draw the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs"))
+    parser.add_argument("--picture", type=Path, default=Path("docs/images/bench.png"))
+    options = parser.parse_args()
+    rows = [_measure(name, count, options.out) for name, count in RUNS.items()]
+    print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", sep="\n")
+    for row in rows:
+        print(f"| {' | '.join(_cells(row))} |")
+    plots.save(plots.accuracy_and_time(rows), options.picture)
+
+
+def _measure(name: str, count: int, out: Path) -> dict[str, Any]:
+    outcomes = bench({name: find_recipe(name)}, range(count), out / f"bench-{name}", OPTIONS)
+    return summarize(name, outcomes[name])
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    spread = f" ± {100 * row['std']:.2f}" if row["std"] else ""
+    low, high = row["ci95"] or (None, None)
+    within = f"{100 * low:.2f} to {100 * high:.2f} %" if low and high else ""
+    seconds = row["normalised_seconds"]
+    total, parts = seconds["total"], (seconds[part]["median"] for part in ("setup", "train", "evaluation"))
+    ends = f" ({total['min']:,.1f} to {total['max']:,.1f})" if row["n"] > 1 else ""
+    return (
+        f"`{row['recipe']}`",
+        f"{100 * row['mean']:.2f}{spread} %",
+        str(row["n"]),
+        within,
+        f"{total['median']:,.1f}{ends}",
+        " + ".join(f"{part:,.1f}" for part in parts),
+        f"{row['peak_memory_bytes'] / 1e9:.2f} GB",
+    )
+
+
+if __name__ == "__main__":
+    main()
