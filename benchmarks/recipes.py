@@ -2,8 +2,8 @@
 
     python benchmarks/recipes.py
 
-It goes on with what `tenfold bench --recipe NAME` left in runs/bench-NAME, and runs what is missing: about two hours
-and a half in all.
+It goes on with what `tenfold bench --recipe NAME` left in runs/bench-NAME, and runs what is missing: an hour and
+a half in all.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from typing import Any
 
 from tenfold.evaluation import plots
 from tenfold.scaling.bench import bench
-from tenfold.scaling.summary import summarize
+from tenfold.scaling.summary import PARTS, summarize
 from tenfold.training.recipe import find_recipe
 
 RUNS = {"fast89": 20, "fast94": 10}
@@ -48,10 +48,9 @@ def _measure(name: str, count: int, out: Path) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     spread = f" ± {100 * row['std']:.2f}" if row["std"] else ""
-    low, high = row["ci95"] or (None, None)
-    within = f"{100 * low:.2f} to {100 * high:.2f} %" if low and high else ""
+    within = " to ".join(f"{100 * end:.2f}" for end in row["ci95"]) + " %" if row["ci95"] else ""
     seconds = row["normalised_seconds"]
-    total, parts = seconds["total"], (seconds[part]["median"] for part in ("setup", "train", "evaluation"))
+    total, parts = seconds["total"], (seconds[part]["median"] for part in PARTS[1:])
     ends = f" ({total['min']:,.1f} to {total['max']:,.1f})" if row["n"] > 1 else ""
     return (
         f"`{row['recipe']}`",

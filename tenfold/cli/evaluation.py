@@ -64,18 +64,13 @@ def evaluate(
         raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
     _refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
-    from tenfold.evaluation import metrics
     from tenfold.files import write_text
     from tenfold.training.device import make_plan
-    from tenfold.training.provenance import dataset_of, other_data
     from tenfold.training.run import Run
 
     opened = Run.open(run)
     with opened.locked():
-        if data is None or honesty:
-            dataset, own = dataset_of(opened, Path(data) if data else None), True
-        else:
-            dataset, own = other_data(opened, data)
+        dataset, own = _load_data(opened, data, honesty)
         plan = make_plan(device)
         evaluated = evaluation.evaluate(opened, dataset, plan, own=own)
         scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
@@ -85,11 +80,26 @@ def evaluate(
     if as_json:
         print_json(scores | evaluated.details() | ({"honesty": panel} if panel else {}))
         return
+    _print_scores(scores, evaluated)
+    if panel:
+        _print_panel(opened, panel)
+
+
+def _load_data(run: "Run", data: str | None, honesty: bool) -> tuple["Dataset", bool]:
+    """What to score on, and whether the run was trained on it: its own data, for `honesty` in any case, or others."""
+    from tenfold.training.provenance import dataset_of, other_data
+
+    if data is None or honesty:
+        return dataset_of(run, Path(data) if data else None), True
+    return other_data(run, data)
+
+
+def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:
+    from tenfold.evaluation import metrics
+
     print_accuracy(scores)
     print(metrics.format_per_class(evaluated.per_class()))
     print(metrics.format_confusions(metrics.top_confusions(evaluated.confusion_matrix()), evaluated.classes))
-    if panel:
-        _print_panel(opened, panel)
 
 
 def _examine(run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "Plan", full: bool) -> dict[str, Any]:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tenfold.data import Dataset
     from tenfold.scaling.cluster import Request
     from tenfold.scaling.summary import Measured, Outcome
+    from tenfold.scaling.tune import Setting
     from tenfold.training.recipe import Recipe
 
 Cpus = Annotated[
@@ -72,16 +73,15 @@ def bench(
     from tenfold.data import load
 
     recipes = _find_recipes(recipe, epochs, val_size)
+    if profile and (device not in ("auto", "cpu") or cluster or len(recipes) > 1):
+        raise UsageError("--profile looks at one recipe on this machine's CPU")
+    dataset = load(data, size=size, resize=resize)  # so that no run's time holds a download, nor a folder's decoding
     if profile:
-        if device not in ("auto", "cpu") or cluster or len(recipes) > 1:
-            raise UsageError("--profile looks at one recipe on this machine's CPU")
-        dataset = load(data, size=size, resize=resize)
         images = len(dataset.train) if dataset.origin else None  # to which a folder's recipe is fitted
         _profile(choose_recipe(recipe, epochs, val_size, images), dataset, as_json)
         return
     from tenfold.scaling import bench as benching
 
-    dataset = load(data, size=size, resize=resize)  # so that no run's time holds a download, nor a folder's decoding
     options = ["--data", data, "--device", device, *_shape_options(dataset, size, resize)]
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
@@ -232,10 +232,14 @@ def tune(
         print_json(row | {"path": str(best)})
         return
     print(tuning.describe(row), path / tuning.PICTURE, best, sep="\n")
-    held_out = [] if dataset.val_size else ["--val-size", str(val_images)]
-    same = ["--data", data, *_shape_options(dataset, size, resize)]
-    words = ["tenfold", "bench", "--recipe", f"{best},{recipe}", "--seed0", str(seed + 1), *held_out, *same]
-    print(f"to know: {shlex.join(words)}")
+    print(f"to know: {_bench_command(f'{best},{recipe}', setting, dataset)}")
+
+
+def _bench_command(recipes: str, setting: "Setting", dataset: "Dataset") -> str:
+    """How recipes are compared on a search's data, with seeds that the search did not see."""
+    held_out = [] if dataset.val_size else ["--val-size", str(setting.val_images)]
+    same = ["--data", setting.data, *_shape_options(dataset, setting.size, setting.resize)]
+    return shlex.join(["tenfold", "bench", "--recipe", recipes, "--seed0", str(setting.seed + 1), *held_out, *same])
 
 
 def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tuple["Recipe", int]:
