@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tenfold.scaling.bench import bench
+from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import compare, summarize
+from tenfold.training.device import cpu_has_bfloat16
 from tenfold.training.recipe import Recipe, find_recipe
 
-VAL_SIZE = 5000
+SETTING = Setting(("--device", "cpu", "--val-size", "5000"), "validation")
 
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
@@ -42,9 +43,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
+    if not cpu_has_bfloat16():
+        parser.error("times can be normalised only on a CPU with bfloat16")
     whole = find_recipe(options.recipe)
     others = variants(whole)
-    done = bench({"whole": whole} | others, range(options.runs), options.out, ["--val-size", str(VAL_SIZE)])
+    done = bench({"whole": whole} | others, range(options.runs), options.out, SETTING)
     first, *rows = [summarize(name, runs, "validation") for name, runs in done.items()]
     print(
         f"| {options.recipe} | accuracy (n = {options.runs}) | difference, points | normalised seconds | of its time |"

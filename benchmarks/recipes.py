@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.evaluation import plots
-from tenfold.scaling.bench import bench
+from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import PARTS, summarize
+from tenfold.training.device import cpu_has_bfloat16, make_plan
 from tenfold.training.recipe import find_recipe
 
 RUNS = {"fast89": 20, "fast94": 10}
-OPTIONS = ("--data", "cifar10", "--device", "auto")  # those of `tenfold bench`, so that its runs count
+SETTING = Setting(("--data", "cifar10", "--device", "auto"))  # that of `tenfold bench`, so that its runs count
 COLUMNS = (
     "recipe",
     "test accuracy",
@@ -34,6 +35,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--picture", type=Path, default=Path("docs/images/bench.png"))
     options = parser.parse_args()
+    if make_plan().device.type != "cpu" or not cpu_has_bfloat16():
+        parser.error("times can be normalised only on a CPU with bfloat16, and where there is no GPU")
     rows = [_measure(name, count, options.out) for name, count in RUNS.items()]
     print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", sep="\n")
     for row in rows:
@@ -42,7 +45,7 @@ def main() -> None:
 
 
 def _measure(name: str, count: int, out: Path) -> dict[str, Any]:
-    outcomes = bench({name: find_recipe(name)}, range(count), out / f"bench-{name}", OPTIONS)
+    outcomes = bench({name: find_recipe(name)}, range(count), out / f"bench-{name}", SETTING)
     return summarize(name, outcomes[name])
 
 

@@ -55,7 +55,10 @@ def rate(step: Callable[[], object], count: int, warm: int = WARM_STEPS) -> floa
 
 
 def keras_training(precision: str) -> Result:
-    """Keras's own `fit`, fed by tf.data with what ImageDataGenerator does to images."""
+    """Keras's own training step, fed by tf.data with what ImageDataGenerator does to images.
+
+    That is `train_on_batch`, which `fit` repeats.
+    """
     import keras
     import tensorflow as tf
     from keras_reference import build, compile_stage
@@ -111,7 +114,7 @@ def tenfold_training() -> Result:
     from tenfold.training.fit import Fit
     from tenfold.training.recipe import REFERENCE
 
-    fitting = Fit(REFERENCE, Split(*images(20 * BATCH)), 10, None, 0, make_plan("cpu"))
+    fitting = Fit(REFERENCE, Split(*images(20 * BATCH)), 10, plan=make_plan("cpu"))
     return {"images_per_second": rate(fitting.advance, BATCH)}
 
 

@@ -76,3 +76,8 @@ class Terminated(BaseException):
     """SIGTERM, raised in the main thread so that work in progress is saved as on Ctrl-C."""
 
     exit_code = 143
+
+
+def is_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python says so by type, torch on a GPU, too, but on a CPU by its message only."""
+    return type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error)

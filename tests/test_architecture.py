@@ -1,6 +1,7 @@
 """Who may import whom (docs of the rule: the table below). Imports are read from the source, not run."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -270,3 +271,12 @@ def test_training_starts_without_the_compiler() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert answer.stdout.split() == []
+
+
+def test_every_test_that_the_list_of_faults_names_is_there() -> None:
+    """Names were cut short, and led nowhere."""
+    here = Path(__file__).parent
+    named = set(re.findall(r"\b(test_\w+)`", (here.parent / "docs" / "faults.md").read_text()))
+    texts = [path.read_text() for path in here.rglob("test_*.py")]
+    written = {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
+    assert len(named) > 50 and not named - written

@@ -16,7 +16,7 @@ import typer
 from tenfold.cli import data, training, evaluation, serving, scaling  # noqa: F401  # isort: skip
 from tenfold.cli.app import app
 from tenfold.console import remark
-from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError
+from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError, is_memory
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -39,17 +39,12 @@ def _run() -> int:
         remark(f"tenfold: {error.strerror or error}{where}")
         return StorageError.exit_code
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_memory(error):
+        if not is_memory(error):
             raise
         remark("tenfold: out of memory: try a smaller batch_size in a recipe file")
         return StorageError.exit_code
     except Terminated as signalled:
         return signalled.exit_code
-
-
-def _is_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory: on a GPU it says so by type, on a CPU by its message only."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def main() -> None:

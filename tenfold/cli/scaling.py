@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tenfold.scaling.summary import Measured, Outcome
     from tenfold.scaling.tune import Setting
     from tenfold.training.recipe import Recipe
+    from tenfold.training.runs import Row
 
 Cpus = Annotated[
     int | None,
@@ -82,19 +83,32 @@ def bench(
         return
     from tenfold.scaling import bench as benching
 
+    data = _found_again(data, dataset)
     options = ["--data", data, "--device", device, *_shape_options(dataset, size, resize)]
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
+    # who asks for validation images is choosing, and spares the test images
+    setting = benching.Setting(tuple(options), "validation" if val_size else "test", _content(dataset))
     path = out or RUNS / f"bench-{'-'.join(recipes)}"
     seeds = range(seed0, seed0 + runs)
     if cluster:
         from tenfold.scaling import cluster as clustering
 
         request = _request(cpus, device)
-        outcomes = clustering.bench(recipes, seeds, path, options, (data, size, resize), cluster, request)
+        outcomes = clustering.bench(recipes, seeds, path, setting, (data, size, resize), cluster, request)
     else:
-        outcomes = benching.bench(recipes, seeds, path, options)
-    _tell(outcomes, benching.measured_on(options), path, as_json)
+        outcomes = benching.bench(recipes, seeds, path, setting)
+    _tell(outcomes, setting.measured_on, path, as_json)
+
+
+def _found_again(data: str, dataset: "Dataset") -> str:
+    """What the data are called in other folders and on other machines, too."""
+    return dataset.origin.path if dataset.origin else data
+
+
+def _content(dataset: "Dataset") -> str | None:
+    """By which a folder is known to have changed."""
+    return dataset.origin.sha256 if dataset.origin else None
 
 
 def _shape_options(dataset: "Dataset", size: int, resize: str) -> list[str]:
@@ -160,7 +174,8 @@ def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:
     ceiling = profiled.ceiling
     if as_json:
         parts = [asdict(part) | {"gflop_per_second": part.rate} for part in profiled.parts]
-        whole = {key: getattr(profiled, key) for key in ("batch_size", "milliseconds", "gflop", "share_of_ceiling")}
+        keys = ("batch_size", "dtype", "milliseconds", "gflop", "share_of_ceiling")
+        whole = {key: getattr(profiled, key) for key in keys}
         print_json({"recipe": recipe.name, **whole, "ceiling_gflop_per_second": ceiling, "parts": parts})
         return
     rows = [
@@ -169,7 +184,7 @@ def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:
     ]
     rows.append(("whole step", "", f"{profiled.milliseconds:.1f}", *_rate_cells(profiled.rate, ceiling)))
     print_table(("part", "direction", "ms", "GFLOP/s", "of the ceiling"), rows)
-    print(f"{profiled.batch_size} images a step; ceiling: {ceiling:.0f} GFLOP/s in a bfloat16 matrix product")
+    print(f"{profiled.batch_size} images a step; ceiling: {ceiling:.0f} GFLOP/s in a {profiled.dtype} matrix product")
 
 
 def _rate_cells(rate: float | None, ceiling: float) -> tuple[str, str]:
@@ -203,21 +218,17 @@ def tune(
     require_extra("tune", TUNE_EXTRA)
     _require_cluster(cluster, cpus)
     chosen = choose_recipe(recipe, None, None)
-    if space is None and chosen.optimizer != "muon":
-        raise UsageError(f"the space that comes along is for the fast recipes: give --space FILE for {recipe}")
-    from tenfold.scaling import tune as tuning
-    from tenfold.scaling.space import DEFAULT_SPACE, read_space
-
-    space = space or DEFAULT_SPACE
-    read_space(space, chosen)  # what is wrong with it is said before anything is loaded
+    space = _choose_space(space, chosen)
     from tenfold.data import load
-    from tenfold.evaluation import plots
+    from tenfold.scaling import tune as tuning
+    from tenfold.scaling.space import read_space
     from tenfold.training.device import make_plan
 
     make_plan(device)
     dataset = load(data, size=size, resize=resize, seed=seed)
     chosen, val_images = _hold_out(chosen, dataset, val_size)
-    setting = tuning.Setting(chosen, read_space(space, chosen), val_images, data, size, resize, device, seed)
+    where = (_found_again(data, dataset), size, resize, device)
+    setting = tuning.Setting(chosen, read_space(space, chosen), val_images, *where, seed, _content(dataset))
     path = out or RUNS / f"tune-{Path(recipe).stem}"
     if cluster:
         from tenfold.scaling import cluster as clustering
@@ -225,20 +236,39 @@ def tune(
         study = clustering.tune(setting, trials, path, cluster, _request(cpus, device))
     else:
         study = tuning.tune(setting, trials, path)
-    row = tuning.summarize(study, setting)
-    plots.save(plots.search(row), path / tuning.PICTURE)
-    best = path / tuning.BEST
+    row, best = tuning.summarize(study, setting), path / tuning.BEST
+    _tell_search(row, path, as_json)
+    if not as_json:
+        print(f"to know: {_bench_command(f'{best},{recipe}', setting, dataset)}")
+
+
+def _choose_space(space: Path | None, recipe: "Recipe") -> Path:
+    """The file asked for, or the one that comes along. Raises `UsageError` where it does not fit the recipe."""
+    from tenfold.scaling.space import DEFAULT_SPACE, read_space
+
+    if space is None and recipe.optimizer != "muon":
+        raise UsageError(f"the space that comes along is for the fast recipes: give --space FILE for {recipe.name}")
+    read_space(space or DEFAULT_SPACE, recipe)  # what is wrong with it is said before anything is loaded
+    return space or DEFAULT_SPACE
+
+
+def _tell_search(row: dict[str, Any], path: Path, as_json: bool) -> None:
+    """Draw and say what the trials show."""
+    from tenfold.evaluation import plots
+    from tenfold.scaling.tune import BEST, PICTURE, describe
+
+    plots.save(plots.search(row), path / PICTURE)
     if as_json:
-        print_json(row | {"path": str(best)})
-        return
-    print(tuning.describe(row), path / tuning.PICTURE, best, sep="\n")
-    print(f"to know: {_bench_command(f'{best},{recipe}', setting, dataset)}")
+        print_json(row | {"path": str(path / BEST)})
+    else:
+        print(describe(row), path / PICTURE, path / BEST, sep="\n")
 
 
 def _bench_command(recipes: str, setting: "Setting", dataset: "Dataset") -> str:
     """How recipes are compared on a search's data, with seeds that the search did not see."""
     held_out = [] if dataset.val_size else ["--val-size", str(setting.val_images)]
-    same = ["--data", setting.data, *_shape_options(dataset, setting.size, setting.resize)]
+    same = ["--data", setting.data, "--device", setting.device]
+    same += _shape_options(dataset, setting.size, setting.resize)
     return shlex.join(["tenfold", "bench", "--recipe", recipes, "--seed0", str(setting.seed + 1), *held_out, *same])
 
 
@@ -261,38 +291,34 @@ def list_runs(
     as_json: Json = False,
 ) -> None:
     """List the runs of a folder, or show field by field how two runs differ."""
-    from dataclasses import asdict
-
     from tenfold.training import runs
 
-    if pair and len(pair) != 2:
+    if not pair:
+        _tell_runs(runs.list_runs(folder, sort), as_json)
+        return
+    if len(pair) != 2:
         raise UsageError("two runs can be compared: name none to list all, or two")
-    if pair:
-        differences = runs.compare_runs(*pair)
-        if as_json:
-            print_json({"a": str(pair[0]), "b": str(pair[1]), "differences": differences})
-        else:
-            rows = [(name, _cell(a), _cell(b)) for name, (a, b) in differences.items()]
-            print_table(("field", str(pair[0]), str(pair[1])), rows)
-        return
-    found = runs.list_runs(folder, sort)
+    first, second = pair
+    _tell_differences(first, second, runs.compare_runs(first, second), as_json)
+
+
+def _tell_differences(a: Path, b: Path, differences: dict[str, tuple[Any, Any]], as_json: bool) -> None:
     if as_json:
-        print_json({"runs": [asdict(row) for row in found]})
-        return
-    cells = [
-        (
-            row.run,
-            row.recipe,
-            row.data,
-            _cell(row.seed),
-            _percent(row.accuracy),
-            _cell(row.seconds),
-            row.date,
-            row.state,
-        )
-        for row in found
-    ]
-    print_table(("run", "recipe", "data", "seed", "accuracy", "seconds", "date", "state"), cells)
+        print_json({"a": str(a), "b": str(b), "differences": differences})
+    else:
+        rows = [(name, _cell(first), _cell(second)) for name, (first, second) in differences.items()]
+        print_table(("field", str(a), str(b)), rows)
+
+
+def _tell_runs(rows: "Sequence[Row]", as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        print_json({"runs": [asdict(row) for row in rows]})
+    else:
+        cells = [asdict(row) | {"accuracy": _percent(row.accuracy)} for row in rows]
+        header = ("run", "recipe", "data", "seed", "accuracy", "seconds", "date", "state")
+        print_table(header, [[_cell(row[name]) for name in header] for row in cells])
 
 
 def _percent(share: float | None) -> str:

@@ -227,6 +227,13 @@ def shown(name: str, longest: int = 32) -> str:
     return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
+def sure(probability: float) -> str:
+    """How sure a model is, in whole percent; close to certainty a digit more, rounded down: 0.9996 is 99.9 %."""
+    if 0.995 <= probability < 1:
+        return f"{math.floor(1000 * probability) / 10:.1f} %"
+    return f"{100 * probability:.0f} %"
+
+
 def _require_pairs(logits: np.ndarray, labels: np.ndarray) -> None:
     assert logits.ndim == 2 and logits.shape[1] >= 2 and labels.shape == (len(logits),) and len(labels) > 0
 

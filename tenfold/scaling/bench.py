@@ -6,12 +6,13 @@ measured again. What can be said of the runs is in `summary`.
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,12 +30,14 @@ from tenfold.training.recipe import Recipe, Share
 
 TRIES = 3
 SETTINGS, RECIPES = "bench.json", "recipes"
+_OPTIONS = ("RECIPE", "DATA", "OUT", "SEED", "DEVICE", "EPOCHS", "VAL_SIZE", "SIZE", "RESIZE")
+"""Of `tenfold train`, as its environment may set them: TENFOLD_… behind a bench's back."""
 _PACKAGE = Path(__file__).parents[1]
 
 
 # What is read of a record; a run's results hold more.
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Results(pydantic.BaseModel):
@@ -42,7 +45,7 @@ class _Results(pydantic.BaseModel):
     device: str
     test_accuracy: Share
     val_accuracy: Share | None = None
-    total_seconds: Rate
+    total_seconds: Positive
     setup_seconds: Number
     train_seconds: Number
     evaluation_seconds: Number
@@ -61,8 +64,8 @@ class _Environment(pydantic.BaseModel):
 
 class _Ended(pydantic.BaseModel):
     results: _Results
-    rate_before: Rate | None
-    rate_after: Rate | None
+    rate_before: Positive | None
+    rate_after: Positive | None
     environment: _Environment
 
 
@@ -74,31 +77,44 @@ class _Lost(pydantic.BaseModel):
 _RECORD: TypeAdapter[_Ended | _Lost] = TypeAdapter(_Ended | _Lost)
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a bench share.
+
+    options: words handed on to `tenfold train`. measured_on: the images that accuracies are of. content: the digest of
+    the folder that the images come from, None for a data set that has a name.
+    """
+
+    options: tuple[str, ...] = ()
+    measured_on: Measured = "test"
+    content: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data, to be compared with what a folder holds."""
+        return {"options": list(self.options), "content": self.content}
+
+
 def bench(
-    recipes: Mapping[str, Recipe], seeds: Sequence[int], out: Path, options: Sequence[str] = ()
+    recipes: Mapping[str, Recipe], seeds: Sequence[int], out: Path, setting: Setting | None = None
 ) -> dict[str, list[Outcome]]:
     """Train every recipe with every seed below `out`, recipes alternately; runs found there are not repeated.
 
-    `options` are handed on to `tenfold train`. Raises `UsageError` where `out` holds anything else, or runs made with
-    other options or recipes; `BusyError`; `ModelError` where a record there is damaged; `RunFailedError`.
+    Raises `UsageError` where `out` holds anything else, or runs made with other options, images or recipes;
+    `BusyError`; `ModelError` where a record there is damaged; `RunFailedError`.
     """
+    setting = setting or Setting()
     done: dict[str, list[Outcome]] = {name: [] for name in recipes}
-    with opened(recipes, out, options), progress("bench", len(seeds) * len(recipes)) as bar:
+    with opened(recipes, out, setting), progress("bench", len(seeds) * len(recipes)) as bar:
         try:
             for seed, name in product(seeds, recipes):
-                outcome = run_once(name, seed, out, options)
+                outcome = run_once(name, seed, out, setting.options)
                 done[name].append(outcome)
-                bar(1, note=note(name, outcome, measured_on(options)))
+                bar(1, note=note(name, outcome, setting.measured_on))
         except (KeyboardInterrupt, Terminated):
             ended = sum(map(len, done.values()))
             remark(f"stopped after {ended} of {len(seeds) * len(recipes)} runs; the same command goes on")
             raise
     return done
-
-
-def measured_on(options: Sequence[str]) -> Measured:
-    """What a bench's accuracies are of: who asks for validation images is choosing, and spares the test images."""
-    return "validation" if "--val-size" in options else "test"
 
 
 def note(name: str, outcome: Outcome, on: Measured) -> str:
@@ -108,7 +124,7 @@ def note(name: str, outcome: Outcome, on: Measured) -> str:
 
 
 @contextmanager
-def opened(recipes: Mapping[str, Recipe], out: Path, options: Sequence[str]) -> Iterator[None]:
+def opened(recipes: Mapping[str, Recipe], out: Path, setting: Setting) -> Iterator[None]:
     """Make `out` a bench's folder, or see that its runs can be added to; locked while the block runs.
 
     Raises as `bench` does.
@@ -116,11 +132,11 @@ def opened(recipes: Mapping[str, Recipe], out: Path, options: Sequence[str]) -> 
     with storage_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     told = {name: json.loads(recipe.to_json()) for name, recipe in recipes.items()}
-    known = _check_settings(out, told, options)
+    known = _check_settings(out, told, setting)
     lock = Lock(out)
     lock.acquire(now())
     try:
-        write_text(out / SETTINGS, json.dumps({"options": list(options), "recipes": known | told}, indent=2) + "\n")
+        write_text(out / SETTINGS, json.dumps(setting.to_json() | {"recipes": known | told}, indent=2) + "\n")
         for name, recipe in recipes.items():  # runs are made from these: a file of the user's may change meanwhile
             write_text(_recipe_file(name, out), recipe.to_json())
         yield
@@ -129,27 +145,28 @@ def opened(recipes: Mapping[str, Recipe], out: Path, options: Sequence[str]) -> 
 
 
 def _recipe_file(name: str, out: Path) -> Path:
-    return out / RECIPES / f"{name}.json"
+    return out / RECIPES / f"{name}.recipe.json"  # never plain recipe.json, by which a run's folder is known
 
 
-def _check_settings(out: Path, recipes: dict[str, Any], options: Sequence[str]) -> dict[str, Any]:
+def _check_settings(out: Path, recipes: dict[str, Any], setting: Setting) -> dict[str, Any]:
     """The recipes of the bench that is there, which is this one or has none. Raises `UsageError` for another."""
     path = out / SETTINGS
     if not path.exists():
-        if any(not path.name.startswith(".") for path in out.iterdir()):  # a lock is left where it was interrupted
+        if any(not found.name.startswith(".") for found in out.iterdir()):  # a lock is left where it was interrupted
             raise UsageError(f"{out} holds other things than a bench: choose another --out")
         return {}
     settings = _read(path)
     known: dict[str, Any] = settings.get("recipes", {})
     if not isinstance(known, dict):
         raise ModelError(f"{path} is damaged: choose another --out")
-    changed = [name for name, recipe in recipes.items() if known.get(name, recipe) != recipe]
-    if not changed and settings.get("options") == list(options):
+    changed = [f"another {name}" for name, recipe in recipes.items() if known.get(name, recipe) != recipe]
+    changed += ["other options"] if settings.get("options") != list(setting.options) else []
+    changed += ["other images in that folder"] if settings.get("content") != setting.content else []
+    if not changed:
         return known
     if not any(out.glob("*-*.json")):  # nothing was measured under those settings
         return {}
-    what = f"another {changed[0]}" if changed else "other options"
-    raise UsageError(f"{out} holds runs made with {what}: choose another --out")
+    raise UsageError(f"{out} holds runs made with {changed[0]}: choose another --out")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -216,7 +233,7 @@ def _measure(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     words = ("train", "--recipe", str(_recipe_file(name, out)), "--seed", str(seed), "--out", str(run), "--json")
     line = [sys.executable, "-m", "tenfold", *words, "--no-report", *options]
     before = _rate()
-    process = subprocess.run(line, capture_output=True, text=True, check=False)
+    process = subprocess.run(line, capture_output=True, text=True, check=False, env=_plain_environment())
     after = _rate()
     if process.returncode:
         raise RunFailedError(f"{run.name}: {_reason(process)}", max(process.returncode, 1))
@@ -224,6 +241,12 @@ def _measure(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     if results["device"] != "cpu":  # of that, the CPU's rate says nothing
         before = after = None
     return Timed(results, before, after, _environment(run))
+
+
+def _plain_environment() -> dict[str, str]:
+    """Ours, but for what would change a run unnoticed."""
+    hidden = {f"TENFOLD_{name}" for name in _OPTIONS}
+    return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 def _reason(process: "subprocess.CompletedProcess[str]") -> str:

@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import os
+import platform
 import socket
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenfold.console import progress, remark
 from tenfold.data import load
-from tenfold.errors import RunFailedError, TenfoldError, UsageError
+from tenfold.errors import DataError, RunFailedError, TenfoldError, UsageError
 from tenfold.files import storage_errors, write_bytes, write_text
 from tenfold.scaling import bench as benching
 from tenfold.scaling import tune as tuning
@@ -95,7 +96,7 @@ def bench(
     recipes: Mapping[str, Recipe],
     seeds: Sequence[int],
     out: Path,
-    options: Sequence[str],
+    setting: benching.Setting,
     data: tuple[str, int, str],
     address: str,
     request: Request,
@@ -106,12 +107,12 @@ def bench(
     """
     with connected(address) as ray:
         _room(ray, request)
-        with benching.opened(recipes, out, options):
+        with benching.opened(recipes, out, setting):
             pairs = [(name, seed) for seed, name in product(seeds, recipes)]
             todo = [pair for pair in pairs if not benching.record_of(*pair, out).exists()]
             remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(measure)
             tasks = {
-                remote.remote(recipes[name].to_json(), name, seed, options, data, request.cpus): (name, seed)
+                remote.remote(recipes[name].to_json(), name, seed, setting, data, request.cpus): (name, seed)
                 for name, seed in todo
             }
             with progress("bench", len(pairs), done=len(pairs) - len(todo)) as bar:
@@ -119,8 +120,8 @@ def bench(
                     (done, *_), _ = ray.wait(list(tasks))
                     name, seed = tasks.pop(done)
                     outcome = _keep(_result(ray, done, f"{name}-{seed}"), name, seed, out)
-                    bar(1, note=benching.note(name, outcome, benching.measured_on(options)))
-    return benching.bench(recipes, seeds, out, options)  # every record is there now
+                    bar(1, note=benching.note(name, outcome, setting.measured_on))
+    return benching.bench(recipes, seeds, out, setting)  # every record is there now
 
 
 def _room(ray: "ModuleType", request: Request) -> int:
@@ -136,7 +137,7 @@ def _room(ray: "ModuleType", request: Request) -> int:
 
 
 def measure(
-    recipe: str, name: str, seed: int, options: Sequence[str], data: tuple[str, int, str], threads: int
+    recipe: str, name: str, seed: int, setting: benching.Setting, data: tuple[str, int, str], threads: int
 ) -> dict[str, Any]:
     """On a node: one run, measured as on one machine; its record and its files, or its error and exit code.
 
@@ -147,9 +148,11 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="tenfold-") as folder:
         out = Path(folder)
         try:
-            load(dataset, size=size, resize=resize)
-            with benching.opened({name: Recipe.from_json(recipe)}, out, options):
-                benching.run_once(name, seed, out, options)
+            origin = load(dataset, size=size, resize=resize).origin
+            if origin and origin.sha256 != setting.content:
+                raise DataError(f"{dataset} holds other images on the node {platform.node()}")
+            with benching.opened({name: Recipe.from_json(recipe)}, out, setting):
+                benching.run_once(name, seed, out, setting.options)
         except TenfoldError as error:
             return {"error": str(error), "exit_code": error.exit_code}
         record = benching.record_of(name, seed, out)

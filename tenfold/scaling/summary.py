@@ -151,15 +151,17 @@ def _row(run: Timed, measured_on: Measured) -> dict[str, Any]:
 def compare(a: dict[str, Any], b: dict[str, Any], comparisons: int = 1) -> dict[str, Any]:
     """Compare two rows of `summarize`, seed by seed: accuracy by its difference b − a, time by the ratio b / a.
 
-    comparisons: how many are made at once; the intervals are as much wider (Bonferroni), so that all of them hold at
-    once in 95 % of cases. Times are normalised ones where both have them.
+    comparisons: how many are made at once; the intervals are as much wider (Bonferroni), so that in 95 % of cases all
+    those of accuracy hold at once, and likewise all those of time. Times are normalised ones where both have them, and
+    only of pairs around which the machine was steady.
     """
     confidence = 1 - 0.05 / comparisons
     pairs = _pairs(a["runs"], b["runs"])
-    normalised = all(run["normalised_seconds"] is not None for pair in pairs for run in pair)
-    kind = "normalised_seconds" if normalised else "seconds"
     difference = _paired([y["accuracy"] - x["accuracy"] for x, y in pairs], confidence)
-    logarithm = _paired([math.log(y[kind] / x[kind]) for x, y in pairs], confidence)
+    steady = [pair for pair in pairs if all(run["steady"] for run in pair)]
+    normalised = all(run["normalised_seconds"] is not None for pair in steady for run in pair)
+    kind = "normalised_seconds" if normalised else "seconds"
+    logarithm = _paired([math.log(y[kind] / x[kind]) for x, y in steady], confidence)
     within = [math.exp(end) for end in logarithm["interval"]] if logarithm["interval"] else None
     ratio = logarithm | {"mean": math.exp(logarithm["mean"]), "interval": within}
     names = {"a": a["recipe"], "b": b["recipe"], "n": len(pairs), "confidence": confidence}
@@ -173,13 +175,14 @@ def _pairs(a: Sequence[dict[str, Any]], b: Sequence[dict[str, Any]]) -> list[tup
 
 
 def _paired(values: Sequence[float], confidence: float) -> dict[str, Any]:
-    """Mean and interval of paired differences, and whether they are surely not 0.
+    """Number, mean and interval of paired differences, and whether they are surely not 0.
 
     Equal differences prove nothing: they come of rounding, since accuracies are counted in whole images.
     """
     within = interval(values, confidence)
     differs = len(values) >= FEWEST and within is not None and within[0] < within[1] and not within[0] <= 0 <= within[1]
-    return {"mean": statistics.fmean(values) if values else 0.0, "interval": within, "differs": differs}
+    mean = statistics.fmean(values) if values else 0.0
+    return {"n": len(values), "mean": mean, "interval": within, "differs": differs}
 
 
 def _verdict(names: dict[str, Any], difference: dict[str, Any], ratio: dict[str, Any]) -> str:
@@ -189,16 +192,21 @@ def _verdict(names: dict[str, Any], difference: dict[str, Any], ratio: dict[str,
     sure = f"{100 * names['confidence']:.3g} % interval"
     low, high = (100 * end for end in difference["interval"])
     points = f"{100 * difference['mean']:+.2f} points, {sure} {low:+.2f} to {high:+.2f}"
-    low, high = ratio["interval"]
-    times = f"{ratio['mean']:.3f} × the time, {sure} {low:.3f} to {high:.3f}"
-    accuracy, time = f"no difference in accuracy is shown between {a} and {b}", "none in time"
+    accuracy = f"no difference in accuracy is shown between {a} and {b}"
     if difference["differs"]:
         accuracy = f"{b} is {'better' if difference['mean'] > 0 else 'worse'} than {a}"
+    return f"{accuracy} ({points}); {_verdict_on_time(b, ratio, sure)}"
+
+
+def _verdict_on_time(b: str, ratio: dict[str, Any], sure: str) -> str:
+    if ratio["n"] < FEWEST:
+        return f"the machine was steady around {ratio['n']} pairs only, too few to compare times"
+    low, high = ratio["interval"]
+    times = f"{ratio['mean']:.3f} × the time, {sure} {low:.3f} to {high:.3f}"
+    said = "no difference in time is shown"
     if ratio["differs"]:
-        time = f"{b} is {'slower' if ratio['mean'] > 1 else 'faster'}"
-    elif difference["differs"]:
-        time = "no difference in time is shown"
-    return f"{accuracy} ({points}); {time} ({times})"
+        said = f"{b} is {'slower' if ratio['mean'] > 1 else 'faster'}"
+    return f"{said} ({times})"
 
 
 def describe(row: dict[str, Any]) -> str:
@@ -234,12 +242,19 @@ def _remarks(row: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
     remarks = []
     if row["unsteady"]:
-        remarks.append(f"the machine was unsteady around {_listed(row['unsteady'])}: such times mean little")
+        remarks.append(f"the machine was unsteady around {_seeds(row['unsteady'])}: such times mean little")
     if row["diverged"]:
-        remarks.append(f"diverged and left out: {_listed(row['diverged'])}")
-    if len(row["environments"]) > 1:
-        remarks.append(f"made in {len(row['environments'])} different environments: times do not compare")
+        remarks.append(f"diverged and left out: {_seeds(row['diverged'])}")
+    if differing := _differing(row["environments"]):
+        count, what = len(row["environments"]), ", ".join(differing)
+        remarks.append(f"made in {count} different environments ({what}): times do not compare, accuracies may not")
     return remarks + [say_environment(environment) for environment in row["environments"]]
+
+
+def _differing(environments: Sequence[dict[str, Any]]) -> list[str]:
+    """What of the machine, the versions and the code is not the same in all of them."""
+    first, *others = environments
+    return [name for name, value in first.items() if any(other[name] != value for other in others)]
 
 
 def say_environment(environment: dict[str, Any]) -> str:
@@ -249,5 +264,5 @@ def say_environment(environment: dict[str, Any]) -> str:
     return f"{where}, {environment['dtype']}, {environment['threads']} threads; {versions}; code {environment['code']}"
 
 
-def _listed(numbers: Sequence[int]) -> str:
+def _seeds(numbers: Sequence[int]) -> str:
     return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

@@ -2,9 +2,10 @@
 
 All trials train with the same seed, so that they differ by their fields, as far as that goes. A trial's process may
 diverge, crash or run out of memory: it then counts as failed, and the search goes on. Whatever decides the next trial
-is keyed by (seed, trials so far), so a search that was killed ends as one that was not.
+is keyed by (seed, a number that no trial before has had), so a search that was killed ends as one that was not.
 """
 
+import itertools
 import json
 import math
 import os
@@ -35,7 +36,11 @@ _FATAL = (1, DataError.exit_code, StorageError.exit_code)  # these would end eve
 
 @dataclass(frozen=True)
 class Setting:
-    """What all trials share. val_images: how many images, the last of the training images, they are scored on."""
+    """What all trials share.
+
+    val_images: how many images, the last of the training images, they are scored on. content: the digest of the folder
+    that the images come from, None for a data set that has a name.
+    """
 
     recipe: Recipe
     space: Space
@@ -45,10 +50,12 @@ class Setting:
     resize: str
     device: str
     seed: int
+    content: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, to be compared with what a folder holds."""
-        shared = {name: getattr(self, name) for name in ("val_images", "data", "size", "resize", "device", "seed")}
+        names = ("val_images", "data", "size", "resize", "device", "seed", "content")
+        shared = {name: getattr(self, name) for name in names}
         space = {name: asdict(domain) for name, domain in self.space.items()}
         return {"recipe": json.loads(self.recipe.to_json()), "space": space, **shared}
 
@@ -150,6 +157,8 @@ class Search:
         study.pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
         self.study, self.setting, self.bar = study, setting, bar
         self.trials, self.asked = trials, len(counted(study))
+        used = {trial.user_attrs.get("key", number) for number, trial in enumerate(counted(study))}
+        self.keys = (number for number in itertools.count() if number not in used)
 
     def ask(self) -> Trial | None:
         """The next trial, drawn by a key of its own; None when there were enough. Fields that make no recipe fail."""
@@ -168,9 +177,12 @@ class Search:
         import optuna
 
         # constant_liar: trials under way count as bad ones, so that those beside them are drawn elsewhere
-        self.study.sampler = optuna.samplers.TPESampler(seed=_key(self.setting.seed, self.asked), constant_liar=True)
+        key = next(self.keys)
+        self.study.sampler = optuna.samplers.TPESampler(seed=_key(self.setting.seed, key), constant_liar=True)
         self.asked += 1
-        return self.study.ask()
+        drawn = self.study.ask()
+        drawn.set_user_attr("key", key)
+        return drawn
 
     def report(self, trial: Trial, accuracy: float) -> bool:
         """Take in an epoch's validation accuracy; whether the trial is worth going on with, else it has ended."""

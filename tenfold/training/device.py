@@ -99,12 +99,12 @@ def cpu_has_bfloat16() -> bool:
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def matrix_rate(size: int = 2048, seconds: float = 1.0) -> float:
-    """Measure GFLOP/s of bfloat16 matrix products on the CPU: the yardstick of normalised seconds.
+def matrix_rate(dtype: torch.dtype = torch.bfloat16, size: int = 2048, seconds: float = 1.0) -> float:
+    """Measure GFLOP/s of matrix products on the CPU, those of bfloat16 being the yardstick of normalised seconds.
 
     That of the median product, so that a moment's interruption does not count.
     """
-    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).bfloat16()
+    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(dtype)
     for _ in range(5):
         matrix @ matrix
     taken: list[float] = []

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import torch
+
 from tenfold.data.cache import home, load_cifar10
 from tenfold.data.download import npm_client
 from tenfold.data.sources import PUBLISHER_URL, offline
@@ -67,9 +69,11 @@ def _processor() -> Iterator[Finding]:
     yield Finding("processor", f"{name}, {cores()} cores for this process", f"trains with {threads}")
     yield Finding("vector units", units, dtype)
     yield Finding("allocator", platform.libc_ver()[0] or "not glibc", allocator)
-    rate = matrix_rate()
-    share = f"a time here is multiplied by {rate / NORMAL_RATE:.2f} to be normalised"
-    yield Finding("matrix products", f"{rate:.0f} GFLOP/s in bfloat16", share)
+    rate = matrix_rate(plan.dtype)
+    so = "times here are not normalised, which wants bfloat16"
+    if plan.dtype == torch.bfloat16:
+        so = f"a time here is multiplied by {rate / NORMAL_RATE:.2f} to be normalised"
+    yield Finding("matrix products", f"{rate:.0f} GFLOP/s in {plan.dtype_name}", so)
 
 
 def _devices() -> Iterator[Finding]:

@@ -30,15 +30,20 @@ WHITENING_IMAGES = 2000
 
 
 class Fit:
-    """A training run in memory: network, optimizers, step number and log; `advance` takes one step."""
+    """A training run in memory: network, optimizers, step number and log; `advance` takes one step.
+
+    `train` and `val` hold uint8 N×H×W×3 and N labels below `classes`. Raises `UsageError` where the recipe's sizes do
+    not fit the images'.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
         train: Split,
         classes: int,
-        val: Split | None,
-        seed: int,
+        *,
+        val: Split | None = None,
+        seed: int = 0,
         plan: Plan,
         ranks: Ranks = ALONE,
     ):
@@ -225,8 +230,12 @@ def fit(
     plan: Plan | None = None,
     on_step: Callable[[Fit], None] | None = None,
 ) -> Fit:
-    """Train the recipe's network on `train` in memory, calling `on_step` after every step; no disk is touched."""
-    fitting = Fit(recipe, train, classes, val, seed, plan or make_plan())
+    """Train the recipe's network on all of `train` in memory, calling `on_step` after every step; no disk is touched.
+
+    `val` is scored after every epoch; the recipe's own `val_size` is `split`'s to apply. Raises as `Fit` and its
+    `advance` do.
+    """
+    fitting = Fit(recipe, train, classes, val=val, seed=seed, plan=plan or make_plan())
     while not fitting.done:
         fitting.advance()
         if on_step:
@@ -235,7 +244,7 @@ def fit(
 
 
 def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
-    """Hold out the recipe's validation images. Raises `UsageError` where nothing would be left to train on."""
+    """Hold out the recipe's validation images. Raises `UsageError` or `DataError` where nothing is left to train on."""
     if len(train) == 0:
         raise DataError("there are no training images")
     if recipe.val_size >= len(train):

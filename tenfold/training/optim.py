@@ -20,7 +20,6 @@ class Schedule:
     """The recipe's stages in steps: `ends` holds the step at which each stage is over."""
 
     recipe: Recipe
-    images: int
     batch_size: int
     steps_per_epoch: int
     ends: tuple[int, ...]
@@ -76,7 +75,7 @@ def make_schedule(recipe: Recipe, images: int) -> Schedule:
     for stage in recipe.stages:
         epochs += stage.epochs
         ends.append(max(round(epochs * per_epoch), (ends[-1] if ends else 0) + 1))
-    return Schedule(recipe, images, batch_size, per_epoch, tuple(ends))
+    return Schedule(recipe, batch_size, per_epoch, tuple(ends))
 
 
 class Optimizer:

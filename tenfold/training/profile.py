@@ -1,9 +1,10 @@
 """Where the time of a training step goes: every convolution and direction alone, and the whole step beside the ceiling.
 
-The ceiling is the rate of a large bfloat16 matrix product on the same machine. Each convolution's three products (the
-output, the gradient to its input, that to its weights) are timed alone on tensors of the step's own shapes, casts of
-weights included; of the rest, what PyTorch's profiler counts in whole steps by kind. Dense layers are small and left
-out. The size of a product is that of the definition, also where `convolution` needs fewer multiplications.
+The ceiling is the rate of a large matrix product on the same machine, in the numbers that the recipe trains in. Each
+convolution's three products (the output, the gradient to its input, that to its weights) are timed alone on tensors of
+the step's own shapes, casts of weights included; of the rest, what PyTorch's profiler counts in whole steps by kind.
+Dense layers are small and left out. The size of a product is that of the definition, also where `convolution` needs
+fewer multiplications.
 """
 
 import copy
@@ -28,7 +29,7 @@ WARM_UP = 4
 
 # Names of PyTorch's operations, by what they are for. Convolutions have rows of their own, a direction each.
 KINDS = {
-    "activations": ("gelu", "silu", "hardswish", "relu", "clamp_min", "threshold_backward"),
+    "activations": ("gelu", "relu", "clamp_min", "threshold_backward"),
     "pooling": ("max_pool2d", "avg_pool2d"),
     "norms": ("batch_norm",),
 }
@@ -55,12 +56,13 @@ class Part:
 
 @dataclass(frozen=True)
 class StepProfile:
-    """A step of `batch_size` images: its parts, its median time, and the machine's ceiling in GFLOP/s."""
+    """A step of `batch_size` images: its parts, its median time, and the machine's ceiling in GFLOP/s of `dtype`."""
 
     parts: tuple[Part, ...]
     batch_size: int
     milliseconds: float
     ceiling: float
+    dtype: str
 
     @property
     def gflop(self) -> float:
@@ -83,17 +85,19 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
 
     Raises `UsageError` where the recipe has too few steps to take some.
     """
-    fitting = Fit(replace(recipe, small_share=0.0), train, classes, None, 0, make_plan("cpu"))
+    fitting = Fit(replace(recipe, small_share=0.0), train, classes, plan=make_plan("cpu"))
     if fitting.schedule.total < WARM_UP + 2 * STEPS + 1:
         raise UsageError(f"{recipe.name} has only {fitting.schedule.total} steps: too few to profile")
     for _ in range(WARM_UP):
         fitting.advance()
-    before = matrix_rate()
+    plan = fitting.plan
+    before = matrix_rate(plan.dtype)
     milliseconds = 1e3 * _median(fitting.advance, STEPS)
-    ceiling = (before + matrix_rate()) / 2
+    ceiling = (before + matrix_rate(plan.dtype)) / 2
     parts = (*_products(fitting), *_rest(fitting))
     left = milliseconds - sum(part.milliseconds for part in parts)
-    return StepProfile((*parts, Part(LEFT, "", left)), fitting.schedule.batch_size, milliseconds, ceiling)
+    parts = (*parts, Part(LEFT, "", left))
+    return StepProfile(parts, fitting.schedule.batch_size, milliseconds, ceiling, plan.dtype_name)
 
 
 def _median(action: Callable[[], object], times: int) -> float:

@@ -42,7 +42,7 @@ class Ranks:
         return slice(images * self.rank // self.count, images * (self.rank + 1) // self.count)
 
     def add(self, tensors: Sequence[Tensor]) -> None:
-        """Replace float tensors of the same device by their sums over all ranks. Raises `RankLostError`."""
+        """Replace tensors of the same device and dtype by their sums over all ranks. Raises `RankLostError`."""
         if self.count == 1 or not tensors:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -52,7 +52,7 @@ class Ranks:
             tensor.copy_(part.view(tensor.shape))
 
     def join(self, part: Tensor, images: int) -> Tensor:
-        """All ranks' parts of a batch (float, one number an image), in order. Raises `RankLostError`."""
+        """All ranks' parts of a batch (one number an image), in order. Raises `RankLostError`."""
         if self.count == 1:
             return part
         whole = part.new_zeros(images)

@@ -160,8 +160,8 @@ class Recipe:
     def for_images(self, images: int) -> "Recipe":
         """Fit the recipe to fewer training images than it is meant for, so that it still takes enough steps.
 
-        With r = √(50,000 / images), a batch is r times smaller (32 images at the least) and epochs are r times as
-        many: about as many steps as on CIFAR-10, each r times cheaper. docs/log.md has what was tried.
+        With r = √(the recipe's images / `images`), a batch is r times smaller (32 images at the least) and epochs are r
+        times as many: about as many steps as on CIFAR-10, each r times cheaper. docs/log.md has what was tried.
         """
         ratio = math.sqrt(max(1.0, self.images / images))
         return replace(

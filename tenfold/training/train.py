@@ -134,7 +134,7 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan, ranks: Ran
     images, val = split(dataset.train, recipe, seed)
     for reason in plan.reasons if ranks.first else ():
         remark(reason)
-    return Fit(recipe, images, len(dataset.classes), val, seed, plan, ranks)
+    return Fit(recipe, images, len(dataset.classes), val=val, seed=seed, plan=plan, ranks=ranks)
 
 
 def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:

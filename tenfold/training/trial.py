@@ -10,11 +10,13 @@ import sys
 from typing import Any
 
 from tenfold.data import load
-from tenfold.errors import TenfoldError
+from tenfold.errors import TenfoldError, is_memory
 from tenfold.files import parse_object
 from tenfold.training.device import make_plan
 from tenfold.training.fit import Fit, fit, split
 from tenfold.training.recipe import Recipe
+
+KILLED = 137
 
 
 def run(request: dict[str, Any]) -> None:
@@ -42,3 +44,8 @@ if __name__ == "__main__":
     except TenfoldError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory(error):
+            raise
+        print("out of memory", file=sys.stderr)
+        sys.exit(KILLED)  # as if the kernel had seen to it: other trials may need less

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_runs import HERE, timed
+from PIL import Image
 
 from tenfold.errors import BusyError, ModelError, RunFailedError, UsageError
 from tenfold.scaling import bench
+from tenfold.scaling.bench import Setting
 from tenfold.scaling.summary import Diverged, Timed
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, REFERENCE, Recipe, Stage
@@ -37,11 +40,32 @@ def test_runs_alternate_and_are_not_repeated(tmp_path: Path, monkeypatch: pytest
 
 
 def test_other_options_are_refused(tmp_path: Path) -> None:
-    bench.bench({}, [], tmp_path, ["--epochs", "3"])
-    bench.bench({}, [], tmp_path, ["--epochs", "1"])  # nothing was measured yet
+    bench.bench({}, [], tmp_path, Setting(("--epochs", "3")))
+    bench.bench({}, [], tmp_path, Setting(("--epochs", "1")))  # nothing was measured yet
     (tmp_path / "fast89-0.json").write_text(json.dumps(asdict(timed(0.9, 1))))
     with pytest.raises(UsageError, match="other options"):
-        bench.bench({}, [], tmp_path, ["--epochs", "2"])
+        bench.bench({}, [], tmp_path, Setting(("--epochs", "2")))
+
+
+def write_pictures(folder: Path) -> None:
+    """Twenty noisy pictures of each of two classes."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / name / f"{number}.png")
+
+
+def test_a_folder_changed_since_is_refused(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
+    """Without the digest: runs on the pictures of then and of now were put into one mean."""
+    write_pictures(tmp_path / "pets")
+    words = ("bench", "--recipe", tiny_recipe, "--runs", 1, "--data", tmp_path / "pets", "--out", tmp_path / "b")
+    assert command(*words).returncode == 0
+    assert command(*words).returncode == 0, "the runs that are there count"
+    next((tmp_path / "pets").rglob("*.png")).unlink()
+    answer = command(*words)
+    assert answer.returncode == 2 and "other images in that folder" in answer.stderr
 
 
 def test_a_recipe_changed_since_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +82,8 @@ def test_every_run_is_made_from_the_bench_s_own_copy_of_the_recipe(
     """Without the copy: a file that was edited meanwhile made the later runs those of another recipe."""
     lines: list[list[str]] = []
 
-    def run(line: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
+    def run(line: list[str], env: dict[str, str], **_: object) -> "subprocess.CompletedProcess[str]":
+        assert "TENFOLD_EPOCHS" not in env and "PATH" in env, "else the environment shortened every run, untold"
         lines.append(line)
         folder = Path(line[line.index("--out") + 1])
         folder.mkdir()
@@ -67,7 +92,8 @@ def test_every_run_is_made_from_the_bench_s_own_copy_of_the_recipe(
 
     monkeypatch.setattr(subprocess, "run", run)
     recipe = Recipe.from_json(tiny_recipe.read_bytes())
-    bench.bench({"mine": recipe}, [0], tmp_path / "out", ["--epochs", "1"])
+    monkeypatch.setenv("TENFOLD_EPOCHS", "3")
+    bench.bench({"mine": recipe}, [0], tmp_path / "out", Setting(("--epochs", "1")))
     (line,) = lines
     assert Recipe.from_json(Path(line[line.index("--recipe") + 1]).read_bytes()) == recipe
     assert line[-2:] == ["--epochs", "1"]
@@ -167,14 +193,14 @@ def test_an_unsteady_run_is_measured_again_and_the_steadiest_kept(
 def test_a_failing_run_hands_on_its_message_and_exit_code(tmp_path: Path, tiny_recipe: Path) -> None:
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), shift=40)
     with pytest.raises(RunFailedError, match="tiny-0: a shift of 40 pixels is too large") as failure:
-        bench.bench({"tiny": recipe}, [0], tmp_path / "out", ["--data", "shapes"])
+        bench.bench({"tiny": recipe}, [0], tmp_path / "out", Setting(("--data", "shapes")))
     assert failure.value.exit_code == 2
 
 
 def test_a_diverging_run_is_recorded_and_the_others_go_on(tmp_path: Path, tiny_recipe: Path) -> None:
     """Without the record: every call ended at the same seed, and what had come through was never summarised."""
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), optimizer="adam", stages=(Stage(1.0, 1e30, 1e30),))
-    (outcome,) = bench.bench({"wild": recipe}, [0], tmp_path, ["--data", "shapes"])["wild"]
+    (outcome,) = bench.bench({"wild": recipe}, [0], tmp_path, Setting(("--data", "shapes")))["wild"]
     assert isinstance(outcome, Diverged) and outcome.seed == 0 and "wild-0: loss is" in outcome.reason
     assert bench.read_record(tmp_path / "wild-0.json") == outcome
 

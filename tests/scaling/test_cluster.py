@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError, UsageError
-from tenfold.scaling import cluster
+from tenfold.scaling import bench, cluster
 from tenfold.scaling.space import Range, with_fields
 from tenfold.scaling.tune import Search, Setting, Trial
 from tenfold.training.recipe import FAST89, Recipe
@@ -141,7 +141,8 @@ def test_a_node_dies_and_the_numbers_are_those_of_one_machine(
 def test_a_run_that_no_node_can_take_is_refused(two_nodes: Any, tmp_path: Path) -> None:
     request = cluster.Request(cpus=64)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs: ask for fewer with --cpus"):
-        cluster.bench(["fast89"], [0], tmp_path / "out", [], ("shapes", 32, "squash"), two_nodes.address, request)
+        where = (("shapes", 32, "squash"), two_nodes.address, request)
+        cluster.bench({"fast89": FAST89}, [0], tmp_path / "out", bench.Setting(), *where)
     setting = Setting(FAST89, {"decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "squash", "cpu", 0)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs"):
         cluster.tune(setting, 2, tmp_path / "out", two_nodes.address, request)

@@ -89,7 +89,7 @@ def test_an_interval_ends_where_accuracies_do_and_none_is_made_up() -> None:
 def test_what_a_reader_must_know_is_said() -> None:
     runs = [timed(0.88, 40), timed(0.90, 60, 400, 750, environment=HERE | {"threads": 4}, seed=9)]
     said = describe(summarize("r", runs))
-    assert "unsteady around seed 9" in said and "2 different environments" in said
+    assert "unsteady around seed 9" in said and "2 different environments (threads)" in said
     assert "a CPU, bfloat16, 2 threads; python 3.11 torch 2.13; code 0123" in said and "4 threads" in said
 
 
@@ -113,6 +113,17 @@ def test_times_are_compared_by_their_ratios() -> None:
     )
     assert compared["normalised_seconds"]["mean"] == pytest.approx(2 * 1.01**1.5)
     assert "no difference in accuracy is shown" in compared["verdict"] and "b is slower (2.030 ×" in compared["verdict"]
+
+
+def test_times_of_an_unsteady_machine_are_not_compared() -> None:
+    """Once a run that a neighbour had slowed to a third made the other recipe the faster one."""
+    a, b = rows([0.8, 0.82, 0.81, 0.83], [0.81, 0.80, 0.82, 0.82])
+    b["runs"][0] |= {"steady": False, "normalised_seconds": 1e6}
+    compared = compare(a, b)
+    assert (compared["accuracy"]["n"], compared["normalised_seconds"]["n"]) == (4, 3)
+    assert compared["normalised_seconds"]["mean"] == pytest.approx(2 * 1.01**2)
+    a["runs"][1]["steady"] = False
+    assert "steady around 2 pairs only, too few to compare times" in compare(a, b)["verdict"]
 
 
 def test_many_comparisons_want_wider_intervals() -> None:

@@ -20,10 +20,11 @@ from scipy import stats
 from tenfold.errors import BusyError, DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.evaluation import plots
 from tenfold.scaling import tune
-from tenfold.scaling.space import DEFAULT_SPACE, read_space, with_fields
+from tenfold.scaling.space import DEFAULT_SPACE, Range, read_space, with_fields
 from tenfold.scaling.tune import Setting
+from tenfold.training import trial
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import FAST89, REFERENCE, Recipe
+from tenfold.training.recipe import FAST89, FAST94, REFERENCE, Recipe
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SPACE = {"label_smoothing": {"low": 0.0, "high": 0.4}, "batch_size": {"low": 32, "high": 512, "log": True}}
@@ -62,8 +63,19 @@ def near_tenth(recipe: Recipe) -> float:
 # --- the space ---------------------------------------------------------------------------------------------------
 
 
-def test_the_space_that_comes_along_fits_the_fast_recipes() -> None:
-    assert len(read_space(DEFAULT_SPACE, FAST89)) == 8
+@pytest.mark.parametrize("recipe", [FAST89, FAST94], ids=lambda recipe: recipe.name)
+def test_the_space_that_comes_along_holds_the_fast_recipes(recipe: Recipe) -> None:
+    space = read_space(DEFAULT_SPACE, recipe)
+    assert len(space) == 8
+    for name, domain in space.items():
+        assert isinstance(domain, Range) and domain.low <= value_of(recipe, name) <= domain.high, name
+
+
+def value_of(recipe: Recipe, name: str) -> float:
+    part: Any = json.loads(recipe.to_json())
+    for key in name.split("."):
+        part = part[int(key) if key.isdigit() else key]
+    return float(part)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +141,23 @@ def test_a_search_cut_in_two_tries_what_one_search_tries(tmp_path: Path, monkeyp
     tune.tune(setting, 6, tmp_path / "parts")
     tune.tune(setting, 14, tmp_path / "parts")
     assert parts == whole
+
+
+def test_of_trials_side_by_side_those_that_were_cut_short_are_drawn_again(tmp_path: Path) -> None:
+    """Keyed by the number of trials so far: the second one's fields were drawn twice, the first one's never."""
+    setting = make_setting(tmp_path)
+    with pytest.raises(KeyboardInterrupt), tune.searching(setting, 3, tmp_path / "out") as search:
+        first, second = search.ask(), search.ask()
+        assert first and second and search.report(second, 0.5)
+        search.complete(second)
+        raise KeyboardInterrupt
+    with tune.searching(setting, 3, tmp_path / "out") as search:
+        again, third = search.ask(), search.ask()
+        assert again and again.recipe == first.recipe
+        assert third and third.recipe != second.recipe and search.ask() is None
+        for trial in (again, third):
+            search.report(trial, 0.4)
+            search.complete(trial)
 
 
 def test_failed_trials_count_and_do_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -322,6 +351,17 @@ def test_a_trial_that_diverges_says_so_and_leaves_its_exit_code(tmp_path: Path, 
     setting = make_setting(tmp_path, recipe=recipe, val_images=500, space=space)
     with pytest.raises(DivergedError, match=r"none of 1 trials came through; the last: loss is \w+ at step"):
         tune.tune(setting, 1, tmp_path / "out")
+
+
+def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe: Path) -> None:
+    """As a traceback with exit code 1 it ended the search, and, drawn again, each that went on with it."""
+    large = {"network.widths": [4096, 16, 16], "batch_size": 4000, "small_share": 0.0}  # 33 GB behind its first layer
+    recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), large)
+    request = {"recipe": recipe.to_json(), "data": "shapes", "size": 32, "resize": "squash", "device": "cpu", "seed": 0}
+    line = ["sh", "-c", 'ulimit -v 16000000; exec "$0" -m tenfold.training.trial', sys.executable]
+    ended = subprocess.run(line, input=json.dumps(request), capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (trial.KILLED, "out of memory")
+    assert trial.KILLED not in tune._FATAL
 
 
 @pytest.mark.parametrize(

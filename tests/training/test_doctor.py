@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenfold.training import doctor
+from tenfold.training import device, doctor
 
 
 @pytest.fixture
@@ -27,6 +27,14 @@ def test_findings(tmp_path: Path) -> None:
     assert float(found["disk"].found.split()[0]) > 0 and not list(tmp_path.iterdir())
     assert (found["cuda"].found == "not here") == (not torch.cuda.is_available())
     assert found["sources"].so == "the network is not used"
+
+
+@pytest.mark.usefixtures("offline")
+def test_without_bfloat16_no_time_is_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once times were to be multiplied by the rate of an emulated product."""
+    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: False)
+    products = findings(tmp_path)["matrix products"]
+    assert products.found.endswith("GFLOP/s in float32") and "not normalised" in products.so
 
 
 @pytest.mark.usefixtures("offline")

@@ -37,7 +37,7 @@ ADAM = replace(QUICK, name="adam", optimizer="adam", stages=(Stage(1.5, 1e-2, 5e
 
 
 def make_fit(recipe: Recipe = QUICK, seed: int = 0, val: Split | None = None, train: Split = SMALL) -> Fit:
-    return Fit(recipe, train, 10, val, seed, PLAN)
+    return Fit(recipe, train, 10, val=val, seed=seed, plan=PLAN)
 
 
 def finish(fitting: Fit) -> Fit:

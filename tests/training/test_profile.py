@@ -49,7 +49,8 @@ def test_what_is_no_convolution_is_timed_too(profiled: StepProfile) -> None:
 def test_rates_are_size_over_time() -> None:
     parts = (Part("a", "forward", 20.0, 6.0), Part("pooling", "", 5.0))
     assert parts[0].rate == pytest.approx(300)
-    assert StepProfile(parts, 500, milliseconds=40.0, ceiling=600.0).share_of_ceiling == pytest.approx(0.25)
+    whole = StepProfile(parts, 500, milliseconds=40.0, ceiling=600.0, dtype="bfloat16")
+    assert whole.share_of_ceiling == pytest.approx(0.25)
 
 
 def test_a_recipe_of_too_few_steps_is_refused() -> None:

@@ -72,7 +72,7 @@ def losses(ranks: Ranks) -> list[float]:
     """
     torch.set_num_threads(1)
     data = load("shapes")
-    fitting = Fit(RECIPE, data.train, len(data.classes), None, 0, make_plan("cpu", torch.float32), ranks)
+    fitting = Fit(RECIPE, data.train, len(data.classes), plan=make_plan("cpu", torch.float32), ranks=ranks)
     for module in fitting.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

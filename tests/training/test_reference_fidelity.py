@@ -78,8 +78,8 @@ class DoubleFit(Fit):
         batch, labels, chosen = super().next_batch()
         return batch.double(), labels, chosen
 
-    def _begin_stage(self) -> None:
-        super()._begin_stage()
+    def _set_up_step(self) -> None:
+        super()._set_up_step()
         for group in self.optimizers[0].param_groups:
             group |= {name: float(np.float32(group[name])) for name in ("lr", "beta1", "beta2")}
 
@@ -93,7 +93,7 @@ class Ours:
     """What tenfold computes, and what Keras is given to compute the same from."""
 
     def __init__(self) -> None:
-        self.fitting = DoubleFit(RECIPE, DATASET.train, 10, None, 0, PLAN)
+        self.fitting = DoubleFit(RECIPE, DATASET.train, 10, plan=PLAN)
         self.given: Arrays = prefixed("before_0", to_keras(self.fitting.network.state_dict()))
         self.after: dict[int, Arrays] = {}
         self.train()
@@ -117,7 +117,7 @@ class Ours:
         self.given |= {"ends": np.array(schedule.ends), "rates": np.array(rates)}
 
     def look_at_one_batch(self) -> None:
-        fitting = Fit(RECIPE, DATASET.train, 10, DATASET.test, 0, PLAN)
+        fitting = Fit(RECIPE, DATASET.train, 10, val=DATASET.test, plan=PLAN)
         network = fitting.network
         draw_numbers(network)
         moving = {name: tensor.clone() for name, tensor in network.state_dict().items() if "running" in name}

@@ -6,7 +6,7 @@ function draw(image) {
   const truth = DATA.classes[image.truth];
   const answers = DATA.runs.map((run, number) => {
     const right = image.said[number] === image.truth;
-    const text = `${right ? "✓" : "✗"} ${DATA.classes[image.said[number]]} ${percent(image.sure[number])}`;
+    const text = `${right ? "✓" : "✗"} ${DATA.classes[image.said[number]]} ${sure(image.sure[number])}`;
     const line = element("span", right ? "right" : "wrong");
     line.append(element("span", "run-name", `${run} `), element("span", "answer", text));
     return line;

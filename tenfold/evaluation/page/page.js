@@ -11,8 +11,10 @@ function element(tag, className, text) {
   return made;
 }
 
-function percent(share) {
-  return `${(100 * share).toFixed(share > 0.995 || share < 0.1 ? 1 : 0)} %`;
+/** As `metrics.sure`: close to certainty a digit more, rounded down. */
+function sure(share) {
+  const close = share >= 0.995 && share < 1;
+  return `${close ? (Math.floor(1000 * share) / 10).toFixed(1) : (100 * share).toFixed(0)} %`;
 }
 
 /** A list that shows some of `records`, and more of them when asked. */

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tenfold.evaluation.metrics import sure
 from tenfold.evaluation.page.sections import percent
 
 _FOLDER = Path(__file__).parent
@@ -44,7 +45,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "number": _number}
+    environment.filters |= {"percent": percent, "sure": sure, "number": _number}
     return environment
 
 

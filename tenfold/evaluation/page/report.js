@@ -7,10 +7,10 @@ function draw(image) {
   const right = image.truth === image.said;
   const truth = DATA.classes[image.truth];
   const said = DATA.classes[image.said];
-  const answer = element("span", "answer", `${right ? "✓" : "✗"} ${said} ${percent(image.sure)}`);
+  const answer = element("span", "answer", `${right ? "✓" : "✗"} ${said} ${sure(image.sure)}`);
   const label = right
-    ? `${image.name}: ${truth}, recognised, ${percent(image.sure)} sure`
-    : `${image.name}: ${truth}, taken for ${said}, ${percent(image.sure)} sure`;
+    ? `${image.name}: ${truth}, recognised, ${sure(image.sure)} sure`
+    : `${image.name}: ${truth}, taken for ${said}, ${sure(image.sure)} sure`;
   const figure = picture(image.sheet, right ? "right" : "wrong", label, [element("span", "", truth), answer]);
   figure.title = image.name;
   return figure;

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-from tenfold.evaluation.metrics import shown
+from tenfold.evaluation.metrics import shown, sure
 from tenfold.evaluation.plots.style import BLUE, INK, MOST_ROWS, VERMILLION, new_figure, styled
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _draw_image(axes: Axes, image: np.ndarray) -> None:
 
 def _caption(axes: Axes, true: str, predicted: str, share: float, right: bool) -> None:
     mark, colour = ("✓", BLUE) if right else ("✗", VERMILLION)
-    text = f"{mark} {_fitting(true, 80)}\n→ {_fitting(predicted, 70)} {100 * share:.0f} %"
+    text = f"{mark} {_fitting(true, 80)}\n→ {_fitting(predicted, 64)} {sure(share)}"
     axes.set_xlabel(text, color=INK if right else colour, fontsize=8, labelpad=4)
     width, dashes = (0.8, "-") if right else (2.0, (0, (3, 1.5)))
     axes.spines[:].set(visible=True, color=colour, linewidth=width, linestyle=dashes)
