@@ -18,7 +18,6 @@ from tenfold.cli.app import (
     Json,
     Resize,
     Size,
-    ValSize,
     app,
     choose_recipe,
     print_json,
@@ -55,7 +54,9 @@ def bench(
     data: Data = "cifar10",
     device: Device = "auto",
     epochs: Epochs = None,
-    val_size: ValSize = None,
+    val_size: Annotated[
+        int | None, typer.Option(help="Hold out the last N training images, and give accuracies of them.")
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Train nothing: say where the time of a recipe's step goes.")
     ] = False,
@@ -224,7 +225,8 @@ def tune(
     from tenfold.scaling.space import read_space
     from tenfold.training.device import make_plan
 
-    make_plan(device)
+    if not cluster:  # whose nodes may have other devices
+        make_plan(device)
     dataset = load(data, size=size, resize=resize, seed=seed)
     chosen, val_images = _hold_out(chosen, dataset, val_size)
     where = (_found_again(data, dataset), size, resize, device)

@@ -209,10 +209,7 @@ def _model_file(model: Path | None) -> Path:
                 f"{model} was not exported yet: {error}; or run tenfold export where it was trained"
             ) from None
         remark(f"{model}: its model is written as ONNX, once")
-        from tenfold.serving.export import export as write
-        from tenfold.training.run import Run
-
-        file = Path(write(Run.open(model)).path)
+        file = Path(_write_onnx(model, None, "off", card=False).path)
     return file
 
 

@@ -44,12 +44,13 @@ _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",
-    b"BM": "BMP",
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
     b"II+\x00": "TIFF",
     b"MM\x00+": "TIFF",
 }
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
+"""Their sizes, by version: the two letters before would make an image of any text that begins with them."""
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -140,9 +141,11 @@ def read_file(path: Path) -> bytes:
 
 
 def sniff(content: bytes) -> str | None:
-    """Tell a format by the first bytes: PNG, JPEG, GIF, BMP, TIFF, WEBP, or None for anything else."""
+    """Tell a format by the first 18 bytes: PNG, JPEG, GIF, BMP, TIFF, WEBP, or None for anything else."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "WEBP"
+    if content[:2] == b"BM" and int.from_bytes(content[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
     return next((kind for signature, kind in _SIGNATURES.items() if content.startswith(signature)), None)
 
 

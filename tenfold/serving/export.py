@@ -25,7 +25,7 @@ from onnxruntime import quantization
 
 from tenfold.console import remark
 from tenfold.data.dataset import Dataset, Split
-from tenfold.errors import ModelError
+from tenfold.errors import ModelError, UsageError
 from tenfold.evaluation.metrics import accuracy
 from tenfold.files import write_bytes
 from tenfold.serving.graph import INPUT, to_onnx
@@ -73,9 +73,14 @@ def export(run: Run, out: Path | None = None, int8: Int8 = "off") -> Exported:
 
 
 def write_into(run: Run, out: Path | None, name: str, write: Callable[[Path], Exported]) -> Exported:
-    """Let `write` make the file `out`; by default it is `name` in the run directory, which then vouches for it."""
-    if out is not None:
+    """Let `write` make the file `out`; by default it is `name` in the run directory, which then vouches for it.
+
+    Raises `UsageError` for any other name in there.
+    """
+    if out is not None and out.parent.resolve() != run.path.resolve():
         return write(out)
+    if out is not None and out.name != name:
+        raise UsageError(f"--out {out}: in a run directory this file is called {name}")
     with run.locked():
         exported = write(run.path / name)
         run.seal_more(name)

@@ -21,7 +21,7 @@ from tenfold.errors import DataError, ImageError
 
 STDIN = "-"
 WINDOW = 2**17
-_HEAD = 16  # bytes that tell what a file is
+_HEAD = 18  # bytes that tell what a file is
 _MOST_LINE = 2**16  # bytes of a path on standard input: more than any system allows
 
 
@@ -78,7 +78,7 @@ def _expand(source: str) -> Iterator[Input]:
         found = True
         if "**" not in parts:
             yield from _images(match)
-        elif not match.is_dir():  # what is in a folder is matched by itself
+        elif not os.path.isdir(match):  # what is in a folder is matched by itself
             yield _file(match)
     if not found:
         yield _file(path, source)
@@ -90,11 +90,11 @@ def _match(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     if part == "**":
         yield from _match(folder, rest or ["*"])
         for path in _names(folder, "*"):
-            if path.is_dir() and not path.is_symlink():
+            if os.path.isdir(path) and not path.is_symlink():
                 yield from _match(path, parts)
         return
     for path in _names(folder, part) if glob.has_magic(part) else iter([folder / part]):
-        if rest and path.is_dir():
+        if rest and os.path.isdir(path):
             yield from _match(path, rest)
         elif not rest and os.path.lexists(path):
             yield path
@@ -124,7 +124,7 @@ def _entries(folder: Path, pattern: str = "*") -> Iterator[Path]:
 
 def _images(path: Path, name: str = "") -> Iterator[Input]:
     """A file, or the images of a folder and of all folders in it."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike `Path.is_dir`, that does not raise for what may not be looked at
         yield _file(path, name)
         return
     seen: set[tuple[int, int]] = set()
@@ -138,7 +138,7 @@ def _images(path: Path, name: str = "") -> Iterator[Input]:
             entry = None
         if entry is None:
             open_folders.pop()
-        elif entry.is_dir():
+        elif os.path.isdir(entry):
             open_folders.append((entry, _enter(entry, seen)))
         elif _is_image(entry):
             yield _file(entry)

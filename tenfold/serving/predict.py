@@ -225,8 +225,9 @@ class Journal:
         self._held.close()
 
     def _release(self) -> None:
+        with contextlib.suppress(PermissionError):  # Windows unlinks nothing that is open
+            Path(self._lock.lock_file).unlink(missing_ok=True)  # first, or it might be one that another took meanwhile
         self._lock.release()
-        Path(self._lock.lock_file).unlink(missing_ok=True)
 
     def _begin_or_go_on(self) -> None:
         if not self.note.is_file():
@@ -278,7 +279,9 @@ class Journal:
             ) from error
 
     def finish(self) -> None:
-        """All is answered: from now on the file is like any other."""
+        """All is answered: from now on the file is like any other; where there was nothing to answer, it is gone."""
+        if not self.path.stat().st_size:
+            self.path.unlink()
         self.note.unlink()
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from tenfold.serving.runtime import About, Classifier
 from tenfold.serving.serve.app import make_app
@@ -68,6 +69,15 @@ class Service:
             while ident not in self.log.read_bytes() and self.process.poll() is None:
                 time.sleep(0.01)
         return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def memory(self) -> int:
+        """Bytes that it holds, and its processes that decode."""
+        assert self.process
+        whole, held = psutil.Process(self.process.pid), 0
+        for each in (whole, *whole.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):  # those that take too long are replaced
+                held += int(each.memory_info().rss)
+        return held
 
     def end(self) -> int:
         """Send SIGTERM; return the exit code."""

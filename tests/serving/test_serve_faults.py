@@ -6,6 +6,7 @@ Each protection was taken out once; the docstrings say what the test showed then
 import contextlib
 import http.client
 import io
+import json
 import logging
 import os
 import re
@@ -23,7 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 from served import Service, Slow, in_thread, process, slow_app
@@ -75,11 +75,6 @@ def many_scans() -> bytes:
     data = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
     empty = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\1\0\1\x3f\0" + data
     return head + tables + first + empty * 5000 + b"\xff\xd9"
-
-
-def memory(service: Service) -> int:
-    assert service.process
-    return int(psutil.Process(service.process.pid).memory_info().rss)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> bool:
@@ -223,7 +218,7 @@ def test_large_bodies_are_refused_and_not_kept(service: Service) -> None:
 
     Without the limit for chunks, the answer was 503, after 128 MB were held.
     """
-    limit, before = Limits().body, memory(service)
+    limit, before = Limits().body, service.memory()
     with service.connect() as connection:
         connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % (limit + 1))
         assert connection.recv(20).startswith(b"HTTP/1.1 413")
@@ -236,7 +231,20 @@ def test_large_bodies_are_refused_and_not_kept(service: Service) -> None:
                     connection.sendall(chunk)
                 connection.sendall(b"0\r\n\r\n")
             assert connection.recv(20).startswith(b"HTTP/1.1 413")
-    assert memory(service) - before < 60e6
+    assert service.memory() - before < 60e6
+
+
+def test_after_an_early_answer_the_next_request_is_heard(service: Service) -> None:
+    """Once what followed was thrown away, up to the next request, which waited until the connection was closed."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    for _ in range(3):
+        connection.request("POST", "/predict?top=0", b"a" * 2**20)
+        refused = connection.getresponse()
+        assert refused.status == 400 and refused.read()
+        connection.request("GET", "/healthz")
+        heard = connection.getresponse()
+        assert heard.status == 200 and heard.read()
+    connection.close()
 
 
 def test_who_was_refused_and_sends_on_is_dropped() -> None:
@@ -260,11 +268,11 @@ def test_bodies_together_have_a_limit() -> None:
 @pytest.mark.parametrize(("width", "height"), [(13_000, 13_000), (2**31 - 1, 2**31 - 1), (6_000, 6_000)])
 def test_decompression_bombs(service: Service, width: int, height: int) -> None:
     """Refused by what their header claims. Without the cap, the answer is 400 after half a gigabyte for the first."""
-    before = memory(service)
+    before = service.memory()
     for _ in range(20):
         answered = service.ask("POST", "/predict", bomb(width, height))
         assert answered.status == 413 and "pixels" in answered.json()["error"]
-    assert memory(service) - before < 20e6
+    assert service.memory() - before < 20e6
 
 
 # --- too many requests -----------------------------------------------------------------------------------------------
@@ -464,6 +472,14 @@ def test_what_is_no_sound_http(service: Service, sent: bytes) -> None:
             assert not answered or answered.split()[1] < b"500"
     assert service.ask("GET", "/healthz").status == 200
     assert not [row for row in service.rows() if row["level"] == "error"]
+
+
+def test_what_is_malformed_is_answered_as_all_errors_are(service: Service) -> None:
+    with service.connect() as connection:
+        connection.sendall(b"\x16\x03\x01 no request\r\n\r\n")
+        head, body = read_all(connection).split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400") and b"application/json" in head
+    assert json.loads(body) == {"error": "this is no sound HTTP request"}
 
 
 def test_clients_that_go_away(service: Service) -> None:

@@ -32,6 +32,7 @@ def _answer(status: str, said: str, header: str = "") -> bytes:
 
 
 _BUSY = _answer("503 Service Unavailable", "as many requests wait as can: try again", "retry-after: 1\r\n")
+_UNSOUND = _answer("400 Bad Request", "this is no sound HTTP request")
 _LATE = _answer("408 Request Timeout", "the request did not arrive in time")
 
 
@@ -55,7 +56,7 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.latest = self.loop.time()
-        if self.refused or self._was_answered_early():
+        if self.refused:
             return
         if self.between and not self._is_answering():  # else it belongs to requests sent ahead
             self.between, self.began, self.received = False, self.latest, 0
@@ -86,11 +87,6 @@ class Connection(H11Protocol):
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _was_answered_early(self) -> bool:
-        """Whether the rest of a request is of no use any more."""
-        answered = self.cycle is not None and self.cycle.response_complete
-        return answered and self.conn.their_state is h11.SEND_BODY
-
     def _count(self, arrived: bool) -> None:
         """Keep count of requests that are whole and not answered."""
         self.app.arrived += arrived - self.arrived
@@ -108,10 +104,12 @@ class Connection(H11Protocol):
         self.transport.write_eof()
 
     def send_400_response(self, msg: str) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # it broke off in the middle of a body
+        if self.conn.our_state is h11.IDLE:
+            self._unset_keepalive_if_required()
+            self.transport.write(_UNSOUND)
+            self.transport.close()
         else:
-            super().send_400_response(msg)
+            self.transport.abort()  # it broke off in the middle of a body, or what follows an answer is no request
 
     def on_response_complete(self) -> None:
         self.between = self.conn.their_state is h11.DONE

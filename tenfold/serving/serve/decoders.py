@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 
 from tenfold.data.image import decode
-from tenfold.errors import ImageError, TooManyPixelsError
+from tenfold.errors import ImageError, StorageError, TooManyPixelsError
 from tenfold.serving.serve.limits import Limits
 
 _NICE = 10
@@ -41,12 +41,22 @@ class Decoders:
             self._idle.put(None)
 
     def start(self) -> None:
-        """Begin the processes now and wait until they are ready, so that the first image need not."""
-        begun = [self._idle.get() or self._begin() for _ in range(self._count)]
-        for process in begun:
-            self._idle.put(process)
-        for process in begun:
-            _await(process)
+        """Begin the processes now and wait until they are ready, so that the first image need not.
+
+        Raises `StorageError` where the system has no room for them.
+        """
+        for is_ready in (False, True):  # all are begun before one is waited for
+            for _ in range(self._count):
+                process = self._idle.get()
+                try:
+                    process = process or self._begin()
+                    if is_ready:
+                        _await(process)
+                except (OSError, EOFError) as error:
+                    reason = str(error) or "it ended at once"
+                    raise StorageError(f"no process to decode images in can be begun: {reason}") from error
+                finally:  # else `close` waited for its place for ever
+                    self._idle.put(process)
 
     def close(self) -> None:
         """End them all; those at work first finish."""

@@ -67,8 +67,8 @@ def serve(
     app = make_app(classifier, name, Hosts(bound.getsockname()[0], hosts), token, limits)
     lines = begin_log()
     try:
-        app.start()
         with contextlib.suppress(KeyboardInterrupt, Terminated):  # uvicorn raises the signal again when all is done
+            app.start()
             make_server(app).run(sockets=[bound])
     finally:
         app.close()

@@ -178,6 +178,7 @@ function listenForCamera() {
   const dialog = byId("camera");
   const video = byId("video");
   byId("photograph").addEventListener("click", openCamera);
+  video.addEventListener("loadeddata", () => (byId("take").disabled = false)); // before it there is no picture
   byId("cancel").addEventListener("click", () => dialog.close());
   byId("take").addEventListener("click", () => {
     const canvas = document.createElement("canvas");
@@ -199,12 +200,18 @@ async function openCamera() {
     byId("capture").click(); // browsers give pages the camera only over HTTPS or on this machine; phones have an app
     return;
   }
+  const dialog = byId("camera");
+  let opened = false;
   try {
     const video = byId("video");
+    byId("take").disabled = true;
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    byId("camera").showModal();
+    dialog.showModal();
+    opened = true;
     await video.play();
   } catch {
+    if (opened && !dialog.open) return; // it was closed before the first frame
+    dialog.close();
     fail(new Error("There is no camera, or this page may not use it."));
   }
 }
