@@ -49,7 +49,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             with contextlib.suppress(OSError):  # some file systems have no modes
-                temporary.chmod(0o666 & ~_umask())
+                temporary.chmod(0o666 & ~umask())
             temporary.replace(path)
             _fsync_folder(path.parent)
         finally:
@@ -65,6 +65,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 `content` to `path` atomically. Raises `StorageError`."""
     write_bytes(path, content.encode())
+
+
+def format_object(value: dict[str, Any]) -> str:
+    """A JSON object as text, indented, with a final newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _umask() -> int:
+def umask() -> int:
     """The process's umask, which can be read only by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)

@@ -103,13 +103,12 @@ def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:
 
 
 def _examine(run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "Plan", full: bool) -> dict[str, Any]:
-    """The honesty panel; where a part of it is new, the run's page is written again."""
+    """The honesty panel; the run's page is written again, which an interrupted call may have left as it was before."""
     from tenfold.evaluation.honesty import Subject, examine
     from tenfold.evaluation.report import write_report
 
-    panel, new = examine(Subject(run, dataset, evaluated), plan, full)
-    if new:
-        write_report(run, dataset, evaluated)
+    panel, _ = examine(Subject(run, dataset, evaluated), plan, full)
+    write_report(run, dataset, evaluated)
     return panel
 
 

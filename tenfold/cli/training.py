@@ -204,9 +204,14 @@ def _same_recipe(name: str, recipe: "Recipe") -> bool:
     from tenfold.training.recipe import find_recipe
 
     # what --epochs, --val-size and a folder's number of images change
-    names = ("stages", "val_size", "val_split", "batch_size", "whitening_epochs", "images")
+    names = ("val_size", "val_split", "batch_size", "whitening_epochs", "images")
     free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
-    return replace(find_recipe(name), **free) == recipe
+    asked = find_recipe(name)
+    lengths = [stage.epochs for stage in recipe.stages]
+    if len(asked.stages) == len(lengths):
+        stages = zip(asked.stages, lengths, strict=True)
+        free["stages"] = tuple(replace(stage, epochs=epochs) for stage, epochs in stages)
+    return replace(asked, **free) == recipe
 
 
 @app.command()

@@ -155,10 +155,12 @@ class _HttpTransfer(threading.Thread):
 
     def _receive(self, response: http.client.HTTPResponse, mode: str) -> bool:
         expected = response.length
+        if self.abandoned:  # the file may be another transfer's by now
+            return True
         with storage_errors(self._path), self._path.open(mode) as file:
             begin = file.tell()
             while chunk := _read_chunk(response):
-                if self.abandoned:  # the file may be another transfer's by now
+                if self.abandoned:
                     return True
                 file.write(chunk)
                 file.flush()

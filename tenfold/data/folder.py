@@ -28,7 +28,7 @@ from tenfold.data.dataset import Dataset, Origin, Split
 from tenfold.data.image import RESIZES, decode, read_file, sniff
 from tenfold.data.listing import PICTURES, File, Finding, Listing, list_folder, shown_name
 from tenfold.errors import DataError, ImageError, UsageError
-from tenfold.files import TEMPORARY_SUFFIX, atomic_write, parse_object, sha256, storage_errors, write_text
+from tenfold.files import TEMPORARY_SUFFIX, atomic_write, parse_object, sha256, storage_errors, umask, write_text
 from tenfold.machine import cores
 
 TEST_SHARE = 0.2
@@ -153,6 +153,7 @@ def _decode_all(listing: Listing, size: int, resize: str, path: Path) -> None:
         write_text(draft / "index.json", json.dumps(index) + "\n")
         with storage_errors(path):
             if not path.exists():  # another process may have been faster, with the same result
+                draft.chmod(0o777 & ~umask())  # others who share the cache read it, too
                 draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

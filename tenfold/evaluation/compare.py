@@ -19,7 +19,7 @@ from tenfold.evaluation.metrics import Paired, shown
 from tenfold.evaluation.page import comparison_page, picture
 from tenfold.evaluation.page.sections import percent
 from tenfold.evaluation.page.sections import say as say_value
-from tenfold.evaluation.report import name_images
+from tenfold.evaluation.report import cut, name_images
 from tenfold.files import write_text
 from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
@@ -96,13 +96,20 @@ def read_comparison(paths: Sequence[Path], advance: Any = lambda amount: None) -
     runs = [Run.open(path) for path in paths]
     dataset = dataset_of(runs[0])
     labels = dataset.test.labels.astype(np.int64)
-    names = [path.name for path in paths]
-    names = names if len(set(names)) == len(names) else [str(path) for path in paths]
-    sides = []
+    names, sides = _names(paths), []
     for name, run in zip(names, runs, strict=True):
-        sides.append(_read_side(shown(name, 60), run, dataset, labels, runs[0]))
+        sides.append(_read_side(name, run, dataset, labels, runs[0]))
         advance(1)
     return Comparison(dataset, labels, sides)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """What the runs are called: by their folders, or by as much of their paths as tells them apart."""
+    for depth in range(1, 1 + max(len(path.resolve().parts) for path in paths)):
+        names = [shown("/".join(path.resolve().parts[-depth:]), 60) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}. {shown(path.name, 56)}" for number, path in enumerate(paths, start=1)]
 
 
 def _read_side(name: str, run: Run, dataset: Dataset, labels: np.ndarray, first: Run) -> Side:
@@ -150,7 +157,7 @@ def _page(comparison: Comparison) -> str:
                 names[n],
                 int(comparison.labels[n]),
                 [int(side.predicted[n]) for side in sides],
-                [round(float(side.sure[n]), 4) for side in sides],
+                [cut(side.sure[n]) for side in sides],
             ]
             for n in chosen.tolist()
         ],

@@ -29,7 +29,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
     """Corrupt uint8 N×S×S×3 as `name` (one of `CORRUPTIONS`) at `severity` 1 to 5 says; uint8 of the same shape.
 
-    The first images come out the same however many follow.
+    Whole blocks of 500 come out the same however many images follow.
     """
     number = list(CORRUPTIONS).index(name)
     blocks = []

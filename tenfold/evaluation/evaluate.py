@@ -11,7 +11,7 @@ from tenfold.errors import DataError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import Calibration, calibrate, describe
 from tenfold.evaluation.outputs import Outputs, keep, outputs_of
-from tenfold.files import write_text
+from tenfold.files import format_object
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.fit import split
 from tenfold.training.model import count_parameters, penalty
@@ -143,9 +143,8 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
     results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
     parts = {"test": evaluation.test, "val": evaluation.val}
     kept = [keep(run, outputs, name) for name, outputs in parts.items() if outputs and outputs.fresh]
-    write_text(run.path / "predictions.csv", to_csv(evaluation.predictions()))
-    run.write_json("results.json", results)  # last: a disk that is full by now leaves what the manifest knows
-    run.seal_more("results.json", "predictions.csv", *kept)
+    run.seal_more(*kept)
+    run.write_sealed({"predictions.csv": to_csv(evaluation.predictions()), "results.json": format_object(results)})
     return results
 
 

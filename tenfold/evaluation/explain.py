@@ -8,7 +8,7 @@ about pixels, occlusion about squares, so the two agree on what matters, not in 
 Shapes: N images of S×S pixels, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,33 +28,34 @@ _PATCH_SHARE = 4
 class Explanation:
     """What the network says of one image, and why.
 
-    probabilities: float K, of a single view. saliency, occlusion: float32 S×S, evidence for the answer (positive) and
+    label: the answer that is explained. probabilities: float K, of a single view. saliency, occlusion: float32 S×S, evidence for the answer (positive) and
     against it, in units of its logit. agreement: Spearman's rank correlation of the two, in [−1, 1], saliency averaged
     over squares as large as the covered ones.
     """
 
+    label: int
     probabilities: np.ndarray
     saliency: np.ndarray
     occlusion: np.ndarray
     agreement: float
 
-    @property
-    def label(self) -> int:
-        """The answer."""
-        return int(self.probabilities.argmax())
 
+def explain(
+    model: Model, images: np.ndarray, temperature: float = 1.0, labels: Sequence[int] | None = None
+) -> Iterator[Explanation]:
+    """Explain the answers to uint8 N×S×S×3, one by one, in float32 on the CPU; temperature divides the logits.
 
-def explain(model: Model, images: np.ndarray, temperature: float = 1.0) -> Iterator[Explanation]:
-    """Explain the answers to uint8 N×S×S×3, one by one, in float32 on the CPU; temperature divides the logits."""
+    labels: N answers to explain, where they are not those to the images as they are, but those to several views.
+    """
     network = model.network.to("cpu").eval()
-    for image in images:
+    for number, image in enumerate(images):
         pixels = model.pixels.to_network(torch.from_numpy(np.array(image[None]))).contiguous()
         with torch.no_grad():
             logits = network(pixels).float()
-        label = int(logits.argmax())
+        label = int(logits.argmax()) if labels is None else labels[number]
         saliency, occlusion = _integrate(network, pixels, label), _occlude(network, pixels, label)
         shares = probabilities(logits.numpy(), temperature)[0]
-        yield Explanation(shares, saliency, occlusion, agree(saliency, occlusion))
+        yield Explanation(label, shares, saliency, occlusion, agree(saliency, occlusion))
 
 
 def _integrate(network: nn.Module, pixels: Tensor, label: int) -> np.ndarray:

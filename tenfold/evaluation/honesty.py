@@ -33,6 +33,7 @@ from tenfold.files import parse_object, write_text
 from tenfold.training.device import Plan
 from tenfold.training.fit import to_tensors
 from tenfold.training.infer import predict_logits
+from tenfold.training.recipe import Recipe
 from tenfold.training.run import Model, Run
 from tenfold.training.runs import list_runs
 
@@ -255,13 +256,15 @@ def _maps(subject: Subject, model: Model) -> Part:
     shares = probabilities(subject.evaluation.logits)
     wrong = np.flatnonzero(shares.argmax(axis=1) != subject.evaluation.labels)
     chosen = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:MAPPED]
-    images, found = subject.dataset.test.images[chosen], []
+    images, answers, found = subject.dataset.test.images[chosen], shares[chosen].argmax(axis=1).tolist(), []
     with progress("explaining mistakes", len(chosen)) as bar:
-        for index, image, explained in zip(chosen.tolist(), images, explain(model, images), strict=True):
+        for index, image, explained in zip(
+            chosen.tolist(), images, explain(model, images, labels=answers), strict=True
+        ):
             drawn = [overlay(image, heat) for heat in (explained.saliency, explained.occlusion)]
             pictures = [base64.b64encode(picture.tobytes()).decode() for picture in drawn]
             found.append({"index": index, "agreement": explained.agreement, "pictures": pictures})
-            found[-1] |= {"label": explained.label, "probability": float(explained.probabilities.max())}
+            found[-1] |= {"label": explained.label, "probability": float(explained.probabilities[explained.label])}
             bar(1)
     return {"images": found}
 
@@ -279,7 +282,7 @@ def spread(run: Run) -> Part:
     if not (folder / _BENCH).is_file():
         return {"missing": "this run is not part of a bench: tenfold bench trains several"}
     rows = [row for row in list_runs(folder) if row.data == run.env["data"] and row.accuracy is not None]
-    same = [row for row in rows if Run.open(Path(row.run)).recipe == run.recipe]  # not just of that name
+    same = [row for row in rows if _has_recipe(Path(row.run), run.recipe)]  # not just one of that name
     by_seed = {row.seed: row.accuracy for row in same if row.accuracy is not None}  # a copied run is no other draw
     values = list(by_seed.values())
     if len(values) < 2:
@@ -289,6 +292,13 @@ def spread(run: Run) -> Part:
     std = statistics.stdev(values)
     real = float(t.ppf(0.975, len(values) - 1)) * 2**0.5 * std
     return {"missing": None, "n": len(values), "mean": statistics.fmean(values), "std": std, "real_difference": real}
+
+
+def _has_recipe(path: Path, recipe: Recipe) -> bool:
+    try:
+        return Run.open(path).recipe == recipe
+    except ModelError:  # a damaged neighbour is none
+        return False
 
 
 # --- in words ----------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Scores → pictures and a page: what `tenfold train` leaves in `plots/` and `report.html`."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import write_text
 from tenfold.training.provenance import reproduction
+from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
@@ -145,8 +147,13 @@ def name_images(files: np.ndarray | None, count: int) -> list[str]:
 def _records(known: Known, numbers: np.ndarray, names: list[str]) -> list[list[Any]]:
     """What the script knows of each image on the sheet, in its order."""
     labels, predicted = known.evaluation.labels, known.predicted
-    sure = known.predictions["probability"].round(4).to_numpy()
-    return [[int(labels[n]), int(predicted[n]), float(sure[n]), names[n]] for n in numbers.tolist()]
+    sure = known.predictions["probability"].to_numpy()
+    return [[int(labels[n]), int(predicted[n]), cut(sure[n]), names[n]] for n in numbers.tolist()]
+
+
+def cut(share: float) -> float:
+    """Six digits of a probability, rounded down, so that only certainty is 1."""
+    return math.floor(1e6 * share) / 1e6
 
 
 def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, Any]:
@@ -172,7 +179,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "mistakes_left_out": here < len(wrong),
         "surest_mistakes": show(surest),
         "per_class": sections.class_rows(known.per_class),
-        "class_images": _class_images(known, numbers, show),
+        "class_images": _class_images(known, show),
         "first": first,
         "first_right": sum(image["right"] for image in first),
         "curves": sections.curves(*known.log),
@@ -186,10 +193,9 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
     }
 
 
-def _class_images(known: Known, numbers: np.ndarray, show: Any) -> list[dict[str, Any]]:
-    """Of each class, the lowest F1 first, the surest right images and those with the largest loss."""
-    frame = known.predictions.iloc[numbers]
-    labels, groups = known.evaluation.labels[numbers], []
+def _class_images(known: Known, show: Any) -> list[dict[str, Any]]:
+    """Of each class, the lowest F1 first, the surest right images and those with the largest loss, where shown at all."""
+    frame, labels, groups = known.predictions, known.evaluation.labels, []
     f1 = known.per_class["f1"].to_numpy()[: len(known.dataset.classes)]
     for label in np.argsort(f1, kind="stable"):
         own = frame[labels == label]
@@ -221,9 +227,15 @@ def _model(known: Known) -> sections.Facts:
         ("Weights", f"{weights.stat().st_size / 1e6:.1f} MB, SHA-256 {known.run.digest(weights.name)}"),
         ("Input", f"{size} × {size} pixels; images of other sizes: {description['resize']}"),
         ("Recipe", f"{recipe.name}, {recipe.epochs:g} epochs, batches of {recipe.batch_size}, {recipe.optimizer}"),
-        ("Test-time views", f"{recipe.views}, for {recipe.unsure_share:.0%} of the images, the least sure ones"),
+        ("Test-time views", _views(recipe)),
         ("Validation images", f"{recipe.val_size:,}"),
     ]
+
+
+def _views(recipe: Recipe) -> str:
+    if recipe.views == "one" or recipe.unsure_share == 1:
+        return recipe.views
+    return f"{recipe.views}, for {recipe.unsure_share:.0%} of the images, the least sure ones"
 
 
 def _environment(known: Known) -> sections.Facts:

@@ -55,6 +55,11 @@ def _read(path: Path) -> bytes:
     return read_file(path)
 
 
+def _is_folder(path: Path) -> bool:
+    """Whether it is one; False where that may not be looked at, or no file can be called so: `Path.is_dir` raises."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def _unlisted(folder: Path, error: OSError) -> Input:
     """A folder whose names cannot be had: an input that fails."""
 
@@ -78,7 +83,7 @@ def _expand(source: str) -> Iterator[Input]:
         found = True
         if "**" not in parts:
             yield from _images(match)
-        elif not os.path.isdir(match):  # what is in a folder is matched by itself
+        elif not _is_folder(match):  # what is in a folder is matched by itself
             yield _file(match)
     if not found:
         yield _file(path, source)
@@ -90,11 +95,11 @@ def _match(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
     if part == "**":
         yield from _match(folder, rest or ["*"])
         for path in _names(folder, "*"):
-            if os.path.isdir(path) and not path.is_symlink():
+            if _is_folder(path) and not path.is_symlink():
                 yield from _match(path, parts)
         return
     for path in _names(folder, part) if glob.has_magic(part) else iter([folder / part]):
-        if rest and os.path.isdir(path):
+        if rest and _is_folder(path):
             yield from _match(path, rest)
         elif not rest and os.path.lexists(path):
             yield path
@@ -124,7 +129,7 @@ def _entries(folder: Path, pattern: str = "*") -> Iterator[Path]:
 
 def _images(path: Path, name: str = "") -> Iterator[Input]:
     """A file, or the images of a folder and of all folders in it."""
-    if not os.path.isdir(path):  # unlike `Path.is_dir`, that does not raise for what may not be looked at
+    if not _is_folder(path):
         yield _file(path, name)
         return
     seen: set[tuple[int, int]] = set()
@@ -138,7 +143,7 @@ def _images(path: Path, name: str = "") -> Iterator[Input]:
             entry = None
         if entry is None:
             open_folders.pop()
-        elif os.path.isdir(entry):
+        elif _is_folder(entry):
             open_folders.append((entry, _enter(entry, seen)))
         elif _is_image(entry):
             yield _file(entry)

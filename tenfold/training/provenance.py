@@ -3,11 +3,12 @@
 import csv
 import io
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tenfold.console import remark
 from tenfold.data import NAMES, Dataset, Origin, is_folder, load
 from tenfold.data.dataset import Split
 from tenfold.errors import DataError, ModelError, UsageError
@@ -85,18 +86,37 @@ def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
     pictures = read_folder(Path(name), model["size"], model["resize"])
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
+    if not own:
+        _warn_of_known(run, dataset)
     return dataset.with_classes(tuple(model["classes"])), own
+
+
+def _warn_of_known(run: Run, dataset: Dataset) -> None:
+    """Say it where images to be scored on have names of those that the run was trained on: it may be them."""
+    known = _names(dataset) & {name for name, split in _listed(run) if split != "test"}
+    if known:
+        count = f"{len(known):,} of these images have names (as {min(known)}) of images that {run.path} was trained on"
+        remark(f"{count}: if they are the same, the scores are too good")
+
+
+def _listed(run: Run) -> Iterator[tuple[str, str]]:
+    """Name and split of every image that a run was made with, where it has a list of them."""
+    path = run.path / SPLIT_FILE
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            yield from ((row.get("path") or "", row.get("split") or "") for row in csv.DictReader(file))
+
+
+def _names(dataset: Dataset) -> set[str]:
+    parts = (dataset.train.names, dataset.test.names)
+    return {name for names in parts if names is not None for name in names.tolist()}
 
 
 def _what_changed(run: Run, dataset: Dataset) -> str:
     """Say which files came and went, as far as the run's list of them tells."""
-    path = run.path / SPLIT_FILE
-    if not path.is_file():
+    before, now_there = {name for name, _ in _listed(run)}, _names(dataset)
+    if not before:
         return ""
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        before = {row.get("path", "") for row in csv.DictReader(file)}
-    parts = (dataset.train.names, dataset.test.names)
-    now_there = {name for names in parts if names is not None for name in names.tolist()}
     counts = {"gone": before - now_there, "new": now_there - before}
     told = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
     return f"; images: {', '.join(told) or 'the same names, other content'}"

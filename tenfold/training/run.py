@@ -24,13 +24,15 @@ from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from tenfold.console import remark
-from tenfold.errors import BusyError, ModelError, UsageError
+from tenfold.errors import BusyError, ModelError, StorageError, UsageError
 from tenfold.files import (
     TEMPORARY_SUFFIX,
+    format_object,
     parse_object,
     remove_temporaries,
     sha256,
     storage_errors,
+    umask,
     write_bytes,
     write_text,
 )
@@ -75,7 +77,7 @@ class Run:
             draft.write_json("env.json", env)
             write_text(draft.path / "recipe.json", recipe.to_json())
             with storage_errors(path):
-                draft.path.chmod(0o755)
+                draft.path.chmod(0o777 & ~umask())
                 draft.path.rename(path)  # a run directory is never seen without its recipe
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)  # there only where something failed
@@ -116,7 +118,7 @@ class Run:
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write `value` as indented JSON."""
-        write_text(self.path / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / name, format_object(value))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON object. Raises `ModelError` where it is missing or damaged."""
@@ -165,14 +167,16 @@ class Run:
             path.unlink(missing_ok=True)
 
     def load_checkpoint(self) -> Checkpoint | None:
-        """Load the newest sound checkpoint, naming and skipping damaged ones; None where none was ever written.
+        """Load the newest sound checkpoint, naming and removing damaged ones; None where none was ever written.
 
         Raises `ModelError` where there are some and all are damaged: a silent restart would throw work away.
         """
         paths = self.checkpoints()
-        for path in paths:
+        for number, path in enumerate(paths):
             checkpoint = _read_checkpoint(path)
             if checkpoint:
+                for damaged in paths[:number]:  # else they would count among the newest, and sound ones go for them
+                    damaged.unlink()
                 return checkpoint
             remark(f"{path} is damaged and skipped")
         if paths:
@@ -208,10 +212,35 @@ class Run:
 
     def seal_more(self, *names: str) -> None:
         """Take files just written into the manifest, and leave what it says of all others: damage stays damage."""
-        self._write_manifest(self._sealed() | {name: sha256(self.path / name) for name in names})
+        before = {name: digest for name, digest in self._before().items() if name not in names}
+        self._write_manifest(self._sealed() | {name: sha256(self.path / name) for name in names}, before)
 
-    def _write_manifest(self, digests: dict[str, str]) -> None:
-        self.write_json(MANIFEST, {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))})
+    def write_sealed(self, contents: dict[str, str]) -> None:
+        """Write text files and take them into the manifest; killed at any moment, it leaves each file sound.
+
+        For that, a file that was there is vouched for as it was and as it will be until all are written.
+        """
+        known = self._sealed()
+        new = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in contents.items()}
+        there = [name for name in new if name in known and self._is_sound(name)]
+        before = self._before() | {name: sha256(self.path / name) for name in there}
+        self._write_manifest(known | {name: new[name] for name in there}, before)
+        for name, text in contents.items():
+            write_text(self.path / name, text)
+        self._write_manifest(known | new, {name: digest for name, digest in before.items() if name not in new})
+
+    def _write_manifest(self, digests: dict[str, str], before: dict[str, str] | None = None) -> None:
+        told = {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))}
+        self.write_json(MANIFEST, told | ({"before": before} if before else {}))
+
+    def _before(self) -> dict[str, str]:
+        """Digests of files that were about to be replaced when the process that did so was killed, if it was."""
+        before = self.read_json(MANIFEST).get("before", {})
+        return before if isinstance(before, dict) else {}
+
+    def _is_sound(self, name: str) -> bool:
+        path = self.path / name
+        return path.is_file() and sha256(path) in (self._sealed().get(name), self._before().get(name))
 
     def digest(self, name: str) -> str | None:
         """What the manifest says a file's SHA-256 is, or None where it does not speak of it. Raises `ModelError`."""
@@ -239,7 +268,7 @@ class Run:
             path = self.path / name
             if not path.is_file():
                 raise ModelError(f"{path} is missing")
-            if sha256(path) != sealed.get(name):
+            if not self._is_sound(name):
                 raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
 
     def require_scores(self) -> dict[str, Any]:
@@ -314,7 +343,7 @@ def find_unfinished(folder: Path) -> Run:
             Lock(path).check()
             if not run.scored:
                 return run
-        except (BusyError, ModelError) as error:
+        except (BusyError, ModelError, StorageError) as error:
             remark(f"passed over: {error}")
     raise ModelError(f"nothing to resume: no unfinished run in {folder}")
 

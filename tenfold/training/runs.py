@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tenfold.errors import BusyError, ModelError, UsageError
+from tenfold.errors import BusyError, ModelError, StorageError, UsageError
 from tenfold.files import parse_object
 from tenfold.training.lock import LOCK, Lock
 
@@ -78,6 +78,8 @@ def is_owned(path: Path) -> bool:
         Lock(path).check()
     except BusyError:
         return True
+    except StorageError:  # another user's, who alone could tell
+        return False
     return False
 
 

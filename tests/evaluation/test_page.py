@@ -86,9 +86,8 @@ def test_each_rule_of_the_sheet_shows_its_image() -> None:
     numbers = np.arange(3, 98)  # 95 images, three rows of 40
     css = picture.make_sheet(images, numbers)
     address = re.search(r"base64,([^)]*)\)", css)
-    assert (
-        address and "background-size:5333.333% 375%" in css
-    )  # with an edge of one pixel and "aspect-ratio:0.7500" in css
+    assert address and "background-size:5333.333% 375%" in css  # with an edge of one pixel
+    assert "aspect-ratio:0.7500" in css
     sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(address[1]))).convert("RGB"))
     rules = re.findall(r"\.i(\d+)\{background-position:([\d.]+)% ([\d.]+)%\}", css)
     assert len(rules) == 95
@@ -116,6 +115,19 @@ def test_every_kind_of_image_is_chosen_before_the_rest_of_the_mistakes() -> None
             cell = np.flatnonzero((labels == truth) & (predicted == said))
             assert cell[sure[cell].argmax()] in chosen
     assert len(choice.choose(labels[:10], labels[:10], sure[:10], sure[:10], 300)) == 10
+
+
+def test_of_every_class_the_worst_images_and_the_surest_right_ones_are_chosen() -> None:
+    """Behind the cells of the confusion matrix there was no room for them where images are large."""
+    rng = np.random.default_rng(3)
+    labels, predicted, sure = rng.integers(0, 10, 10_000), rng.integers(0, 10, 10_000), rng.random(10_000)
+    loss = rng.random(10_000)
+    chosen = set(choice.choose(labels, predicted, sure, loss, picture.most_images(64, 64)).tolist())
+    for label in range(10):
+        own = np.flatnonzero(labels == label)
+        right = own[predicted[own] == label]
+        assert set(own[np.argsort(-loss[own])][: choice.EACH].tolist()) <= chosen
+        assert set(right[np.argsort(-sure[right])][: choice.EACH].tolist()) <= chosen
 
 
 def test_ranks_count_within_groups() -> None:

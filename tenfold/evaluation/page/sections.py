@@ -39,12 +39,10 @@ def headline(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
             percent(scores["test_accuracy"]),
             f"on other images like these, 95 % sure: {percent(low, 1)} to {percent(high, 1)}",
         ),
-        (
-            "With a single view",
-            percent(scores["test_accuracy_single_view"]),
-            "as exported; above, test-time views are averaged",
-        ),
     ]
+    if scores["test_accuracy_single_view"] != scores["test_accuracy"]:
+        single = percent(scores["test_accuracy_single_view"])
+        rows.append(("With a single view", single, "as exported; above, test-time views are averaged"))
     if scores["test_accuracy_top5"] is not None:
         rows.append(("Among the best five", percent(scores["test_accuracy_top5"]), "the true class is one of five"))
     rows.append(("Mistakes", f"{wrong:,}", f"of {scores['test_images']:,} test images"))
