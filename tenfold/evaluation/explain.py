@@ -28,9 +28,9 @@ _PATCH_SHARE = 4
 class Explanation:
     """What the network says of one image, and why.
 
-    label: the answer that is explained. probabilities: float K, of a single view. saliency, occlusion: float32 S×S, evidence for the answer (positive) and
-    against it, in units of its logit. agreement: Spearman's rank correlation of the two, in [−1, 1], saliency averaged
-    over squares as large as the covered ones.
+    label: the answer that is explained. probabilities: float K, of a single view. saliency, occlusion: float32 S×S,
+    evidence for the answer (positive) and against it, in units of its logit. agreement: Spearman's rank correlation of
+    the two, in [−1, 1], saliency averaged over squares as large as the covered ones.
     """
 
     label: int

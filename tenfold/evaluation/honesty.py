@@ -258,9 +258,8 @@ def _maps(subject: Subject, model: Model) -> Part:
     chosen = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:MAPPED]
     images, answers, found = subject.dataset.test.images[chosen], shares[chosen].argmax(axis=1).tolist(), []
     with progress("explaining mistakes", len(chosen)) as bar:
-        for index, image, explained in zip(
-            chosen.tolist(), images, explain(model, images, labels=answers), strict=True
-        ):
+        explanations = explain(model, images, labels=answers)
+        for index, image, explained in zip(chosen.tolist(), images, explanations, strict=True):
             drawn = [overlay(image, heat) for heat in (explained.saliency, explained.occlusion)]
             pictures = [base64.b64encode(picture.tobytes()).decode() for picture in drawn]
             found.append({"index": index, "agreement": explained.agreement, "pictures": pictures})

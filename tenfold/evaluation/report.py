@@ -194,7 +194,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
 
 
 def _class_images(known: Known, show: Any) -> list[dict[str, Any]]:
-    """Of each class, the lowest F1 first, the surest right images and those with the largest loss, where shown at all."""
+    """Of each class, the lowest F1 first, the surest right images and those with the largest loss, where shown."""
     frame, labels, groups = known.predictions, known.evaluation.labels, []
     f1 = known.per_class["f1"].to_numpy()[: len(known.dataset.classes)]
     for label in np.argsort(f1, kind="stable"):
