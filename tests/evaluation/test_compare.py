@@ -119,6 +119,15 @@ def test_damaged_and_unfinished_runs_are_refused(runs: list[Path]) -> None:
         read_comparison(runs)
 
 
+def test_runs_of_one_name_are_told_apart(made: list[Path], tmp_path: Path) -> None:
+    """Both names were cut at 60 characters, within what they had in common: a verdict of one run on itself."""
+    long = tmp_path / ("x" * 40) / ("y" * 40)
+    for side in ("left", "right"):
+        shutil.copytree(made[0], long / side / "run")
+    names = [side.name for side in read_comparison([long / "left" / "run", long / "right" / "run"]).sides]
+    assert names == ["left/run", "right/run"]
+
+
 def test_a_run_is_not_compared_with_itself(made: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="name each run once"):
         write_comparison([made[0], made[0].parent / "." / "run-0"], tmp_path / "comparison.html")

@@ -115,6 +115,7 @@ def test_standard_input_holds_paths() -> None:
     assert names(["-"], b"a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n") == list("abcdefghij")  # more lines than the first read
     assert names(["-"], b"") == names(["-"], b"\n\n") == []
     assert names(["-"], b"\xff.png\n") == ["\udcff.png"]
+    assert names(["-"], b"BMW/1.png\nBMW/2.png\nBMW/3.png\n") == ["BMW/1.png", "BMW/2.png", "BMW/3.png"]
 
 
 def test_standard_input_holds_one_image() -> None:
@@ -126,6 +127,15 @@ def test_standard_input_holds_one_image() -> None:
 def test_standard_input_that_is_neither_is_refused(content: bytes) -> None:
     with pytest.raises(DataError, match="neither an image of a kind that is read here nor paths"):
         names(["-"], content)
+
+
+def test_a_name_that_is_too_long_is_an_input_that_fails() -> None:
+    """`Path.is_dir` raises for it, and all that came after it went unanswered."""
+    long = "a" * 300 + ".png"
+    assert names(["-"], f"{long}\nphotos/b.png\n".encode()) == names([long, "photos/b.png"]) == [long, "photos/b.png"]
+    (found,) = find([long])
+    with pytest.raises(ImageError):
+        found.read()
 
 
 def test_a_name_that_no_file_can_have_is_said() -> None:

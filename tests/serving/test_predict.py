@@ -235,6 +235,14 @@ def test_a_run_is_exported_once_and_then_used(
     )
 
 
+def test_a_run_is_exported_into_itself_under_its_own_name_only(command: Command, run: Run, tmp_path: Path) -> None:
+    """Written past the manifest, it made the run call itself damaged; under the name of the weights it was."""
+    copy = Path(shutil.copytree(run.path, tmp_path / "run"))
+    refused = command("export", copy, "--out", copy / "model.safetensors")
+    assert refused.returncode == 2 and "in a run directory this file is called model.onnx" in refused.stderr
+    Run.open(copy).verify()
+
+
 # --- the file of --out -----------------------------------------------------------------------------------------------
 
 CHILD = """
@@ -307,6 +315,19 @@ def test_an_unfinished_file_goes_on_with_the_same_request_only(
     assert command(*words, "--model", model).returncode == 8
     again = command(*words, "--model", model)
     assert again.returncode == 2 and "exists: choose another --out" in again.stderr
+
+
+def test_where_there_was_nothing_to_answer_no_file_stays(
+    command: Command, model: Path, photos: Path, tmp_path: Path
+) -> None:
+    """An empty one stayed, and when the folder was mended the same command said that it exists."""
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out" / "a.csv"
+    words = ("predict", tmp_path / "empty", "--model", model, "--out", out)
+    assert command(*words).returncode == 3
+    assert not any(out.parent.iterdir())
+    shutil.copy(photos / "00.png", tmp_path / "empty")
+    assert command(*words).returncode == 0 and len(out.read_text().splitlines()) == 2
 
 
 def test_one_process_writes_it(tmp_path: Path) -> None:

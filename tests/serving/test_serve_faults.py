@@ -28,7 +28,7 @@ import pytest
 from PIL import Image
 from served import Service, Slow, in_thread, process, slow_app
 
-from tenfold.errors import ImageError
+from tenfold.errors import ImageError, StorageError
 from tenfold.serving.serve.batching import MOST_DECODERS
 from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
@@ -285,6 +285,26 @@ def test_what_holds_a_decoder_up_is_ended() -> None:
             answered = service.ask("POST", "/predict", many_scans())
             assert answered.status == 400 and "not read within 0.3 seconds" in answered.json()["error"]
         assert service.ask("POST", "/predict", picture()).status == 200
+
+
+def test_processes_that_cannot_be_begun_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their places were lost, and the end of the service waited for them for ever."""
+    decoders = Decoders(3, 4, "squash", Limits())
+    begin, allowed = Decoders._begin, iter([True])
+
+    def begin_one(self: Decoders) -> "subprocess.Popen[bytes]":
+        if not next(allowed, False):
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return begin(self)
+
+    monkeypatch.setattr(Decoders, "_begin", begin_one)
+    with pytest.raises(StorageError, match="no process to decode images in can be begun: .*Resource temporarily"):
+        decoders.start()
+    monkeypatch.undo()
+    monkeypatch.setattr(decoders, "_command", [sys.executable, "-c", ""])
+    with pytest.raises(StorageError, match="can be begun"):
+        decoders.start()
+    decoders.close()
 
 
 def test_what_takes_too_much_memory_is_refused() -> None:

@@ -246,6 +246,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(run: Run, caps
         count += 1
     assert count == 55
     assert_is_checkpoint(run.load_checkpoint(), 2)
+    flip_bit(newest, 800)
+    assert_is_checkpoint(run.load_checkpoint(), 1)
+    run.save_checkpoint(make_checkpoint(2))
+    assert len(run.checkpoints()) == 2, "damaged ones do not take the place of sound ones"
+    assert_is_checkpoint(run.load_checkpoint(), 2)
 
 
 def test_if_all_are_damaged_there_is_no_silent_restart(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -418,6 +423,38 @@ def test_a_file_that_nobody_vouches_for_is_damaged(finished: Run) -> None:
     (finished.path / "model.onnx").write_bytes(b"new")
     with pytest.raises(ModelError, match=r"model\.onnx is damaged"):
         finished.verify("model.onnx")
+
+
+def test_scores_written_again_are_sound_wherever_a_kill_cuts_in(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without what the manifest says of before: a kill between the file and the manifest left it damaged for good."""
+    replace_file = Path.replace
+
+    def killed_after(count: int) -> None:
+        left = iter(range(count))
+
+        def replaced(self: Path, target: Path) -> Path:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return replace_file(self, target)
+
+        monkeypatch.setattr(Path, "replace", replaced)
+
+    finished.write_sealed({"results.json": "{}\n", "predictions.csv": "0\n"})
+    for round_ in range(3):
+        for count in range(4):  # manifest, scores, predictions, manifest
+            contents = {"results.json": f'{{"round": {round_}, "cut": {count}}}\n', "predictions.csv": f"{count}\n"}
+            killed_after(count)
+            with pytest.raises(KeyboardInterrupt):
+                finished.write_sealed(contents)
+            finished.verify()
+            assert finished.scored
+    monkeypatch.undo()
+    finished.write_sealed({"results.json": "{}\n", "predictions.csv": "\n"})
+    finished.verify()
+    assert "before" not in finished.read_json(MANIFEST)
+    (finished.path / "results.json").write_text("{} \n")
+    with pytest.raises(ModelError, match=r"results\.json is damaged"):
+        finished.verify()
 
 
 def test_all_weights_and_buffers_are_in_the_file(finished: Run) -> None:

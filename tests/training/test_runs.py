@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tenfold.errors import ModelError, UsageError
-from tenfold.training.lock import Lock
+from tenfold.errors import ModelError, StorageError, UsageError
+from tenfold.training.lock import LOCK, Lock
 from tenfold.training.runs import compare_runs, list_runs
 
 
@@ -53,6 +53,17 @@ def test_states(folder: Path) -> None:
     assert state() == "unfinished"
     (folder / "bench" / "c" / "recipe.json").write_text("{")
     assert state() == "damaged"
+
+
+def test_a_run_that_may_not_be_written_ends_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's unfinished run ended the list with exit code 7."""
+    (folder / "bench" / "c" / LOCK).touch()
+
+    def refuse(_: Lock) -> None:
+        raise StorageError("cannot write: Permission denied")
+
+    monkeypatch.setattr(Lock, "check", refuse)
+    assert "unfinished" in {row.state for row in list_runs(folder)}
 
 
 def test_unknown_sort(folder: Path) -> None:
