@@ -228,8 +228,8 @@ def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) 
 
     Without `test/`, what `val/` holds is scored on; without both, `test_share` of each class, drawn by `seed`. Drawing
     goes by content, so that the copies of an image in a class stay together and a file added moves one other at most.
-    `val/` beside `test/` is the end of the training images, `Dataset.val_size` of them. Raises `DataError` where no test
-    image is left.
+    `val/` beside `test/` is the end of the training images, `Dataset.val_size` of them. Raises `DataError` where no
+    test image is left.
     """
     listing, splits = pictures.listing, assign_splits(pictures, seed, test_share)
     _say_counts(pictures, splits)
