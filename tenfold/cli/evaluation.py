@@ -103,12 +103,15 @@ def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:
 
 
 def _examine(run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "Plan", full: bool) -> dict[str, Any]:
-    """The honesty panel; the run's page is written again, which an interrupted call may have left as it was before."""
-    from tenfold.evaluation.honesty import Subject, examine
-    from tenfold.evaluation.report import write_report
+    """The honesty panel; where the run's page does not show it yet, that is written again."""
+    from tenfold.evaluation.honesty import Subject, changed, examine
+    from tenfold.evaluation.report import REPORT, write_report
 
-    panel, _ = examine(Subject(run, dataset, evaluated), plan, full)
-    write_report(run, dataset, evaluated)
+    panel, new = examine(Subject(run, dataset, evaluated), plan, full)
+    page = run.path / REPORT
+    # an interrupted call may have left a part that is not new, but not on the page either
+    if new or not page.is_file() or page.stat().st_mtime < changed(run):
+        write_report(run, dataset, evaluated)
     return panel
 
 

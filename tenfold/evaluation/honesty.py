@@ -109,6 +109,11 @@ def read_panel(subject: Subject) -> dict[str, Part] | None:
     return found | {"spread": spread(subject.run)} if found else None
 
 
+def changed(run: Run) -> float:
+    """When a part was written last, in seconds since 1970."""
+    return max(path_of(run, name).stat().st_mtime for name in _NAMES)
+
+
 def path_of(run: Run, name: str) -> Path:
     """Where the run keeps a part."""
     return run.path / FOLDER / f"{name}.json"

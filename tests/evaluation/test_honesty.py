@@ -202,8 +202,10 @@ def test_the_command_and_the_page(
     assert _invoke(monkeypatch, "evaluate", run, "--honesty", "--json") == 0
     said = json.loads(capsys.readouterr().out)["honesty"]
     assert said == made[1] and (run / "report.html").stat().st_mtime_ns == before  # nothing was new
+    (run / "report.html").unlink()  # as an interruption before it was written leaves it
     assert _invoke(monkeypatch, "evaluate", run, "--honesty") == 0
     assert "look like a training image" in capsys.readouterr().out
+    assert "Test images that copy training images" in (run / "report.html").read_text()
     shutil.rmtree(run / "honesty")
     _invoke(monkeypatch, "report", run)
     assert "tenfold evaluate RUN --honesty" in (run / "report.html").read_text()
