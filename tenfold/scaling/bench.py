@@ -1,11 +1,12 @@
 """Many runs, one process each, recipes alternately.
 
 Right before and after each run the machine's speed is measured; a run around which it changed by more than a tenth is
-measured again. What can be said of the runs is in `summary`.
+measured again, unless it took long. What can be said of the runs is in `summary`.
 """
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -29,6 +30,8 @@ from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe, Share
 
 TRIES = 3
+LONG = 1200.0
+"""Seconds from which on a run is not measured again: two moments say little of it, and a try costs too much."""
 SETTINGS, RECIPES = "bench.json", "recipes"
 _OPTIONS = ("RECIPE", "DATA", "OUT", "SEED", "DEVICE", "EPOCHS", "VAL_SIZE", "SIZE", "RESIZE")
 """Of `tenfold train`, as its environment may set them: TENFOLD_… behind a bench's back."""
@@ -187,24 +190,33 @@ def run_once(name: str, seed: int, out: Path, options: Sequence[str]) -> Outcome
     if record.exists():
         return read_record(record)
     try:
-        outcome: Outcome = _measure_steadily(name, seed, out, options)
+        for timed in _steadier_tries(name, seed, out, options):
+            _write(record, timed)  # at once: what ends the next try loses nothing
     except RunFailedError as error:
         if error.exit_code != DivergedError.exit_code:
             raise
-        outcome = Diverged(seed, str(error))
+        _write(record, Diverged(seed, str(error)))
         remark(f"{record.stem} diverged: {error}")
+    return read_record(record)
+
+
+def _write(record: Path, outcome: Outcome) -> None:
     write_text(record, json.dumps(asdict(outcome)) + "\n")
-    return outcome
 
 
-def _measure_steadily(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
-    tries: list[Timed] = []
-    while len(tries) < TRIES and all(timed.unsteadiness > STEADY for timed in tries):
+def _steadier_tries(name: str, seed: int, out: Path, options: Sequence[str]) -> Iterator[Timed]:
+    """Try until one is steady, and give each that is steadier than all before."""
+    least = math.inf
+    for _ in range(TRIES):
         timed = _measure(name, seed, out, options)
-        tries.append(timed)
-        if timed.unsteadiness > STEADY:
-            remark(f"{name}-{seed}: rates {timed.rate_before:.0f} and {timed.rate_after:.0f} GFLOP/s, not steady")
-    return min(tries, key=lambda timed: timed.unsteadiness)
+        if timed.unsteadiness < least:
+            least = timed.unsteadiness
+            yield timed
+        if timed.unsteadiness <= STEADY:
+            return
+        remark(f"{name}-{seed}: rates {timed.rate_before:.0f} and {timed.rate_after:.0f} GFLOP/s, not steady")
+        if timed.seconds() > LONG:
+            return
 
 
 def read_record(path: Path) -> Outcome:

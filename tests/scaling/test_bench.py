@@ -190,6 +190,31 @@ def test_an_unsteady_run_is_measured_again_and_the_steadiest_kept(
     assert isinstance(kept, Timed) and kept.rate_before == 600 and next(tries, None) is None
 
 
+def test_a_try_that_is_interrupted_does_not_take_the_one_before_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of eighty minutes was lost to the second try of it."""
+    tries = iter([timed(0.9, 3, 400, 750)])
+
+    def measure(*_: object) -> Timed:
+        if (outcome := next(tries, None)) is None:
+            raise KeyboardInterrupt
+        return outcome
+
+    monkeypatch.setattr(bench, "_measure", measure)
+    with pytest.raises(KeyboardInterrupt):
+        bench.bench(ONE, [0], tmp_path)
+    (kept,) = bench.bench(ONE, [0], tmp_path)["fast89"]
+    assert isinstance(kept, Timed) and kept.rate_before == 400
+
+
+def test_a_long_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = iter([timed(0.9, bench.LONG + 1, 400, 750)])
+    monkeypatch.setattr(bench, "_measure", lambda *_: next(tries))
+    (kept,) = bench.bench(ONE, [0], tmp_path)["fast89"]
+    assert isinstance(kept, Timed) and kept.unsteadiness > 0.1
+
+
 def test_a_failing_run_hands_on_its_message_and_exit_code(tmp_path: Path, tiny_recipe: Path) -> None:
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), shift=40)
     with pytest.raises(RunFailedError, match="tiny-0: a shift of 40 pixels is too large") as failure:
