@@ -113,7 +113,9 @@ class Whitened(nn.Module):
     def initialize_from(self, images: Tensor, eps: float = 5e-4) -> None:
         """Set the first layer to ± the strongest principal patches of `images` (N×3×H×W), scaled to unit variance.
 
-        The idea of a whitening first layer for fast CIFAR-10 training is from tysam-code's hlb-CIFAR10 (2023).
+        The idea of a whitening first layer for fast CIFAR-10 training is from tysam-code's hlb-CIFAR10 (2023). Where the
+        images have fewer patches that vary, as grey ones do, these come again: a channel that is always zero has a norm
+        that multiplies gradients by a million.
         """
         side = self.patch.kernel_size[0]
         patches = F.unfold(images.float(), side)  # N × 3·side² × places
@@ -122,7 +124,8 @@ class Whitened(nn.Module):
         count = self.patch.out_channels // 2
         if count > len(values):
             raise UsageError(f"whitening_pairs is {count}, but {side}×{side} patches have only {len(values)}")
-        strongest = (vectors / torch.sqrt(values + eps)).T.flip(0)[:count].float()
+        varying = max(1, int((values > 1e-4 * eps).sum()))
+        strongest = (vectors / torch.sqrt(values + eps)).T.flip(0)[torch.arange(count) % varying].float()
         filters = _fix_signs(strongest).reshape(count, 3, side, side)
         self.patch.weight.copy_(torch.cat((filters, -filters)))
 

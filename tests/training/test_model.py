@@ -236,6 +236,18 @@ def test_whitening_filters_come_in_pairs_with_fixed_signs(whitened: Whitened, pi
     assert not whitened.patch.weight.requires_grad
 
 
+def test_no_channel_of_grey_images_is_always_zero(pictures: Tensor) -> None:
+    """Their colours never vary: two thirds of the channels were zero, and digits ended in NaN at the second step."""
+    network = build(NetworkSpec())
+    assert isinstance(network, Whitened)
+    grey = pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    network.initialize_from(grey)
+    with torch.no_grad():
+        assert network.patch(grey).var((0, 2, 3)).min() > 1e-3
+    weight = network.patch.weight.flatten(1)
+    assert torch.equal(weight[9:16], weight[:7]), "nine vary, which come again"
+
+
 def test_more_pairs_than_principal_patches_are_refused(pictures: Tensor) -> None:
     network = build(NetworkSpec(widths=(8,), whitening=2, whitening_pairs=13))
     assert isinstance(network, Whitened)
