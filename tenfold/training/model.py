@@ -113,9 +113,9 @@ class Whitened(nn.Module):
     def initialize_from(self, images: Tensor, eps: float = 5e-4) -> None:
         """Set the first layer to ± the strongest principal patches of `images` (N×3×H×W), scaled to unit variance.
 
-        The idea of a whitening first layer for fast CIFAR-10 training is from tysam-code's hlb-CIFAR10 (2023). Where the
-        images have fewer patches that vary, as grey ones do, these come again: a channel that is always zero has a norm
-        that multiplies gradients by a million.
+        The idea of a whitening first layer for fast CIFAR-10 training is from tysam-code's hlb-CIFAR10 (2023). Where
+        the images have fewer patches that vary, as grey ones do, these come again: a channel that is always zero has a
+        norm that multiplies gradients by a million.
         """
         side = self.patch.kernel_size[0]
         patches = F.unfold(images.float(), side)  # N × 3·side² × places
