@@ -110,8 +110,9 @@ def read_panel(subject: Subject) -> dict[str, Part] | None:
 
 
 def changed(run: Run) -> float:
-    """When a part was written last, in seconds since 1970."""
-    return max(path_of(run, name).stat().st_mtime for name in _NAMES)
+    """When a part was written last, in seconds since 1970; 0 where there is none."""
+    paths = [path_of(run, name) for name in _NAMES]
+    return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)
 
 
 def path_of(run: Run, name: str) -> Path:
