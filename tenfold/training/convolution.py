@@ -4,6 +4,7 @@
 channels and H×W pixels, with a pixel of zeros around them; K = C_out channels come out.
 """
 
+from dataclasses import dataclass
 from functools import cache, reduce
 from itertools import product
 from typing import Any
@@ -43,13 +44,22 @@ def _shorter_way(x: Tensor, weight: Tensor, dtype: torch.dtype) -> "type[TwoByTw
     height, width = x.shape[2:]
     if height == width == 2:
         return TwoByTwo
-    least = _FEWEST_CHANNELS.get(height) if height == width and dtype == torch.bfloat16 else None
-    return Winograd if least and min(weight.shape[:2]) >= least else None
+    least = _FEWEST_CHANNELS.get((dtype, height)) if height == width else None
+    tiles = len(x) * height * width // 16
+    return Winograd if least and min(weight.shape[:2]) >= least and tiles >= _FEWEST_TILES[dtype] else None
 
 
 _FEWEST_IMAGES = 16
 """For fewer, rearranging the weights costs more than the products that are saved."""
-_FEWEST_CHANNELS = {4: 128, 8: 256}
+_FEWEST_TILES = {torch.bfloat16: 16, torch.float32: 48}
+"""Of 4×4 pixels, for the same reason."""
+_FEWEST_CHANNELS = {
+    (torch.bfloat16, 4): 128,
+    (torch.bfloat16, 8): 256,
+    (torch.float32, 4): 128,
+    (torch.float32, 8): 128,
+    (torch.float32, 16): 128,
+}
 """In and out, by the side of the image: the more pixels, the more channels it takes to pay."""
 
 
@@ -111,35 +121,80 @@ class TwoByTwo(torch.autograd.Function):
 
 # --- larger images, of an even side ------------------------------------------------------------------------------
 
-_PIECE = 1 << 21
+# F(m×m, 3×3) along one side, by m: m + 2 sums of as many pixels, as many of three weights, and m answers of their
+# products. The polynomials behind them meet at 0, ±1, infinity and, for m = 4, at ±2.
+_OF_PIXELS = {
+    2: [[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+    4: [
+        [4.0, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ],
+}
+_OF_WEIGHTS = {
+    2: [[1.0, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+    4: [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1.0],
+    ],
+}
+_OF_PRODUCTS = {
+    2: [[1.0, 1, 1, 0], [0, 1, -1, -1]],
+    4: [[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+}
+_PIECE = {2: 1 << 21, 4: 1 << 23}
 """As many products are computed at a time, so that they are still in the processor's cache when they are summed."""
 
-# F(2×2, 3×3) along one side: four sums of four pixels, four of three weights, and two answers of their four products.
-_OF_PIXELS = torch.tensor([[1.0, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
-_OF_WEIGHTS = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-_OF_PRODUCTS = torch.tensor([[1.0, 1, 1, 0], [0, 1, -1, -1]])
-_OF_TAPS = torch.kron(_OF_WEIGHTS, _OF_WEIGHTS)
-"""From the 9 weights of a filter to their 16 sums, along both sides."""
+Matrices = tuple[Tensor, ...]
+"""One matrix for both sides of an image at once, or one for its rows and one for its columns."""
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The constants of F(m×m, 3×3) for images of S×S pixels, of which (S/m)² tiles of m×m make one.
+
+    to_sums: from pixels to the (m + 2)² sums of every tile. to_answers: from as many products to pixels. of_weights:
+    (m + 2)²×9, from a filter's weights to their sums. strips: rows of tiles whose sums stand one after another.
+    """
+
+    tile: int
+    strips: int
+    to_sums: Matrices
+    to_answers: Matrices
+    of_weights: Tensor
+
+    @property
+    def products(self) -> int:
+        """Products, channel by channel, that make one tile."""
+        return (self.tile + 2) ** 2
 
 
 class Winograd(torch.autograd.Function):
-    """A 3×3 convolution by Winograd's F(2×2, 3×3): 16 products for every 2×2 pixels instead of 36.
+    """A 3×3 convolution by Winograd's F(m×m, 3×3): (m + 2)² products for every m×m pixels instead of 9·m².
 
-    S. Winograd, "Arithmetic complexity of computations", 1980; for networks Lavin and Gray, 2015. For every 2×2 pixels
-    of the answer, 16 sums of the pixels around them are multiplied with 16 sums of weights, all channels at once, and
-    the answer is made of sums of those products. Pixels come first here, S²×N·C, so that all sums are one product with
-    a constant matrix. In bfloat16 an answer's rounding error is about 2.5 times that of the definition.
+    S. Winograd, "Arithmetic complexity of computations", 1980; for networks Lavin and Gray, 2015. For every m×m pixels
+    of the answer, sums of the pixels around them are multiplied with sums of weights, all channels at once, and the
+    answer is made of sums of those products. Pixels come first here, S²×N·C, so that all sums are products with
+    constant matrices. In bfloat16 m is 2 and an answer's rounding error about 2.5 times that of the definition; in
+    float32, where m is 4 if it divides S, the error is 4e-6 of the answer.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Map N×C_in×S×S to N×K×S×S; S is even."""
         channels = len(weight)
-        to_sums, to_answers = _constants(x.shape[2], x.dtype)
-        filters = _sum_weights(weight)
+        tiling = _tiling(x.shape[2], x.dtype)
+        filters = _sum_weights(tiling, weight)
         y = _new_images(x, len(x), channels, x.shape[2])
-        for seen, answer in zip(*_pieces(channels, x, y), strict=True):
-            _images_first(to_answers, torch.bmm(_pixels_first(to_sums, seen), filters.mT), answer)
+        for seen, answer in zip(*_pieces(tiling, channels, x, y), strict=True):
+            _images_first(tiling.to_answers, _multiply(_pixels_first(tiling, tiling.to_sums, seen), filters.mT), answer)
         if bias is not None:
             y += bias.view(-1, 1, 1)
         ctx.save_for_backward(x, filters)
@@ -151,45 +206,65 @@ class Winograd(torch.autograd.Function):
         """Gradients of input, weight and bias."""
         x, filters = ctx.saved_tensors
         channels, channels_in = filters.shape[1:]
-        to_sums, to_answers = _constants(x.shape[2], x.dtype)
+        tiling = _tiling(x.shape[2], x.dtype)
         of_input, of_filters = _new_images(x, len(x), channels_in, x.shape[2]), None
-        exact = torch.promote_types(x.dtype, torch.float32)  # many small parts are added up
-        for seen, piece, of_seen in zip(*_pieces(channels, x, gradient, of_input), strict=True):
-            of_products = _pixels_first(to_answers.T, piece)
+        for seen, piece, of_seen in zip(*_pieces(tiling, channels, x, gradient, of_input), strict=True):
+            of_products = _pixels_first(tiling, _transposed(tiling.to_answers), piece)
             if ctx.needs_input_grad[0]:
-                _images_first(to_sums.T, torch.bmm(of_products, filters), of_seen)
+                _images_first(_transposed(tiling.to_sums), _multiply(of_products, filters), of_seen)
             if ctx.needs_input_grad[1]:
-                part = torch.bmm(of_products.mT, _pixels_first(to_sums, seen))
-                of_filters = part if of_filters is None else of_filters.to(exact).add_(part)
-        of_weight = None if of_filters is None else _gradient_of_weight(of_filters.to(x.dtype))
+                for of_strip, strip in zip(of_products, _pixels_first(tiling, tiling.to_sums, seen), strict=True):
+                    of_filters = _add_product(of_filters, of_strip.mT, strip)
+        of_weight = None if of_filters is None else _gradient_of_weight(tiling, of_filters.to(x.dtype))
         of_bias = gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
         return of_input if ctx.needs_input_grad[0] else None, of_weight, of_bias
 
 
 @cache
-def _constants(side: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The matrices from the S² pixels to the 16·(S/2)² sums, and from as many products to the S² answers."""
-    tiles = side // 2
-    sums, answers = torch.zeros(4, tiles, side + 2), torch.zeros(2, tiles, 4, tiles)
-    for tile in range(tiles):
-        sums[:, tile, 2 * tile : 2 * tile + 4] = _OF_PIXELS
-        answers[:, tile, :, tile] = _OF_PRODUCTS
-    sums = sums[:, :, 1:-1]  # the pixels around are zeros
-    both = torch.einsum("uap,vbq->uvabpq", sums, sums).reshape(16 * tiles**2, side**2)
-    answers = answers.transpose(0, 1).reshape(side, 4, tiles)
-    back = torch.einsum("pua,qvb->pquvab", answers, answers).reshape(side**2, 16 * tiles**2)
-    return both.to(dtype), back.to(dtype)
+def _tiling(side: int, dtype: torch.dtype) -> Tiling:
+    """Tiles of 2×2 pixels in bfloat16, which larger ones would round too much, and where 4×4 do not fit."""
+    tile = 4 if side % 4 == 0 and dtype != torch.bfloat16 else 2
+    of_pixels, of_products, of_weights = (
+        torch.tensor(matrix[tile], dtype=torch.float64) for matrix in (_OF_PIXELS, _OF_PRODUCTS, _OF_WEIGHTS)
+    )
+    tiles = side // tile
+    sums = of_pixels.new_zeros(tiles, tile + 2, side + 2)
+    answers = of_pixels.new_zeros(tiles, tile, tiles, tile + 2)
+    for index in range(tiles):
+        sums[index, :, tile * index : tile * (index + 1) + 2] = of_pixels
+        answers[index, :, index] = of_products
+    sums, answers = sums[:, :, 1:-1], answers.reshape(side, tiles, tile + 2)  # the pixels around are zeros
+    if tile == 2:
+        strips = 1
+        to_sums = [torch.einsum("aup,bvq->uvabpq", sums, sums).reshape(-1, side**2)]
+        to_answers = [torch.einsum("pau,qbv->pquvab", answers, answers).reshape(side**2, -1)]
+    else:  # one matrix would be nearly all zeros
+        strips = tiles
+        to_sums = [sums.reshape(-1, side), sums.transpose(0, 1).reshape(-1, side)]
+        to_answers = [answers.reshape(side, -1), answers.transpose(1, 2).reshape(side, -1)]
+    return Tiling(
+        tile,
+        strips,
+        tuple(matrix.to(dtype) for matrix in to_sums),
+        tuple(matrix.to(dtype) for matrix in to_answers),
+        torch.kron(of_weights, of_weights).to(dtype),
+    )
 
 
-def _sum_weights(weight: Tensor) -> Tensor:
-    """The 16 sums of K×C×3×3 weights: 16×K×C."""
-    return (_OF_TAPS.to(weight.dtype) @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(16, *weight.shape[:2])
+def _transposed(matrices: Matrices) -> Matrices:
+    return tuple(matrix.T for matrix in matrices)
 
 
-def _gradient_of_weight(of_filters: Tensor) -> Tensor:
-    """From the gradient of the 16 sums, 16×K×C, to that of the weights, K×C×3×3."""
+def _sum_weights(tiling: Tiling, weight: Tensor) -> Tensor:
+    """The sums of K×C×3×3 weights: (m + 2)²×K×C."""
+    sums = tiling.of_weights @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    return sums.view(-1, *weight.shape[:2])
+
+
+def _gradient_of_weight(tiling: Tiling, of_filters: Tensor) -> Tensor:
+    """From the gradient of the sums, (m + 2)²×K×C, to that of the weights, K×C×3×3."""
     _, channels, channels_in = of_filters.shape
-    taps = (_OF_TAPS.T.to(of_filters.dtype) @ of_filters.view(16, -1)).view(3, 3, channels, channels_in)
+    taps = (tiling.of_weights.T @ of_filters.view(len(of_filters), -1)).view(3, 3, channels, channels_in)
     return taps.permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -198,20 +273,48 @@ def _new_images(like: Tensor, count: int, channels: int, side: int) -> Tensor:
     return like.new_empty(count, side, side, channels).permute(0, 3, 1, 2)
 
 
-def _pieces(channels: int, x: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:
+def _pieces(tiling: Tiling, channels: int, x: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:
     """Split all tensors alike into so few images at a time that their products are not too many."""
-    products = 4 * x.shape[2] ** 2 * max(channels, x.shape[1])
-    return [tensor.split(max(1, _PIECE // products)) for tensor in (x, *others)]
+    tiles = (x.shape[2] // tiling.tile) ** 2
+    products = tiling.products * tiles * max(channels, x.shape[1])
+    return [tensor.split(max(1, _PIECE[tiling.tile] // products)) for tensor in (x, *others)]
 
 
-def _pixels_first(matrix: Tensor, images: Tensor) -> Tensor:
-    """Multiply a matrix, 16·(S/2)²×S², with the pixels of N×C×S×S images: 16×(S/2)²·N×C."""
-    sums = matrix @ images.permute(2, 3, 0, 1).reshape(matrix.shape[1], -1)
-    return sums.view(16, -1, images.shape[1])
-
-
-def _images_first(matrix: Tensor, products: Tensor, images: Tensor) -> None:
-    """Multiply a matrix, S²×16·(S/2)², with 16×(S/2)²·N×C products, and write that into N×C×S×S images."""
+def _pixels_first(tiling: Tiling, matrices: Matrices, images: Tensor) -> Tensor:
+    """Multiply matrices with the pixels of N×C×S×S images: strips × (m + 2)² × tiles·N × C."""
     count, channels, height, width = images.shape
-    pixels = matrix @ products.view(matrix.shape[1], -1)
+    pixels = images.permute(2, 3, 0, 1)
+    if len(matrices) == 1:
+        sums = matrices[0] @ pixels.reshape(height * width, -1)
+    else:
+        rows, columns = matrices
+        sums = columns @ (rows @ pixels.reshape(height, -1)).view(-1, width, count * channels)
+    return sums.view(tiling.strips, tiling.products, -1, channels)
+
+
+def _multiply(sums: Tensor, matrices: Tensor) -> Tensor:
+    """Multiply strips × (m + 2)² × tiles·N × C sums, strip by strip, with as many matrices C×K."""
+    products = sums.new_empty(*sums.shape[:3], matrices.shape[2])
+    for strip, answer in zip(sums, products, strict=True):
+        torch.bmm(strip, matrices, out=answer)
+    return products
+
+
+def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """Add the matrix products a @ b to `total`: in float32 at the least, since many small parts are added up."""
+    if total is None:
+        return torch.bmm(a, b)
+    if a.dtype == torch.bfloat16:
+        return total.float().add_(torch.bmm(a, b))
+    return total.baddbmm_(a, b)
+
+
+def _images_first(matrices: Matrices, products: Tensor, images: Tensor) -> None:
+    """Multiply matrices with strips × (m + 2)² × tiles·N × C products, and write that into N×C×S×S images."""
+    count, channels, height, width = images.shape
+    if len(matrices) == 1:
+        pixels = matrices[0] @ products.view(matrices[0].shape[1], -1)
+    else:
+        rows, columns = matrices
+        pixels = rows @ (columns @ products.view(rows.shape[1], columns.shape[1], -1)).view(rows.shape[1], -1)
     images.copy_(pixels.view(height, width, count, channels).permute(2, 3, 0, 1))

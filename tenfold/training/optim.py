@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tenfold.training.device import cpu_has_bfloat16
 from tenfold.training.model import Whitened, decayed
 from tenfold.training.recipe import Recipe
 
@@ -200,20 +201,26 @@ class Muon(Optimizer):
             p.add_(orthogonalize(direction.flatten(1)).view(p.shape), alpha=-group["lr"])
 
 
-def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
-    """Bring all singular values of a matrix near 1 by a quintic Newton–Schulz iteration, in bfloat16; same shape.
+def orthogonalize(matrix: Tensor, steps: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+    """Bring all singular values of a matrix near 1 by a quintic Newton–Schulz iteration; same shape.
+
+    It is computed in bfloat16, or in float32 on a CPU that has none, unless `dtype` says in what.
 
     The coefficients (Keller Jordan, 2024) have the steepest slope at zero for which the values stay within about
     [0.7, 1.2]; three steps suffice for training.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    x = (matrix.T if tall else matrix).to(dtype or _fast_dtype(matrix.device))
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.T if tall else x).to(matrix.dtype)
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "cpu" and not cpu_has_bfloat16() else torch.bfloat16
 
 
 class KerasAdam(Optimizer):

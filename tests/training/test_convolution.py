@@ -8,7 +8,7 @@ from torch import Tensor
 from tenfold.training import convolution
 from tenfold.training.convolution import Conv3x3, TwoByTwo, Winograd
 
-WAYS = [(TwoByTwo, 2), (Winograd, 2), (Winograd, 4), (Winograd, 8), (Winograd, 14)]
+WAYS = [(TwoByTwo, 2), (Winograd, 2), (Winograd, 4), (Winograd, 8), (Winograd, 14), (Winograd, 16)]
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -61,10 +61,21 @@ def test_rounding_in_bfloat16(way: type[TwoByTwo | Winograd], side: int) -> None
         assert difference(ours, theirs) <= 0.008
 
 
+@pytest.mark.parametrize("side", [4, 8, 16])
+def test_rounding_in_float32(side: int) -> None:
+    x = draw(32, 64, side, side, dtype=torch.float32).requires_grad_()
+    weight, bias = draw(48, 64, 3, 3, dtype=torch.float32).requires_grad_(), None
+    for ours, theirs in both(Winograd, x, weight, bias, torch.float32):
+        assert difference(ours, theirs) <= 6e-6
+
+
 @pytest.mark.parametrize("images", [1, 3, 7])
-def test_a_batch_in_pieces_is_the_same_batch(monkeypatch: pytest.MonkeyPatch, images: int) -> None:
-    monkeypatch.setattr(convolution, "_PIECE", images * 16 * 4 * 6)  # of 4×4 pixels and at most 6 channels
-    x, weight = draw(7, 6, 4, 4).requires_grad_(), draw(5, 6, 3, 3).requires_grad_()
+@pytest.mark.parametrize(("side", "products"), [(6, 16 * 9), (8, 36 * 4)])
+def test_a_batch_in_pieces_is_the_same_batch(
+    monkeypatch: pytest.MonkeyPatch, side: int, products: int, images: int
+) -> None:
+    monkeypatch.setattr(convolution, "_PIECE", dict.fromkeys((2, 4), images * products * 6))  # of at most 6 channels
+    x, weight = draw(7, 6, side, side).requires_grad_(), draw(5, 6, 3, 3).requires_grad_()
     for ours, theirs in both(Winograd, x, weight, None, torch.float64):
         assert difference(ours, theirs) <= 1e-12
 
@@ -103,6 +114,28 @@ def test_the_layer_takes_the_way_that_its_shape_asks_for(shape: tuple[int, ...],
     assert difference(answer, exact) <= 0.01
 
 
+@pytest.mark.parametrize(
+    ("shape", "channels", "way"),
+    [
+        ((48, 128, 4, 4), 256, "WinogradBackward"),
+        ((12, 128, 8, 8), 128, "ConvolutionBackward0"),
+        ((16, 128, 8, 8), 128, "WinogradBackward"),
+        ((16, 128, 16, 16), 128, "WinogradBackward"),
+        ((47, 128, 4, 4), 256, "ConvolutionBackward0"),
+        ((16, 64, 16, 16), 256, "ConvolutionBackward0"),
+        ((48, 128, 6, 6), 128, "ConvolutionBackward0"),
+        ((16, 128, 4, 16), 128, "ConvolutionBackward0"),
+    ],
+)
+def test_and_in_float32(shape: tuple[int, ...], channels: int, way: str) -> None:
+    torch.manual_seed(0)
+    layer, x = Conv3x3(shape[1], channels), draw(*shape, dtype=torch.float32)
+    answer = layer(x)
+    assert answer.dtype == torch.float32 and type(answer.grad_fn).__name__ == way
+    exact = F.conv2d(x.double(), layer.weight.double(), layer.get_parameter("bias").double(), padding=1)
+    assert difference(answer, exact) <= 6e-6
+
+
 @pytest.mark.parametrize("way", [TwoByTwo, Winograd])
 def test_a_second_derivative_is_refused_instead_of_wrong(way: type[TwoByTwo | Winograd]) -> None:
     x, weight = draw(3, 6, 2, 2).requires_grad_(), draw(5, 6, 3, 3).requires_grad_()
@@ -129,6 +162,11 @@ def test_an_image_without_a_batch_is_answered_as_by_pytorch() -> None:
     assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, padding=1))
 
 
-def test_larger_images_are_exact_without_autocast() -> None:
+def test_few_images_are_exact_without_autocast() -> None:
     layer, x = Conv3x3(128, 128, bias=False), draw(16, 128, 4, 4, dtype=torch.float32)
+    assert torch.equal(layer(x), F.conv2d(x, layer.weight, padding=1))
+
+
+def test_float64_is_as_defined() -> None:
+    layer, x = Conv3x3(128, 128, bias=False).double(), draw(48, 128, 4, 4)
     assert torch.equal(layer(x), F.conv2d(x, layer.weight, padding=1))
