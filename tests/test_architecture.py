@@ -60,6 +60,7 @@ ORDERS = {
         "augment",
         "sampler",
         "optim",
+        "judge",
         "infer",
         "run",
         "runs",

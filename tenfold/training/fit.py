@@ -19,8 +19,17 @@ from tenfold.errors import DataError, DivergedError, ModelError, UsageError
 from tenfold.training.augment import Pixels, keyed, keyed_seed, make_batch, measure_pixels, shrink
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.infer import predict_logits
-from tenfold.training.model import Whitened, build, penalty
-from tenfold.training.optim import Optimizer, make_optimizers, make_schedule, set_rates
+from tenfold.training.judge import Judge
+from tenfold.training.model import Whitened, make_network, penalty
+from tenfold.training.optim import (
+    Optimizer,
+    below,
+    make_optimizers,
+    make_schedule,
+    restore_training,
+    set_rates,
+    training_state,
+)
 from tenfold.training.ranks import ALONE, Ranks
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Checkpoint
@@ -49,13 +58,15 @@ class Fit:
     ):
         self.recipe, self.seed, self.plan, self.ranks = recipe, seed, plan, ranks
         images, labels = to_tensors(train)
-        if recipe.small_share and recipe.small_size > images.shape[1]:
+        if (recipe.small_share or recipe.judge_widths) and recipe.small_size > images.shape[1]:
             raise UsageError(f"small_size: {recipe.small_size} is more than the images' {images.shape[1]} pixels")
         if recipe.shift >= images.shape[1]:
             raise UsageError(f"a shift of {recipe.shift} pixels is too large for images of {images.shape[1]}")
         self.pixels = measure_pixels(images) if recipe.standardize else Pixels()
         self.schedule = make_schedule(recipe, len(train))
-        self.network = _make_network(recipe, classes, images, self.pixels, seed, plan)
+        some = _some(recipe, images, self.pixels)
+        self.network = make_network(recipe.network, classes, some, keyed_seed(seed, "weights"), plan.device)
+        self.judge = Judge(self.schedule, classes, some, seed, plan) if recipe.judge_widths else None
         self.images, self.labels = images.to(plan.device), labels.to(plan.device)
         self.val = to_tensors(val) if val else None
         self.optimizers: list[Optimizer] = []
@@ -105,7 +116,7 @@ class Fit:
         with self.plan.autocast():
             logits = self.network(batch)
         logits = logits.float()
-        if self.recipe.easy_share:
+        if self.sampler.by_losses:
             self._note_losses(chosen, F.cross_entropy(logits.detach(), labels, reduction="none"))
         share = len(labels) / self.schedule.batch_size  # 1 for a process that is alone
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) * share
@@ -147,13 +158,30 @@ class Fit:
         self.ranks.add([p.grad for p in self.network.parameters() if p.grad is not None] + statistics)
 
     def next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """This rank's share of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B)."""
-        draws, chosen = self.sampler.deal(self.step)
-        chosen = chosen[self.ranks.share(len(chosen))]
-        batch = make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout)
+        """This rank's share of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B).
+
+        A judge may learn meanwhile: with one, ask once a step.
+        """
+        batch, chosen = self.deal_batch()
+        if self.judge is not None:
+            # all ranks see the same and would pick the same, if their machines are alike; if not, the first one's holds
+            picked = self.judge.pick(self.step, batch, self.labels[chosen])
+            picked = picked.new_tensor(self.ranks.from_first(picked.tolist())) if self.ranks.count > 1 else picked
+            picked = picked[self.ranks.share(len(picked))]
+            batch, chosen = batch[picked], chosen[picked]
         if self.schedule.small(self.step):
             batch = shrink(batch, self.recipe.small_size)
         return batch, self.labels[chosen], chosen
+
+    def deal_batch(self) -> tuple[Tensor, Tensor]:
+        """The images of the step to come at full size, float32 B×3×H×W, and their numbers, int64 B.
+
+        With a judge, all D that it will pick from; without, this rank's share.
+        """
+        draws, chosen = self.sampler.deal(self.step)
+        if self.judge is None:
+            chosen = chosen[self.ranks.share(len(chosen))]
+        return make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout), chosen
 
     def _end_epoch(self) -> None:
         began = time.perf_counter()
@@ -187,9 +215,9 @@ class Fit:
 
     def checkpoint(self) -> Checkpoint:
         """Everything that the next step depends on, and the log. Raises `DivergedError` where it is not finite."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for i, optimizer in enumerate(self.optimizers):
-            tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in optimizer.states().items()}
+        tensors = training_state(self.network, self.optimizers)
+        if self.judge is not None:
+            tensors |= {f"judge.{name}": tensor for name, tensor in self.judge.state().items()}
         tensors |= {f"sampler.{name}": tensor for name, tensor in self.sampler.state().items()}
         tensors["log"] = self.log[: self.step]
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
@@ -202,22 +230,16 @@ class Fit:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of the same recipe, data and seed. Raises `ModelError` where it does not fit."""
         try:
-            self.network.load_state_dict(_below("network.", checkpoint.tensors))
-            self.sampler.restore(_below("sampler.", checkpoint.tensors))
+            self.optimizers = restore_training(checkpoint.tensors, self.network, self.schedule, checkpoint.step)
+            if self.judge is not None:
+                self.judge.restore(below("judge.", checkpoint.tensors), checkpoint.step)
+            self.sampler.restore(below("sampler.", checkpoint.tensors))
             self.step, self.seconds = checkpoint.step, checkpoint.notes["seconds"]
             self.epochs = list(checkpoint.notes["epochs"])
             self.log[: self.step] = checkpoint.tensors["log"]
-            self._restore_optimizers(checkpoint.tensors)
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"the checkpoint of step {checkpoint.step} does not fit this recipe: {reason}") from error
-
-    def _restore_optimizers(self, tensors: dict[str, Tensor]) -> None:
-        # at a stage's end the optimizers are about to be replaced, so those of the stage just ended will do
-        stage = self.schedule.stage(max(self.step - 1, 0))
-        self.optimizers = make_optimizers(self.recipe, self.network, stage, self.schedule.batch_size)
-        for i, optimizer in enumerate(self.optimizers):
-            optimizer.restore(_below(f"optimizer.{i}.", tensors))
 
 
 def fit(
@@ -258,19 +280,10 @@ def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]
     return train[np.sort(order[: -recipe.val_size])], train[np.sort(order[-recipe.val_size :])]
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _make_network(recipe: Recipe, classes: int, images: Tensor, pixels: Pixels, seed: int, plan: Plan) -> nn.Module:
-    """Draw the initial weights on the CPU, so that they are the same on every device."""
-    torch.manual_seed(keyed_seed(seed, "weights"))
-    network = build(recipe.network, classes, images.shape[1])
-    if isinstance(network, Whitened):
-        some = images[:: max(1, len(images) // WHITENING_IMAGES)][:WHITENING_IMAGES].cpu()
-        network.initialize_from(pixels.to_network(some))
-    return network.to(plan.device).train()
+def _some(recipe: Recipe, images: Tensor, pixels: Pixels) -> Tensor:
+    """The images that first layers are set by, from all over N×H×W×3: float32 at most 2000×3×H×W."""
+    count = WHITENING_IMAGES if recipe.network.name == "whitened" else 1  # the other kind asks for the size only
+    return pixels.to_network(images[:: max(1, len(images) // count)][:count])
 
 
 def to_tensors(part: Split) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,18 @@ def build(spec: NetworkSpec, classes: int = 10, size: int = 32) -> nn.Module:
     return channels_last(network)
 
 
+def make_network(spec: NetworkSpec, classes: int, images: Tensor, seed: int, device: torch.device) -> nn.Module:
+    """Build the network of `spec` for training on images such as these (normalised float N×3×H×W, on the CPU).
+
+    Its weights are drawn from `seed` on the CPU, so that they are the same on every device. Raises as `build` does.
+    """
+    torch.manual_seed(seed)
+    network = build(spec, classes, images.shape[2])
+    if isinstance(network, Whitened):
+        network.initialize_from(images)
+    return network.to(device).train()
+
+
 def channels_last(network: nn.Module) -> nn.Module:
     """Lay the filters out with channels last, in place; files keep no memory format, so this follows every load."""
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -164,6 +164,35 @@ def set_rates(optimizers: Iterable[Optimizer], schedule: Schedule, step: int) ->
             group["lr"] = group["initial_lr"] * factor
 
 
+def training_state(network: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, Tensor]:
+    """What training a network has come to, by name: `network.head.weight`, `optimizer.0.3.momentum_buffer`."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for i, optimizer in enumerate(optimizers):
+        tensors |= {f"optimizer.{i}.{name}": tensor for name, tensor in optimizer.states().items()}
+    return tensors
+
+
+def restore_training(
+    tensors: Mapping[str, Tensor], network: nn.Module, schedule: Schedule, step: int
+) -> list[Optimizer]:
+    """Give `network` back its `training_state`, and return the optimizers as they were after `step` steps.
+
+    Raises `IndexError`, `RuntimeError` or `ValueError` where it does not fit.
+    """
+    network.load_state_dict(below("network.", tensors))
+    # at a stage's end the optimizers are about to be replaced, so those of the stage just ended will do
+    stage = schedule.stage(max(step - 1, 0))
+    optimizers = make_optimizers(schedule.recipe, network, stage, schedule.batch_size)
+    for i, optimizer in enumerate(optimizers):
+        optimizer.restore(below(f"optimizer.{i}.", tensors))
+    return optimizers
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 class Nesterov(Optimizer):
     """Stochastic gradient descent with Nesterov's momentum and weight decay, as PyTorch's SGD computes it."""
 

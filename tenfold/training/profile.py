@@ -3,8 +3,8 @@
 The ceiling is the rate of a large matrix product on the same machine, in the numbers that the recipe trains in. Each
 convolution's three products (the output, the gradient to its input, that to its weights) are timed alone on tensors of
 the step's own shapes, casts of weights included; of the rest, what PyTorch's profiler counts in whole steps by kind.
-Dense layers are small and left out. The size of a product is that of the definition, also where `convolution` needs
-fewer multiplications.
+Dense layers are small and left out; a judge, where the recipe has one, is a row by itself. The size of a product is
+that of the definition, also where `convolution` needs fewer multiplications.
 """
 
 import copy
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity
 
 from tenfold.data.dataset import Split
@@ -163,21 +164,32 @@ def _alone(layer: nn.Conv2d, shape: torch.Size, direction: str, plan: Plan) -> t
 
 
 def _rest(fitting: Fit) -> Iterator[Part]:
-    """Time what is no convolution: the batch, then by kind of operation, then the optimizers."""
-    yield Part("batch and augmentation", "", 1e3 * _median(fitting.next_batch, STEPS))
+    """Time what is no convolution: the batch, then by kind of operation, then the optimizers, and a judge."""
+    yield Part("batch and augmentation", "", 1e3 * _median(fitting.deal_batch, STEPS))
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler talks to standard error
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as watched:
         for _ in range(STEPS):
             fitting.advance()
     spent = {(kind, direction): 0.0 for kind in KINDS for direction in ("forward", "backward")}
-    optimizers = 0.0
-    for event in watched.key_averages():
-        if event.key == "optimizers":
-            optimizers += event.cpu_time_total / 1e3 / STEPS
+    named = {"optimizers": 0.0} | ({"judge": 0.0} if fitting.judge is not None else {})
+    for event in watched.events() or ():
+        if _within(event, "judge"):
+            continue
+        if event.key in named:
+            named[event.key] += event.cpu_time_total / 1e3 / STEPS
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)
         if kind and event.key.startswith("aten::"):
             direction = "backward" if "backward" in event.key else "forward"
             spent[kind, direction] += event.self_cpu_time_total / 1e3 / STEPS
     for (kind, direction), milliseconds in spent.items():
         yield Part(kind, direction, milliseconds)
-    yield Part("optimizers", "", optimizers)
+    for name, milliseconds in named.items():
+        yield Part(name, "", milliseconds)
+
+
+def _within(event: FunctionEvent, name: str) -> bool:
+    """Whether something of that name caused the event."""
+    above = event.cpu_parent
+    while above is not None and above.key != name:
+        above = above.cpu_parent
+    return above is not None

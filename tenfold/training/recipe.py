@@ -107,6 +107,9 @@ class Recipe:
     small_size: Side = 16
     easy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the images that every pass but the first leaves out: those of the smallest loss when last seen."""
+    judge_widths: Annotated[tuple[Width, ...], Field(max_length=10)] = ()
+    """Channels of the groups of a small network that is trained beside and leaves out the easier `easy_share` of every
+    batch as it comes, augmented; it sees it at `small_size`. Without them images are left out by their last loss."""
     frozen_share: Share = 0.0
     """Share of the steps, the last ones, in which the first group of filters stays as it is."""
     images: Positive = 50_000
@@ -136,7 +139,18 @@ class Recipe:
                 raise ValueError(
                     f"small_size: {self.small_size} pixels are too few for {len(self.network.widths)} groups"
                 )
+        if self.judge_widths:
+            self._fits_the_judge()
         return self
+
+    def _fits_the_judge(self) -> None:
+        if self.network.name == "reference":
+            raise ValueError("judge_widths: only the whitened network can have a judge beside it")
+        if not self.easy_share:
+            raise ValueError("judge_widths: with an easy_share of 0 there is nothing to leave out")
+        groups, side = len(self.judge_widths), self.small_size // self.network.stride
+        if side >> groups == 0 or self.small_size < self.network.whitening:
+            raise ValueError(f"small_size: {self.small_size} pixels are too few for the {groups} groups of the judge")
 
     @property
     def epochs(self) -> float:

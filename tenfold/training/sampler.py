@@ -4,6 +4,9 @@ An image that the network already gets right with confidence teaches it little. 
 out the images whose loss was smallest when they were last seen, which costs no computation (the idea of data pruning
 by a proxy's loss is in airbench's 96 % recipe, Keller Jordan, 2024; here the network itself is the proxy). An epoch
 stays as many images as there are, whoever is seen.
+
+Where a judge looks at the batches (`judge.py`), none is left out here: every pass deals all images, and a step gets as
+many more as the judge will leave out.
 """
 
 import torch
@@ -16,26 +19,31 @@ _NEVER_SEEN = 1e30  # harder than anything seen, and finite, as checkpoints want
 
 
 class Sampler:
-    """Deals out N images in batches of B; all it remembers is the images' last losses and the pass's choice."""
+    """Deals out N images in batches of B, or of D > B for a judge to leave the easier ones out.
+
+    All it remembers is the images' last losses and the pass's choice.
+    """
 
     def __init__(self, recipe: Recipe, count: int, size: int, seed: int, batch_size: int, device: torch.device):
-        self.recipe, self.count, self.size, self.seed, self.batch_size = recipe, count, size, seed, batch_size
-        self.device = device
-        self.hard = max(batch_size, round(count * (1 - recipe.easy_share)))
+        self.recipe, self.count, self.size, self.seed, self.device = recipe, count, size, seed, device
+        judged = bool(recipe.judge_widths)
+        self.by_losses = recipe.easy_share > 0 and not judged
+        self.dealt = min(count, round(batch_size / (1 - recipe.easy_share))) if judged else batch_size
+        self.hard = max(batch_size, round(count * (1 - recipe.easy_share))) if self.by_losses else count
         self.losses = torch.full((count,), _NEVER_SEEN, device=device)
         self.kept = torch.ones(count, dtype=torch.bool, device=device)
         self._pass: tuple[int, Draws, Tensor] | None = None
 
     def locate(self, step: int) -> tuple[int, int]:
         """The pass that `step` belongs to, and its number within that pass; both from 0."""
-        first, later = self.count // self.batch_size, self.hard // self.batch_size
+        first, later = self.count // self.dealt, self.hard // self.dealt
         if step < first:
             return 0, step
         number, index = divmod(step - first, later)
         return number + 1, index
 
     def deal(self, step: int) -> tuple[Draws, Tensor]:
-        """The pass's draws, and the numbers (int64 B) of the images of `step`; steps are asked for in order."""
+        """The pass's draws, and the numbers (int64 B, or D for a judge) of the images of `step`; steps go in order."""
         number, index = self.locate(step)
         if self._pass is None or self._pass[0] != number:
             if number and index == 0:
@@ -43,20 +51,20 @@ class Sampler:
             draws = draw_epoch(self.recipe, self.count, self.size, self.seed, number).to(self.device)
             self._pass = number, draws, draws.order[self.kept[draws.order]]
         _, draws, order = self._pass
-        return draws, order[index * self.batch_size : (index + 1) * self.batch_size]
+        return draws, order[index * self.dealt : (index + 1) * self.dealt]
 
     def note(self, chosen: Tensor, losses: Tensor) -> None:
         """Remember the losses (float B) of the images just seen."""
         self.losses[chosen] = losses
 
     def _choose(self) -> None:
-        if self.recipe.easy_share:
+        if self.by_losses:
             self.kept.zero_()
             self.kept[self.losses.argsort(descending=True, stable=True)[: self.hard]] = True
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold: nothing where no image is ever left out."""
-        return {"losses": self.losses, "kept": self.kept} if self.recipe.easy_share else {}
+        """What a checkpoint must hold: nothing where no image is left out by its loss."""
+        return {"losses": self.losses, "kept": self.kept} if self.by_losses else {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to a `state`. Raises `KeyError` or `RuntimeError` where it does not fit."""

@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tenfold.training.augment import Draws, draw_epoch
 from tenfold.training.device import Plan
 from tenfold.training.fit import Fit, fit, split
 from tenfold.training.infer import predict_logits
+from tenfold.training.ranks import Ranks
 from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe, Stage
 
 PLAN = Plan(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
@@ -233,14 +235,17 @@ def test_dropout_repeats_itself() -> None:
         ADAM,
         replace(QUICK, flip="random", rotate=15.0),
         replace(QUICK, easy_share=0.4, frozen_share=0.5),
+        replace(QUICK, easy_share=0.4, judge_widths=(8, 8), small_share=0.3),
+        replace(ADAM, easy_share=0.4, judge_widths=(8, 8)),
     ],
-    ids=["muon", "adam", "turning", "hard images, first group frozen"],
+    ids=["muon", "adam", "turning", "hard images, first group frozen", "judge", "judge by adam"],
 )
 def test_a_restored_run_ends_with_the_same_bits(recipe: Recipe) -> None:
     """Steps: 6 an epoch; the first stage ends after 9, the first layer's bias is done after 3.
 
     Without the optimizers' states in the checkpoint: other weights. Without the first layer's bias in the optimizers of
-    a stage that begins when it is done: states under other numbers, restored to other parameters.
+    a stage that begins when it is done: states under other numbers, restored to other parameters. Without the judge's
+    tensors in the checkpoint: other images.
     """
     straight = make_fit(recipe, val=SMALL_VAL)
     saved = {}
@@ -299,6 +304,70 @@ def test_losses_are_noted_by_image_and_unsmoothed() -> None:
         others = torch.ones(120, dtype=torch.bool)
         others[chosen] = False
         assert torch.equal(fitting.sampler.losses[others], before[others])
+
+
+def test_a_judge_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
+    """33 of 120 images dealt, 20 of them trained on; an epoch stays 6 steps, whoever is seen."""
+    recipe = replace(QUICK, easy_share=0.4, judge_widths=(8, 8), small_share=0.4)
+    fitting = make_fit(recipe)
+    assert (fitting.schedule.steps_per_epoch, fitting.schedule.total) == (6, 15)
+    assert fitting.schedule.ends == make_fit().schedule.ends
+    for step in range(15):
+        whole, numbers = fitting.deal_batch()
+        assert whole.shape == (33, 3, 32, 32)
+        judge = copy.deepcopy(fitting.judge)
+        assert judge is not None
+        picked = judge.pick(step, whole, fitting.labels[numbers])
+        with patch.object(fitting, "network", wraps=fitting.network) as network:
+            fitting.advance()
+        (seen,) = network.call_args.args
+        side = 16 if step < 6 else 32
+        assert seen.shape == (20, 3, side, side) and seen.is_contiguous(memory_format=torch.channels_last)
+        np.testing.assert_allclose(seen, F.avg_pool2d(whole[picked], 32 // side), atol=1e-6)
+
+
+def test_a_judge_takes_the_place_of_the_losses() -> None:
+    fitting = make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)))
+    before = fitting.sampler.losses.clone()
+    finish(fitting)
+    assert torch.equal(fitting.sampler.losses, before)
+    names = set(fitting.checkpoint().tensors)
+    assert not any(name.startswith("sampler.") for name in names)
+    assert {"judge.network.head.weight", "judge.optimizer.0.0.momentum_buffer"} <= names
+
+
+def test_a_rank_takes_its_share_of_what_the_first_one_picked() -> None:
+    """Whatever it would have picked itself. Without `from_first`: its own choice."""
+    recipe = replace(QUICK, easy_share=0.4, judge_widths=(8, 8))
+    fitting = Fit(recipe, SMALL, 10, seed=0, plan=PLAN, ranks=Ranks(1, 2))
+    whole, numbers = fitting.deal_batch()
+    with patch.object(Ranks, "from_first", lambda _self, _value: list(range(13, 33))):
+        batch, labels, chosen = fitting.next_batch()
+    assert torch.equal(chosen, numbers[23:33]) and torch.equal(batch, whole[23:33])
+    assert torch.equal(labels, fitting.labels[chosen])
+
+
+def test_a_judge_that_is_not_finite_makes_no_checkpoint() -> None:
+    fitting = make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)))
+    fitting.advance()
+    fitting.checkpoint()
+    assert fitting.judge is not None
+    with torch.no_grad():
+        fitting.judge.network.get_parameter("head.weight")[3, 0] = math.nan
+    with pytest.raises(DivergedError, match=r"judge\.network\.head\.weight is not finite after step 1"):
+        fitting.checkpoint()
+
+
+def test_a_checkpoint_without_the_judge_is_refused() -> None:
+    fitting = make_fit()
+    fitting.advance()
+    with pytest.raises(ModelError, match="the checkpoint of step 1 does not fit this recipe"):
+        make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8))).restore(fitting.checkpoint())
+
+
+def test_a_judge_sees_no_image_larger_than_it_is() -> None:
+    with pytest.raises(UsageError, match="small_size: 40 is more than the images' 32 pixels"):
+        make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8), small_size=40))
 
 
 GROUP = ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")

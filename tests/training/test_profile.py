@@ -46,6 +46,17 @@ def test_what_is_no_convolution_is_timed_too(profiled: StepProfile) -> None:
     assert left.name == LEFT
 
 
+def test_a_judge_is_a_row_by_itself(profiled: StepProfile) -> None:
+    """Its activations are twelve times as many as the network's; without `_within` they were counted there, too."""
+    shapes = tenfold.load("shapes")
+    recipe = replace(TINY, easy_share=0.9, judge_widths=(128,))
+    with_judge = profile_step(recipe, shapes.train, len(shapes.classes))
+    names = [part.name for part in with_judge.parts]
+    assert names[-3:] == ["optimizers", "judge", LEFT] and with_judge.parts[-2].milliseconds > 0
+    before, after = (next(part for part in p.parts if part.name == "activations") for p in (profiled, with_judge))
+    assert after.milliseconds < 4 * before.milliseconds
+
+
 def test_rates_are_size_over_time() -> None:
     parts = (Part("a", "forward", 20.0, 6.0), Part("pooling", "", 5.0))
     assert parts[0].rate == pytest.approx(300)

@@ -41,7 +41,7 @@ from test_ranks import losses
 from tenfold.training.ranks import joined
 
 with joined() as ranks:
-    print(losses(ranks))
+    print(losses(ranks, tuple(map(int, sys.argv[2:]))))
 """
 KILLED = """
 import os, signal, sys
@@ -64,7 +64,7 @@ cli.main()
 """
 
 
-def losses(ranks: Ranks) -> list[float]:
+def losses(ranks: Ranks, judge_widths: tuple[int, ...]) -> list[float]:
     """Of the first steps, in float32 throughout.
 
     Norms keep their first statistics: these are what ranks differ in from one process. The optimizer's bfloat16 would
@@ -72,7 +72,8 @@ def losses(ranks: Ranks) -> list[float]:
     """
     torch.set_num_threads(1)
     data = load("shapes")
-    fitting = Fit(RECIPE, data.train, len(data.classes), plan=make_plan("cpu", torch.float32), ranks=ranks)
+    recipe = replace(RECIPE, judge_widths=judge_widths)
+    fitting = Fit(recipe, data.train, len(data.classes), plan=make_plan("cpu", torch.float32), ranks=ranks)
     for module in fitting.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -106,9 +107,10 @@ def test_without_torchrun_a_process_is_alone_and_nothing_travels(monkeypatch: py
         assert ranks is ALONE and ranks.any(True) and not ranks.any(False) and ranks.from_first(3) == 3
 
 
-def test_two_ranks_have_the_losses_of_one_process() -> None:
-    processes = start(["-c", LOSSES, str(Path(__file__).parent)], 2)
-    alone = losses(ALONE)
+@pytest.mark.parametrize("judge_widths", [(), (8, 8)], ids=["by losses", "judge"])
+def test_two_ranks_have_the_losses_of_one_process(judge_widths: tuple[int, ...]) -> None:
+    processes = start(["-c", LOSSES, str(Path(__file__).parent), *map(str, judge_widths)], 2)
+    alone = losses(ALONE, judge_widths)
     told = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert told[0] == told[1]
     assert max(abs(a - b) for a, b in zip(alone, told[0], strict=True)) <= 1e-5

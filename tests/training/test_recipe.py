@@ -30,6 +30,12 @@ def test_fields_left_out_take_their_defaults() -> None:
     assert Recipe.from_json(text) == PLAIN
 
 
+def test_a_recipe_with_a_judge_comes_back_as_it_went() -> None:
+    recipe = Recipe.from_json(changed(easy_share=0.5, judge_widths=[8] * 4))
+    assert recipe.judge_widths == (8, 8, 8, 8)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+
+
 def test_names_are_keys() -> None:
     assert {name: recipe.name for name, recipe in RECIPES.items()} == {name: name for name in RECIPES}
     assert find_recipe("fast89") is FAST89
@@ -73,6 +79,12 @@ def test_reference_is_the_reference_systems_recipe() -> None:
         (changed(l2=0.1), "l2"),
         (changed(small_share=0.5, small_size=7), "small_size"),
         (changed(small_share=0.5, network={"name": "reference"}), "small_share"),
+        (changed(easy_share=0.5, judge_widths=[8, 0]), "judge_widths.1"),
+        (changed(easy_share=0.5, judge_widths=[8] * 11), "judge_widths"),
+        (changed(judge_widths=[8]), "judge_widths"),
+        (changed(easy_share=0.5, judge_widths=[8], network={"name": "reference"}), "judge_widths"),
+        (changed(easy_share=0.5, judge_widths=[8] * 5), "small_size"),  # 16 pixels are halved four times at most
+        (changed(easy_share=0.5, judge_widths=[8], small_size=2), "small_size"),  # less than a patch of the first layer
         ("{}", "name"),
         ("[1, 2]", "file"),
         ("{not json", "file"),

@@ -11,9 +11,9 @@ from tenfold.training.sampler import Sampler
 COUNT, BATCH = 100, 10
 
 
-def make(easy_share: float) -> Sampler:
-    recipe = replace(FAST89, easy_share=easy_share)
-    return Sampler(recipe, COUNT, 32, 0, BATCH, torch.device("cpu"))
+def make(easy_share: float, judge_widths: tuple[int, ...] = (), count: int = COUNT) -> Sampler:
+    recipe = replace(FAST89, easy_share=easy_share, judge_widths=judge_widths)
+    return Sampler(recipe, count, 32, 0, BATCH, torch.device("cpu"))
 
 
 def deal(sampler: Sampler, steps: range) -> list[int]:
@@ -82,3 +82,20 @@ def test_a_recipe_that_leaves_nothing_out_needs_no_state() -> None:
 )
 def test_a_step_has_its_place_in_a_pass(step: int, place: tuple[int, int]) -> None:
     assert make(0.3).locate(step) == place
+
+
+def test_a_judge_gets_more_images_a_step_and_every_pass_deals_all() -> None:
+    """Batches of 10 / (1 - 0.6) = 25 out of a hundred; whatever the losses are, none is left out."""
+    sampler = make(0.6, judge_widths=(8,))
+    dealt = deal(sampler, range(8))
+    assert [len(sampler.deal(step)[1]) for step in (7, 8)] == [25, 25]
+    assert [sampler.locate(step) for step in (0, 3, 4, 9)] == [(0, 0), (0, 3), (1, 0), (2, 1)]
+    for pass_ in (dealt[:100], dealt[100:]):
+        assert sorted(pass_) == list(range(COUNT))
+    assert dealt[:100] != dealt[100:]
+    assert sampler.state() == {}
+
+
+def test_a_judge_never_gets_more_images_than_there_are() -> None:
+    sampler = make(0.6, judge_widths=(8,), count=20)
+    assert sorted(sampler.deal(3)[1].tolist()) == list(range(20)) and sampler.locate(3) == (3, 0)

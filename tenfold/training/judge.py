@@ -1,0 +1,94 @@
+"""Which images of a batch are worth their time: a small network, trained beside the large one, leaves out the easier.
+
+It judges every batch as it comes, augmented, by its own loss, so that an image may be hard today and easy tomorrow. The
+idea is that of the proxy in airbench's 96 % recipe (Keller Jordan, airbench96_faster, 2024), which trains the small
+network first and keeps its choices; here both learn side by side. In a long run an image's own last loss says little
+(docs/log.md has both).
+"""
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import record_function
+
+from tenfold.errors import DivergedError
+from tenfold.training.augment import keyed_seed, shrink
+from tenfold.training.device import Plan
+from tenfold.training.model import make_network
+from tenfold.training.optim import (
+    Optimizer,
+    Schedule,
+    make_optimizers,
+    restore_training,
+    set_rates,
+    training_state,
+)
+
+LEARNS_EVERY = 4
+"""Steps. To tell hard from easy it need not be good, and learning costs about twice what answering does."""
+
+
+class Judge:
+    """A network of the recipe's `judge_widths` that sees batches at `small_size` pixels.
+
+    `some` of the training images, normalised float N×3×H×W, are what its first layer is set by.
+    """
+
+    def __init__(self, schedule: Schedule, classes: int, some: Tensor, seed: int, plan: Plan):
+        recipe = schedule.recipe
+        self.schedule, self.plan, self.size = schedule, plan, recipe.small_size
+        self.smoothing = recipe.label_smoothing
+        spec = replace(recipe.network, widths=recipe.judge_widths, depth=2, residual=False)
+        self.network = make_network(spec, classes, shrink(some, self.size), keyed_seed(seed, "judge"), plan.device)
+        self.optimizers: list[Optimizer] = []
+
+    def pick(self, step: int, batch: Tensor, labels: Tensor) -> Tensor:
+        """Where in a batch of full size (float32 D×3×H×W, labels int64 D) its hardest images are: int64 B, ascending.
+
+        At every fourth step it learns from these, so that steps are asked for in order and once each. Raises
+        `DivergedError` where its loss is not finite.
+        """
+        with record_function("judge"):  # its place in a profile
+            self._set_up_step(step)
+            learns = step % LEARNS_EVERY == 0
+            with torch.set_grad_enabled(learns):
+                losses = self._losses(batch, labels)
+            if not torch.isfinite(losses).all():
+                raise DivergedError(f"the judge's loss is not finite at step {step}: a lower learning rate may do")
+            picked = hardest(losses.detach(), self.schedule.batch_size)
+            if learns:
+                self._learn(losses[picked].mean())
+        return picked
+
+    def _set_up_step(self, step: int) -> None:
+        if self.schedule.starts_stage(step):
+            stage = self.schedule.stage(step)
+            self.optimizers = make_optimizers(self.schedule.recipe, self.network, stage, self.schedule.batch_size)
+        set_rates(self.optimizers, self.schedule, step)
+
+    def _losses(self, batch: Tensor, labels: Tensor) -> Tensor:
+        """Each image's loss, float32 D; the norms go by this batch, as in training, so old statistics do no harm."""
+        with self.plan.autocast():
+            logits = self.network(shrink(batch, self.size))
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing, reduction="none")
+
+    def _learn(self, loss: Tensor) -> None:
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.network.zero_grad()
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint must hold."""
+        return training_state(self.network, self.optimizers)
+
+    def restore(self, state: dict[str, Tensor], step: int) -> None:
+        """Go back to the `state` after `step` steps. Raises as `restore_training` does."""
+        self.optimizers = restore_training(state, self.network, self.schedule, step)
+
+
+def hardest(losses: Tensor, count: int) -> Tensor:
+    """Where the `count` largest of the losses (float D) are: int64, ascending; of equal ones the first."""
+    return losses.argsort(descending=True, stable=True)[:count].sort().values
