@@ -5,7 +5,6 @@
 
 import contextlib
 import io
-import json
 import math
 import os
 import shutil
@@ -21,7 +20,7 @@ from tenfold.data.archives import CIFAR10, Spec, array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.decoders import Arrays
 from tenfold.errors import DataError, StorageError
-from tenfold.files import atomic_write, parse_object, remove_temporaries, storage_errors, write_text
+from tenfold.files import atomic_write, format_object, parse_object, remove_temporaries, storage_errors, write_text
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FORMAT = 1
@@ -147,7 +146,7 @@ def _store(source: str, arrays: Arrays) -> None:
         with atomic_write(folder / f"{name}.npy") as file:
             file.write(npy_header(array.shape))
             file.write(np.ascontiguousarray(array).data)
-    write_text(_manifest_path(), json.dumps(_manifest(source, arrays), indent=2) + "\n")
+    write_text(_manifest_path(), format_object(_manifest(source, arrays)))
 
 
 def _manifest(source: str, arrays: Arrays) -> dict[str, object]:

@@ -23,11 +23,11 @@ from pydantic import Field, TypeAdapter
 
 from tenfold.console import progress, remark
 from tenfold.errors import DivergedError, ModelError, RunFailedError, Terminated, UsageError
-from tenfold.files import parse_object, storage_errors, write_text
+from tenfold.files import format_object, parse_object, storage_errors, write_text
 from tenfold.scaling.summary import STEADY, Diverged, Measured, Outcome, Timed
 from tenfold.training.device import cpu_has_bfloat16, matrix_rate
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import Recipe, Share
+from tenfold.training.recipe import Recipe, Share, with_defaults
 
 TRIES = 3
 LONG = 1200.0
@@ -139,7 +139,7 @@ def opened(recipes: Mapping[str, Recipe], out: Path, setting: Setting) -> Iterat
     lock = Lock(out)
     lock.acquire(now())
     try:
-        write_text(out / SETTINGS, json.dumps(setting.to_json() | {"recipes": known | told}, indent=2) + "\n")
+        write_text(out / SETTINGS, format_object(setting.to_json() | {"recipes": known | told}))
         for name, recipe in recipes.items():  # runs are made from these: a file of the user's may change meanwhile
             write_text(_recipe_file(name, out), recipe.to_json())
         yield
@@ -162,6 +162,7 @@ def _check_settings(out: Path, recipes: dict[str, Any], setting: Setting) -> dic
     known: dict[str, Any] = settings.get("recipes", {})
     if not isinstance(known, dict):
         raise ModelError(f"{path} is damaged: choose another --out")
+    known = {name: with_defaults(recipe) for name, recipe in known.items()}
     changed = [f"another {name}" for name, recipe in recipes.items() if known.get(name, recipe) != recipe]
     changed += ["other options"] if settings.get("options") != list(setting.options) else []
     changed += ["other images in that folder"] if settings.get("content") != setting.content else []

@@ -20,10 +20,10 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tenfold.console import Advance, progress
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
-from tenfold.files import parse_object, storage_errors, write_text
+from tenfold.files import format_object, parse_object, storage_errors, write_text
 from tenfold.scaling.space import Space, fields_of, suggest, with_fields
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import Recipe
+from tenfold.training.recipe import Recipe, with_defaults
 
 if TYPE_CHECKING:
     import optuna
@@ -108,12 +108,13 @@ def _check_folder(setting: Setting, out: Path) -> None:
     if not path.exists():
         if any(out.iterdir()):
             raise UsageError(f"{out} holds other things than a search: choose another --out")
-        write_text(path, json.dumps(asked, indent=2) + "\n")
+        write_text(path, format_object(asked))
         return
     try:
         begun = parse_object(path.read_bytes())
     except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}): choose another --out") from error
+    begun["recipe"] = with_defaults(begun.get("recipe"))
     changed = [name for name, value in asked.items() if begun.get(name) != value]
     if changed:
         raise UsageError(f"{out} holds a search with another {changed[0].replace('_', ' ')}: choose another --out")

@@ -6,7 +6,6 @@ it cannot get lost on the way. Keras saves it on its torch backend; the network'
 own, so that it can be looked at and trained on.
 """
 
-import json
 import operator
 import os
 import sys
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from tenfold.errors import ModelError
-from tenfold.files import write_bytes
+from tenfold.files import format_object, write_bytes
 from tenfold.serving.export import Exported, Source, agreement, check, read_source, write_into
 from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of
 from tenfold.training.augment import Pixels
@@ -49,7 +48,7 @@ def _export(run: Run, out: Path) -> Exported:
         path = Path(folder) / RUN_FILE
         to_keras(source, keras).save(path)
         with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(ABOUT_FILE, json.dumps(source.about.to_json(), ensure_ascii=False, indent=2) + "\n")
+            archive.writestr(ABOUT_FILE, format_object(source.about.to_json()))
         answers = _answer(keras.saving.load_model(path), keras, source.images)
         content = path.read_bytes()
     check(answers, source.expected)

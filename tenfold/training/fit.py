@@ -58,7 +58,7 @@ class Fit:
     ):
         self.recipe, self.seed, self.plan, self.ranks = recipe, seed, plan, ranks
         images, labels = to_tensors(train)
-        if (recipe.small_share or recipe.judge_widths) and recipe.small_size > images.shape[1]:
+        if (recipe.small_share or recipe.judged) and recipe.small_size > images.shape[1]:
             raise UsageError(f"small_size: {recipe.small_size} is more than the images' {images.shape[1]} pixels")
         if recipe.shift >= images.shape[1]:
             raise UsageError(f"a shift of {recipe.shift} pixels is too large for images of {images.shape[1]}")
@@ -66,7 +66,7 @@ class Fit:
         self.schedule = make_schedule(recipe, len(train))
         some = _some(recipe, images, self.pixels)
         self.network = make_network(recipe.network, classes, some, keyed_seed(seed, "weights"), plan.device)
-        self.judge = Judge(self.schedule, classes, some, seed, plan) if recipe.judge_widths else None
+        self.judge = Judge(self.schedule, classes, some, seed, plan) if recipe.judged else None
         self.images, self.labels = images.to(plan.device), labels.to(plan.device)
         self.val = to_tensors(val) if val else None
         self.optimizers: list[Optimizer] = []

@@ -4,10 +4,11 @@ A recipe is a frozen dataclass; variants change a few fields of another. It goes
 unknown field or a value of the wrong type is named, not ignored.
 """
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, TypeAdapter
@@ -146,11 +147,14 @@ class Recipe:
     def _fits_the_judge(self) -> None:
         if self.network.name == "reference":
             raise ValueError("judge_widths: only the whitened network can have a judge beside it")
-        if not self.easy_share:
-            raise ValueError("judge_widths: with an easy_share of 0 there is nothing to leave out")
         groups, side = len(self.judge_widths), self.small_size // self.network.stride
         if side >> groups == 0 or self.small_size < self.network.whitening:
             raise ValueError(f"small_size: {self.small_size} pixels are too few for the {groups} groups of the judge")
+
+    @property
+    def judged(self) -> bool:
+        """Whether a judge leaves images out: it takes widths, and something to leave out."""
+        return bool(self.judge_widths) and self.easy_share > 0
 
     @property
     def epochs(self) -> float:
@@ -204,6 +208,15 @@ class Recipe:
 
 
 _ADAPTER = TypeAdapter(Recipe)
+
+
+def with_defaults(told: Any) -> Any:
+    """A recipe noted as plain data, fields that came since then at their defaults; unchanged where it is none."""
+    try:
+        return json.loads(Recipe.from_json(json.dumps(told)).to_json())
+    except UsageError:
+        return told
+
 
 REFERENCE = Recipe(
     name="reference",

@@ -220,10 +220,11 @@ class Run:
 
         For that, a file that was there is vouched for as it was and as it will be until all are written.
         """
-        known = self._sealed()
+        known, vouched = self._sealed(), self._vouched()
         new = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in contents.items()}
-        there = [name for name in new if name in known and self._is_sound(name)]
-        before = self._before() | {name: sha256(self.path / name) for name in there}
+        found = {name: sha256(self.path / name) for name in new if name in known and (self.path / name).is_file()}
+        there = {name: digest for name, digest in found.items() if digest in vouched[name]}
+        before = self._before() | there
         self._write_manifest(known | {name: new[name] for name in there}, before)
         for name, text in contents.items():
             write_text(self.path / name, text)
@@ -238,9 +239,10 @@ class Run:
         before = self.read_json(MANIFEST).get("before", {})
         return before if isinstance(before, dict) else {}
 
-    def _is_sound(self, name: str) -> bool:
-        path = self.path / name
-        return path.is_file() and sha256(path) in (self._sealed().get(name), self._before().get(name))
+    def _vouched(self) -> dict[str, tuple[str, ...]]:
+        """The digests that a file of the manifest may have: its own and, where a write was killed, that of before."""
+        sealed, before = self._sealed(), self._before()
+        return {name: (digest, before.get(name, digest)) for name, digest in sealed.items()}
 
     def digest(self, name: str) -> str | None:
         """What the manifest says a file's SHA-256 is, or None where it does not speak of it. Raises `ModelError`."""
@@ -263,12 +265,12 @@ class Run:
 
     def verify(self, *names: str) -> None:
         """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""
-        sealed = self._sealed()
-        for name in names or sealed:
+        vouched = self._vouched()
+        for name in names or vouched:
             path = self.path / name
             if not path.is_file():
                 raise ModelError(f"{path} is missing")
-            if not self._is_sound(name):
+            if sha256(path) not in vouched.get(name, ()):
                 raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
 
     def require_scores(self) -> dict[str, Any]:

@@ -26,9 +26,8 @@ class Sampler:
 
     def __init__(self, recipe: Recipe, count: int, size: int, seed: int, batch_size: int, device: torch.device):
         self.recipe, self.count, self.size, self.seed, self.device = recipe, count, size, seed, device
-        judged = bool(recipe.judge_widths)
-        self.by_losses = recipe.easy_share > 0 and not judged
-        self.dealt = min(count, round(batch_size / (1 - recipe.easy_share))) if judged else batch_size
+        self.by_losses = recipe.easy_share > 0 and not recipe.judged
+        self.dealt = min(count, round(batch_size / (1 - recipe.easy_share))) if recipe.judged else batch_size
         self.hard = max(batch_size, round(count * (1 - recipe.easy_share))) if self.by_losses else count
         self.losses = torch.full((count,), _NEVER_SEEN, device=device)
         self.kept = torch.ones(count, dtype=torch.bool, device=device)

@@ -76,6 +76,15 @@ def test_a_recipe_changed_since_is_refused(tmp_path: Path, monkeypatch: pytest.M
         bench.bench({"mine": replace(FAST89, batch_size=7)}, [0], tmp_path)
 
 
+def test_a_field_that_recipes_got_since_changes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_measure", lambda *_: timed(0.9, 1))
+    bench.bench({"mine": FAST89}, [0], tmp_path)
+    noted = json.loads((tmp_path / "bench.json").read_bytes())
+    del noted["recipes"]["mine"]["judge_widths"]
+    (tmp_path / "bench.json").write_text(json.dumps(noted))
+    assert len(bench.bench({"mine": FAST89}, [0, 1], tmp_path)["mine"]) == 2
+
+
 def test_every_run_is_made_from_the_bench_s_own_copy_of_the_recipe(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

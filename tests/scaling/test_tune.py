@@ -208,6 +208,16 @@ def test_a_folder_of_another_search_is_refused(
         tune.tune(make_setting(tmp_path, **change), 2, tmp_path / "out")
 
 
+def test_a_field_that_recipes_got_since_changes_no_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, near_tenth)
+    setting = make_setting(tmp_path)
+    tune.tune(setting, 1, tmp_path / "out")
+    noted = json.loads((tmp_path / "out" / tune.SETTINGS).read_bytes())
+    del noted["recipe"]["judge_widths"]
+    (tmp_path / "out" / tune.SETTINGS).write_text(json.dumps(noted))
+    assert len(tune.summarize(tune.tune(setting, 2, tmp_path / "out"), setting)["trials"]) == 2
+
+
 def test_other_folders_and_damaged_ones_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, near_tenth)
     setting = make_setting(tmp_path)

@@ -326,6 +326,14 @@ def test_a_judge_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
         np.testing.assert_allclose(seen, F.avg_pool2d(whole[picked], 32 // side), atol=1e-6)
 
 
+def test_with_nothing_to_leave_out_there_is_no_judge() -> None:
+    """As a search may draw it: the recipe is then as without."""
+    fitting = make_fit(replace(QUICK, easy_share=0.0, judge_widths=(8, 8)))
+    assert fitting.judge is None and not fitting.sampler.by_losses
+    plain = finish(make_fit(replace(QUICK, easy_share=0.0)))
+    assert torch.equal(finish(fitting).log, plain.log)
+
+
 def test_a_judge_takes_the_place_of_the_losses() -> None:
     fitting = make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)))
     before = fitting.sampler.losses.clone()

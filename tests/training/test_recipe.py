@@ -81,7 +81,6 @@ def test_reference_is_the_reference_systems_recipe() -> None:
         (changed(small_share=0.5, network={"name": "reference"}), "small_share"),
         (changed(easy_share=0.5, judge_widths=[8, 0]), "judge_widths.1"),
         (changed(easy_share=0.5, judge_widths=[8] * 11), "judge_widths"),
-        (changed(judge_widths=[8]), "judge_widths"),
         (changed(easy_share=0.5, judge_widths=[8], network={"name": "reference"}), "judge_widths"),
         (changed(easy_share=0.5, judge_widths=[8] * 5), "small_size"),  # 16 pixels are halved four times at most
         (changed(easy_share=0.5, judge_widths=[8], small_size=2), "small_size"),  # less than a patch of the first layer
