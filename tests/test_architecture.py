@@ -62,6 +62,7 @@ ORDERS = {
         "optim",
         "judge",
         "infer",
+        "checkpoint",
         "run",
         "runs",
         "provenance",

@@ -17,6 +17,7 @@ from torch.profiler import record_function
 from tenfold.data.dataset import Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
 from tenfold.training.augment import Pixels, keyed, keyed_seed, make_batch, measure_pixels, shrink
+from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.judge import Judge
@@ -32,7 +33,6 @@ from tenfold.training.optim import (
 )
 from tenfold.training.ranks import ALONE, Ranks
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Checkpoint
 from tenfold.training.sampler import Sampler
 
 WHITENING_IMAGES = 2000

@@ -1,14 +1,11 @@
 """The run directory: what a run leaves behind, written so that nothing good is lost.
 
 Every file is whole or absent (`tenfold.files`). `manifest.json` is written last and holds the SHA-256 of every other
-file: that it exists means that training ended. A checkpoint carries the beginning of its own SHA-256 in its name, so a
-single rename makes it valid and a truncated or flipped one is known without asking another file. No pickle, ever.
+file but the checkpoints, which vouch for themselves: that it exists means that training ended. No pickle, ever.
 """
 
 import contextlib
 import hashlib
-import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 from pydantic import Field, TypeAdapter
-from torch import Tensor, nn
+from torch import nn
 
 from tenfold.console import remark
 from tenfold.errors import BusyError, ModelError, StorageError, UsageError
@@ -37,6 +34,7 @@ from tenfold.files import (
     write_text,
 )
 from tenfold.training.augment import Pixels
+from tenfold.training.checkpoint import Checkpoint, list_checkpoints
 from tenfold.training.device import Plan
 from tenfold.training.lock import Lock, now
 from tenfold.training.model import build, channels_last
@@ -44,17 +42,7 @@ from tenfold.training.recipe import STRICT, NetworkSpec, Recipe
 
 FORMAT_VERSION: Final = 1
 MANIFEST = "manifest.json"
-_CHECKPOINT = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
 _KEEP_CHECKPOINTS = 2
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Tensors by name, and JSON that belongs to them, as of the end of `step` training steps."""
-
-    step: int
-    tensors: dict[str, Tensor]
-    notes: dict[str, Any]
 
 
 class Run:
@@ -148,18 +136,13 @@ class Run:
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint and delete all but the newest few. Raises `StorageError`; older ones then stay."""
-        notes = {"step": checkpoint.step, **checkpoint.notes}
-        content = safetensors.torch.save(checkpoint.tensors, {"tenfold": json.dumps(notes)})
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        path = self.path / "checkpoints" / f"step-{checkpoint.step:08d}-{digest}.safetensors"
-        write_bytes(path, content)
+        path = checkpoint.write(self.path / "checkpoints")
         self.keep_checkpoints(_KEEP_CHECKPOINTS)
         return path
 
     def checkpoints(self) -> list[Path]:
         """All checkpoint files, the newest first, none of them checked."""
-        paths = (self.path / "checkpoints").glob("*.safetensors")
-        return sorted((path for path in paths if _CHECKPOINT.fullmatch(path.name) and path.is_file()), reverse=True)
+        return list_checkpoints(self.path / "checkpoints")
 
     def keep_checkpoints(self, count: int) -> None:
         """Delete all but the newest `count`."""
@@ -173,7 +156,7 @@ class Run:
         """
         paths = self.checkpoints()
         for number, path in enumerate(paths):
-            checkpoint = _read_checkpoint(path)
+            checkpoint = Checkpoint.read(path)
             if checkpoint:
                 for damaged in paths[:number]:  # else they would count among the newest, and sound ones go for them
                     damaged.unlink()
@@ -352,16 +335,6 @@ def find_unfinished(folder: Path) -> Run:
 
 def _last_touched(path: Path) -> float:
     return max(entry.stat().st_mtime for entry in (path, *path.glob("checkpoints")))
-
-
-def _read_checkpoint(path: Path) -> Checkpoint | None:
-    content = path.read_bytes()
-    match = _CHECKPOINT.fullmatch(path.name)
-    if not match or hashlib.sha256(content).hexdigest()[:16] != match[2]:
-        return None
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    notes = json.loads(header["__metadata__"]["tenfold"])
-    return Checkpoint(notes.pop("step"), safetensors.torch.load(content), notes)
 
 
 def _fill(model: nn.Module, path: Path) -> None:

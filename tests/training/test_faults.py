@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.recipe import FAST89, NetworkSpec, Recipe, Stage
-from tenfold.training.run import Checkpoint, Run
+from tenfold.training.run import Run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="places in a write are found by /proc")
 

@@ -21,10 +21,11 @@ from torch import nn
 
 from tenfold.errors import BusyError, ModelError, StorageError, UsageError
 from tenfold.training.augment import Pixels
+from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import Plan
 from tenfold.training.model import build
 from tenfold.training.recipe import NetworkSpec, Recipe, Stage
-from tenfold.training.run import MANIFEST, Checkpoint, Run, describe_model, find_unfinished
+from tenfold.training.run import MANIFEST, Run, describe_model, find_unfinished
 
 PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
 RECIPE = Recipe("mine", NetworkSpec(widths=(8, 16), whitening_pairs=4), (Stage(1, 0.1, 0.0),))
