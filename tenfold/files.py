@@ -69,7 +69,12 @@ def write_text(path: Path, content: str) -> None:
 
 def format_object(value: dict[str, Any]) -> str:
     """A JSON object as text, indented, with a final newline."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a path may hold bytes that are no text
+        text = json.dumps(value, indent=2)
+    return text + "\n"
 
 
 def parse_object(content: bytes) -> dict[str, Any]:

@@ -45,14 +45,15 @@ def _shorter_way(x: Tensor, weight: Tensor, dtype: torch.dtype) -> "type[TwoByTw
     if height == width == 2:
         return TwoByTwo
     least = _FEWEST_CHANNELS.get((dtype, height)) if height == width else None
-    tiles = len(x) * height * width // 16
-    return Winograd if least and min(weight.shape[:2]) >= least and tiles >= _FEWEST_TILES[dtype] else None
+    if not least or min(weight.shape[:2]) < least:
+        return None
+    return None if dtype == torch.float32 and len(x) * height * width < _FEWEST_PIXELS else Winograd
 
 
 _FEWEST_IMAGES = 16
 """For fewer, rearranging the weights costs more than the products that are saved."""
-_FEWEST_TILES = {torch.bfloat16: 16, torch.float32: 48}
-"""Of 4×4 pixels, for the same reason."""
+_FEWEST_PIXELS = 48 * 16
+"""In float32, where there are more sums of weights, for the same reason."""
 _FEWEST_CHANNELS = {
     (torch.bfloat16, 4): 128,
     (torch.bfloat16, 8): 256,
@@ -150,7 +151,11 @@ _OF_PRODUCTS = {
     4: [[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
 }
 _PIECE = {2: 1 << 21, 4: 1 << 23}
-"""As many products are computed at a time, so that they are still in the processor's cache when they are summed."""
+"""As many products are computed at a time, by m: fewer stay in the processor's cache until they are summed, more share
+the sums of weights, which are read once a piece. docs/log.md has what was measured."""
+
+_EXACT = (torch.float32, torch.float64)
+"""What sums of the larger tiles may be rounded to, and sums of many products."""
 
 Matrices = tuple[Tensor, ...]
 """One matrix for both sides of an image at once, or one for its rows and one for its columns."""
@@ -171,8 +176,8 @@ class Tiling:
     of_weights: Tensor
 
     @property
-    def products(self) -> int:
-        """Products, channel by channel, that make one tile."""
+    def terms(self) -> int:
+        """Sums of pixels, and products, of one tile and channel."""
         return (self.tile + 2) ** 2
 
 
@@ -223,23 +228,14 @@ class Winograd(torch.autograd.Function):
 @cache
 def _tiling(side: int, dtype: torch.dtype) -> Tiling:
     """Tiles of 2×2 pixels in bfloat16, which larger ones would round too much, and where 4×4 do not fit."""
-    tile = 4 if side % 4 == 0 and dtype != torch.bfloat16 else 2
-    of_pixels, of_products, of_weights = (
-        torch.tensor(matrix[tile], dtype=torch.float64) for matrix in (_OF_PIXELS, _OF_PRODUCTS, _OF_WEIGHTS)
-    )
-    tiles = side // tile
-    sums = of_pixels.new_zeros(tiles, tile + 2, side + 2)
-    answers = of_pixels.new_zeros(tiles, tile, tiles, tile + 2)
-    for index in range(tiles):
-        sums[index, :, tile * index : tile * (index + 1) + 2] = of_pixels
-        answers[index, :, index] = of_products
-    sums, answers = sums[:, :, 1:-1], answers.reshape(side, tiles, tile + 2)  # the pixels around are zeros
+    tile = 4 if side % 4 == 0 and dtype in _EXACT else 2
+    sums, answers = _along_one_side(tile, side // tile)
     if tile == 2:
         strips = 1
         to_sums = [torch.einsum("aup,bvq->uvabpq", sums, sums).reshape(-1, side**2)]
         to_answers = [torch.einsum("pau,qbv->pquvab", answers, answers).reshape(side**2, -1)]
     else:  # one matrix would be nearly all zeros
-        strips = tiles
+        strips = side // tile
         to_sums = [sums.reshape(-1, side), sums.transpose(0, 1).reshape(-1, side)]
         to_answers = [answers.reshape(side, -1), answers.transpose(1, 2).reshape(side, -1)]
     return Tiling(
@@ -247,8 +243,18 @@ def _tiling(side: int, dtype: torch.dtype) -> Tiling:
         strips,
         tuple(matrix.to(dtype) for matrix in to_sums),
         tuple(matrix.to(dtype) for matrix in to_answers),
-        torch.kron(of_weights, of_weights).to(dtype),
+        torch.kron(*[torch.tensor(_OF_WEIGHTS[tile], dtype=torch.float64)] * 2).to(dtype),
     )
+
+
+def _along_one_side(tile: int, tiles: int) -> tuple[Tensor, Tensor]:
+    """From S pixels to the sums, tiles × (m + 2) × S, and from products to S answers, S × tiles × (m + 2)."""
+    sums = torch.zeros(tiles, tile + 2, tile * tiles + 2, dtype=torch.float64)
+    answers = torch.zeros(tiles, tile, tiles, tile + 2, dtype=torch.float64)
+    for index in range(tiles):
+        sums[index, :, tile * index : tile * (index + 1) + 2] = torch.tensor(_OF_PIXELS[tile])
+        answers[index, :, index] = torch.tensor(_OF_PRODUCTS[tile])
+    return sums[:, :, 1:-1], answers.flatten(0, 1)  # the pixels around are zeros
 
 
 def _transposed(matrices: Matrices) -> Matrices:
@@ -275,9 +281,8 @@ def _new_images(like: Tensor, count: int, channels: int, side: int) -> Tensor:
 
 def _pieces(tiling: Tiling, channels: int, x: Tensor, *others: Tensor) -> list[tuple[Tensor, ...]]:
     """Split all tensors alike into so few images at a time that their products are not too many."""
-    tiles = (x.shape[2] // tiling.tile) ** 2
-    products = tiling.products * tiles * max(channels, x.shape[1])
-    return [tensor.split(max(1, _PIECE[tiling.tile] // products)) for tensor in (x, *others)]
+    an_image = tiling.terms * (x.shape[2] // tiling.tile) ** 2 * max(channels, x.shape[1])
+    return [tensor.split(max(1, _PIECE[tiling.tile] // an_image)) for tensor in (x, *others)]
 
 
 def _pixels_first(tiling: Tiling, matrices: Matrices, images: Tensor) -> Tensor:
@@ -289,7 +294,7 @@ def _pixels_first(tiling: Tiling, matrices: Matrices, images: Tensor) -> Tensor:
     else:
         rows, columns = matrices
         sums = columns @ (rows @ pixels.reshape(height, -1)).view(-1, width, count * channels)
-    return sums.view(tiling.strips, tiling.products, -1, channels)
+    return sums.view(tiling.strips, tiling.terms, -1, channels)
 
 
 def _multiply(sums: Tensor, matrices: Tensor) -> Tensor:
@@ -304,9 +309,9 @@ def _add_product(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """Add the matrix products a @ b to `total`: in float32 at the least, since many small parts are added up."""
     if total is None:
         return torch.bmm(a, b)
-    if a.dtype == torch.bfloat16:
-        return total.float().add_(torch.bmm(a, b))
-    return total.baddbmm_(a, b)
+    if a.dtype in _EXACT:
+        return total.baddbmm_(a, b)
+    return total.float().add_(torch.bmm(a, b))
 
 
 def _images_first(matrices: Matrices, products: Tensor, images: Tensor) -> None:

@@ -17,7 +17,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 NORMAL_RATE = 750.0
 """GFLOP/s of bfloat16 matrix products on the machine that normalised seconds refer to."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-_KEEP_BYTES = (1 << 31) - 1
+_KEEP_BYTES = (1 << 31) - 1  # the most that mallopt takes
 
 
 @dataclass(frozen=True)

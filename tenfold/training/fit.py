@@ -24,11 +24,10 @@ from tenfold.training.judge import Judge
 from tenfold.training.model import Whitened, make_network, penalty
 from tenfold.training.optim import (
     Optimizer,
+    begin_step,
     below,
-    make_optimizers,
     make_schedule,
     restore_training,
-    set_rates,
     training_state,
 )
 from tenfold.training.ranks import ALONE, Ranks
@@ -66,7 +65,6 @@ class Fit:
         self.schedule = make_schedule(recipe, len(train))
         some = _some(recipe, images, self.pixels)
         self.network = make_network(recipe.network, classes, some, keyed_seed(seed, "weights"), plan.device)
-        self.judge = Judge(self.schedule, classes, some, seed, plan) if recipe.judged else None
         self.images, self.labels = images.to(plan.device), labels.to(plan.device)
         self.val = to_tensors(val) if val else None
         self.optimizers: list[Optimizer] = []
@@ -76,6 +74,8 @@ class Fit:
         self.seconds = 0.0
         count, size = images.shape[:2]
         self.sampler = Sampler(recipe, count, size, seed, self.schedule.batch_size, plan.device)
+        leaves_out = self.sampler.dealt > self.schedule.batch_size  # a small data set has none to spare
+        self.judge = Judge(self.schedule, classes, some, seed, plan) if leaves_out else None
 
     @property
     def done(self) -> bool:
@@ -94,10 +94,7 @@ class Fit:
 
     def _set_up_step(self) -> None:
         """Fresh optimizers where a stage begins, this step's rates, and what is trained at all by now."""
-        if self.schedule.starts_stage(self.step):
-            stage = self.schedule.stage(self.step)
-            self.optimizers = make_optimizers(self.recipe, self.network, stage, self.schedule.batch_size)
-        set_rates(self.optimizers, self.schedule, self.step)
+        self.optimizers = begin_step(self.optimizers, self.network, self.schedule, self.step)
         if isinstance(self.network, Whitened):
             self._freeze(self.network)
 
@@ -164,14 +161,17 @@ class Fit:
         """
         batch, chosen = self.deal_batch()
         if self.judge is not None:
-            # all ranks see the same and would pick the same, if their machines are alike; if not, the first one's holds
-            picked = self.judge.pick(self.step, batch, self.labels[chosen])
-            picked = picked.new_tensor(self.ranks.from_first(picked.tolist())) if self.ranks.count > 1 else picked
+            picked = self._pick(self.judge, batch, chosen)
             picked = picked[self.ranks.share(len(picked))]
             batch, chosen = batch[picked], chosen[picked]
         if self.schedule.small(self.step):
             batch = shrink(batch, self.recipe.small_size)
         return batch, self.labels[chosen], chosen
+
+    def _pick(self, judge: Judge, batch: Tensor, chosen: Tensor) -> Tensor:
+        """Where the images are that the first rank's judge leaves in; those of the other ranks are never asked."""
+        picked = judge.pick(self.step, batch, self.labels[chosen]).tolist() if self.ranks.first else None
+        return torch.tensor(self.ranks.from_first(picked), device=chosen.device)
 
     def deal_batch(self) -> tuple[Tensor, Tensor]:
         """The images of the step to come at full size, float32 B×3×H×W, and their numbers, int64 B.

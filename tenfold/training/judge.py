@@ -20,9 +20,8 @@ from tenfold.training.model import make_network
 from tenfold.training.optim import (
     Optimizer,
     Schedule,
-    make_optimizers,
+    begin_step,
     restore_training,
-    set_rates,
     training_state,
 )
 
@@ -51,7 +50,7 @@ class Judge:
         `DivergedError` where its loss is not finite.
         """
         with record_function("judge"):  # its place in a profile
-            self._set_up_step(step)
+            self.optimizers = begin_step(self.optimizers, self.network, self.schedule, step)
             learns = step % LEARNS_EVERY == 0
             with torch.set_grad_enabled(learns):
                 losses = self._losses(batch, labels)
@@ -61,12 +60,6 @@ class Judge:
             if learns:
                 self._learn(losses[picked].mean())
         return picked
-
-    def _set_up_step(self, step: int) -> None:
-        if self.schedule.starts_stage(step):
-            stage = self.schedule.stage(step)
-            self.optimizers = make_optimizers(self.schedule.recipe, self.network, stage, self.schedule.batch_size)
-        set_rates(self.optimizers, self.schedule, step)
 
     def _losses(self, batch: Tensor, labels: Tensor) -> Tensor:
         """Each image's loss, float32 D; the norms go by this batch, as in training, so old statistics do no harm."""

@@ -101,7 +101,7 @@ class Whitened(nn.Module):
         widths = (self.patch.out_channels, *spec.widths)
         pairs = pairwise(widths)
         self.groups = nn.Sequential(*(Group(*pair, spec.depth, spec.norm_momentum, spec.residual) for pair in pairs))
-        if size // spec.stride >> len(spec.widths) == 0:
+        if spec.side(size, len(spec.widths)) == 0:
             raise UsageError(f"{size}×{size} images are too small for {len(spec.widths)} groups")
         self.head = nn.Linear(spec.widths[-1], classes, bias=False)
         with torch.no_grad():

@@ -164,6 +164,14 @@ def set_rates(optimizers: Iterable[Optimizer], schedule: Schedule, step: int) ->
             group["lr"] = group["initial_lr"] * factor
 
 
+def begin_step(optimizers: list[Optimizer], network: nn.Module, schedule: Schedule, step: int) -> list[Optimizer]:
+    """The optimizers of `step` at its rates: fresh ones where a stage begins."""
+    if schedule.starts_stage(step):
+        optimizers = make_optimizers(schedule.recipe, network, schedule.stage(step), schedule.batch_size)
+    set_rates(optimizers, schedule, step)
+    return optimizers
+
+
 def training_state(network: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, Tensor]:
     """What training a network has come to, by name: `network.head.weight`, `optimizer.0.3.momentum_buffer`."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -230,17 +238,15 @@ class Muon(Optimizer):
             p.add_(orthogonalize(direction.flatten(1)).view(p.shape), alpha=-group["lr"])
 
 
-def orthogonalize(matrix: Tensor, steps: int = 3, dtype: torch.dtype | None = None) -> Tensor:
+def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
     """Bring all singular values of a matrix near 1 by a quintic Newton–Schulz iteration; same shape.
 
-    It is computed in bfloat16, or in float32 on a CPU that has none, unless `dtype` says in what.
-
-    The coefficients (Keller Jordan, 2024) have the steepest slope at zero for which the values stay within about
-    [0.7, 1.2]; three steps suffice for training.
+    It is computed in bfloat16, or in float32 on a CPU that has none. The coefficients (Keller Jordan, 2024) have the
+    steepest slope at zero for which the values stay within about [0.7, 1.2]; three steps suffice for training.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).to(dtype or _fast_dtype(matrix.device))
+    x = (matrix.T if tall else matrix).to(_fast_dtype(matrix.device))
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
         gram = x @ x.T

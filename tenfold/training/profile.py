@@ -57,7 +57,7 @@ class Part:
 
 @dataclass(frozen=True)
 class StepProfile:
-    """A step of `batch_size` images: its parts, its median time, and the machine's ceiling in GFLOP/s of `dtype`."""
+    """A step of `batch_size` images: its parts, its time, and the machine's ceiling in GFLOP/s of `dtype`."""
 
     parts: tuple[Part, ...]
     batch_size: int
@@ -93,7 +93,8 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
         fitting.advance()
     plan = fitting.plan
     before = matrix_rate(plan.dtype)
-    milliseconds = 1e3 * _median(fitting.advance, STEPS)
+    # a judge learns at some steps only, which the mean has and the median has not
+    milliseconds = 1e3 * (_median if fitting.judge is None else _mean)(fitting.advance, STEPS)
     ceiling = (before + matrix_rate(plan.dtype)) / 2
     parts = (*_products(fitting), *_rest(fitting))
     left = milliseconds - sum(part.milliseconds for part in parts)
@@ -103,12 +104,20 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
 
 def _median(action: Callable[[], object], times: int) -> float:
     """Seconds that `action` takes, the median of a few times."""
+    return statistics.median(_times(action, times))
+
+
+def _mean(action: Callable[[], object], times: int) -> float:
+    return statistics.fmean(_times(action, times))
+
+
+def _times(action: Callable[[], object], times: int) -> list[float]:
     taken = []
     for _ in range(times):
         began = time.perf_counter()
         action()
         taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    return taken
 
 
 def _products(fitting: Fit) -> Iterator[Part]:

@@ -55,6 +55,12 @@ class NetworkSpec:
     dropout: Share = 0.0
     """Share of activations dropped after each hidden dense layer (`reference` only)."""
 
+    def side(self, pixels: int, groups: int) -> int:
+        """Pixels a side behind so many groups, at the least, of images of `pixels` a side; 0 for too few."""
+        if pixels < self.whitening:
+            return 0
+        return (pixels - (self.whitening + 1) % 2) // self.stride >> groups  # patches of an even side lose a pixel
+
 
 @dataclass(frozen=True, config=STRICT)
 class Stage:
@@ -107,10 +113,11 @@ class Recipe:
     """Share of the steps, the first ones, that see the images shrunk to `small_size` pixels a side."""
     small_size: Side = 16
     easy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the images that every pass but the first leaves out: those of the smallest loss when last seen."""
+    """Share of the images that every pass but the first leaves out: those of the smallest loss when last seen. With
+    `judge_widths`, the share of those dealt that every batch leaves out, or less where there are too few images."""
     judge_widths: Annotated[tuple[Width, ...], Field(max_length=10)] = ()
-    """Channels of the groups of a small network that is trained beside and leaves out the easier `easy_share` of every
-    batch as it comes, augmented; it sees it at `small_size`. Without them images are left out by their last loss."""
+    """Channels of the groups of a small network that is trained beside and, seeing every batch as it comes, augmented,
+    at `small_size`, leaves the easier images out. Without them images are left out by their last loss."""
     frozen_share: Share = 0.0
     """Share of the steps, the last ones, in which the first group of filters stays as it is."""
     images: Positive = 50_000
@@ -134,12 +141,9 @@ class Recipe:
             raise ValueError("frozen_share: only the whitened network can keep its first group")
         if self.network.name != "reference" and self.l2:
             raise ValueError("l2: only the reference network has such a term; use decay")
-        if self.network.name != "reference" and self.small_share:
-            side = self.small_size // self.network.stride >> len(self.network.widths)
-            if side == 0:
-                raise ValueError(
-                    f"small_size: {self.small_size} pixels are too few for {len(self.network.widths)} groups"
-                )
+        groups = len(self.network.widths)
+        if self.small_share and self.network.side(self.small_size, groups) == 0:
+            raise ValueError(f"small_size: {self.small_size} pixels are too few for {groups} groups")
         if self.judge_widths:
             self._fits_the_judge()
         return self
@@ -147,8 +151,8 @@ class Recipe:
     def _fits_the_judge(self) -> None:
         if self.network.name == "reference":
             raise ValueError("judge_widths: only the whitened network can have a judge beside it")
-        groups, side = len(self.judge_widths), self.small_size // self.network.stride
-        if side >> groups == 0 or self.small_size < self.network.whitening:
+        groups = len(self.judge_widths)
+        if self.network.side(self.small_size, groups) == 0:
             raise ValueError(f"small_size: {self.small_size} pixels are too few for the {groups} groups of the judge")
 
     @property

@@ -327,9 +327,11 @@ def test_a_judge_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
 
 
 def test_with_nothing_to_leave_out_there_is_no_judge() -> None:
-    """As a search may draw it: the recipe is then as without."""
+    """As a search may draw it, or a small data set has it: the recipe is then as without."""
     fitting = make_fit(replace(QUICK, easy_share=0.0, judge_widths=(8, 8)))
     assert fitting.judge is None and not fitting.sampler.by_losses
+    assert make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)), train=SMALL[:20]).judge is None
+    assert make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)), train=SMALL[:21]).judge is not None
     plain = finish(make_fit(replace(QUICK, easy_share=0.0)))
     assert torch.equal(finish(fitting).log, plain.log)
 

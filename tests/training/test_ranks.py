@@ -77,7 +77,7 @@ def losses(ranks: Ranks, judge_widths: tuple[int, ...]) -> list[float]:
     for module in fitting.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    with patch.object(torch.Tensor, "bfloat16", torch.Tensor.float):
+    with patch("tenfold.training.optim.cpu_has_bfloat16", lambda: False):
         while fitting.step < STEPS:
             fitting.advance()
     return [loss for loss, _ in fitting.log[:STEPS].tolist()]

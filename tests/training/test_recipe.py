@@ -8,13 +8,16 @@ import pytest
 
 from tenfold.errors import UsageError
 from tenfold.training.optim import make_schedule
-from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, NetworkSpec, Recipe, Stage, find_recipe
+from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, NetworkSpec, Recipe, Stage, find_recipe, with_defaults
 
 PLAIN = Recipe("plain", NetworkSpec(), (Stage(1, 0.1, 0.0),))
 
 
 def changed(**fields: Any) -> str:
     return json.dumps(json.loads(PLAIN.to_json()) | fields)
+
+
+EVEN_PATCHES = changed(easy_share=0.5, judge_widths=[8] * 4, network={"whitening": 2, "whitening_pairs": 6})
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), PLAIN], ids=lambda recipe: recipe.name)
@@ -34,6 +37,14 @@ def test_a_recipe_with_a_judge_comes_back_as_it_went() -> None:
     recipe = Recipe.from_json(changed(easy_share=0.5, judge_widths=[8] * 4))
     assert recipe.judge_widths == (8, 8, 8, 8)
     assert Recipe.from_json(recipe.to_json()) == recipe
+
+
+def test_what_was_noted_before_a_field_was_is_completed() -> None:
+    told = json.loads(FAST89.to_json())
+    old = {name: value for name, value in told.items() if name != "judge_widths"}
+    assert with_defaults(old) == told == with_defaults(told)
+    for other in (3, None, {**told, "from_a_later_version": 1}, {"name": "no recipe"}):
+        assert with_defaults(other) == other
 
 
 def test_names_are_keys() -> None:
@@ -84,6 +95,7 @@ def test_reference_is_the_reference_systems_recipe() -> None:
         (changed(easy_share=0.5, judge_widths=[8], network={"name": "reference"}), "judge_widths"),
         (changed(easy_share=0.5, judge_widths=[8] * 5), "small_size"),  # 16 pixels are halved four times at most
         (changed(easy_share=0.5, judge_widths=[8], small_size=2), "small_size"),  # less than a patch of the first layer
+        (EVEN_PATCHES, "small_size"),  # 15, 7, 3, 1, 0 pixels a side
         ("{}", "name"),
         ("[1, 2]", "file"),
         ("{not json", "file"),
