@@ -24,6 +24,7 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe without one idea each, by what is missing; what it does not have cannot be left out."""
     without = {
         "no-easy-images-left-out": replace(recipe, easy_share=0.0),
+        "losses-instead-of-the-judge": replace(recipe, judge_widths=()),
         "no-small-images": replace(recipe, small_share=0.0),
         "nothing-frozen": replace(recipe, frozen_share=0.0),
         "first-bias-trained-throughout": replace(recipe, whitening_epochs=max(recipe.epochs, recipe.whitening_epochs)),

@@ -84,7 +84,7 @@ def _best_dtype(device: torch.device) -> tuple[torch.dtype, str]:
     if device.type == "mps":
         return torch.float32, "float32: the safe choice on MPS"
     if cpu_has_bfloat16():
-        return torch.bfloat16, "bfloat16: the CPU has instructions for it (measured 1.8 times as fast as float32)"
+        return torch.bfloat16, "bfloat16: the CPU has instructions for it"
     return torch.float32, "float32: no bfloat16 instructions are known of this CPU"
 
 

@@ -45,6 +45,18 @@ MANIFEST = "manifest.json"
 _KEEP_CHECKPOINTS = 2
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """SHA-256 by file name; `before` has those of files that a process was about to replace when it was killed."""
+
+    files: dict[str, str]
+    before: dict[str, str]
+
+    def vouches(self, name: str, digest: str) -> bool:
+        """Whether the file may have that digest."""
+        return name in self.files and digest in (self.files[name], self.before.get(name))
+
+
 class Run:
     """One run directory. Open it, read it; `lock()` it before writing."""
 
@@ -195,44 +207,35 @@ class Run:
 
     def seal_more(self, *names: str) -> None:
         """Take files just written into the manifest, and leave what it says of all others: damage stays damage."""
-        before = {name: digest for name, digest in self._before().items() if name not in names}
-        self._write_manifest(self._sealed() | {name: sha256(self.path / name) for name in names}, before)
+        told = self._manifest()
+        before = {name: digest for name, digest in told.before.items() if name not in names}
+        self._write_manifest(told.files | {name: sha256(self.path / name) for name in names}, before)
 
     def write_sealed(self, contents: dict[str, str]) -> None:
         """Write text files and take them into the manifest; killed at any moment, it leaves each file sound.
 
         For that, a file that was there is vouched for as it was and as it will be until all are written.
         """
-        known, vouched = self._sealed(), self._vouched()
+        told = self._manifest()
         new = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in contents.items()}
-        found = {name: sha256(self.path / name) for name in new if name in known and (self.path / name).is_file()}
-        there = {name: digest for name, digest in found.items() if digest in vouched[name]}
-        before = self._before() | there
-        self._write_manifest(known | {name: new[name] for name in there}, before)
+        found = {name: sha256(self.path / name) for name in new if (self.path / name).is_file()}
+        there = {name: digest for name, digest in found.items() if told.vouches(name, digest)}
+        before = told.before | there
+        self._write_manifest(told.files | {name: new[name] for name in there}, before)
         for name, text in contents.items():
             write_text(self.path / name, text)
-        self._write_manifest(known | new, {name: digest for name, digest in before.items() if name not in new})
+        self._write_manifest(told.files | new, {name: digest for name, digest in before.items() if name not in new})
 
     def _write_manifest(self, digests: dict[str, str], before: dict[str, str] | None = None) -> None:
         told = {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))}
         self.write_json(MANIFEST, told | ({"before": before} if before else {}))
 
-    def _before(self) -> dict[str, str]:
-        """Digests of files that were about to be replaced when the process that did so was killed, if it was."""
-        before = self.read_json(MANIFEST).get("before", {})
-        return before if isinstance(before, dict) else {}
-
-    def _vouched(self) -> dict[str, tuple[str, ...]]:
-        """The digests that a file of the manifest may have: its own and, where a write was killed, that of before."""
-        sealed, before = self._sealed(), self._before()
-        return {name: (digest, before.get(name, digest)) for name, digest in sealed.items()}
-
     def digest(self, name: str) -> str | None:
         """What the manifest says a file's SHA-256 is, or None where it does not speak of it. Raises `ModelError`."""
-        return self._sealed().get(name)
+        return self._manifest().files.get(name)
 
-    def _sealed(self) -> dict[str, str]:
-        """Digests by file name. Raises `ModelError` for a manifest that is missing, damaged or of another format."""
+    def _manifest(self) -> Manifest:
+        """Read the manifest. Raises `ModelError` where it is missing, damaged or of another format."""
         if not self.trained:
             raise ModelError(
                 f"{self.path} has not finished training: go on with tenfold train --resume --out {self.path}"
@@ -240,7 +243,8 @@ class Run:
         manifest = self.read_json(MANIFEST)
         if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
             raise ModelError(f"{self.path / MANIFEST}: format {manifest.get('format')!r} is unknown to this version")
-        return manifest["files"]
+        before = manifest.get("before")
+        return Manifest(manifest["files"], before if isinstance(before, dict) else {})
 
     def _is_private(self, path: Path) -> bool:
         relative = path.relative_to(self.path)
@@ -248,12 +252,12 @@ class Run:
 
     def verify(self, *names: str) -> None:
         """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""
-        vouched = self._vouched()
-        for name in names or vouched:
+        told = self._manifest()
+        for name in names or told.files:
             path = self.path / name
             if not path.is_file():
                 raise ModelError(f"{path} is missing")
-            if sha256(path) not in vouched.get(name, ()):
+            if not told.vouches(name, sha256(path)):
                 raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
 
     def require_scores(self) -> dict[str, Any]:
@@ -270,7 +274,7 @@ class Run:
     @property
     def scored(self) -> bool:
         """Whether the scores were written too: nothing is left to resume."""
-        return self.trained and "results.json" in self._sealed()
+        return self.trained and "results.json" in self._manifest().files
 
 
 @dataclass(frozen=True)
