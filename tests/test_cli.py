@@ -42,14 +42,15 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """An empty folder to work in, no TENFOLD_* but the cache's, and SIGTERM's handler put back."""
+    """An empty folder to work in, no TENFOLD_* but the cache's, and the signals' handlers put back."""
     for name in os.environ:
         if name.startswith("TENFOLD_") and name != "TENFOLD_HOME":
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -23,6 +23,10 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
+def _hang_up(_number: int, _frame: FrameType | None) -> None:
+    signal.raise_signal(signal.SIGTERM)  # whoever answers that by now answers this too
+
+
 def _run() -> int:
     """Run the verb; return the exit code. All errors meant for users become one line here."""
     try:
@@ -53,6 +57,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a narrow encoding must not end a run at its table
     signal.signal(signal.SIGTERM, _terminate)
+    # the terminal was closed; Windows has no such signal, and under nohup it is to be ignored
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _hang_up)
     if os.environ.get("TENFOLD_DEBUG"):
         sys.exit(app(standalone_mode=False))
     sys.exit(_run())

@@ -79,10 +79,12 @@ class Service:
                 held += int(each.memory_info().rss)
         return held
 
-    def end(self) -> int:
-        """Send SIGTERM; return the exit code."""
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, a terminal's to its processes that decode, too; return the exit code."""
         assert self.process
-        self.process.send_signal(signal.SIGTERM)
+        for child in psutil.Process(self.process.pid).children() if number == signal.SIGHUP else []:
+            child.send_signal(number)
+        self.process.send_signal(number)
         return self.process.wait(timeout=30)
 
 

@@ -518,14 +518,15 @@ def test_clients_that_go_away(service: Service) -> None:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
-def test_sigterm_lets_requests_in_flight_finish(model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_lets_requests_in_flight_finish(model: Path, tmp_path: Path, number: int) -> None:
     """One that is half sent is answered when it is whole; an idle one is let go. Without draining: connection reset."""
     content = picture(size=32)
     with process(model, tmp_path) as service, service.connect() as half, service.connect() as idle:
         half.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(content) + content[:20])
         assert service.ask("GET", "/healthz").status == 200
         with ThreadPoolExecutor(1) as pool:
-            code = pool.submit(service.end)
+            code = pool.submit(service.end, number)
             assert idle.recv(1) == b""
             with pytest.raises(OSError):
                 service.connect()

@@ -6,6 +6,7 @@ its n-th checkpoint it can be struck at a chosen place.
 
 import csv
 import os
+import pty
 import random
 import shutil
 import signal
@@ -33,7 +34,7 @@ from tenfold.training import train
 place, nth, *words = sys.argv[1:]
 train.CHECKPOINT_SECONDS, train.CHECKPOINT_SHARE = 0.0, 1e9
 fsync, replace, count = os.fsync, os.replace, 0
-SIGNALS = {"SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT, "stop": signal.SIGSTOP}
+SIGNALS = {name: getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGSTOP")}
 
 
 def strike(here):
@@ -214,7 +215,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(folder: Path, stra
 # --- signals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 143)])
 def test_a_signal_is_answered_after_the_step_with_a_checkpoint(
     folder: Path, straight: Path, name: str, code: int
 ) -> None:
@@ -230,13 +231,36 @@ def test_a_signal_is_answered_after_the_step_with_a_checkpoint(
     assert_same_end(out, straight)
 
 
+def test_under_nohup_a_closed_terminal_changes_nothing(folder: Path, straight: Path) -> None:
+    """Without the look at what is ignored: it stops at step 35."""
+    out = folder / "nohup"
+    returned, err = finish(start("SIGHUP", 35, *begin(out), before=("nohup",)))
+    assert returned == 0, err
+    assert_same_end(out, straight)
+
+
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(folder: Path) -> None:
+    """Within the five seconds in which none is due. Without the answer to SIGHUP: there is none."""
+    out, shown = folder / "closed", b""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ |= {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm"}
+        os.execv(sys.executable, [sys.executable, "-m", "tenfold", *map(str, begin(out)), "--epochs", "100"])
+    while b"images/s" not in shown:  # on the bar, behind the first step
+        shown += os.read(terminal, 4096)
+    assert steps_saved(out) == []
+    os.close(terminal)
+    os.waitpid(child, 0)
+    assert len(steps_saved(out)) == 1 and temporaries(out) == []
+
+
 # --- who may go on ---------------------------------------------------------------------------------------------------
 
 
 def test_a_second_process_is_sent_away(folder: Path) -> None:
     """The first is stopped in the middle of a run. Without the lock: the second trains on, and ends with 0."""
     out = folder / "shared"
-    first = start("stop", 2, *begin(out))
+    first = start("SIGSTOP", 2, *begin(out))
     try:
         _, status = os.waitpid(first.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)

@@ -140,8 +140,9 @@ def _receive(stream: IO[bytes]) -> bytes:
 def main() -> None:
     """Decode what comes until nothing more does."""
     size, resize, pixels, memory = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which finishes what it has begun
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the service, which finishes what it has begun
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(_NICE)
     _limit_memory(memory)
