@@ -61,6 +61,32 @@ def test_rounding_in_bfloat16(way: type[TwoByTwo | Winograd], side: int) -> None
         assert difference(ours, theirs) <= 0.008
 
 
+def by_one_matrix(x: Tensor, weight: Tensor) -> Tensor:
+    """F(2×2, 3×3) of the whole batch: sums and answers by one matrix each, built here once more, in bfloat16."""
+    side, tiles = x.shape[2], x.shape[2] // 2
+    sums, answers = torch.zeros(4, tiles, side + 2), torch.zeros(tiles, 2, 4, tiles)
+    for tile in range(tiles):
+        sums[:, tile, 2 * tile : 2 * tile + 4] = torch.tensor(
+            [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]
+        )
+        answers[tile, :, :, tile] = torch.tensor([[1, 1, 1, 0], [0, 1, -1, -1]])
+    sums, answers = sums[:, :, 1:-1], answers.reshape(side, 4, tiles)
+    to_sums = torch.einsum("uap,vbq->uvabpq", sums, sums).reshape(-1, side**2).bfloat16()
+    to_answers = torch.einsum("pua,qvb->pquvab", answers, answers).reshape(side**2, -1).bfloat16()
+    taps = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    filters = torch.kron(taps, taps).bfloat16() @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    pixels = (to_sums @ x.permute(2, 3, 0, 1).reshape(side**2, -1)).view(16, -1, x.shape[1])
+    products = torch.bmm(pixels, filters.view(16, *weight.shape[:2]).mT)
+    return (to_answers @ products.view(16 * tiles**2, -1)).view(side, side, len(x), -1).permute(2, 3, 0, 1)
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_in_bfloat16_the_bits_stay(side: int) -> None:
+    """The recipes' published figures were measured with them."""
+    x, weight = (draw(*shape, dtype=torch.bfloat16) for shape in ((20, 64, side, side), (48, 64, 3, 3)))
+    assert torch.equal(Winograd.apply(x, weight, None), by_one_matrix(x, weight))
+
+
 @pytest.mark.parametrize("side", [4, 8, 16])
 def test_rounding_in_float32(side: int) -> None:
     x = draw(32, 64, side, side, dtype=torch.float32).requires_grad_()

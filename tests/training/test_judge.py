@@ -1,5 +1,6 @@
 """The judge: it picks what its network finds hardest, learns from it at every fourth step, and goes on as it was."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError
-from tenfold.training.augment import Pixels
+from tenfold.training.augment import Pixels, shrink
 from tenfold.training.device import Plan
 from tenfold.training.judge import Judge, hardest
 from tenfold.training.optim import Schedule, make_optimizers
@@ -173,3 +174,15 @@ def test_a_loss_that_is_not_finite_is_said(step: int) -> None:
         judge_steps(judge, range(step, step + 1))
     after = weights(judge)
     assert all(torch.equal(before[name], after[name]) for name in before if name != "head.weight")
+
+
+def test_in_bfloat16_it_ranks_by_losses_in_float32() -> None:
+    plan = replace(PLAN, dtype=torch.bfloat16)
+    judge = Judge(SCHEDULE, 10, IMAGES[:100], 0, plan)
+    judge_steps(judge, range(5))
+    batch, labels = IMAGES[dealt(5)], LABELS[dealt(5)]
+    with torch.no_grad(), plan.autocast():
+        logits = copy.deepcopy(judge.network)(shrink(batch, 16))
+    assert logits.dtype == torch.bfloat16
+    losses = F.cross_entropy(logits.float(), labels, label_smoothing=0.1, reduction="none")
+    assert judge.pick(5, batch, labels).tolist() == hardest(losses, 20).tolist()
