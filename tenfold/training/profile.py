@@ -94,7 +94,8 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
     plan = fitting.plan
     before = matrix_rate(plan.dtype)
     # a judge learns at some steps only, which the mean has and the median has not
-    milliseconds = 1e3 * (_median if fitting.judge is None else _mean)(fitting.advance, STEPS)
+    middle = statistics.median if fitting.judge is None else statistics.fmean
+    milliseconds = 1e3 * middle(_seconds(fitting.advance))
     ceiling = (before + matrix_rate(plan.dtype)) / 2
     parts = (*_products(fitting), *_rest(fitting))
     left = milliseconds - sum(part.milliseconds for part in parts)
@@ -102,18 +103,10 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
     return StepProfile(parts, fitting.schedule.batch_size, milliseconds, ceiling, plan.dtype_name)
 
 
-def _median(action: Callable[[], object], times: int) -> float:
-    """Seconds that `action` takes, the median of a few times."""
-    return statistics.median(_times(action, times))
-
-
-def _mean(action: Callable[[], object], times: int) -> float:
-    return statistics.fmean(_times(action, times))
-
-
-def _times(action: Callable[[], object], times: int) -> list[float]:
+def _seconds(action: Callable[[], object]) -> list[float]:
+    """What `action` takes, a few times."""
     taken = []
-    for _ in range(times):
+    for _ in range(STEPS):
         began = time.perf_counter()
         action()
         taken.append(time.perf_counter() - began)
@@ -150,7 +143,7 @@ def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool,
     for direction in directions:
         action, answers = _alone(layer, shape, direction, plan)
         action()
-        yield Part(name, direction, 1e3 * _median(action, STEPS), 2e-9 * answers * layer.weight[0].numel())
+        yield Part(name, direction, 1e3 * statistics.median(_seconds(action)), 2e-9 * answers * layer.weight[0].numel())
 
 
 def _alone(layer: nn.Conv2d, shape: torch.Size, direction: str, plan: Plan) -> tuple[Callable[[], object], int]:
@@ -174,7 +167,7 @@ def _alone(layer: nn.Conv2d, shape: torch.Size, direction: str, plan: Plan) -> t
 
 def _rest(fitting: Fit) -> Iterator[Part]:
     """Time what is no convolution: the batch, then by kind of operation, then the optimizers, and a judge."""
-    yield Part("batch and augmentation", "", 1e3 * _median(fitting.deal_batch, STEPS))
+    yield Part("batch and augmentation", "", 1e3 * statistics.median(_seconds(fitting.deal_batch)))
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler talks to standard error
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as watched:
         for _ in range(STEPS):

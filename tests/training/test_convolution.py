@@ -117,49 +117,37 @@ def test_only_what_is_trained_gets_a_gradient(way: type[TwoByTwo | Winograd], tr
 
 
 @pytest.mark.parametrize(
-    ("shape", "channels", "way"),
+    ("dtype", "shape", "channels", "way"),
     [
-        ((16, 64, 2, 2), 32, "TwoByTwoBackward"),
-        ((16, 128, 4, 4), 256, "WinogradBackward"),
-        ((16, 256, 8, 8), 256, "WinogradBackward"),
-        ((15, 256, 4, 4), 256, "ConvolutionBackward0"),
-        ((15, 64, 2, 2), 32, "ConvolutionBackward0"),
-        ((16, 64, 4, 4), 256, "ConvolutionBackward0"),
-        ((16, 128, 8, 8), 256, "ConvolutionBackward0"),
-        ((16, 256, 5, 5), 256, "ConvolutionBackward0"),
-        ((16, 256, 4, 8), 256, "ConvolutionBackward0"),
+        (torch.bfloat16, (16, 64, 2, 2), 32, "TwoByTwoBackward"),
+        (torch.bfloat16, (16, 128, 4, 4), 256, "WinogradBackward"),
+        (torch.bfloat16, (16, 256, 8, 8), 256, "WinogradBackward"),
+        (torch.bfloat16, (15, 256, 4, 4), 256, "ConvolutionBackward0"),
+        (torch.bfloat16, (15, 64, 2, 2), 32, "ConvolutionBackward0"),
+        (torch.bfloat16, (16, 64, 4, 4), 256, "ConvolutionBackward0"),
+        (torch.bfloat16, (16, 128, 8, 8), 256, "ConvolutionBackward0"),
+        (torch.bfloat16, (16, 256, 5, 5), 256, "ConvolutionBackward0"),
+        (torch.bfloat16, (16, 256, 4, 8), 256, "ConvolutionBackward0"),
+        (torch.float32, (48, 128, 4, 4), 256, "WinogradBackward"),
+        (torch.float32, (12, 128, 8, 8), 128, "ConvolutionBackward0"),
+        (torch.float32, (16, 128, 8, 8), 128, "WinogradBackward"),
+        (torch.float32, (16, 128, 16, 16), 128, "WinogradBackward"),
+        (torch.float32, (47, 128, 4, 4), 256, "ConvolutionBackward0"),
+        (torch.float32, (16, 64, 16, 16), 256, "ConvolutionBackward0"),
+        (torch.float32, (48, 128, 6, 6), 128, "ConvolutionBackward0"),
+        (torch.float32, (16, 128, 4, 16), 128, "ConvolutionBackward0"),
     ],
 )
-def test_the_layer_takes_the_way_that_its_shape_asks_for(shape: tuple[int, ...], channels: int, way: str) -> None:
+def test_the_layer_takes_the_way_that_its_shape_asks_for(
+    dtype: torch.dtype, shape: tuple[int, ...], channels: int, way: str
+) -> None:
     torch.manual_seed(0)
     layer, x = Conv3x3(shape[1], channels), draw(*shape, dtype=torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         answer = layer(x)
-    assert answer.dtype == torch.bfloat16 and type(answer.grad_fn).__name__ == way
+    assert answer.dtype == dtype and type(answer.grad_fn).__name__ == way
     exact = F.conv2d(x.double(), layer.weight.double(), layer.get_parameter("bias").double(), padding=1)
-    assert difference(answer, exact) <= 0.01
-
-
-@pytest.mark.parametrize(
-    ("shape", "channels", "way"),
-    [
-        ((48, 128, 4, 4), 256, "WinogradBackward"),
-        ((12, 128, 8, 8), 128, "ConvolutionBackward0"),
-        ((16, 128, 8, 8), 128, "WinogradBackward"),
-        ((16, 128, 16, 16), 128, "WinogradBackward"),
-        ((47, 128, 4, 4), 256, "ConvolutionBackward0"),
-        ((16, 64, 16, 16), 256, "ConvolutionBackward0"),
-        ((48, 128, 6, 6), 128, "ConvolutionBackward0"),
-        ((16, 128, 4, 16), 128, "ConvolutionBackward0"),
-    ],
-)
-def test_and_in_float32(shape: tuple[int, ...], channels: int, way: str) -> None:
-    torch.manual_seed(0)
-    layer, x = Conv3x3(shape[1], channels), draw(*shape, dtype=torch.float32)
-    answer = layer(x)
-    assert answer.dtype == torch.float32 and type(answer.grad_fn).__name__ == way
-    exact = F.conv2d(x.double(), layer.weight.double(), layer.get_parameter("bias").double(), padding=1)
-    assert difference(answer, exact) <= 6e-6
+    assert difference(answer, exact) <= {torch.bfloat16: 0.01, torch.float32: 6e-6}[dtype]
 
 
 @pytest.mark.parametrize("way", [TwoByTwo, Winograd])
