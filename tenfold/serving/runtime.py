@@ -33,6 +33,7 @@ FORMAT = 1
 RUN_FILE = "model.onnx"  # in a run directory
 BATCH_SIZE = 256
 RUNTIMES = ("onnxruntime", "openvino")
+VARIABLE = "TENFOLD_RUNTIME"
 MOST_BYTES = 2**31  # protobuf's own limit
 _MARK = DIGEST.encode() + b"\x12\x40"  # in protobuf: then a value follows, of 64 bytes
 _METADATA = 14  # the number of the field in ONNX's ModelProto
@@ -125,7 +126,7 @@ def open_model(path: Path | str = BUNDLED, runtime: str | None = None, spin: boo
 
     runtime: one of `RUNTIMES`; by default what `choose_runtime` says. spin: whether ONNX Runtime keeps the cores busy
     while it waits for work: faster by a twentieth where nobody else wants them. Raises `ModelError` for a file that
-    is missing, damaged or of another kind, `UsageError` where the runtime is not installed.
+    is missing, damaged or of another kind, `UsageError` where the runtime is not installed or not for such files.
     """
     return open_bytes(read_model(Path(path)), str(path), runtime, spin)
 
@@ -134,9 +135,9 @@ def open_bytes(content: bytes, name: str, runtime: str | None = None, spin: bool
     """Open a model from its bytes; `name` stands for it in errors. As `open_model`."""
     digest = verify(content, name)
     about = read_about(content, name)
-    chosen = runtime or choose_runtime(about.quantized)[0]
-    if chosen not in installed_runtimes():
-        raise UsageError(f"{chosen} is not installed: install it with pip install {chosen}")
+    chosen = _checked(runtime) if runtime else choose_runtime(about.quantized)[0]
+    if chosen == "openvino" and not about.quantized:
+        raise UsageError(f"{name}: openvino runs 8-bit files only, as its answers in float32 are too far off")
     try:
         classifier = Classifier(about, digest, f"{chosen} {version(chosen)}", _START[chosen](content, spin))
         answer = classifier.predict(np.zeros((1, about.size, about.size, 3), np.uint8))
@@ -158,12 +159,19 @@ def runtime_versions() -> str:
 
 
 def choose_runtime(quantized: bool) -> tuple[str, str]:
-    """Which runtime runs such a model here, and why, as a sentence."""
-    if "openvino" not in installed_runtimes():
-        return "onnxruntime", "run by ONNX Runtime; the extra 'openvino' may run 8-bit ones faster"
-    if quantized:
-        return "openvino", "8-bit ones are run by OpenVINO, the others by ONNX Runtime"
-    return "onnxruntime", "ONNX Runtime: in float32, OpenVINO's answers differ by more than export allows"
+    """Which runtime runs such a model here, and why, as a sentence. Raises `UsageError` for a wrong `VARIABLE`."""
+    if _checked(os.environ.get(VARIABLE, "onnxruntime")) == "openvino":
+        chosen = "openvino" if quantized else "onnxruntime"
+        return chosen, f"8-bit ones are run by OpenVINO, as {VARIABLE} says, the others by ONNX Runtime"
+    return "onnxruntime", f"run by ONNX Runtime; {VARIABLE}=openvino lets OpenVINO run the 8-bit ones"
+
+
+def _checked(runtime: str) -> str:
+    if runtime not in RUNTIMES:
+        raise UsageError(f"unknown runtime {runtime!r}: choose {' or '.join(RUNTIMES)}")
+    if runtime not in installed_runtimes():
+        raise UsageError(f"{runtime} is not installed: install it with pip install {runtime}")
+    return runtime
 
 
 def find_in_run(run: Path) -> Path | None:

@@ -121,8 +121,13 @@ def test_eight_bits_that_lose_much_are_refused_or_left(
 def test_auto_keeps_the_faster(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8: float, quantized: bool
 ) -> None:
+    """By the runtime that will run it."""
     monkeypatch.setattr(exporting, "_accuracy", lambda *_: 0.9)
+    monkeypatch.setattr(exporting, "time_alternately", lambda *_: dict(zip(SPEEDS, (100, int8, 90), strict=True)))
+    assert export(run, tmp_path / "x.onnx", "auto").quantized is quantized
     monkeypatch.setattr(exporting, "time_alternately", lambda *_: dict(zip(SPEEDS, (100, 90, int8), strict=True)))
+    assert not export(run, tmp_path / "x.onnx", "auto").quantized
+    monkeypatch.setenv("TENFOLD_RUNTIME", "openvino")
     assert export(run, tmp_path / "x.onnx", "auto").quantized is quantized
 
 

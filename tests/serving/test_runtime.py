@@ -11,18 +11,35 @@ from tenfold.serving import runtime
 from tenfold.serving.runtime import choose_runtime, open_model, runtime_versions
 
 
-def test_openvino_runs_what_is_quantised(small: Path, model: Path) -> None:
+def test_onnx_runtime_runs_all_unless_openvino_is_asked_for(
+    small: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in (small, model):
+        assert open_model(file).runtime.startswith("onnxruntime ")
+    assert choose_runtime(True)[1] == "run by ONNX Runtime; TENFOLD_RUNTIME=openvino lets OpenVINO run the 8-bit ones"
+    monkeypatch.setenv("TENFOLD_RUNTIME", "openvino")
     assert open_model(small).runtime.startswith("openvino ") and open_model(model).runtime.startswith("onnxruntime ")
     assert runtime_versions() == f"{open_model(model).runtime}, {open_model(small).runtime}"
+    assert "8-bit ones are run by OpenVINO, as TENFOLD_RUNTIME says" in choose_runtime(True)[1]
+    monkeypatch.setenv("TENFOLD_RUNTIME", "tensorrt")
+    with pytest.raises(UsageError, match="unknown runtime 'tensorrt': choose onnxruntime or openvino"):
+        open_model(small)
 
 
-def test_without_openvino_it_is_onnx_runtime(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_is_not_given_what_it_gets_wrong(model: Path) -> None:
+    with pytest.raises(UsageError, match="openvino runs 8-bit files only, as its answers in float32 are too far off"):
+        open_model(model, "openvino")
+
+
+def test_openvino_asked_for_and_not_installed(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else found(name))
     assert open_model(small).runtime.startswith("onnxruntime ")
-    assert "the extra 'openvino'" in choose_runtime(True)[1]
     with pytest.raises(UsageError, match="openvino is not installed: install it with pip install openvino"):
         open_model(small, "openvino")
+    monkeypatch.setenv("TENFOLD_RUNTIME", "openvino")
+    with pytest.raises(UsageError, match="openvino is not installed: install it with pip install openvino"):
+        open_model(small)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
