@@ -81,3 +81,9 @@ class Terminated(BaseException):
 def is_memory(error: Exception) -> bool:
     """Whether memory ran out: Python says so by type, torch on a GPU, too, but on a CPU by its message only."""
     return type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in str(error)
+
+
+def one_line(error: BaseException) -> str:
+    """What another's error says, on one line; of a file, without its path, which the caller names."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())

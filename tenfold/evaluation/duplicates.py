@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tenfold.training.device import Plan
 from tenfold.training.infer import predict_logits
-from tenfold.training.run import Model
+from tenfold.training.weights import Model
 
 PUBLISHED = {"cifar10": 0.0325}
 """Share of test images with copies, within the test set too, as published."""

@@ -15,7 +15,8 @@ from tenfold.files import format_object
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.fit import split
 from tenfold.training.model import count_parameters, penalty
-from tenfold.training.run import Model, Run
+from tenfold.training.run import Run
+from tenfold.training.weights import Model
 
 if TYPE_CHECKING:
     import pandas as pd

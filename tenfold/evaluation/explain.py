@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.evaluation.metrics import probabilities
-from tenfold.training.run import Model
+from tenfold.training.weights import Model
 
 STEPS = 32
 """Points between the mean colour and the image at which gradients are taken."""

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import json
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,13 +28,13 @@ from tenfold.evaluation.duplicates import PUBLISHED, embed, find_duplicates
 from tenfold.evaluation.evaluate import Evaluation
 from tenfold.evaluation.explain import explain, overlay
 from tenfold.evaluation.metrics import accuracy, probabilities
+from tenfold.evaluation.spread import spread
 from tenfold.files import parse_object, write_text
 from tenfold.training.device import Plan
 from tenfold.training.fit import to_tensors
 from tenfold.training.infer import predict_logits
-from tenfold.training.recipe import Recipe
-from tenfold.training.run import Model, Run
-from tenfold.training.runs import list_runs
+from tenfold.training.run import Run
+from tenfold.training.weights import Model
 
 FOLDER = "honesty"
 ISSUES = "label_issues.csv"
@@ -44,7 +43,6 @@ MAPPED = 6
 """Of the surest mistakes, images that are explained in the report."""
 _NAMES = ("duplicates", "corruptions", "labels", "maps")
 _VERSION = 2
-_BENCH = "bench.json"
 
 Part = dict[str, Any]
 
@@ -272,38 +270,6 @@ def _maps(subject: Subject, model: Model) -> Part:
             found[-1] |= {"label": explained.label, "probability": float(explained.probabilities[explained.label])}
             bar(1)
     return {"images": found}
-
-
-# --- the spread over runs ----------------------------------------------------------------------------------------
-
-
-def spread(run: Run) -> Part:
-    """Of the test accuracies in the bench that the run lies in: n, mean, std, and the least difference that is real.
-
-    Two single runs with other seeds lie farther apart than that in one case of twenty: t · √2 · std, with Student's t
-    of n − 1 degrees of freedom for the std is itself estimated.
-    """
-    folder = run.path.resolve().parent
-    if not (folder / _BENCH).is_file():
-        return {"missing": "this run is not part of a bench: tenfold bench trains several"}
-    rows = [row for row in list_runs(folder) if row.data == run.env["data"] and row.accuracy is not None]
-    same = [row for row in rows if _has_recipe(Path(row.run), run.recipe)]  # not just one of that name
-    by_seed = {row.seed: row.accuracy for row in same if row.accuracy is not None}  # a copied run is no other draw
-    values = list(by_seed.values())
-    if len(values) < 2:
-        return {"missing": "its bench has no other finished run of this recipe"}
-    from scipy.stats import t
-
-    std = statistics.stdev(values)
-    real = float(t.ppf(0.975, len(values) - 1)) * 2**0.5 * std
-    return {"missing": None, "n": len(values), "mean": statistics.fmean(values), "std": std, "real_difference": real}
-
-
-def _has_recipe(path: Path, recipe: Recipe) -> bool:
-    try:
-        return Run.open(path).recipe == recipe
-    except ModelError:  # a damaged neighbour is none
-        return False
 
 
 # --- in words ----------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from tenfold.files import write_bytes
 from tenfold.training.device import Plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Model, Run
+from tenfold.training.run import Run
+from tenfold.training.weights import Model
 
 FOLDER = "logits"
 

@@ -43,7 +43,8 @@ from tenfold.serving.runtime import (
 from tenfold.training.device import make_plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.provenance import dataset_of
-from tenfold.training.run import Model, Run
+from tenfold.training.run import Run
+from tenfold.training.weights import Model
 
 Int8 = Literal["auto", "on", "off"]
 CHECKED = 2_000

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tenfold.data.dataset import Split
-from tenfold.errors import DataError, DivergedError, ModelError, UsageError
+from tenfold.errors import DataError, DivergedError, ModelError, UsageError, one_line
 from tenfold.training.augment import Pixels, keyed, keyed_seed, make_batch, measure_pixels, shrink
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import Plan, make_plan
@@ -238,8 +238,8 @@ class Fit:
             self.epochs = list(checkpoint.notes["epochs"])
             self.log[: self.step] = checkpoint.tensors["log"]
         except (KeyError, IndexError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"the checkpoint of step {checkpoint.step} does not fit this recipe: {reason}") from error
+            which = f"the checkpoint of step {checkpoint.step}"
+            raise ModelError(f"{which} does not fit this recipe: {one_line(error)}") from error
 
 
 def fit(

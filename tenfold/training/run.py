@@ -11,17 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any
 
-import pydantic.dataclasses
-import safetensors
-import safetensors.torch
-import torch
-from pydantic import Field, TypeAdapter
 from torch import nn
 
 from tenfold.console import remark
-from tenfold.errors import BusyError, ModelError, StorageError, UsageError
+from tenfold.errors import BusyError, ModelError, StorageError, UsageError, one_line
 from tenfold.files import (
     TEMPORARY_SUFFIX,
     format_object,
@@ -30,17 +25,15 @@ from tenfold.files import (
     sha256,
     storage_errors,
     umask,
-    write_bytes,
     write_text,
 )
-from tenfold.training.augment import Pixels
 from tenfold.training.checkpoint import Checkpoint, list_checkpoints
 from tenfold.training.device import Plan
 from tenfold.training.lock import Lock, now
-from tenfold.training.model import build, channels_last
-from tenfold.training.recipe import STRICT, NetworkSpec, Recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.weights import MODEL_FILES, Model, read_model, write_model
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 _KEEP_CHECKPOINTS = 2
 
@@ -125,7 +118,7 @@ class Run:
         try:
             return parse_object((self.path / name).read_bytes())
         except (OSError, ValueError) as error:
-            raise ModelError(f"{self.path / name}: cannot be read ({_reason(error)})") from error
+            raise ModelError(f"{self.path / name}: cannot be read ({one_line(error)})") from error
 
     @property
     def env(self) -> dict[str, Any]:
@@ -180,23 +173,14 @@ class Run:
 
     # --- the model ---
 
-    def save_model(self, model: nn.Module, description: dict[str, Any]) -> None:
-        """Write weights and buffers, and the JSON from which the network is rebuilt."""
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-        write_bytes(self.path / "model.safetensors", safetensors.torch.save(tensors))
-        self.write_json("model.json", description)
+    def save_model(self, network: nn.Module, description: dict[str, Any]) -> None:
+        """Write weights and buffers, and what `describe_model` says of them."""
+        write_model(self.path, network, description)
 
-    def load_model(self, plan: Plan) -> "Model":
+    def load_model(self, plan: Plan) -> Model:
         """Rebuild the trained network on the plan's device, checked against the manifest. Raises `ModelError`."""
-        self.verify("model.json", "model.safetensors")
-        try:
-            told = _DESCRIPTION.validate_json((self.path / "model.json").read_bytes(), strict=True)
-            model = build(told.network, len(told.classes), told.size)
-        except (OSError, ValueError, UsageError) as error:
-            raise ModelError(f"{self.path / 'model.json'}: not understood ({_reason(error)})") from error
-        _fill(model, self.path / "model.safetensors")
-        network = channels_last(model.to(plan.device)).eval()
-        return Model(network, told.classes, told.size, Pixels(told.mean, told.std))
+        self.verify(*MODEL_FILES)
+        return read_model(self.path, plan)
 
     # --- the manifest ---
 
@@ -277,34 +261,6 @@ class Run:
         return self.trained and "results.json" in self._manifest().files
 
 
-@dataclass(frozen=True)
-class Model:
-    """A trained network with what it must know about its input."""
-
-    network: nn.Module
-    classes: tuple[str, ...]
-    size: int
-    pixels: Pixels
-
-
-@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
-class ModelDescription:
-    """model.json: all that is needed to rebuild the network and to feed it."""
-
-    format: Literal[1]
-    network: NetworkSpec
-    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
-    size: Annotated[int, Field(ge=1, le=1024)]
-    """Side of the images, in pixels."""
-    resize: Literal["squash", "crop", "pad"]
-    """How images of other shapes are brought to that size."""
-    mean: tuple[float, float, float]
-    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
-
-
-_DESCRIPTION = TypeAdapter(ModelDescription)
-
-
 def check_new(path: Path) -> None:
     """Raise `UsageError` where a new run directory cannot be named `path`."""
     try:
@@ -313,14 +269,6 @@ def check_new(path: Path) -> None:
         raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
         raise UsageError(f"{path} exists: choose another --out, or go on with it: --resume --out {path}")
-
-
-def describe_model(
-    spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels, resize: str = "squash"
-) -> dict[str, Any]:
-    """Say in JSON all that `Run.load_model` needs."""
-    described = ModelDescription(FORMAT_VERSION, spec, classes, size, resize, pixels.mean, pixels.std)  # type: ignore[arg-type]
-    return _DESCRIPTION.dump_python(described, mode="json")
 
 
 def find_unfinished(folder: Path) -> Run:
@@ -339,19 +287,3 @@ def find_unfinished(folder: Path) -> Run:
 
 def _last_touched(path: Path) -> float:
     return max(entry.stat().st_mtime for entry in (path, *path.glob("checkpoints")))
-
-
-def _fill(model: nn.Module, path: Path) -> None:
-    try:
-        tensors = safetensors.torch.load(path.read_bytes())
-        model.load_state_dict(tensors)
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-        raise ModelError(f"{path}: not the weights that model.json describes ({_reason(error)})") from error
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise ModelError(f"{path}: {bad[0]} holds numbers that are not finite")
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())

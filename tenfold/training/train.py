@@ -23,8 +23,9 @@ from tenfold.training.model import count_parameters, summarize
 from tenfold.training.provenance import dataset_of, note_origin, write_split
 from tenfold.training.ranks import ALONE, Ranks
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Run, check_new, describe_model
+from tenfold.training.run import Run, check_new
 from tenfold.training.signals import HeldSignals
+from tenfold.training.weights import describe_model
 
 SUMMARY_FILE = "summary.txt"
 CHECKPOINT_SECONDS = 5.0

@@ -18,7 +18,8 @@ from tenfold.training.device import Plan
 from tenfold.training.infer import Logits
 from tenfold.training.model import build
 from tenfold.training.recipe import FAST89, NetworkSpec
-from tenfold.training.run import Run, describe_model
+from tenfold.training.run import Run
+from tenfold.training.weights import describe_model
 
 PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
 RECIPE = replace(FAST89, network=NetworkSpec(widths=(8,), whitening_pairs=4), val_size=700)

@@ -14,7 +14,7 @@ from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
 from tenfold.training.model import build
 from tenfold.training.recipe import NetworkSpec
-from tenfold.training.run import Model
+from tenfold.training.weights import Model
 
 PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
 EACH = 40

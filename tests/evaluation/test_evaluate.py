@@ -24,7 +24,8 @@ from tenfold.training.device import Plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
 from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe
-from tenfold.training.run import Run, describe_model
+from tenfold.training.run import Run
+from tenfold.training.weights import describe_model
 
 PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
 DATASET = make_shapes(train=60, test=50)

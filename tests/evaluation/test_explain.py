@@ -15,7 +15,7 @@ from tenfold import cli
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.explain import agree, explain, overlay, patch_side
 from tenfold.training.augment import Pixels
-from tenfold.training.run import Model
+from tenfold.training.weights import Model
 
 IMAGES = make_shapes(train=1, test=3).test.images
 PIXELS = Pixels((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -23,7 +23,8 @@ from tenfold.training.lock import Lock
 from tenfold.training.model import count_parameters
 from tenfold.training.provenance import dataset_of
 from tenfold.training.recipe import REFERENCE, NetworkSpec
-from tenfold.training.run import Model, Run
+from tenfold.training.run import Run
+from tenfold.training.weights import Model
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SPECS = [

@@ -25,7 +25,8 @@ from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import Plan
 from tenfold.training.model import build
 from tenfold.training.recipe import NetworkSpec, Recipe, Stage
-from tenfold.training.run import MANIFEST, Run, describe_model, find_unfinished
+from tenfold.training.run import MANIFEST, Run, find_unfinished
+from tenfold.training.weights import describe_model
 
 PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
 RECIPE = Recipe("mine", NetworkSpec(widths=(8, 16), whitening_pairs=4), (Stage(1, 0.1, 0.0),))

@@ -1,0 +1,41 @@
+"""How far the runs of one bench lie apart, and what difference between two single runs is therefore real."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from tenfold.errors import ModelError
+from tenfold.training.recipe import Recipe
+from tenfold.training.run import Run
+from tenfold.training.runs import list_runs
+
+_BENCH = "bench.json"
+
+
+def spread(run: Run) -> dict[str, Any]:
+    """Of the test accuracies in the bench that the run lies in: n, mean, std, and the least difference that is real.
+
+    Two single runs with other seeds lie farther apart than that in one case of twenty: t · √2 · std, with Student's t
+    of n − 1 degrees of freedom for the std is itself estimated.
+    """
+    folder = run.path.resolve().parent
+    if not (folder / _BENCH).is_file():
+        return {"missing": "this run is not part of a bench: tenfold bench trains several"}
+    rows = [row for row in list_runs(folder) if row.data == run.env["data"] and row.accuracy is not None]
+    same = [row for row in rows if _has_recipe(Path(row.run), run.recipe)]  # not just one of that name
+    by_seed = {row.seed: row.accuracy for row in same if row.accuracy is not None}  # a copied run is no other draw
+    values = list(by_seed.values())
+    if len(values) < 2:
+        return {"missing": "its bench has no other finished run of this recipe"}
+    from scipy.stats import t
+
+    std = statistics.stdev(values)
+    real = float(t.ppf(0.975, len(values) - 1)) * 2**0.5 * std
+    return {"missing": None, "n": len(values), "mean": statistics.fmean(values), "std": std, "real_difference": real}
+
+
+def _has_recipe(path: Path, recipe: Recipe) -> bool:
+    try:
+        return Run.open(path).recipe == recipe
+    except ModelError:  # a damaged neighbour is none
+        return False

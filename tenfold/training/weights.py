@@ -1,0 +1,88 @@
+"""A trained network on disk: its numbers as safetensors, and JSON from which it is rebuilt. No pickle, ever."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import pydantic.dataclasses
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import Field, TypeAdapter
+from torch import nn
+
+from tenfold.errors import ModelError, UsageError, one_line
+from tenfold.files import format_object, write_bytes, write_text
+from tenfold.training.augment import Pixels
+from tenfold.training.device import Plan
+from tenfold.training.model import build, channels_last
+from tenfold.training.recipe import STRICT, NetworkSpec
+
+MODEL_FILES = _NUMBERS, _DESCRIBED = "model.safetensors", "model.json"
+_FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with what it must know about its input."""
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    size: int
+    pixels: Pixels
+
+
+@pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
+class ModelDescription:
+    """model.json: all that is needed to rebuild the network and to feed it."""
+
+    format: Literal[1]
+    network: NetworkSpec
+    classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
+    size: Annotated[int, Field(ge=1, le=1024)]
+    """Side of the images, in pixels."""
+    resize: Literal["squash", "crop", "pad"]
+    """How images of other shapes are brought to that size."""
+    mean: tuple[float, float, float]
+    std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+_DESCRIPTION = TypeAdapter(ModelDescription)
+
+
+def describe_model(
+    spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels, resize: str = "squash"
+) -> dict[str, Any]:
+    """Say in JSON all that `read_model` needs."""
+    described = ModelDescription(_FORMAT, spec, classes, size, resize, pixels.mean, pixels.std)  # type: ignore[arg-type]
+    return _DESCRIPTION.dump_python(described, mode="json")
+
+
+def write_model(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
+    """Write weights and buffers, and what `describe_model` said of them. Raises `StorageError`."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    write_bytes(folder / _NUMBERS, safetensors.torch.save(tensors))
+    write_text(folder / _DESCRIBED, format_object(description))
+
+
+def read_model(folder: Path, plan: Plan) -> Model:
+    """Rebuild the network on the plan's device, ready to predict. Raises `ModelError`."""
+    try:
+        told = _DESCRIPTION.validate_json((folder / _DESCRIBED).read_bytes(), strict=True)
+        network = build(told.network, len(told.classes), told.size)
+    except (OSError, ValueError, UsageError) as error:
+        raise ModelError(f"{folder / _DESCRIBED}: not understood ({one_line(error)})") from error
+    _fill(network, folder / _NUMBERS)
+    network = channels_last(network.to(plan.device)).eval()
+    return Model(network, told.classes, told.size, Pixels(told.mean, told.std))
+
+
+def _fill(network: nn.Module, path: Path) -> None:
+    try:
+        tensors = safetensors.torch.load(path.read_bytes())
+        network.load_state_dict(tensors)
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        raise ModelError(f"{path}: not the weights that model.json describes ({one_line(error)})") from error
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise ModelError(f"{path}: {bad[0]} holds numbers that are not finite")
