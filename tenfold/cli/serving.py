@@ -37,6 +37,7 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write, by default RUN/model.onnx or .keras.")] = None,
     int8: Annotated[str, typer.Option(help="8-bit arithmetic: on, off, or auto (where it is faster here).")] = "off",
     card: Annotated[bool, typer.Option("--card", help="Write a model card beside it.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Where the run's own folder of images is now, if moved.")] = None,
     as_json: Json = False,
 ) -> None:
     """Write a trained run as one file that answers without torch, checked on real test images."""
@@ -49,7 +50,7 @@ def export(
         raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
     from dataclasses import asdict
 
-    exported = _write_keras(run, out) if to == "keras" else _write_onnx(run, out, int8, card)
+    exported = _write_keras(run, out, data) if to == "keras" else _write_onnx(run, out, int8, card, data)
     if as_json:
         print_json(asdict(exported))
         return
@@ -61,26 +62,28 @@ def export(
     )
 
 
-def _write_onnx(run: Path, out: Path | None, int8: str, card: bool) -> "Exported":
+def _write_onnx(
+    run: Path, out: Path | None, int8: str = "off", card: bool = False, data: Path | None = None
+) -> "Exported":
     from tenfold.serving.export import export as write
     from tenfold.training.run import Run
 
-    exported = write(Run.open(run), out, int8)  # type: ignore[arg-type]
+    exported = write(Run.open(run), out, int8, data)  # type: ignore[arg-type]
     from tenfold.serving.card import has_card, write_card
 
     if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        remark(f"card: {write_card(Run.open(run), Path(exported.path))}")
+        remark(f"card: {write_card(Run.open(run), Path(exported.path), data)}")
     return exported
 
 
-def _write_keras(run: Path, out: Path | None) -> "Exported":
+def _write_keras(run: Path, out: Path | None, data: Path | None) -> "Exported":
     require_extra("keras", ("keras",))
     if out and out.suffix != ".keras":
         raise UsageError(f"--out {out}: its name must end in .keras, or Keras will not open it")
     from tenfold.serving.keras_file import export_keras
     from tenfold.training.run import Run
 
-    return export_keras(Run.open(run), out)
+    return export_keras(Run.open(run), out, data)
 
 
 @app.command()
@@ -209,7 +212,10 @@ def _model_file(model: Path | None) -> Path:
                 f"{model} was not exported yet: {error}; or run tenfold export where it was trained"
             ) from None
         remark(f"{model}: its model is written as ONNX, once")
-        file = Path(_write_onnx(model, None, "off", card=False).path)
+        try:
+            file = Path(_write_onnx(model, None).path)
+        except DataError as error:
+            raise DataError(f"{model} was not exported yet (tenfold export {model}): {error}") from error
     return file
 
 

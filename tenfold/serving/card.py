@@ -23,12 +23,13 @@ def has_card(file: Path) -> bool:
     return path.is_file() and path.read_text(errors="replace").startswith(_TITLE)
 
 
-def write_card(run: Run, file: Path) -> Path:
+def write_card(run: Run, file: Path, folder: Path | None = None) -> Path:
     """Write the card of a model that was exported from `run`, beside it, as Markdown; return its path.
 
-    In the run directory it is sealed. Raises `BusyError` for a run in use, `StorageError`.
+    In the run directory it is sealed. folder: where the run's own images are now, if they were moved. Raises
+    `BusyError` for a run in use, `StorageError`, and as `dataset_of` does.
     """
-    classifier, dataset = open_model(file), dataset_of(run)
+    classifier, dataset = open_model(file), dataset_of(run, folder)
     test = dataset.test
     probabilities = classifier.predict(test.images)
     parts = [

@@ -74,13 +74,14 @@ class Exported:
     images_per_second: dict[str, float] | None
 
 
-def export(run: Run, out: Path | None = None, int8: Int8 = "off") -> Exported:
+def export(run: Run, out: Path | None = None, int8: Int8 = "off", folder: Path | None = None) -> Exported:
     """Write the model of a trained run as ONNX, by default to `model.onnx` in the run directory.
 
-    int8: whether to quantise; `auto` times both and keeps the faster one. Raises `ModelError`, and writes nothing,
+    int8: whether to quantise; `auto` times both and keeps the faster one. folder: where the run's own images are now,
+    if they were moved. Raises `ModelError`, and writes nothing,
     where the file would answer otherwise than the network; `BusyError` for a run in use; `StorageError`.
     """
-    return write_into(run, out, RUN_FILE, lambda path: _export(run, path, int8))
+    return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, folder), path, int8))
 
 
 def write_into(run: Run, out: Path | None, name: str, write: Callable[[Path], Exported]) -> Exported:
@@ -111,18 +112,17 @@ class Source(NamedTuple):
     expected: np.ndarray
 
 
-def read_source(run: Run) -> Source:
-    """Load all that a file is made from and checked with. Raises `ModelError`, `DataError`."""
+def read_source(run: Run, folder: Path | None = None) -> Source:
+    """Load all that a file is made from and checked with. Raises `ModelError`, and as `dataset_of` does."""
     plan = make_plan("cpu", torch.float32)
-    model, dataset = run.load_model(plan), dataset_of(run)
+    model, dataset = run.load_model(plan), dataset_of(run, folder)
     about = describe(run, model)
     images = np.array(dataset.test[_spread(len(dataset.test), CHECKED)].images)
     logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
     return Source(model, dataset, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
 
 
-def _export(run: Run, out: Path, int8: Int8) -> Exported:
-    source = read_source(run)
+def _export(source: Source, out: Path, int8: Int8) -> Exported:
     model, about = source.model, source.about
     network = to_onnx(model.network, model.pixels, len(model.classes), model.size, about.temperature)
     plain, speeds = pack(network, about), None

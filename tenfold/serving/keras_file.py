@@ -33,17 +33,18 @@ ABOUT_FILE = "tenfold.json"  # in the archive
 _BATCH = 256
 
 
-def export_keras(run: Run, out: Path | None = None) -> Exported:
+def export_keras(run: Run, out: Path | None = None, folder: Path | None = None) -> Exported:
     """Write the model of a trained run for Keras, by default to `model.keras` in the run directory.
 
-    Raises `ModelError`, and writes nothing, where the network has a step that Keras has no layer for, or where the file
-    would answer otherwise than the network; `BusyError` for a run in use; `StorageError`.
+    folder: where the run's own images are now, if they were moved. Raises `ModelError`, and writes nothing, where the
+    network has a step that Keras has no layer for, or where the file would answer otherwise than the network;
+    `BusyError` for a run in use; `StorageError`.
     """
-    return write_into(run, out, RUN_FILE, lambda path: _export(run, path))
+    return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, folder), path))
 
 
-def _export(run: Run, out: Path) -> Exported:
-    source, keras = read_source(run), import_keras()
+def _export(source: Source, out: Path) -> Exported:
+    keras = import_keras()
     with tempfile.TemporaryDirectory() as folder, keras.device("cpu"):
         path = Path(folder) / RUN_FILE
         to_keras(source, keras).save(path)

@@ -71,7 +71,11 @@ class Run:
             write_text(draft.path / "recipe.json", recipe.to_json())
             with storage_errors(path):
                 draft.path.chmod(0o777 & ~umask())
-                draft.path.rename(path)  # a run directory is never seen without its recipe
+                try:
+                    draft.path.rename(path)  # a run directory is never seen without its recipe
+                except OSError:
+                    check_new(path)  # another process may have made it meanwhile
+                    raise
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)  # there only where something failed
         run = cls(path)

@@ -21,6 +21,8 @@ from rich.console import Console
 import tenfold
 from tenfold import cli
 from tenfold.data.image import decode
+from tenfold.serving.card import has_card
+from tenfold.training.run import Run
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -144,7 +146,9 @@ def names_of(part: tenfold.Split) -> list[str]:
     return list(part.names)
 
 
-def test_evaluate_and_report_find_the_folder_again(trained: dict[str, Any], invoke: Invoke, shapes: Path) -> None:
+def test_a_folder_is_found_again_where_it_moved_to(
+    trained: dict[str, Any], invoke: Invoke, shapes: Path, tmp_path: Path
+) -> None:
     _, out, _ = invoke("evaluate", trained["run"], "--json")
     assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
     moved = shapes.rename(shapes.parent / "moved")
@@ -155,6 +159,14 @@ def test_evaluate_and_report_find_the_folder_again(trained: dict[str, Any], invo
         _, out, _ = invoke("evaluate", trained["run"], "--data", moved, "--json")
         assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
         assert invoke("report", trained["run"], "--data", moved)[0] == 0
+        copy, file = shutil.copytree(trained["run"], tmp_path / "run"), tmp_path / "moved.onnx"
+        (copy / "model.onnx").unlink(missing_ok=True)
+        Run.open(copy).seal()
+        code, _, err = invoke("predict", "--model", copy, moved)
+        assert code == 3 and f"{copy} was not exported yet (tenfold export {copy}): {shapes}, which {copy} was" in err
+        assert invoke("export", trained["run"], "--out", file)[0] == 3
+        assert invoke("export", trained["run"], "--out", file, "--card", "--data", moved)[0] == 0
+        assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)
         with mock.patch("tenfold.evaluation.honesty.examine", return_value=({"seen": 1}, False)) as examine:
             _, out, _ = invoke("evaluate", trained["run"], "--honesty", "--data", moved, "--json")
         assert json.loads(out)["honesty"] == {"seen": 1} and examine.call_args[0][0].dataset.origin.path == str(moved)

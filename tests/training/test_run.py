@@ -101,6 +101,22 @@ def test_a_path_that_exists_is_refused(tmp_path: Path, run: Run) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_run_that_another_process_made_meanwhile_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the second look: "Directory not empty", and exit code 7."""
+    path = tmp_path / "run"
+
+    def make(_run: Run, _name: str, _value: object) -> None:
+        path.mkdir()
+        (path / "mine").touch()
+
+    monkeypatch.setattr(Run, "write_json", make)
+    with pytest.raises(UsageError, match=f"{path} exists: choose another --out"):
+        Run.create(path, RECIPE, {})
+    assert files(tmp_path) == {"run/mine"}
+
+
 def test_a_beginning_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the draft's removal: a folder ….partial stays."""
 
