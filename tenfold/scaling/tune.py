@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tenfold.console import Advance, progress
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
-from tenfold.files import format_object, parse_object, storage_errors, write_text
+from tenfold.files import format_object, parse_object, remove_temporaries, storage_errors, write_text
 from tenfold.scaling.space import Space, fields_of, suggest, with_fields
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe, with_defaults
@@ -90,6 +90,8 @@ def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
     lock = Lock(out)
     lock.acquire(now())
     try:
+        remove_temporaries(out)
+        write_text(out / SETTINGS, format_object(setting.to_json()))
         study = _open_study(out)
         with progress("tune", trials, done=len(counted(study))) as bar:
             yield Search(study, setting, trials, bar)
@@ -103,12 +105,11 @@ def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
 
 
 def _check_folder(setting: Setting, out: Path) -> None:
-    """Make `out` a search's folder, or see that it is the one of this search."""
+    """See that `out` holds this search, or nothing. Raises `UsageError` otherwise, `ModelError` where it is damaged."""
     path, asked = out / SETTINGS, setting.to_json()
     if not path.exists():
-        if any(out.iterdir()):
+        if any(not found.name.startswith(".") for found in out.iterdir()):  # as left where it was killed at once
             raise UsageError(f"{out} holds other things than a search: choose another --out")
-        write_text(path, format_object(asked))
         return
     try:
         begun = parse_object(path.read_bytes())

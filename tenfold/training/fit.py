@@ -25,9 +25,9 @@ from tenfold.training.model import Whitened, make_network, penalty
 from tenfold.training.optim import (
     Optimizer,
     begin_step,
-    below,
     make_schedule,
     restore_training,
+    tensors_below,
     training_state,
 )
 from tenfold.training.ranks import ALONE, Ranks
@@ -232,8 +232,8 @@ class Fit:
         try:
             self.optimizers = restore_training(checkpoint.tensors, self.network, self.schedule, checkpoint.step)
             if self.judge is not None:
-                self.judge.restore(below("judge.", checkpoint.tensors), checkpoint.step)
-            self.sampler.restore(below("sampler.", checkpoint.tensors))
+                self.judge.restore(tensors_below("judge.", checkpoint.tensors), checkpoint.step)
+            self.sampler.restore(tensors_below("sampler.", checkpoint.tensors))
             self.step, self.seconds = checkpoint.step, checkpoint.notes["seconds"]
             self.epochs = list(checkpoint.notes["epochs"])
             self.log[: self.step] = checkpoint.tensors["log"]

@@ -187,16 +187,16 @@ def restore_training(
 
     Raises `IndexError`, `RuntimeError` or `ValueError` where it does not fit.
     """
-    network.load_state_dict(below("network.", tensors))
+    network.load_state_dict(tensors_below("network.", tensors))
     # at a stage's end the optimizers are about to be replaced, so those of the stage just ended will do
     stage = schedule.stage(max(step - 1, 0))
     optimizers = make_optimizers(schedule.recipe, network, stage, schedule.batch_size)
     for i, optimizer in enumerate(optimizers):
-        optimizer.restore(below(f"optimizer.{i}.", tensors))
+        optimizer.restore(tensors_below(f"optimizer.{i}.", tensors))
     return optimizers
 
 
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def tensors_below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 

@@ -229,6 +229,16 @@ def test_other_folders_and_damaged_ones_are_left_alone(tmp_path: Path, monkeypat
         tune.tune(setting, 2, tmp_path / "out")
 
 
+def test_a_search_killed_at_its_first_write_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the exception for hidden files: "holds other things than a search"."""
+    pretend(monkeypatch, near_tenth)
+    setting, half = make_setting(tmp_path), tmp_path / "out" / ".tune.json.abc.partial"
+    half.parent.mkdir()
+    half.write_text("{")
+    tune.tune(setting, 1, tmp_path / "out")
+    assert not half.exists() and (tmp_path / "out" / tune.SETTINGS).is_file()
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, near_tenth)
     setting = make_setting(tmp_path)
