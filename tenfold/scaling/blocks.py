@@ -22,7 +22,7 @@ from tenfold.serving.predict import BATCH_SIZE, REJECTED, Answer, answer
 from tenfold.serving.runtime import Classifier
 
 if TYPE_CHECKING:
-    from pyarrow import Table
+    from pyarrow import DataType, Table
     from pyarrow.fs import FileSystem
 
 FILES = 8 * BATCH_SIZE
@@ -87,8 +87,22 @@ def _row_groups(source: str, column: str) -> Iterator[Block]:
             raise DataError(f"{name}: {' '.join(str(error).split())}") from error
         if column not in file.schema_arrow.names:
             raise DataError(f"{name} has no column {column!r}: it has {', '.join(file.schema_arrow.names)}")
+        kind = file.schema_arrow.field(column).type
+        if not _holds_bytes(kind):
+            raise DataError(f"{name}: column {column!r} is of type {kind}; wanted are the bytes of image files")
         for group in range(file.metadata.num_row_groups):
             yield Block(source if "://" in source else "", (name,), column, group)
+
+
+def _holds_bytes(kind: "DataType") -> bool:
+    """Whether rows of this type are bytes, or structures with some in `bytes`."""
+    from pyarrow import types
+
+    if types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    is_bytes = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return any(asked(kind) for asked in is_bytes)
 
 
 def _open(source: str) -> "tuple[FileSystem, str]":

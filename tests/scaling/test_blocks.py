@@ -77,13 +77,15 @@ def test_a_uri_gives_the_same_pictures(classifier: Classifier, folder: Path) -> 
     assert by_path[0] == by_path[1]
 
 
-@pytest.mark.parametrize("structured", [False, True])
-def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tmp_path: Path, structured: bool) -> None:
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "dictionary", "structure"])
+def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tmp_path: Path, kind: str) -> None:
     files = sorted(folder.glob("[0-9]*.png"))[:10]
     contents: list[object] = [file.read_bytes() for file in files] + [None]
-    if structured:
+    if kind == "structure":
         contents = [None if content is None else {"bytes": content, "path": "x"} for content in contents]
-    parquet.write_table(pa.table({"image": contents, "other": range(11)}), tmp_path / "a.parquet", row_group_size=4)
+    images = pa.array(contents, pa.large_binary() if kind == "large_binary" else None)
+    images = images.dictionary_encode() if kind == "dictionary" else images
+    parquet.write_table(pa.table({"image": images, "other": range(11)}), tmp_path / "a.parquet", row_group_size=4)
     parts = list(find_blocks(str(tmp_path), "image"))
     assert [part.group for part in parts] == [0, 1, 2]
     far = [row for part in parts for row in rows(answer_block(classifier, part, 1, False))]
@@ -100,7 +102,9 @@ def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tm
         ("missing", "image", "missing is not there"),
         ("empty", "", "no images in"),
         ("empty", "image", "no parquet files in"),
-        ("wrong", "image", "has no column 'image': it has picture"),
+        ("wrong", "image", "has no column 'image': it has picture, label, meta"),
+        ("wrong", "label", "column 'label' is of type string; wanted are the bytes of image files"),
+        ("wrong", "meta", r"column 'meta' is of type struct<path: string>; wanted are"),
         ("bad", "image", r"x\.parquet: "),
         ("file:///missing", "", "file:///missing is not there"),
         ("gopher://x/y", "", "gopher://x/y: "),
@@ -109,7 +113,9 @@ def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tm
 def test_a_source_that_is_none_is_named(tmp_path: Path, source: str, column: str, said: str) -> None:
     for name in ("empty", "wrong", "bad"):
         (tmp_path / name).mkdir()
-    parquet.write_table(pa.table({"picture": [b"x"]}), tmp_path / "wrong" / "x.parquet")
+    parquet.write_table(
+        pa.table({"picture": [b"x"], "label": ["cat"], "meta": [{"path": "x"}]}), tmp_path / "wrong" / "x.parquet"
+    )
     (tmp_path / "bad" / "x.parquet").write_bytes(json.dumps({}).encode())
     with pytest.raises(DataError, match=said):
         list(find_blocks(source if "://" in source else str(tmp_path / source), column))
