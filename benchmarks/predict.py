@@ -34,11 +34,11 @@ def contenders(models: list[Path]) -> dict[str, Predict]:
     found: dict[str, Predict] = {}
     for path in models:
         model = open_model(path, "onnxruntime")
-        number = "int8" if model.about.quantized else "float32"
-        found[f"{path.stem}, {number}, onnxruntime"] = model.predict
-        if "openvino" in installed_runtimes():
-            quick = open_model(path, "openvino").predict if model.about.quantized else in_bfloat16(path)
-            found[f"{path.stem}, {number if model.about.quantized else 'bfloat16'}, openvino"] = quick
+        found[f"{path.stem}, {'int8' if model.about.quantized else 'float32'}, onnxruntime"] = model.predict
+        if "openvino" in installed_runtimes() and model.about.quantized:
+            found[f"{path.stem}, int8, openvino"] = open_model(path, "openvino").predict
+        elif "openvino" in installed_runtimes():
+            found[f"{path.stem}, bfloat16, openvino"] = in_bfloat16(path)
     return found | ({"reference, TensorFlow": reference()} if importlib.util.find_spec("tensorflow") else {})
 
 

@@ -98,6 +98,11 @@ def remove_temporaries(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing, but for what processes leave that are killed at once: locks, and temporaries."""
+    return all(path.name.startswith(".") for path in folder.iterdir())
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

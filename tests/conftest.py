@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,14 @@ import tenfold
 from tenfold.data import Dataset
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_runtime() -> Iterator[None]:
+    """That of a user who asks for none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("TENFOLD_RUNTIME", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,15 @@ import pytest
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.evaluate import evaluate
 from tenfold.training.run import FORMAT_VERSION, Run
+from tenfold.training.weights import MODEL_FORMAT
 
 RUNS = Path(__file__).parent / "runs"
+
+
+def test_every_format_has_a_run() -> None:
+    """Whichever format changes, a run of before stays in tests/runs."""
+    described = {Run.open(path).read_json("model.json")["format"] for path in RUNS.iterdir()}
+    assert described == set(range(1, MODEL_FORMAT + 1))
 
 
 @pytest.mark.parametrize("version", range(1, FORMAT_VERSION + 1))

@@ -40,7 +40,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Score on the test images of other data; the run then stays as it is. "
-            "With --honesty: where the run's own folder is now."
+            "Or: where the run's own folder is now."
         ),
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")] = None,

@@ -128,7 +128,8 @@ def predict(
         with _bar(sources, shown=not sys.stdout.isatty()) as advance:
             predicting.write_all(answers, form, write, count, advance)
     else:
-        request = {"model": classifier.digest, "form": name, "--top": top, "--reject": reject}
+        asked = {"form": name, "--top": top, "--reject": reject}
+        request = {"model": classifier.digest, "runtime": classifier.runtime_name} | asked
         with predicting.Journal(out, request) as journal, _bar(sources, shown=True) as advance:
             count = predicting.skip_done(journal, form, inputs)
             advance(count.inputs)
@@ -151,7 +152,7 @@ def _predict_far(source: str, column: str, model: Path | None, out: Path, addres
     content = read_model(file)
     classifier = open_bytes(content, str(file))
     answer(classifier, [], top, reject)  # what is wrong with the question is said here, not on the nodes
-    question = cluster.Question(source, column, top, reject, classifier.digest)
+    question = cluster.Question(source, column, top, reject, classifier.digest, classifier.runtime_name)
     count = cluster.predict(question, content, out, address)
     if count.bad:
         raise SkippedError(f"{count.bad:,} of {count.inputs:,} images could not be read")
@@ -199,7 +200,7 @@ def _form_name(as_json: bool, as_csv: bool, out: Path | None) -> str:
 
 def _model_file(model: Path | None) -> Path:
     """The file to open; a run's is written first where it has none, which needs torch."""
-    from tenfold.serving.runtime import BUNDLED, find_in_run
+    from tenfold.serving.runtime import BUNDLED, RUN_FILE, find_in_run
 
     if model is None or not model.is_dir():
         return model or BUNDLED
@@ -215,7 +216,7 @@ def _model_file(model: Path | None) -> Path:
         try:
             file = Path(_write_onnx(model, None).path)
         except DataError as error:
-            raise DataError(f"{model} was not exported yet (tenfold export {model}): {error}") from error
+            raise DataError(f"{model} has no current {RUN_FILE}; tenfold export {model} finds that {error}") from error
     return file
 
 

@@ -223,8 +223,11 @@ def doctor(as_json: Json = False) -> None:
     from tenfold.serving.runtime import choose_runtime, runtime_versions
     from tenfold.training.doctor import Finding, examine
 
-    runtime = Finding("model files", runtime_versions(), choose_runtime(quantized=True)[1])
-    findings = [*examine(Path()), runtime]
+    try:
+        runtime = choose_runtime(quantized=True)[1]
+    except UsageError as error:  # a wrong variable is a finding
+        runtime = str(error)
+    findings = [*examine(Path()), Finding("model files", runtime_versions(), runtime)]
     if as_json:
         print_json({"findings": [asdict(finding) for finding in findings]})
     else:

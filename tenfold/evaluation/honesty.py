@@ -34,7 +34,7 @@ from tenfold.training.device import Plan
 from tenfold.training.fit import to_tensors
 from tenfold.training.infer import predict_logits
 from tenfold.training.run import Run
-from tenfold.training.weights import Model
+from tenfold.training.weights import DESCRIPTION, WEIGHTS, Model
 
 FOLDER = "honesty"
 ISSUES = "label_issues.csv"
@@ -59,7 +59,7 @@ class Subject:
     def key(self) -> dict[str, Any]:
         """What every part depends on."""
         parts = (self.dataset.train, self.dataset.test)
-        digests = {name: self.run.digest(name) for name in ("model.safetensors", "model.json")}
+        digests = {name: self.run.digest(name) for name in (WEIGHTS, DESCRIPTION)}
         return {"version": _VERSION, **digests, "data": [_digest(part) for part in parts]}
 
 

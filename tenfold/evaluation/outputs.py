@@ -22,7 +22,7 @@ from tenfold.training.device import Plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
-from tenfold.training.weights import Model
+from tenfold.training.weights import DESCRIPTION, WEIGHTS, Model
 
 FOLDER = "logits"
 
@@ -67,8 +67,8 @@ def keep(run: Run, outputs: Outputs, name: str) -> str:
 
 def _key(run: Run, recipe: Recipe, part: Split, plan: Plan) -> dict[str, Any]:
     return {
-        "weights": run.digest("model.safetensors"),
-        "model": run.digest("model.json"),
+        "weights": run.digest(WEIGHTS),
+        "model": run.digest(DESCRIPTION),
         "views": recipe.views,
         "unsure_share": recipe.unsure_share,
         "images": hashlib.sha256(np.ascontiguousarray(part.images).data).hexdigest(),

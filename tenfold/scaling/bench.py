@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter
 
 from tenfold.console import progress, remark
 from tenfold.errors import DivergedError, ModelError, RunFailedError, Terminated, UsageError
-from tenfold.files import format_object, parse_object, storage_errors, write_text
+from tenfold.files import format_object, is_unused, parse_object, storage_errors, write_text
 from tenfold.scaling.summary import STEADY, Diverged, Measured, Outcome, Timed
 from tenfold.training.device import cpu_has_bfloat16, matrix_rate
 from tenfold.training.lock import Lock, now
@@ -155,7 +155,7 @@ def _check_settings(out: Path, recipes: dict[str, Any], setting: Setting) -> dic
     """The recipes of the bench that is there, which is this one or has none. Raises `UsageError` for another."""
     path = out / SETTINGS
     if not path.exists():
-        if any(not found.name.startswith(".") for found in out.iterdir()):  # a lock is left where it was interrupted
+        if not is_unused(out):
             raise UsageError(f"{out} holds other things than a bench: choose another --out")
         return {}
     settings = _read(path)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenfold.data.image import read_file
 from tenfold.data.listing import PICTURES
-from tenfold.errors import DataError, ImageError
+from tenfold.errors import DataError, ImageError, one_line
 from tenfold.serving.inputs import Input, find
 from tenfold.serving.predict import BATCH_SIZE, REJECTED, Answer, answer
 from tenfold.serving.runtime import Classifier
@@ -84,7 +84,7 @@ def _row_groups(source: str, column: str) -> Iterator[Block]:
         try:
             file = parquet.ParquetFile(name, filesystem=filesystem)
         except (OSError, ArrowInvalid) as error:
-            raise DataError(f"{name}: {' '.join(str(error).split())}") from error
+            raise DataError(f"{name}: {one_line(error)}") from error
         if column not in file.schema_arrow.names:
             raise DataError(f"{name} has no column {column!r}: it has {', '.join(file.schema_arrow.names)}")
         kind = file.schema_arrow.field(column).type
@@ -95,13 +95,14 @@ def _row_groups(source: str, column: str) -> Iterator[Block]:
 
 
 def _holds_bytes(kind: "DataType") -> bool:
-    """Whether rows of this type are bytes, or structures with some in `bytes`."""
-    from pyarrow import types
+    """Whether rows of this type are bytes, or structures with some in `bytes`; empty ones are named one by one."""
+    from pyarrow import BaseExtensionType, types
 
-    if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    kind = kind.storage_type if isinstance(kind, BaseExtensionType) else kind
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    is_bytes = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    is_bytes = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view, types.is_null)
     return any(asked(kind) for asked in is_bytes)
 
 
@@ -115,7 +116,7 @@ def _open(source: str) -> "tuple[FileSystem, str]":
     try:
         return FileSystem.from_uri(source)
     except (OSError, ValueError, ArrowException) as error:
-        raise DataError(f"{source}: {' '.join(str(error).split())}") from error
+        raise DataError(f"{source}: {one_line(error)}") from error
 
 
 def _walk(source: str, hidden: tuple[str, ...] = (".",)) -> Iterator[str]:
@@ -137,7 +138,7 @@ def _walk(source: str, hidden: tuple[str, ...] = (".",)) -> Iterator[str]:
             else:
                 yield str(info.path)
     except OSError as error:
-        raise DataError(f"{source}: {' '.join(str(error).split())}") from error
+        raise DataError(f"{source}: {one_line(error)}") from error
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def _read(filesystem: "FileSystem", name: str) -> bytes:
         with filesystem.open_input_stream(name) as stream:
             return bytes(stream.read())
     except OSError as error:
-        raise ImageError(f"cannot be read: {' '.join(str(error).split())}") from error
+        raise ImageError(f"cannot be read: {one_line(error)}") from error
 
 
 def _rows(block: Block) -> Iterator[Input]:
@@ -180,7 +181,7 @@ def _rows(block: Block) -> Iterator[Input]:
         file = parquet.ParquetFile(name, filesystem=filesystem)
         values = file.read_row_group(block.group, [block.column])[block.column]
     except (OSError, ArrowException) as error:
-        raise DataError(f"{name}, row group {block.group}: {' '.join(str(error).split())}") from error
+        raise DataError(f"{name}, row group {block.group}: {one_line(error)}") from error
     for row, value in enumerate(values):
         yield Input(f"{name}#{block.group}.{row}", partial(_bytes_of, value))
 

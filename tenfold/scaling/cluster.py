@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from tenfold.console import progress, remark
 from tenfold.data import load
 from tenfold.errors import DataError, RunFailedError, TenfoldError, UsageError
-from tenfold.files import storage_errors, write_bytes, write_text
+from tenfold.files import is_unused, storage_errors, write_bytes, write_text
 from tenfold.scaling import bench as benching
 from tenfold.scaling import tune as tuning
 from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
@@ -256,13 +256,14 @@ def try_remotely(setting: Setting, recipe: Recipe, threads: int) -> Iterator[dic
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every image, and with which model (its file's bytes and digest)."""
+    """What is asked of every image, of which model (its file's digest), and by what that is run on every node."""
 
     source: str
     column: str
     top: int
     reject: bool
     digest: str
+    runtime: str
 
     def check_folder(self, out: Path) -> None:
         """Make `out` the folder of these answers, or see that it is. Raises `UsageError`, `StorageError`."""
@@ -270,7 +271,7 @@ class Question:
         with storage_errors(out):
             out.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            if any(out.iterdir()):
+            if not is_unused(out):
                 raise UsageError(f"{out} holds other things: choose another --out")
             write_text(path, json.dumps(asdict(self)) + "\n")
         elif path.read_text() != json.dumps(asdict(self)) + "\n":
@@ -338,11 +339,11 @@ def _await_one(ray: "ModuleType", tasks: dict[Any, Path]) -> Part:
 def answer_remotely(model: bytes, question: Question, block: Block) -> dict[str, Any]:
     """On a node: the parquet file of a block, or an error and its exit code, as `measure`."""
     try:
-        return {"content": answer_block(_classifier(model), block, question.top, question.reject)}
+        return {"content": answer_block(_classifier(model, question.runtime), block, question.top, question.reject)}
     except TenfoldError as error:
         return {"error": str(error), "exit_code": error.exit_code}
 
 
 @functools.lru_cache(maxsize=1)
-def _classifier(model: bytes) -> Classifier:
-    return open_bytes(model, "the model")
+def _classifier(model: bytes, runtime: str) -> Classifier:
+    return open_bytes(model, "the model", runtime)

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tenfold.console import Advance, progress
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
-from tenfold.files import format_object, parse_object, remove_temporaries, storage_errors, write_text
+from tenfold.files import format_object, is_unused, parse_object, storage_errors, write_text
 from tenfold.scaling.space import Space, fields_of, suggest, with_fields
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe, with_defaults
@@ -90,8 +90,8 @@ def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
     lock = Lock(out)
     lock.acquire(now())
     try:
-        remove_temporaries(out)
-        write_text(out / SETTINGS, format_object(setting.to_json()))
+        if not (out / SETTINGS).exists():
+            write_text(out / SETTINGS, format_object(setting.to_json()))
         study = _open_study(out)
         with progress("tune", trials, done=len(counted(study))) as bar:
             yield Search(study, setting, trials, bar)
@@ -108,7 +108,7 @@ def _check_folder(setting: Setting, out: Path) -> None:
     """See that `out` holds this search, or nothing. Raises `UsageError` otherwise, `ModelError` where it is damaged."""
     path, asked = out / SETTINGS, setting.to_json()
     if not path.exists():
-        if any(not found.name.startswith(".") for found in out.iterdir()):  # as left where it was killed at once
+        if not is_unused(out):
             raise UsageError(f"{out} holds other things than a search: choose another --out")
         return
     try:

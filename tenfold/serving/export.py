@@ -78,8 +78,8 @@ def export(run: Run, out: Path | None = None, int8: Int8 = "off", folder: Path |
     """Write the model of a trained run as ONNX, by default to `model.onnx` in the run directory.
 
     int8: whether to quantise; `auto` times both and keeps the faster one. folder: where the run's own images are now,
-    if they were moved. Raises `ModelError`, and writes nothing,
-    where the file would answer otherwise than the network; `BusyError` for a run in use; `StorageError`.
+    if they were moved. Raises `ModelError`, and writes nothing, where the file would answer otherwise than the network;
+    `BusyError` for a run in use; `StorageError`; and as `dataset_of` does.
     """
     return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, folder), path, int8))
 
@@ -248,7 +248,8 @@ def _choose(
 ) -> tuple[bytes, dict[str, float]]:
     """The file to keep, float32 or 8-bit, and images per second of both in each runtime; what was measured is said.
 
-    Raises `ModelError` where 8 bits were asked for and lose too much.
+    The speed that decides is that of the runtime that is used here; the accuracy, that of the worst, since the file may
+    be run by any elsewhere. Raises `ModelError` where 8 bits were asked for and lose too much.
     """
     small = pack(quantize(network, dataset.train.images), replace(about, quantized=True))
     opened = {"float32, onnxruntime": open_bytes(plain, "float32", "onnxruntime")}

@@ -38,15 +38,15 @@ def export_keras(run: Run, out: Path | None = None, folder: Path | None = None) 
 
     folder: where the run's own images are now, if they were moved. Raises `ModelError`, and writes nothing, where the
     network has a step that Keras has no layer for, or where the file would answer otherwise than the network;
-    `BusyError` for a run in use; `StorageError`.
+    `BusyError` for a run in use; `StorageError`; and as `dataset_of` does.
     """
     return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, folder), path))
 
 
 def _export(source: Source, out: Path) -> Exported:
     keras = import_keras()
-    with tempfile.TemporaryDirectory() as folder, keras.device("cpu"):
-        path = Path(folder) / RUN_FILE
+    with tempfile.TemporaryDirectory() as draft, keras.device("cpu"):
+        path = Path(draft) / RUN_FILE
         to_keras(source, keras).save(path)
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(ABOUT_FILE, format_object(source.about.to_json()))

@@ -101,6 +101,11 @@ class Classifier:
         self._run = run
 
     @property
+    def runtime_name(self) -> str:
+        """One of `RUNTIMES`."""
+        return self.runtime.partition(" ")[0]
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the probabilities."""
         return self.about.classes
@@ -160,17 +165,18 @@ def runtime_versions() -> str:
 
 def choose_runtime(quantized: bool) -> tuple[str, str]:
     """Which runtime runs such a model here, and why, as a sentence. Raises `UsageError` for a wrong `VARIABLE`."""
-    if _checked(os.environ.get(VARIABLE, "onnxruntime")) == "openvino":
+    wanted = os.environ.get(VARIABLE) or "onnxruntime"
+    if _checked(wanted, f"{VARIABLE}: ") == "openvino":
         chosen = "openvino" if quantized else "onnxruntime"
         return chosen, f"8-bit ones are run by OpenVINO, as {VARIABLE} says, the others by ONNX Runtime"
     return "onnxruntime", f"run by ONNX Runtime; {VARIABLE}=openvino lets OpenVINO run the 8-bit ones"
 
 
-def _checked(runtime: str) -> str:
+def _checked(runtime: str, where: str = "") -> str:
     if runtime not in RUNTIMES:
-        raise UsageError(f"unknown runtime {runtime!r}: choose {' or '.join(RUNTIMES)}")
+        raise UsageError(f"{where}unknown runtime {runtime!r}: choose {' or '.join(RUNTIMES)}")
     if runtime not in installed_runtimes():
-        raise UsageError(f"{runtime} is not installed: install it with pip install {runtime}")
+        raise UsageError(f"{where}{runtime} is not installed: install it with pip install {runtime}")
     return runtime
 
 

@@ -31,7 +31,7 @@ from tenfold.training.checkpoint import Checkpoint, list_checkpoints
 from tenfold.training.device import Plan
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe
-from tenfold.training.weights import MODEL_FILES, Model, read_model, write_model
+from tenfold.training.weights import DESCRIPTION, WEIGHTS, Model, read_model, write_model
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -183,7 +183,7 @@ class Run:
 
     def load_model(self, plan: Plan) -> Model:
         """Rebuild the trained network on the plan's device, checked against the manifest. Raises `ModelError`."""
-        self.verify(*MODEL_FILES)
+        self.verify(WEIGHTS, DESCRIPTION)
         return read_model(self.path, plan)
 
     # --- the manifest ---

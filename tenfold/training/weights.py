@@ -18,8 +18,8 @@ from tenfold.training.device import Plan
 from tenfold.training.model import build, channels_last
 from tenfold.training.recipe import STRICT, NetworkSpec
 
-MODEL_FILES = _NUMBERS, _DESCRIBED = "model.safetensors", "model.json"
-_FORMAT: Final = 1
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+MODEL_FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
@@ -47,32 +47,32 @@ class ModelDescription:
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
 
-_DESCRIPTION = TypeAdapter(ModelDescription)
+_ADAPTER = TypeAdapter(ModelDescription)
 
 
 def describe_model(
     spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels, resize: str = "squash"
 ) -> dict[str, Any]:
     """Say in JSON all that `read_model` needs."""
-    described = ModelDescription(_FORMAT, spec, classes, size, resize, pixels.mean, pixels.std)  # type: ignore[arg-type]
-    return _DESCRIPTION.dump_python(described, mode="json")
+    described = ModelDescription(MODEL_FORMAT, spec, classes, size, resize, pixels.mean, pixels.std)  # type: ignore[arg-type]
+    return _ADAPTER.dump_python(described, mode="json")
 
 
 def write_model(folder: Path, network: nn.Module, description: dict[str, Any]) -> None:
     """Write weights and buffers, and what `describe_model` said of them. Raises `StorageError`."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    write_bytes(folder / _NUMBERS, safetensors.torch.save(tensors))
-    write_text(folder / _DESCRIBED, format_object(description))
+    write_bytes(folder / WEIGHTS, safetensors.torch.save(tensors))
+    write_text(folder / DESCRIPTION, format_object(description))
 
 
 def read_model(folder: Path, plan: Plan) -> Model:
     """Rebuild the network on the plan's device, ready to predict. Raises `ModelError`."""
     try:
-        told = _DESCRIPTION.validate_json((folder / _DESCRIBED).read_bytes(), strict=True)
+        told = _ADAPTER.validate_json((folder / DESCRIPTION).read_bytes(), strict=True)
         network = build(told.network, len(told.classes), told.size)
     except (OSError, ValueError, UsageError) as error:
-        raise ModelError(f"{folder / _DESCRIBED}: not understood ({one_line(error)})") from error
-    _fill(network, folder / _NUMBERS)
+        raise ModelError(f"{folder / DESCRIPTION}: not understood ({one_line(error)})") from error
+    _fill(network, folder / WEIGHTS)
     network = channels_last(network.to(plan.device)).eval()
     return Model(network, told.classes, told.size, Pixels(told.mean, told.std))
 

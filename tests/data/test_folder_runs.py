@@ -163,7 +163,10 @@ def test_a_folder_is_found_again_where_it_moved_to(
         (copy / "model.onnx").unlink(missing_ok=True)
         Run.open(copy).seal()
         code, _, err = invoke("predict", "--model", copy, moved)
-        assert code == 3 and f"{copy} was not exported yet (tenfold export {copy}): {shapes}, which {copy} was" in err
+        assert code == 3 and f"tenfold export {copy} finds that {shapes}, which {copy} was trained on, is not" in err
+        with mock.patch("tenfold.serving.keras_file.export_keras", side_effect=tenfold.TenfoldError) as to_keras:
+            invoke("export", trained["run"], "--to", "keras", "--data", moved)
+        assert to_keras.call_args[0][1:] == (None, moved)
         assert invoke("export", trained["run"], "--out", file)[0] == 3
         assert invoke("export", trained["run"], "--out", file, "--card", "--data", moved)[0] == 0
         assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)

@@ -17,8 +17,9 @@ from drawn_run import PLAN, hostile_dataset, make_drawn_run
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation import honesty
-from tenfold.evaluation.honesty import Subject, examine, read_panel, spread
+from tenfold.evaluation.honesty import Subject, examine, read_panel
 from tenfold.evaluation.metrics import probabilities
+from tenfold.evaluation.spread import spread
 from tenfold.training.run import Run
 
 SHAPES = make_shapes(train=800, test=60)

@@ -77,13 +77,13 @@ def test_a_uri_gives_the_same_pictures(classifier: Classifier, folder: Path) -> 
     assert by_path[0] == by_path[1]
 
 
-@pytest.mark.parametrize("kind", ["binary", "large_binary", "dictionary", "structure"])
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view", "dictionary", "structure"])
 def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tmp_path: Path, kind: str) -> None:
     files = sorted(folder.glob("[0-9]*.png"))[:10]
     contents: list[object] = [file.read_bytes() for file in files] + [None]
     if kind == "structure":
         contents = [None if content is None else {"bytes": content, "path": "x"} for content in contents]
-    images = pa.array(contents, pa.large_binary() if kind == "large_binary" else None)
+    images = pa.array(contents, getattr(pa, kind)() if kind.startswith(("large", "binary_")) else None)
     images = images.dictionary_encode() if kind == "dictionary" else images
     parquet.write_table(pa.table({"image": images, "other": range(11)}), tmp_path / "a.parquet", row_group_size=4)
     parts = list(find_blocks(str(tmp_path), "image"))
@@ -93,6 +93,13 @@ def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tm
     assert [row["label"] for row in far] == [told.guesses[0][0] for told in near] + [None]
     np.testing.assert_allclose([row["probability"] for row in far[:10]], [t.guesses[0][1] for t in near], atol=1e-6)
     assert (far[4]["path"], far[10]["error"]) == (f"{tmp_path}/a.parquet#1.0", "no bytes in this row")
+
+
+def test_rows_without_bytes_are_named_one_by_one(classifier: Classifier, tmp_path: Path) -> None:
+    """Also where none has any, and the column's type is that of nothing."""
+    parquet.write_table(pa.table({"image": pa.nulls(3)}), tmp_path / "a.parquet")
+    (block,) = find_blocks(str(tmp_path), "image")
+    assert [row["error"] for row in rows(answer_block(classifier, block, 1, False))] == ["no bytes in this row"] * 3
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,17 @@ def test_wrong_questions_are_refused_here(
 
 def test_answers_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
-    question = cluster.Question("a", "", 1, False, "digest")
+    question = cluster.Question("a", "", 1, False, "digest", "onnxruntime")
     with pytest.raises(UsageError, match="holds other things"):
         question.check_folder(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".request.json.x.partial").touch()  # as a killed process leaves it
     question.check_folder(tmp_path / "out")
     question.check_folder(tmp_path / "out")
     with pytest.raises(UsageError, match="another request"):
-        cluster.Question("b", "", 1, False, "digest").check_folder(tmp_path / "out")
+        replace(question, source="b").check_folder(tmp_path / "out")
+    with pytest.raises(UsageError, match="another request"):
+        replace(question, runtime="openvino").check_folder(tmp_path / "out")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 
-from tenfold.errors import BusyError, ModelError
+from tenfold.errors import BusyError, ModelError, UsageError
 from tenfold.serving import export as exporting
 from tenfold.serving.export import export, pack
 from tenfold.serving.runtime import open_bytes, open_model, verify
@@ -129,6 +129,12 @@ def test_auto_keeps_the_faster(
     assert not export(run, tmp_path / "x.onnx", "auto").quantized
     monkeypatch.setenv("TENFOLD_RUNTIME", "openvino")
     assert export(run, tmp_path / "x.onnx", "auto").quantized is quantized
+
+
+def test_a_run_of_data_known_by_name_has_no_folder(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="was trained on shapes, not on a folder: leave --data out"):
+        export(run, tmp_path / "x.onnx", folder=tmp_path)
+    assert not (tmp_path / "x.onnx").exists()
 
 
 def test_a_run_in_use_is_left_alone(run: Run) -> None:

@@ -317,6 +317,16 @@ def test_an_unfinished_file_goes_on_with_the_same_request_only(
     assert again.returncode == 2 and "exists: choose another --out" in again.stderr
 
 
+def test_an_unfinished_file_goes_on_in_the_same_runtime_only(
+    command: Command, small: Path, photos: Path, tmp_path: Path
+) -> None:
+    words = ["predict", str(photos), "--out", str(tmp_path / "answers.jsonl"), "--model", str(small)]
+    subprocess.run([sys.executable, "-c", CHILD, "after", "3", *words], check=False)
+    result = command(*words, env=os.environ | {"TENFOLD_RUNTIME": "openvino"})
+    assert result.returncode == 2 and "was begun with another runtime" in result.stderr
+    assert command(*words).returncode == 8
+
+
 def test_where_there_was_nothing_to_answer_no_file_stays(
     command: Command, model: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ def test_onnx_runtime_runs_all_unless_openvino_is_asked_for(
     assert runtime_versions() == f"{open_model(model).runtime}, {open_model(small).runtime}"
     assert "8-bit ones are run by OpenVINO, as TENFOLD_RUNTIME says" in choose_runtime(True)[1]
     monkeypatch.setenv("TENFOLD_RUNTIME", "tensorrt")
-    with pytest.raises(UsageError, match="unknown runtime 'tensorrt': choose onnxruntime or openvino"):
+    with pytest.raises(UsageError, match="TENFOLD_RUNTIME: unknown runtime 'tensorrt': choose onnxruntime or openvino"):
         open_model(small)
 
 
@@ -38,7 +38,9 @@ def test_openvino_asked_for_and_not_installed(small: Path, monkeypatch: pytest.M
     with pytest.raises(UsageError, match="openvino is not installed: install it with pip install openvino"):
         open_model(small, "openvino")
     monkeypatch.setenv("TENFOLD_RUNTIME", "openvino")
-    with pytest.raises(UsageError, match="openvino is not installed: install it with pip install openvino"):
+    with pytest.raises(
+        UsageError, match="TENFOLD_RUNTIME: openvino is not installed: install it with pip install openvino"
+    ):
         open_model(small)
 
 

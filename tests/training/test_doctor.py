@@ -1,12 +1,17 @@
 """What `doctor` finds: named, and true where it can be checked another way."""
 
+import json
 import os
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tenfold.training import device, doctor
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -50,3 +55,17 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 def test_a_host_out_of_reach_is_a_finding() -> None:
     assert doctor._reach("http://127.0.0.1:9/").startswith("out of reach")
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("", "run by ONNX Runtime; TENFOLD_RUNTIME=openvino lets OpenVINO run the 8-bit ones"),
+        ("tensorrt", "TENFOLD_RUNTIME: unknown runtime 'tensorrt': choose onnxruntime or openvino"),
+    ],
+)
+def test_the_command_says_what_runs_model_files(command: Command, variable: str, said: str) -> None:
+    """A wrong variable is a finding, not the end."""
+    result = command("doctor", "--json", env=os.environ | {"TENFOLD_RUNTIME": variable, "TENFOLD_OFFLINE": "1"})
+    found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    assert (result.returncode, found["model files"]["so"], "processor" in found) == (0, said, True)
