@@ -4,6 +4,7 @@ Each protection was taken out once; the docstrings say what the test showed then
 """
 
 import contextlib
+import gc
 import http.client
 import io
 import json
@@ -386,6 +387,14 @@ def test_few_open_files_are_said(model: Path) -> None:
     script = f"ulimit -n 64; exec {sys.executable} -m tenfold serve --port 0 --model {model}"
     ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2 and "raise ulimit -n" in ended.stderr
+
+
+def test_looking_for_garbage_holds_nobody_up() -> None:
+    """What was there at the start is left out: of this process, half a second's work for the collector."""
+    with in_thread(slow_app(Slow())) as service:
+        assert service.ask("GET", "/healthz").status == 200
+        assert gc.get_freeze_count() > 50_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_one_request_too_many_is_refused_at_once() -> None:

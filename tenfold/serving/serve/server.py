@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
 import math
 import socket
@@ -120,6 +121,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        gc.freeze()  # what is there stays: while it was looked through for garbage, nobody would be answered
         assert sockets
         host, port = sockets[0].getsockname()[:2]
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -127,6 +129,10 @@ class _Server(uvicorn.Server):
         if sys.stderr.isatty():
             remark("open it in a browser; Ctrl-C ends it")
         log("listening", url=url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        gc.unfreeze()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # a tick is a tenth of a second
