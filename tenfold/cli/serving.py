@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from tenfold.console import Advance
     from tenfold.serving.export import Exported
+    from tenfold.serving.predict import Count
 
 
 @app.command()
@@ -111,11 +112,19 @@ def predict(
     if cluster:
         if len(sources) != 1 or out is None or as_json or as_csv:
             raise UsageError("--cluster takes one source, and --out DIR for parquet files, without --json and --csv")
-        _predict_far(sources[0], column, model, out, cluster, top, reject)
-        return
-    if column:
+        count = _predict_far(sources[0], column, model, out, cluster, top, reject)
+    elif column:
         raise UsageError("--column goes with --cluster")
-    name = _form_name(as_json, as_csv, out)
+    else:
+        count = _predict_here(sources, _form_name(as_json, as_csv, out), model, out, top, reject)
+    if count.bad:
+        raise SkippedError(f"{count.bad:,} of {count.inputs:,} images could not be read")
+
+
+def _predict_here(
+    sources: list[str], name: str, model: Path | None, out: Path | None, top: int, reject: bool
+) -> "Count":
+    """Answer in this process, in the form of that name; count what was answered."""
     from tenfold.serving import predict as predicting
     from tenfold.serving.inputs import find
     from tenfold.serving.runtime import open_model
@@ -135,13 +144,15 @@ def predict(
             advance(count.inputs)
             predicting.write_all(answers, form, journal.append, count, advance)
             journal.finish()
-    if count.bad:
-        raise SkippedError(f"{count.bad:,} of {count.inputs:,} images could not be read")
     if count.inputs == 0:
         raise DataError(f"no images in {', '.join(sources)}")
+    return count
 
 
-def _predict_far(source: str, column: str, model: Path | None, out: Path, address: str, top: int, reject: bool) -> None:
+def _predict_far(
+    source: str, column: str, model: Path | None, out: Path, address: str, top: int, reject: bool
+) -> "Count":
+    """Answer on a cluster; count what was answered."""
     require_extra("train", TRAIN_EXTRA)
     require_extra("cluster", CLUSTER_EXTRA)
     from tenfold.scaling import cluster
@@ -153,9 +164,7 @@ def _predict_far(source: str, column: str, model: Path | None, out: Path, addres
     classifier = open_bytes(content, str(file))
     answer(classifier, [], top, reject)  # what is wrong with the question is said here, not on the nodes
     question = cluster.Question(source, column, top, reject, classifier.digest, classifier.runtime_name)
-    count = cluster.predict(question, content, out, address)
-    if count.bad:
-        raise SkippedError(f"{count.bad:,} of {count.inputs:,} images could not be read")
+    return cluster.predict(question, content, out, address)
 
 
 def _printer() -> "Callable[[list[str]], None]":
