@@ -215,7 +215,7 @@ def _explain_all(
     from tenfold.serving.predict import describe, judge
     from tenfold.training.device import make_plan
 
-    model, resize = run.load_model(make_plan("cpu")), run.read_json("model.json")["resize"]
+    model, resize = run.load_model(make_plan("cpu")), run.description.resize
     calibration = run.read_json("results.json").get("calibration") if run.scored else None
     temperature = calibration["temperature"] if calibration else 1.0
     for item in find(sources, sys.stdin.buffer):

@@ -157,10 +157,10 @@ def _predict_far(
     require_extra("cluster", CLUSTER_EXTRA)
     from tenfold.scaling import cluster
     from tenfold.serving.predict import answer
-    from tenfold.serving.runtime import open_bytes, read_model
+    from tenfold.serving.runtime import open_bytes, read_content
 
     file = _model_file(model)
-    content = read_model(file)
+    content = read_content(file)
     classifier = open_bytes(content, str(file))
     answer(classifier, [], top, reject)  # what is wrong with the question is said here, not on the nodes
     question = cluster.Question(source, column, top, reject, classifier.digest, classifier.runtime_name)

@@ -28,7 +28,7 @@ from tenfold.evaluation.duplicates import PUBLISHED, embed, find_duplicates
 from tenfold.evaluation.evaluate import Evaluation
 from tenfold.evaluation.explain import explain, overlay
 from tenfold.evaluation.metrics import accuracy, probabilities
-from tenfold.evaluation.spread import spread
+from tenfold.evaluation.spread import spread_over_runs
 from tenfold.files import parse_object, write_text
 from tenfold.training.device import Plan
 from tenfold.training.fit import to_tensors
@@ -91,7 +91,7 @@ def examine(subject: Subject, plan: Plan, full: bool = False) -> tuple[dict[str,
     for name in missing:
         kept[name] = makers[name]()
         _keep(subject, name, kept[name])
-    return {name: kept[name] for name in _NAMES} | {"spread": spread(subject.run)}, bool(missing)
+    return {name: kept[name] for name in _NAMES} | {"spread": spread_over_runs(subject.run)}, bool(missing)
 
 
 def read_panel(subject: Subject) -> dict[str, Part] | None:
@@ -104,7 +104,7 @@ def read_panel(subject: Subject) -> dict[str, Part] | None:
         kept = _read(subject.run, name)
         if kept.get("key") == key:
             found[name] = kept["value"]
-    return found | {"spread": spread(subject.run)} if found else None
+    return found | {"spread": spread_over_runs(subject.run)} if found else None
 
 
 def changed(run: Run) -> float:

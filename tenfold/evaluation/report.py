@@ -219,13 +219,13 @@ def _certainty(known: Known) -> list[tuple[str, Any]]:
 
 
 def _model(known: Known) -> sections.Facts:
-    description, recipe = known.run.read_json("model.json"), known.run.recipe
-    size, weights = description["size"], known.run.path / "model.safetensors"
+    description, recipe = known.run.description, known.run.recipe
+    size, weights = description.size, known.run.path / "model.safetensors"
     return [
         ("Network", recipe.network.name),
         ("Parameters", f"{known.results['parameters']:,}"),
         ("Weights", f"{weights.stat().st_size / 1e6:.1f} MB, SHA-256 {known.run.digest(weights.name)}"),
-        ("Input", f"{size} × {size} pixels; images of other sizes: {description['resize']}"),
+        ("Input", f"{size} × {size} pixels; images of other sizes: {description.resize}"),
         ("Recipe", f"{recipe.name}, {recipe.epochs:g} epochs, batches of {recipe.batch_size}, {recipe.optimizer}"),
         ("Test-time views", _views(recipe)),
         ("Validation images", f"{recipe.val_size:,}"),

@@ -12,7 +12,7 @@ from tenfold.training.runs import list_runs
 _BENCH = "bench.json"
 
 
-def spread(run: Run) -> dict[str, Any]:
+def spread_over_runs(run: Run) -> dict[str, Any]:
     """Of the test accuracies in the bench that the run lies in: n, mean, std, and the least difference that is real.
 
     Two single runs with other seeds lie farther apart than that in one case of twenty: t · √2 · std, with Student's t

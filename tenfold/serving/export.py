@@ -157,7 +157,7 @@ def describe(run: Run, model: Model) -> About:
     return About(
         classes=model.classes,
         size=model.size,
-        resize=run.read_json("model.json")["resize"],
+        resize=run.description.resize,
         temperature=calibration.get("temperature", 1.0),
         threshold=calibration.get("threshold"),
         accuracy=results.get("test_accuracy_single_view"),

@@ -133,7 +133,7 @@ def open_model(path: Path | str = BUNDLED, runtime: str | None = None, spin: boo
     while it waits for work: faster by a twentieth where nobody else wants them. Raises `ModelError` for a file that
     is missing, damaged or of another kind, `UsageError` where the runtime is not installed or not for such files.
     """
-    return open_bytes(read_model(Path(path)), str(path), runtime, spin)
+    return open_bytes(read_content(Path(path)), str(path), runtime, spin)
 
 
 def open_bytes(content: bytes, name: str, runtime: str | None = None, spin: bool = True) -> Classifier:
@@ -193,7 +193,7 @@ def find_in_run(run: Path) -> Path | None:
         raise ModelError(f"{file} is damaged or missing: write it anew with tenfold export {run}")
     results = _read_json(run / "results.json", f"{run} has no scores") if "results.json" in files else {}
     calibration = results.get("calibration") or {}
-    about = read_about(read_model(file), str(file))
+    about = read_about(read_content(file), str(file))
     wanted = calibration.get("temperature", 1.0), calibration.get("threshold")
     return file if (about.temperature, about.threshold) == wanted else None
 
@@ -218,7 +218,7 @@ def read_about(content: bytes, name: str) -> About:
         raise ModelError(f"{name}: its metadata is not understood ({error})") from error
 
 
-def read_model(path: Path) -> bytes:
+def read_content(path: Path) -> bytes:
     """Read a model file whole; pickles are refused unopened. Raises `ModelError`."""
     try:
         with path.open("rb") as file:

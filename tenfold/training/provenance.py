@@ -82,13 +82,13 @@ def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
         return _folder_of(run, env, None), True  # if it changed, most of its images were still trained on
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
-    model = run.read_json("model.json")
-    pictures = read_folder(Path(name), model["size"], model["resize"])
+    model = run.description
+    pictures = read_folder(Path(name), model.size, model.resize)
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
     if not own:
         _warn_of_known(run, dataset)
-    return dataset.with_classes(tuple(model["classes"])), own
+    return dataset.with_classes(model.classes), own
 
 
 def _warn_of_known(run: Run, dataset: Dataset) -> None:

@@ -31,7 +31,15 @@ from tenfold.training.checkpoint import Checkpoint, list_checkpoints
 from tenfold.training.device import Plan
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe
-from tenfold.training.weights import DESCRIPTION, WEIGHTS, Model, read_model, write_model
+from tenfold.training.weights import (
+    DESCRIPTION,
+    WEIGHTS,
+    Model,
+    ModelDescription,
+    read_description,
+    read_model,
+    write_model,
+)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -185,6 +193,11 @@ class Run:
         """Rebuild the trained network on the plan's device, checked against the manifest. Raises `ModelError`."""
         self.verify(WEIGHTS, DESCRIPTION)
         return read_model(self.path, plan)
+
+    @property
+    def description(self) -> ModelDescription:
+        """What the trained network takes and gives. Raises `ModelError`."""
+        return read_description(self.path)
 
     # --- the manifest ---
 

@@ -65,16 +65,28 @@ def write_model(folder: Path, network: nn.Module, description: dict[str, Any]) -
     write_text(folder / DESCRIPTION, format_object(description))
 
 
+def read_description(folder: Path) -> ModelDescription:
+    """What model.json says. Raises `ModelError`."""
+    try:
+        return _ADAPTER.validate_json((folder / DESCRIPTION).read_bytes(), strict=True)
+    except (OSError, ValueError) as error:
+        raise _not_understood(folder, error) from error
+
+
 def read_model(folder: Path, plan: Plan) -> Model:
     """Rebuild the network on the plan's device, ready to predict. Raises `ModelError`."""
+    told = read_description(folder)
     try:
-        told = _ADAPTER.validate_json((folder / DESCRIPTION).read_bytes(), strict=True)
         network = build(told.network, len(told.classes), told.size)
-    except (OSError, ValueError, UsageError) as error:
-        raise ModelError(f"{folder / DESCRIPTION}: not understood ({one_line(error)})") from error
+    except UsageError as error:
+        raise _not_understood(folder, error) from error
     _fill(network, folder / WEIGHTS)
     network = channels_last(network.to(plan.device)).eval()
     return Model(network, told.classes, told.size, Pixels(told.mean, told.std))
+
+
+def _not_understood(folder: Path, error: Exception) -> ModelError:
+    return ModelError(f"{folder / DESCRIPTION}: not understood ({one_line(error)})")
 
 
 def _fill(network: nn.Module, path: Path) -> None:

@@ -19,7 +19,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.evaluation import honesty
 from tenfold.evaluation.honesty import Subject, examine, read_panel
 from tenfold.evaluation.metrics import probabilities
-from tenfold.evaluation.spread import spread
+from tenfold.evaluation.spread import spread_over_runs
 from tenfold.training.run import Run
 
 SHAPES = make_shapes(train=800, test=60)
@@ -149,18 +149,18 @@ def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, dict
 def test_spread_by_hand(made: tuple[Subject, dict[str, Any]], tmp_path: Path) -> None:
     """Of 80, 82 and 84 %: std 2 points; Student's t for 2 degrees of freedom is 4.303, times √2 · 2 is 12.17 points."""
     run = made[0].run
-    assert "not part of a bench" in spread(run)["missing"]
+    assert "not part of a bench" in spread_over_runs(run)["missing"]
     (tmp_path / "bench.json").write_text("{}")
     for seed, share in enumerate((0.80, 0.82, 0.84)):
         path = Path(shutil.copytree(run.path, tmp_path / f"drawn-{seed}"))
         if seed == 1:
-            assert "no other finished run" in spread(Run.open(path))["missing"]
+            assert "no other finished run" in spread_over_runs(Run.open(path))["missing"]
         results = json.loads((path / "results.json").read_text()) | {"test_accuracy": share, "total_seconds": 1.0}
         (path / "results.json").write_text(json.dumps(results))
         env = json.loads((path / "env.json").read_text()) | {"started": "2026-01-01T00:00:00+00:00", "seed": seed}
         (path / "env.json").write_text(json.dumps(env))
     shutil.copytree(tmp_path / "drawn-2", tmp_path / "the same again")
-    found = spread(Run.open(tmp_path / "drawn-0"))
+    found = spread_over_runs(Run.open(tmp_path / "drawn-0"))
     assert (found["n"], found["mean"], found["std"]) == (3, pytest.approx(0.82), pytest.approx(0.02))
     assert found["real_difference"] == pytest.approx(0.1217, abs=1e-4)
 
