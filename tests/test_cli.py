@@ -207,7 +207,7 @@ def test_offline_without_data_says_so_and_ends(command: Command, tmp_path: Path)
     ("error", "code", "line"),
     [
         (OSError(28, "No space left on device", "runs/x"), 7, "tenfold: No space left on device: runs/x"),
-        (MemoryError(), 7, "tenfold: out of memory: try a smaller batch_size in a recipe file"),
+        (MemoryError(), 7, "tenfold: out of memory: when training, try a smaller batch_size in a recipe file"),
     ],
 )
 def test_what_the_machine_lacks_is_one_line(

@@ -45,7 +45,7 @@ def _run() -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_memory(error):
             raise
-        remark("tenfold: out of memory: try a smaller batch_size in a recipe file")
+        remark("tenfold: out of memory: when training, try a smaller batch_size in a recipe file")
         return StorageError.exit_code
     except Terminated as signalled:
         return signalled.exit_code

@@ -212,7 +212,7 @@ def _explain_all(
     from tenfold.data.image import decode
     from tenfold.evaluation.explain import explain as look
     from tenfold.serving.inputs import find
-    from tenfold.serving.predict import describe, judge
+    from tenfold.serving.predict import describe, to_answer
     from tenfold.training.device import make_plan
 
     model, resize = run.load_model(make_plan("cpu")), run.description.resize
@@ -226,7 +226,7 @@ def _explain_all(
             continue
         (explained,) = look(model, pixels[None], temperature)
         path = _free_name(out, Path(item.name).stem)
-        answer = judge(item.name, explained.probabilities, model.classes, top, threshold=None)
+        answer = to_answer(item.name, explained.probabilities, model.classes, top, threshold=None)
         _draw_explanation(path, answer, pixels, explained)
         told = {"path": item.name, "png": str(path), **describe(answer), "agreement": explained.agreement}
         yield item.name, told

@@ -64,16 +64,16 @@ def export(
 
 
 def _write_onnx(
-    run: Path, out: Path | None, int8: str = "off", card: bool = False, data: Path | None = None
+    path: Path, out: Path | None, int8: str = "off", card: bool = False, data: Path | None = None
 ) -> "Exported":
+    from tenfold.serving.card import has_card, write_card
     from tenfold.serving.export import export as write
     from tenfold.training.run import Run
 
-    exported = write(Run.open(run), out, int8, data)  # type: ignore[arg-type]
-    from tenfold.serving.card import has_card, write_card
-
+    run = Run.open(path)
+    exported = write(run, out, int8, data)  # type: ignore[arg-type]
     if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        remark(f"card: {write_card(Run.open(run), Path(exported.path), data)}")
+        remark(f"card: {write_card(run, Path(exported.path), data)}")
     return exported
 
 
@@ -129,7 +129,7 @@ def _predict_here(
     from tenfold.serving.inputs import find
     from tenfold.serving.runtime import open_model
 
-    classifier = open_model(_model_file(model))
+    classifier = open_model(_ensure_model_file(model))
     form, inputs = predicting.make_form(name, classifier.classes, top), find(sources, sys.stdin.buffer)
     answers = predicting.answer(classifier, inputs, top, reject)
     if out is None:
@@ -159,7 +159,7 @@ def _predict_far(
     from tenfold.serving.predict import answer
     from tenfold.serving.runtime import open_bytes, read_content
 
-    file = _model_file(model)
+    file = _ensure_model_file(model)
     content = read_content(file)
     classifier = open_bytes(content, str(file))
     answer(classifier, [], top, reject)  # what is wrong with the question is said here, not on the nodes
@@ -207,7 +207,7 @@ def _form_name(as_json: bool, as_csv: bool, out: Path | None) -> str:
     return "table"
 
 
-def _model_file(model: Path | None) -> Path:
+def _ensure_model_file(model: Path | None) -> Path:
     """The file to open; a run's is written first where it has none, which needs torch."""
     from tenfold.serving.runtime import BUNDLED, RUN_FILE, find_in_run
 
@@ -256,6 +256,6 @@ def serve(
     token = os.environ.get("TENFOLD_TOKEN") if token is None else token  # an empty one is not left out
     server.check_token(token)
     with server.bind(host, port, token) as bound:
-        file = _model_file(model)
+        file = _ensure_model_file(model)
         name = file.stem if model is None or not model.is_dir() else model.resolve().name
         server.serve(open_model(file, spin=False), printable(name), bound, token, allow_host or ())

@@ -1,8 +1,12 @@
 """What every source of pixels ends in: a `Dataset`."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
+
+Resize = Literal["squash", "crop", "pad"]
+"""How images of other shapes are brought to size: see `image.resize_pixels`."""
 
 
 @dataclass(frozen=True)
@@ -68,3 +72,8 @@ class Dataset:
         numbers = np.array([classes.index(name) for name in self.classes], self.train.labels.dtype)
         train, test = (replace(part, labels=numbers[part.labels]) for part in (self.train, self.test))
         return replace(self, classes=classes, train=train, test=test)
+
+
+def to_bytes(pixels: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1], those beyond clipped, to the nearest uint8 in [0, 255]; any shape."""
+    return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -11,7 +11,7 @@ import io
 import stat
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from PIL import (
@@ -25,9 +25,10 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from tenfold.data.dataset import Resize
 from tenfold.errors import ImageError, TooManyPixelsError
 
-RESIZES = ("squash", "crop", "pad")
+RESIZES: tuple[Resize, ...] = get_args(Resize)
 MOST_SIDE = 2**16 - 1
 """Pixels of a side, as many as a JPEG can have."""
 MOST_PIXELS = 2**26

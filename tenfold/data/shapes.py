@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tenfold.data.dataset import Dataset, Split
+from tenfold.data.dataset import Dataset, Split, to_bytes
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(x, y), float32 of one shape, in units of the shape's radius, to distances of that shape in the same unit."""
@@ -33,7 +33,7 @@ def _draw_split(rng: np.random.Generator, count: int, size: int) -> Split:
     background, foreground = np.where(inverted, light, dark), np.where(inverted, dark, light)
     coverage = np.clip(0.5 - distances, 0, 1)[..., None]  # anti-aliased: a pixel on the edge is half covered
     images = _spread(background) * (1 - coverage) + _spread(foreground) * coverage
-    return Split(_to_bytes(images + _clutter(rng, count, size)), labels)
+    return Split(to_bytes(images + _clutter(rng, count, size)), labels)
 
 
 def _spread(colours: np.ndarray) -> np.ndarray:
@@ -68,10 +68,6 @@ def _clutter(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
     blotches = blotches.repeat(8, axis=1).repeat(8, axis=2)[:, :size, :size]
     noise = rng.standard_normal((count, size, size, 3), dtype=np.float32) * 0.07
     return slope[0] * ramp[:, None, None] + slope[1] * ramp[None, :, None] + blotches + noise
-
-
-def _to_bytes(images: np.ndarray) -> np.ndarray:
-    return (np.clip(images, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 # The shapes, each within the unit circle. Corners of intersections are exact enough for drawing.

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
+from tenfold.data.dataset import to_bytes
+
 SEVERITIES = (1, 2, 3, 4, 5)
 BLOCK = 500
 """Images that are drawn together; each block has random numbers of its own."""
@@ -36,12 +38,8 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     for begin in range(0, len(images), BLOCK):
         rng = np.random.default_rng([seed, number, severity, begin])
         block = images[begin : begin + BLOCK].astype(np.float32) / 255
-        blocks.append(_to_bytes(CORRUPTIONS[name](block, severity - 1, rng)))
+        blocks.append(to_bytes(CORRUPTIONS[name](block, severity - 1, rng)))
     return np.concatenate(blocks) if blocks else images.copy()
-
-
-def _to_bytes(images: np.ndarray) -> np.ndarray:
-    return (np.clip(images, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _scale(images: np.ndarray) -> float:
@@ -285,7 +283,7 @@ def _jpeg(images: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _each(images: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    changed = [np.asarray(change(Image.fromarray(image))) for image in _to_bytes(images)]
+    changed = [np.asarray(change(Image.fromarray(image))) for image in to_bytes(images)]
     return np.stack(changed).astype(np.float32) / 255
 
 

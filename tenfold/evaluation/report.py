@@ -46,16 +46,17 @@ def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Pat
     results = run.require_scores()
     run.verify("results.json", "metrics.csv", "steps.csv")
     known = Known(run, dataset, evaluation, results)
+    table, page = run.path / PER_CLASS, run.path / REPORT
+    paths = []
     with progress("report", 7) as bar:
-        paths = []
         for stem, figure in _figures(known):
             paths.append(run.path / "plots" / f"{stem}.png")
             plots.save(figure, paths[-1])
             bar(1, note=stem)
-        paths += [run.path / PER_CLASS, run.path / REPORT]
-        write_text(paths[-2], to_csv(known.per_class.reset_index()))
-        write_text(paths[-1], _page(known))
+        write_text(table, to_csv(known.per_class.reset_index()))
+        write_text(page, _page(known))
         bar(1, note=REPORT)
+    paths += [table, page]
     run.seal_more(*(path.relative_to(run.path).as_posix() for path in paths))
     return paths
 

@@ -16,7 +16,7 @@ def spread_over_runs(run: Run) -> dict[str, Any]:
     """Of the test accuracies in the bench that the run lies in: n, mean, std, and the least difference that is real.
 
     Two single runs with other seeds lie farther apart than that in one case of twenty: t · √2 · std, with Student's t
-    of n − 1 degrees of freedom for the std is itself estimated.
+    of n − 1 degrees of freedom, since the std is itself estimated.
     """
     folder = run.path.resolve().parent
     if not (folder / _BENCH).is_file():

@@ -40,7 +40,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 # What is read of a record; a run's results hold more.
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Results(pydantic.BaseModel):
@@ -48,7 +48,7 @@ class _Results(pydantic.BaseModel):
     device: str
     test_accuracy: Share
     val_accuracy: Share | None = None
-    total_seconds: Positive
+    total_seconds: PositiveNumber
     setup_seconds: Number
     train_seconds: Number
     evaluation_seconds: Number
@@ -67,8 +67,8 @@ class _Environment(pydantic.BaseModel):
 
 class _Ended(pydantic.BaseModel):
     results: _Results
-    rate_before: Positive | None
-    rate_after: Positive | None
+    rate_before: PositiveNumber | None
+    rate_after: PositiveNumber | None
     environment: _Environment
 
 

@@ -265,7 +265,7 @@ class Question:
     digest: str
     runtime: str
 
-    def check_folder(self, out: Path) -> None:
+    def claim_folder(self, out: Path) -> None:
         """Make `out` the folder of these answers, or see that it is. Raises `UsageError`, `StorageError`."""
         path = out / "request.json"
         with storage_errors(out):
@@ -286,7 +286,7 @@ def predict(question: Question, model: bytes, out: Path, address: str) -> Count:
     """
     blocks = find_blocks(question.source, question.column)
     first = next(blocks)  # before anything is written: the source may not be there
-    question.check_folder(out)
+    question.claim_folder(out)
     lock, count = Lock(out), Count()
     lock.acquire(now())
     try:

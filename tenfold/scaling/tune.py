@@ -8,7 +8,6 @@ is keyed by (seed, a number that no trial before has had), so a search that was 
 import itertools
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -238,7 +237,7 @@ def _process(setting: Setting, recipe: Recipe, remarks: IO[str]) -> Iterator[sub
     request = {name: getattr(setting, name) for name in names} | {"recipe": recipe.to_json()}
     words = [sys.executable, "-m", "tenfold.training.trial"]
     pipe = subprocess.PIPE
-    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=remarks, text=True, env=dict(os.environ)) as process:
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=remarks, text=True) as process:
         try:
             assert process.stdin is not None
             process.stdin.write(json.dumps(request))
@@ -269,7 +268,7 @@ def noise(accuracy: float, images: int) -> float:
     """How far two equally good trials may lie apart at an accuracy on so many images: 1.96 standard errors.
 
     Of the difference of two independent shares. That they share the images makes it less, that their training draws
-    differ makes it more. The share is drawn to a half by one image in each direction, so that 100 % has noise, too.
+    differ makes it more. The share is pulled towards a half by one image on each side, so that 100 % has noise, too.
     """
     share = (accuracy * images + 1) / (images + 2)
     return 1.96 * math.sqrt(2 * share * (1 - share) / images)

@@ -71,12 +71,12 @@ def _answer_batches(
         yield [
             Answer(name, error=str(pixels))
             if isinstance(pixels, ImageError)
-            else judge(name, next(rows), classifier.classes, top, threshold)
+            else to_answer(name, next(rows), classifier.classes, top, threshold)
             for name, pixels in batch
         ]
 
 
-def judge(name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None) -> Answer:
+def to_answer(name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None) -> Answer:
     """The `top` best guesses of a row of K probabilities; `threshold` says where they are rejected."""
     best = np.argsort(-row, kind="stable")[:top]
     guesses = tuple((classes[i], float(row[i])) for i in best)

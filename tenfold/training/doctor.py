@@ -50,7 +50,7 @@ def examine(folder: Path) -> Iterator[Finding]:
 def _software() -> Iterator[Finding]:
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     yield Finding("Python", f"{platform.python_version()} on {platform.platform()}", "3.11 and later are supported")
-    yield Finding("packages", versions, "recorded in every run's env.json")
+    yield Finding("packages", versions, "tenfold, torch and numpy are recorded in every run's env.json")
 
 
 def _version(name: str) -> str:

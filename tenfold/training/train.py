@@ -213,9 +213,8 @@ def _report_epoch(fitting: Fit) -> None:
 
 def write_logs(run: Run, fitting: Fit) -> None:
     """Write metrics.csv (a row an epoch) and steps.csv (a row a step)."""
-    per_epoch = fitting.schedule.steps_per_epoch
     steps = [
-        {"step": step, "epoch": step / per_epoch, "loss": loss, "accuracy": accuracy}
+        {"step": step, "epoch": fitting.schedule.epoch(step), "loss": loss, "accuracy": accuracy}
         for step, (loss, accuracy) in enumerate(fitting.log[: fitting.step].tolist(), start=1)
     ]
     write_text(run.path / "metrics.csv", _to_csv(fitting.epochs))

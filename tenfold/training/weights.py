@@ -11,6 +11,7 @@ import torch
 from pydantic import Field, TypeAdapter
 from torch import nn
 
+from tenfold.data.dataset import Resize
 from tenfold.errors import ModelError, UsageError, one_line
 from tenfold.files import format_object, write_bytes, write_text
 from tenfold.training.augment import Pixels
@@ -41,7 +42,7 @@ class ModelDescription:
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
     size: Annotated[int, Field(ge=1, le=1024)]
     """Side of the images, in pixels."""
-    resize: Literal["squash", "crop", "pad"]
+    resize: Resize
     """How images of other shapes are brought to that size."""
     mean: tuple[float, float, float]
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]

@@ -86,15 +86,15 @@ def test_answers_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     question = cluster.Question("a", "", 1, False, "digest", "onnxruntime")
     with pytest.raises(UsageError, match="holds other things"):
-        question.check_folder(tmp_path)
+        question.claim_folder(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".request.json.x.partial").touch()  # as a killed process leaves it
-    question.check_folder(tmp_path / "out")
-    question.check_folder(tmp_path / "out")
+    question.claim_folder(tmp_path / "out")
+    question.claim_folder(tmp_path / "out")
     with pytest.raises(UsageError, match="another request"):
-        replace(question, source="b").check_folder(tmp_path / "out")
+        replace(question, source="b").claim_folder(tmp_path / "out")
     with pytest.raises(UsageError, match="another request"):
-        replace(question, runtime="openvino").check_folder(tmp_path / "out")
+        replace(question, runtime="openvino").claim_folder(tmp_path / "out")
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -27,39 +28,46 @@ def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and
     axes = figure.subplots()
     normalised = all(row["normalised_seconds"]["total"] for row in rows)
     kind = "normalised_seconds" if normalised else "seconds"
-    marks, labels = [], []
-    for row, (colour, mark) in zip(rows, cycle(LOOKS), strict=False):
-        for steady in (True, False):
-            runs = [run for run in row["runs"] if run["steady"] == steady]
-            axes.scatter(
-                [run[kind] for run in runs],
-                [run["accuracy"] for run in runs],
-                s=18,
-                marker=mark,
-                alpha=0.6,
-                facecolors=colour if steady else "none",
-                edgecolors="none" if steady else colour,
-            )
-        if row["ci95"]:
-            low, high = row["ci95"]
-            errors = [[row["mean"] - low], [high - row["mean"]]]
-            middle = row[kind]["total"]["median"]
-            axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5, marker="_")
-        # by hand, since Matplotlib leaves out labels that begin with _
-        marks.append(Line2D([], [], color=colour, marker=mark, linestyle="none", alpha=0.6))
-        labels.append(f"{shown(row['recipe'])}: {row['mean']:.2%} (n = {row['n']})")
+    marks = [_draw_recipe(axes, row, kind, *look) for row, look in zip(rows, cycle(LOOKS), strict=False)]
+    labels = [f"{shown(row['recipe'])}: {row['mean']:.2%} (n = {row['n']})" for row in rows]
     words = "normalised seconds" if normalised else "seconds on this machine,"
     axes.set(xlabel=f"{words} from start to scores", ylabel=f"{rows[0]['measured_on']} accuracy")
-    least = min(row[kind]["total"]["min"] for row in rows)
-    most = max(row[kind]["total"]["max"] for row in rows)
-    if most > FAR * least:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:,g}"))  # else it is mathematics
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    else:
-        axes.set_xlim(0, 1.05 * most)
+    _scale_time(axes, [row[kind]["total"] for row in rows])
     axes.yaxis.set_major_formatter(percent())
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.legend(marks, labels, loc="best")
     return figure
+
+
+def _draw_recipe(axes: Axes, row: dict[str, Any], kind: str, colour: str, mark: str) -> Line2D:
+    """A recipe's dots and interval; what stands for it in the legend."""
+    for steady in (True, False):
+        runs = [run for run in row["runs"] if run["steady"] == steady]
+        axes.scatter(
+            [run[kind] for run in runs],
+            [run["accuracy"] for run in runs],
+            s=18,
+            marker=mark,
+            alpha=0.6,
+            facecolors=colour if steady else "none",
+            edgecolors="none" if steady else colour,
+        )
+    if row["ci95"]:
+        low, high = row["ci95"]
+        errors = [[row["mean"] - low], [high - row["mean"]]]
+        middle = row[kind]["total"]["median"]
+        axes.errorbar([middle], [row["mean"]], errors, color=colour, capsize=4, linewidth=1.5, marker="_")
+    # by hand, since Matplotlib leaves out labels that begin with _
+    return Line2D([], [], color=colour, marker=mark, linestyle="none", alpha=0.6)
+
+
+def _scale_time(axes: Axes, totals: Sequence[dict[str, float]]) -> None:
+    """From 0 on, or logarithmic where the recipes' times lie far apart."""
+    least, most = min(total["min"] for total in totals), max(total["max"] for total in totals)
+    if most <= FAR * least:
+        axes.set_xlim(0, 1.05 * most)
+        return
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:,g}"))  # else it is mathematics
+    axes.xaxis.set_minor_formatter(NullFormatter())

@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from tenfold.serving.predict import describe, judge
+from tenfold.serving.predict import describe, to_answer
 from tenfold.serving.runtime import Classifier
 from tenfold.serving.serve import schema
 from tenfold.serving.serve.batching import Batcher
@@ -159,7 +159,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             request.scope["state"]["images"] = len(contents)
             images = await service.batcher.decode(contents)
             rows = await service.batcher.predict(images)
-        answers = [describe(judge("", row, classes, top, threshold if reject else None)) for row in rows]
+        answers = [describe(to_answer("", row, classes, top, threshold if reject else None)) for row in rows]
         if pixels:
             answers = [told | {"pixels": _base64(image)} for told, image in zip(answers, images, strict=True)]
         told = {"model": service.name, "size": images.shape[1], "threshold": threshold, "predictions": answers}
