@@ -1,10 +1,13 @@
 """`tenfold serve`: what it answers, in every form, and to whom."""
 
 import base64
+import http.client
 import io
 import json
 import socket
+import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,6 +120,19 @@ def test_one_connection_answers_many(service: Service, contents: list[bytes]) ->
     assert answered.count(b"HTTP/1.1 200 OK") == 2
     one, other = (service.ask("POST", "/predict?top=1", content).body for content in contents[:2])
     assert answered.index(one) < answered.index(other)
+
+
+def test_who_keeps_a_connection_does_not_wait(service: Service) -> None:
+    """Were an answer's parts not sent at once, the second waited for the client's receipt of the first: 44 ms each."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    seconds = []
+    for _ in range(50):
+        began = time.perf_counter()
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+        seconds.append(time.perf_counter() - began)
+    connection.close()
+    assert statistics.median(seconds) < 0.02
 
 
 def test_unsure_answers_have_no_label(service: Service, contents: list[bytes]) -> None:
