@@ -196,7 +196,8 @@ class Run:
 
     @property
     def description(self) -> ModelDescription:
-        """What the trained network takes and gives. Raises `ModelError`."""
+        """What the trained network takes and gives, checked against the manifest. Raises `ModelError`."""
+        self.verify(DESCRIPTION)
         return read_description(self.path)
 
     # --- the manifest ---

@@ -3,6 +3,7 @@
 Each protection was taken out once; the docstrings say what the test showed then.
 """
 
+import base64
 import contextlib
 import gc
 import http.client
@@ -390,7 +391,7 @@ def test_few_open_files_are_said(model: Path) -> None:
 
 
 def test_looking_for_garbage_holds_nobody_up() -> None:
-    """What was there at the start is left out: of this process, half a second's work for the collector."""
+    """What was there at the start is left out: of this process, 0.3 seconds' work for the collector."""
     with in_thread(slow_app(Slow())) as service:
         assert service.ask("GET", "/healthz").status == 200
         assert gc.get_freeze_count() > 50_000
@@ -442,6 +443,25 @@ def test_what_waits_is_answered_together() -> None:
         slow.go.set()
         assert {request.result().status for request in (first, *others)} == {200}
     assert slow.batches[-2:] == [1, 7]
+
+
+def test_many_images_of_one_let_those_of_others_come_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All given to the decoders at once, the other's single image was answered after them."""
+    app, begun = slow_app(Slow()), threading.Event()
+
+    def decode(content: bytes) -> np.ndarray:
+        begun.set()
+        time.sleep(0.1)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    monkeypatch.setattr(app._batcher.decoders, "decode", decode)
+    many = json.dumps({"images": [base64.b64encode(picture()).decode()] * 32})
+    with in_thread(app) as service, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(service.ask, "POST", "/predict", many, Content_Type="application/json")
+        assert begun.wait(10)
+        assert service.ask("POST", "/predict", picture()).status == 200
+        assert not first.done()
+        assert len(first.result().json()["predictions"]) == 32
 
 
 def test_what_takes_too_long_is_given_up() -> None:

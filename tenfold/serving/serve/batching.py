@@ -35,7 +35,7 @@ class Batcher:
         self.classifier = classifier
         self._limits = limits
         self._watch = watch
-        count = min(cores(), MOST_DECODERS)
+        self._count = count = min(cores(), MOST_DECODERS)
         self.decoders = Decoders(count, classifier.about.size, classifier.about.resize, limits)
         self._decoding = ThreadPoolExecutor(count, "decode")
         self._parsing = ThreadPoolExecutor(count, "parse")
@@ -76,9 +76,12 @@ class Batcher:
         return await asyncio.get_running_loop().run_in_executor(self._parsing, work, *arguments)
 
     async def decode(self, contents: Sequence[bytes]) -> np.ndarray:
-        """Bytes of image files to uint8 N×S×S×3. Raises `RefusalError`: 413 for too many pixels, else 400."""
-        loop = asyncio.get_running_loop()
-        tasks = [loop.run_in_executor(self._decoding, self.decoders.decode, content) for content in contents]
+        """Bytes of image files to uint8 N×S×S×3. Raises `RefusalError`: 413 for too many pixels, else 400.
+
+        One request has no more images at the decoders than there are of these, so that those of others come between.
+        """
+        turns = asyncio.Semaphore(self._count)
+        tasks = [asyncio.create_task(self._decode(content, turns)) for content in contents]
         try:
             return np.stack([await task for task in tasks])
         except ImageError as error:
@@ -89,6 +92,10 @@ class Batcher:
             for task in tasks:
                 if not task.cancel() and not task.cancelled():
                     task.exception()  # seen: nobody else will ask
+
+    async def _decode(self, content: bytes, turns: asyncio.Semaphore) -> np.ndarray:
+        async with turns:
+            return await asyncio.get_running_loop().run_in_executor(self._decoding, self.decoders.decode, content)
 
     async def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities float32 N×K of uint8 N×S×S×3."""

@@ -186,9 +186,12 @@ def _tensor(told: dict[str, Any], size: int, limits: Limits) -> np.ndarray:
     if not isinstance(data, list):
         raise RefusalError(400, "data must be a list")
     flat = list(_flat(data, depth=4))
-    if len(flat) != shape[0] * size * size * 3 or not all(type(n) is int and 0 <= n <= 255 for n in flat):
-        raise RefusalError(400, "data must hold as many whole numbers from 0 to 255 as the shape says")
-    return np.array(flat, np.uint8).reshape(shape)
+    try:
+        if len(flat) != shape[0] * size * size * 3 or set(map(type, flat)) != {int}:
+            raise ValueError
+        return np.frombuffer(bytes(flat), np.uint8).reshape(shape)  # bytes: none below 0 or above 255
+    except ValueError:
+        raise RefusalError(400, "data must hold as many whole numbers from 0 to 255 as the shape says") from None
 
 
 def _flat(data: list[Any], depth: int) -> Iterator[Any]:

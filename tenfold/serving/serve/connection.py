@@ -7,6 +7,7 @@ requests wait already, new ones are refused by their first bytes, unparsed, whic
 
 import json
 import math
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -41,6 +42,8 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # else the second part of an answer waits for the receipt of the first; asyncio does it for some sockets only
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.limits: Limits = self.app.limits
         self.watch: Watch = self.app.watch
         self.began = self.loop.time()
@@ -72,10 +75,11 @@ class Connection(H11Protocol):
 
     def _feed(self, data: bytes) -> None:
         """Parse a little at a time: of small chunks, each takes as long as a large one, and all others wait."""
-        while data and not self.transport.is_closing():
+        at = 0
+        while at < len(data) and not self.transport.is_closing():
             small = self.conn.their_state is h11.IDLE or self._is_chunked()
-            length = _PIECE if small else len(data)
-            piece, data = data[:length], data[length:]
+            piece = data[at : at + _PIECE] if small else data[at:]
+            at += len(piece)
             super().data_received(piece)
             if self._is_chunked() and piece.count(b"\r\n") > _PIECE // _SMALL:
                 self.drop("chunks too small")

@@ -34,12 +34,12 @@ def bind(host: str, port: int, token: str | None) -> socket.socket:
     use.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError, OverflowError) as error:
         raise UsageError(f"--host {host}: there is no such address") from error
     if not token and not ipaddress.ip_address(address[0]).is_loopback:
         raise UsageError(f"--host {host} is open to other machines: set TENFOLD_TOKEN, which they must send then")
-    bound = socket.socket(family, kind, protocol)  # asyncio sends at once only where it sees that this is TCP
+    bound = socket.socket(family, kind)
     if sys.platform != "win32":  # there, it would let two services share a port
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
