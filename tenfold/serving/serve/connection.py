@@ -65,7 +65,8 @@ class Connection(H11Protocol):
             self.between, self.began, self.received = False, self.latest, 0
             self.work = data.startswith(_WORK)
             if self.work and self.app.full:
-                self._refuse()
+                self.watch.refused.inc()
+                self._refuse(_BUSY)
                 return
         self.received += len(data)
         self._feed(data)
@@ -76,7 +77,7 @@ class Connection(H11Protocol):
     def _feed(self, data: bytes) -> None:
         """Parse a little at a time: of small chunks, each takes as long as a large one, and all others wait."""
         at = 0
-        while at < len(data) and not self.transport.is_closing():
+        while at < len(data) and not (self.refused or self.transport.is_closing()):
             small = self.conn.their_state is h11.IDLE or self._is_chunked()
             piece = data[at : at + _PIECE] if small else data[at:]
             at += len(piece)
@@ -100,18 +101,16 @@ class Connection(H11Protocol):
         self._count(False)
         super().connection_lost(exc)
 
-    def _refuse(self) -> None:
-        self.refused = True
-        self.watch.refused.inc()
+    def _refuse(self, answer: bytes) -> None:
+        """Say why, then wait for the client to end: if we closed, what it still sends would destroy the answer."""
+        self.refused, self.began = True, self.latest
         self._unset_keepalive_if_required()
-        self.transport.write(_BUSY)
+        self.transport.write(answer)
         self.transport.write_eof()
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state is h11.IDLE:
-            self._unset_keepalive_if_required()
-            self.transport.write(_UNSOUND)
-            self.transport.close()
+            self._refuse(_UNSOUND)
         else:
             self.transport.abort()  # it broke off in the middle of a body, or what follows an answer is no request
 
