@@ -1,6 +1,7 @@
 """What all tests share: real CIFAR-10, the command as a process, and a recipe small enough for a test."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,16 @@ def usual_runtime() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TENFOLD_RUNTIME", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_signals() -> Iterator[None]:
+    """Processes that tests begin get SIGHUP as usual, under nohup, too: handlers are not inherited, ignoring is."""
+    before = signal.getsignal(signal.SIGHUP)
+    if before is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")
