@@ -289,6 +289,25 @@ def test_what_holds_a_decoder_up_is_ended() -> None:
         assert service.ask("POST", "/predict", picture()).status == 200
 
 
+def test_only_time_computed_counts_against_an_image() -> None:
+    """Large photographs were refused, as if they were at fault, where a training run had the cores."""
+    decoders = Decoders(1, 4, "squash", Limits(decoding=0.3, seconds=2.0))
+    decoders.start()
+    with ThreadPoolExecutor(1) as thread, contextlib.closing(decoders):
+        decoder = decoders._idle.get()
+        decoders._idle.put(decoder)
+        assert decoder is not None
+        decoder.send_signal(signal.SIGSTOP)
+        pixels = thread.submit(decoders.decode, picture())
+        time.sleep(1)
+        decoder.send_signal(signal.SIGCONT)
+        assert pixels.result().shape == (4, 4, 3)
+        decoder.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):  # by now nobody waits for the answer
+            decoders.decode(picture())
+        assert decoders.decode(picture()).shape == (4, 4, 3)
+
+
 def test_processes_that_cannot_be_begun_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their places were lost, and the end of the service waited for them for ever."""
     decoders = Decoders(3, 4, "squash", Limits())

@@ -26,15 +26,17 @@ _NICE = 10
 """Decoding yields to the service itself, so that refusals and the health are quick however much is decoded."""
 _LENGTH = struct.Struct(">Q")
 _PIXELS, _UNSOUND, _TOO_LARGE = b"pus"
+_USED_UP = getattr(signal, "SIGPROF", 0)
+"""What a process is sent that has computed for as long as it may. Windows has no such signal."""
 
 
 class Decoders:
     """So many processes, begun when they are first needed. `decode` is called from as many threads."""
 
     def __init__(self, count: int, size: int, resize: str, limits: Limits):
-        options = (size, resize, limits.pixels, limits.memory)
+        options = (size, resize, limits.pixels, limits.memory, limits.decoding)
         self._command = [sys.executable, "-P", "-m", __name__, *map(str, options)]
-        self._seconds, self._size = limits.decoding, size
+        self._limits, self._size = limits, size
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
         self._count = count
         for _ in range(count):
@@ -64,7 +66,10 @@ class Decoders:
             _end(self._idle.get())
 
     def decode(self, content: bytes) -> np.ndarray:
-        """Bytes of an image file to uint8 S×S×3. Raises `ImageError`, for too many pixels `TooManyPixelsError`."""
+        """Bytes of an image file to uint8 S×S×3.
+
+        Raises `ImageError`, for too many pixels `TooManyPixelsError`; `TimeoutError` where it had too little of a core.
+        """
         process, sound = self._idle.get(), None
         try:
             if process is None or process.poll() is not None:
@@ -82,14 +87,18 @@ class Decoders:
         return np.frombuffer(told, np.uint8).reshape(self._size, self._size, 3)
 
     def _ask_in_time(self, process: "subprocess.Popen[bytes]", content: bytes) -> bytes:
-        timer = threading.Timer(self._seconds, process.kill)
+        """Ask, and end it once the request has been answered without it; its share of a core it limits itself."""
+        timer = threading.Timer(self._limits.seconds, process.kill)
         timer.start()
         began = time.monotonic()
         try:
             return _ask(process, content)
         except (OSError, EOFError):
-            late = time.monotonic() - began >= self._seconds
-            raise ImageError(f"not read within {self._seconds:g} seconds" if late else "cannot be read") from None
+            late = time.monotonic() - began >= self._limits.seconds
+            process.kill()  # it may live, though it hears or says no more
+            if process.wait() == -_USED_UP:
+                raise ImageError(f"not read within {self._limits.decoding:g} seconds of a core's time") from None
+            raise TimeoutError if late else ImageError("cannot be read") from None
         finally:
             timer.cancel()
 
@@ -139,7 +148,7 @@ def _receive(stream: IO[bytes]) -> bytes:
 
 def main() -> None:
     """Decode what comes until nothing more does."""
-    size, resize, pixels, memory = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    size, resize, pixels, memory, seconds = int(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5]), float(sys.argv[5])
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the service, which finishes what it has begun
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -149,7 +158,10 @@ def main() -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             content = _receive(sys.stdin.buffer)
-            _send(sys.stdout.buffer, _answer(content, size, resize, pixels))
+            _limit_time(seconds)
+            answer = _answer(content, size, resize, pixels)
+            _limit_time(0)
+            _send(sys.stdout.buffer, answer)
 
 
 def _answer(content: bytes, size: int, resize: str, pixels: int) -> bytes:
@@ -159,6 +171,16 @@ def _answer(content: bytes, size: int, resize: str, pixels: int) -> bytes:
         return bytes([_TOO_LARGE]) + str(error).encode(errors="replace")
     except ImageError as error:
         return bytes([_UNSOUND]) + str(error).encode(errors="replace")
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process once it has computed for so long, 0: not at all, where the system can (Linux, macOS).
+
+    What it waits for a core beside a training run is not the image's fault and does not count.
+    """
+    if _USED_UP:
+        signal.signal(_USED_UP, signal.SIG_DFL)  # were it ignored by who began us, nothing would end it
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _limit_memory(memory: int) -> None:

@@ -18,7 +18,7 @@ class Limits:
     memory: int = 2**30
     """Bytes that decoding one image may take (33 megapixels take 0.4 to 0.8 GB); more is answered with 400."""
     decoding: float = 4.0
-    """Seconds that decoding one image may take; longer is answered with 400."""
+    """Seconds of a core that decoding one image may take (not limited on Windows); more is answered with 400."""
     waiting: int = 32
     """Requests whose images are decoded or answered, or wait for it; more is answered with 503."""
     seconds: float = 10.0
