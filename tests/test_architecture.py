@@ -56,6 +56,7 @@ ORDERS = {
         "device",
         "ranks",
         "convolution",
+        "pooling",
         "model",
         "augment",
         "sampler",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tenfold.errors import UsageError
 from tenfold.training.convolution import Conv3x3
+from tenfold.training.pooling import max_pool
 from tenfold.training.recipe import NetworkSpec
 
 
@@ -79,7 +80,7 @@ class Group(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map N×C_in×H×W to N×C_out×H/2×W/2."""
         first, *others = zip(self.convs, self.norms, strict=True)
-        x = shortcut = F.gelu(first[1](F.max_pool2d(first[0](x), 2)))
+        x = shortcut = F.gelu(first[1](max_pool(first[0](x))))
         for index, (conv, norm) in enumerate(others, start=1):
             x = norm(conv(x))
             x = x + shortcut if self.residual and index == len(others) else x
@@ -193,7 +194,7 @@ class ReferenceBlock(nn.Module):
         y = y + self.from_image(image)
         if self.from_block is not None:
             y = y + self.from_block(x)
-        return F.max_pool2d(self.norm(y), 2)
+        return max_pool(self.norm(y))
 
 
 class Reference(nn.Module):

@@ -31,7 +31,7 @@ WARM_UP = 4
 # Names of PyTorch's operations, by what they are for. Convolutions have rows of their own, a direction each.
 KINDS = {
     "activations": ("gelu", "relu", "clamp_min", "threshold_backward"),
-    "pooling": ("max_pool2d", "avg_pool2d"),
+    "pooling": ("max_pool2d", "avg_pool2d", "MaxPool2x2"),
     "norms": ("batch_norm",),
 }
 
@@ -175,13 +175,14 @@ def _rest(fitting: Fit) -> Iterator[Part]:
     spent = {(kind, direction): 0.0 for kind in KINDS for direction in ("forward", "backward")}
     named = {"optimizers": 0.0} | ({"judge": 0.0} if fitting.judge is not None else {})
     for event in watched.events() or ():
-        if _within(event, "judge"):
+        causes = _causes(event)
+        if "judge" in causes:
             continue
         if event.key in named:
             named[event.key] += event.cpu_time_total / 1e3 / STEPS
-        kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)
+        kind = _kind(event.key, causes)
         if kind and event.key.startswith("aten::"):
-            direction = "backward" if "backward" in event.key else "forward"
+            direction = "backward" if any("backward" in key.lower() for key in (event.key, *causes)) else "forward"
             spent[kind, direction] += event.self_cpu_time_total / 1e3 / STEPS
     for (kind, direction), milliseconds in spent.items():
         yield Part(kind, direction, milliseconds)
@@ -189,9 +190,19 @@ def _rest(fitting: Fit) -> Iterator[Part]:
         yield Part(name, "", milliseconds)
 
 
-def _within(event: FunctionEvent, name: str) -> bool:
-    """Whether something of that name caused the event."""
-    above = event.cpu_parent
-    while above is not None and above.key != name:
+def _causes(event: FunctionEvent) -> list[str]:
+    """The names of what caused the event, the nearest first."""
+    names, above = [], event.cpu_parent
+    while above is not None:
+        names.append(above.key)
         above = above.cpu_parent
-    return above is not None
+    return names
+
+
+def _kind(operation: str, causes: list[str]) -> str | None:
+    """What an operation is for. The farthest cause that says it is right: our pooling is made of others' operations."""
+    for key in (*reversed(causes), operation):
+        for kind, names in KINDS.items():
+            if any(name in key for name in names):
+                return kind
+    return None
