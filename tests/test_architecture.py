@@ -56,7 +56,6 @@ ORDERS = {
         "device",
         "ranks",
         "convolution",
-        "pooling",
         "model",
         "augment",
         "sampler",

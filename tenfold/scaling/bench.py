@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -158,7 +158,7 @@ def _check_settings(out: Path, recipes: dict[str, Any], setting: Setting) -> dic
         if not is_unused(out):
             raise UsageError(f"{out} holds other things than a bench: choose another --out")
         return {}
-    settings = _read(path)
+    settings = _read(path, "choose another --out")
     known: dict[str, Any] = settings.get("recipes", {})
     if not isinstance(known, dict):
         raise ModelError(f"{path} is damaged: choose another --out")
@@ -173,11 +173,11 @@ def _check_settings(out: Path, recipes: dict[str, Any], setting: Setting) -> dic
     raise UsageError(f"{out} holds runs made with {changed[0]}: choose another --out")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, what_helps: str) -> dict[str, Any]:
     try:
         return parse_object(path.read_bytes())
     except ValueError as error:
-        raise ModelError(f"{path} is damaged ({error}): remove it to measure again") from error
+        raise ModelError(f"{path} is damaged ({error}): {what_helps}") from error
 
 
 def record_of(name: str, seed: int, out: Path) -> Path:
@@ -222,15 +222,17 @@ def _steadier_tries(name: str, seed: int, out: Path, options: Sequence[str]) -> 
 
 def read_record(path: Path) -> Outcome:
     """What is recorded of an ended run. Raises `ModelError` where that is damaged."""
-    record = _read(path)
+    again = "remove it to measure again"
+    record = _read(path, again)
     try:
         known = _RECORD.validate_python(record)
     except pydantic.ValidationError as error:
-        raise ModelError(f"{path} is damaged: remove it to measure again") from error
+        raise ModelError(f"{path} is damaged: {again}") from error
     seed = known.seed if isinstance(known, _Lost) else known.results.seed
     if not path.stem.endswith(f"-{seed}"):
-        raise ModelError(f"{path} is of seed {seed}: remove it to measure again")
-    return Diverged(**record) if isinstance(known, _Lost) else Timed(**record)
+        raise ModelError(f"{path} is of seed {seed}: {again}")
+    kind = Diverged if isinstance(known, _Lost) else Timed
+    return kind(**{field.name: record[field.name] for field in fields(kind)})  # a later version may note more
 
 
 def clear(run: Path) -> None:
@@ -245,6 +247,7 @@ def _measure(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     clear(run)
     words = ("train", "--recipe", str(_recipe_file(name, out)), "--seed", str(seed), "--out", str(run), "--json")
     line = [sys.executable, "-m", "tenfold", *words, "--no-report", *options]
+    code = _digest_of_code()  # now, since files may be edited in the hour that a run takes
     before = _rate()
     process = subprocess.run(line, capture_output=True, text=True, check=False, env=_plain_environment())
     after = _rate()
@@ -253,7 +256,7 @@ def _measure(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     results = json.loads(process.stdout)
     if results["device"] != "cpu":  # of that, the CPU's rate says nothing
         before = after = None
-    return Timed(results, before, after, _environment(run))
+    return Timed(results, before, after, _noted(run) | {"code": code})
 
 
 def _plain_environment() -> dict[str, str]:
@@ -275,8 +278,13 @@ def _rate() -> float | None:
     return matrix_rate() if cpu_has_bfloat16() else None
 
 
-def _environment(run: Path) -> dict[str, Any]:
-    """Machine and versions that a run notes, and a digest of tenfold's code, which changes between versions, too."""
+def _noted(run: Path) -> dict[str, Any]:
+    """Machine and versions that a run notes."""
     noted = json.loads((run / "env.json").read_bytes())
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py")))).hexdigest()
-    return {name: noted[name] for name in _Environment.model_fields if name != "code"} | {"code": code[:12]}
+    return {name: noted[name] for name in _Environment.model_fields if name != "code"}
+
+
+def _digest_of_code() -> str:
+    """A digest of tenfold's code, which changes between versions, too."""
+    code = b"".join(path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py")))
+    return hashlib.sha256(code).hexdigest()[:12]

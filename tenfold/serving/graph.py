@@ -17,7 +17,6 @@ from torch import Tensor, fx, nn
 
 from tenfold.errors import ModelError
 from tenfold.training.augment import Pixels
-from tenfold.training.pooling import max_pool
 
 OPSET = 20  # the first that has Gelu
 IR_VERSION = 9  # the one that came with it: runtimes that know the operators know this
@@ -43,10 +42,7 @@ def to_onnx(network: nn.Module, pixels: Pixels, classes: int, size: int, tempera
 
 
 class Tracer(fx.Tracer):
-    """Takes a layer that holds numbers as one step, and our pooling, also where their code is ours."""
-
-    def __init__(self) -> None:
-        super().__init__(autowrap_functions=(max_pool,))
+    """Takes a layer that holds numbers as one step, also where its class is one of ours."""
 
     def is_leaf_module(self, module: nn.Module, _name: str) -> bool:
         return isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
@@ -75,7 +71,7 @@ def _fold_norms(traced: fx.Graph, network: nn.Module) -> dict[str, Affine]:
             continue
         scale, shift = _affine(norm)
         source = node.args[0]
-        while source.target is max_pool and len(source.users) == 1 and bool((scale > 0).all()):
+        while source.target is F.max_pool2d and len(source.users) == 1 and bool((scale > 0).all()):
             source = source.args[0]
         if isinstance(layer_of(source, network), nn.Conv2d) and len(source.users) == 1:
             folded[source.name] = scale, shift
@@ -175,15 +171,15 @@ class _Graph:
         return self.keep(f"{name}.weight", weight), self.keep(f"{name}.bias", bias * scale + shift)
 
 
-def _pool(kind: str, side: int) -> tuple[str, dict[str, Any]]:
-    return kind, {"kernel_shape": [side, side], "strides": [side, side]}
+def _pool(kind: str) -> Callable[[int], tuple[str, dict[str, Any]]]:
+    return lambda side: (kind, {"kernel_shape": [side, side], "strides": [side, side]})
 
 
 _FUNCTIONS: dict[Any, Callable[..., tuple[str, dict[str, Any]]]] = {
     F.gelu: lambda: ("Gelu", {}),
     F.relu: lambda: ("Relu", {}),
-    max_pool: lambda: _pool("MaxPool", 2),
-    F.avg_pool2d: lambda side: _pool("AveragePool", side),
+    F.max_pool2d: _pool("MaxPool"),
+    F.avg_pool2d: _pool("AveragePool"),
     F.adaptive_max_pool2d: {1: ("GlobalMaxPool", {})}.__getitem__,
     operator.add: lambda: ("Add", {}),
     "flatten": lambda axis: ("Flatten", {"axis": axis}),

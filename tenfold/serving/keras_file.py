@@ -26,7 +26,6 @@ from tenfold.files import format_object, write_bytes
 from tenfold.serving.export import Exported, Source, agreement, check, read_source, write_into
 from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of
 from tenfold.training.augment import Pixels
-from tenfold.training.pooling import max_pool
 from tenfold.training.run import Run
 
 RUN_FILE = "model.keras"  # in a run directory
@@ -189,7 +188,7 @@ class _Layers:
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.gelu: lambda layers, name: layers.Activation("gelu", name=name),
     F.relu: lambda layers, name: layers.Activation("relu", name=name),
-    max_pool: lambda layers, name: layers.MaxPooling2D(2, name=name),
+    F.max_pool2d: lambda layers, name, side: layers.MaxPooling2D(side, name=name),
     F.avg_pool2d: lambda layers, name, side: layers.AveragePooling2D(side, name=name),
     F.adaptive_max_pool2d: lambda layers, name, _side: layers.GlobalMaxPooling2D(keepdims=True, name=name),
     operator.add: lambda layers, name: layers.Add(name=name),

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from tenfold.training.augment import VIEWS, Pixels, View, make_view
 from tenfold.training.device import Plan
 
-BATCH_SIZE = 1000
+BATCH_SIZE = 500
+"""Images at a time: as many as a step of the fast recipes, whose buffers are used again. More take no less time."""
 
 
 class Logits(NamedTuple):

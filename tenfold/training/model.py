@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tenfold.errors import UsageError
 from tenfold.training.convolution import Conv3x3
-from tenfold.training.pooling import max_pool
 from tenfold.training.recipe import NetworkSpec
 
 
@@ -80,7 +79,7 @@ class Group(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map N×C_in×H×W to N×C_out×H/2×W/2."""
         first, *others = zip(self.convs, self.norms, strict=True)
-        x = shortcut = F.gelu(first[1](max_pool(first[0](x))))
+        x = shortcut = F.gelu(first[1](F.max_pool2d(first[0](x), 2)))
         for index, (conv, norm) in enumerate(others, start=1):
             x = norm(conv(x))
             x = x + shortcut if self.residual and index == len(others) else x
@@ -194,7 +193,7 @@ class ReferenceBlock(nn.Module):
         y = y + self.from_image(image)
         if self.from_block is not None:
             y = y + self.from_block(x)
-        return max_pool(self.norm(y))
+        return F.max_pool2d(self.norm(y), 2)
 
 
 class Reference(nn.Module):

@@ -1,5 +1,6 @@
 """The order and number of runs, what is kept of them, and what is refused."""
 
+import hashlib
 import importlib
 import json
 import math
@@ -7,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,13 @@ from tenfold.training.recipe import FAST89, REFERENCE, Recipe, Stage
 Command = Callable[..., subprocess.CompletedProcess[str]]
 TWO = {"fast89": FAST89, "reference": REFERENCE}
 ONE = {"fast89": FAST89}
+
+
+def finished(folder: Path, results: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
+    """What a training process leaves and says, of a bench that looks no further."""
+    folder.mkdir()
+    (folder / "env.json").write_text(json.dumps(HERE))
+    return subprocess.CompletedProcess([], 0, json.dumps(results), "")
 
 
 def test_runs_alternate_and_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,10 +103,7 @@ def test_every_run_is_made_from_the_bench_s_own_copy_of_the_recipe(
     def run(line: list[str], env: dict[str, str], **_: object) -> "subprocess.CompletedProcess[str]":
         assert "TENFOLD_EPOCHS" not in env and "PATH" in env, "else the environment shortened every run, untold"
         lines.append(line)
-        folder = Path(line[line.index("--out") + 1])
-        folder.mkdir()
-        (folder / "env.json").write_text(json.dumps(HERE))
-        return subprocess.CompletedProcess(line, 0, json.dumps(timed(0.9, 9).results), "")
+        return finished(Path(line[line.index("--out") + 1]), timed(0.9, 9).results)
 
     monkeypatch.setattr(subprocess, "run", run)
     recipe = Recipe.from_json(tiny_recipe.read_bytes())
@@ -171,10 +177,37 @@ def test_a_record_of_another_seed_is_not_counted(tmp_path: Path) -> None:
 
 
 def test_damaged_settings_are_named(tmp_path: Path) -> None:
+    """Without it the folder is none of a bench any more, so that it is of no use to remove it."""
     bench.bench({}, [], tmp_path)
-    (tmp_path / "bench.json").write_text('{"recipes": [1], "options": []}')
-    with pytest.raises(ModelError, match=r"bench\.json is damaged"):
-        bench.bench({}, [], tmp_path)
+    for content in ('{"recipes": [1], "options": []}', "{"):
+        (tmp_path / "bench.json").write_text(content)
+        with pytest.raises(ModelError, match=r"bench\.json is damaged.*: choose another --out"):
+            bench.bench({}, [], tmp_path)
+
+
+def test_what_a_later_version_notes_besides_is_passed_over(tmp_path: Path) -> None:
+    """It was a traceback: `Timed` got an argument that it does not know."""
+    outcome = timed(0.9, 3.25, 700.5, None)
+    record = bench.record_of("r", outcome.seed, tmp_path)
+    record.write_text(json.dumps(asdict(outcome) | {"weather": "fine"}))
+    assert bench.read_record(record) == outcome
+
+
+def test_the_code_that_is_noted_is_that_of_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was edited while the run went on was counted in, so that the record named code that never ran."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "a.py").write_text("before")
+    monkeypatch.setattr(bench, "_PACKAGE", package)
+    expected = hashlib.sha256(b"before").hexdigest()[:12]
+
+    def run(line: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
+        (package / "a.py").write_text("after")
+        return finished(tmp_path / "out" / "fast89-0", timed(0.9, 9).results)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    (outcome,) = bench.bench(ONE, [0], tmp_path / "out")["fast89"]
+    assert isinstance(outcome, Timed) and outcome.environment["code"] == expected
 
 
 def test_a_killed_process_is_called_that() -> None:
@@ -240,12 +273,8 @@ def test_a_diverging_run_is_recorded_and_the_others_go_on(tmp_path: Path, tiny_r
 
 
 def test_a_gpu_s_time_is_not_normalised_by_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(line: list[str], **_: object) -> "subprocess.CompletedProcess[str]":
-        (tmp_path / "fast89-0").mkdir()
-        (tmp_path / "fast89-0" / "env.json").write_text(json.dumps(HERE))
-        return subprocess.CompletedProcess(line, 0, json.dumps(timed(0.9, 9).results | {"device": "cuda"}), "")
-
-    monkeypatch.setattr(subprocess, "run", run)
+    answer = timed(0.9, 9).results | {"device": "cuda"}
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: finished(tmp_path / "fast89-0", answer))
     (outcome,) = bench.bench(ONE, [0], tmp_path)["fast89"]
     assert isinstance(outcome, Timed) and outcome.normalised() is None
 
