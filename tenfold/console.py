@@ -34,6 +34,11 @@ def remark(text: str) -> None:
     stderr().print(printable(text), markup=False)
 
 
+def warn(text: str) -> None:
+    """Say one line that must not be overlooked: as `remark`, after "Warning:", and bold on a terminal."""
+    stderr().print(f"Warning: {printable(text)}", markup=False, style="bold yellow")
+
+
 @contextlib.contextmanager
 def progress(
     description: str, total: float | None, *, unit_is_bytes: bool = False, done: float = 0

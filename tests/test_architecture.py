@@ -62,6 +62,7 @@ ORDERS = {
         "optim",
         "judge",
         "infer",
+        "unlearned",
         "checkpoint",
         "weights",
         "run",

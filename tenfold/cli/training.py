@@ -120,7 +120,8 @@ def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
         print_accuracy(evaluation.scores, say)
     finally:  # they are kept, too, where nobody reads the answer
         seconds = _measure(trained, time.perf_counter() - began)
-        results = write_scores(trained.run, evaluation, seconds)
+        unlearned = {"unlearned_classes": list(trained.unlearned_classes)}
+        results = write_scores(trained.run, evaluation, seconds | unlearned)
     say(f"{seconds['total_seconds']:.1f} s from start to scores, {seconds['train_seconds']:.1f} s of them training")
     began = time.perf_counter()
 

@@ -172,6 +172,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "subtitle": f"{results['test_images']:,} test images of {len(known.dataset.classes):,} classes",
         "sections": _SECTIONS,
         "headline": sections.headline(results),
+        "unlearned": [shown(name) for name in results.get("unlearned_classes", [])],
         "classes": [shown(name) for name in known.dataset.classes],
         "matrix": sections.matrix_rows(matrix),
         "confusions": sections.confusion_rows(matrix),

@@ -72,8 +72,7 @@ class Fit:
         self.log = torch.zeros(self.schedule.total, 2)  # loss and accuracy of every step's batch
         self.epochs: list[dict[str, float]] = []  # rows of metrics.csv
         self.seconds = 0.0
-        count, size = images.shape[:2]
-        self.sampler = Sampler(recipe, count, size, seed, self.schedule.batch_size, plan.device)
+        self.sampler = Sampler(recipe, labels, images.shape[1], seed, self.schedule.batch_size, plan.device)
         leaves_out = self.sampler.dealt > self.schedule.batch_size  # a small data set has none to spare
         self.judge = Judge(self.schedule, classes, some, seed, plan) if leaves_out else None
 

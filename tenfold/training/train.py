@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tenfold.console import progress, remark
+from tenfold.console import progress, remark, warn
 from tenfold.data import Dataset, load
 from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
@@ -25,6 +25,7 @@ from tenfold.training.ranks import ALONE, Ranks
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run, check_new
 from tenfold.training.signals import HeldSignals
+from tenfold.training.unlearned import find_unlearned_classes
 from tenfold.training.weights import describe_model
 
 SUMMARY_FILE = "summary.txt"
@@ -38,6 +39,7 @@ class Trained:
     """A run whose training ended, still locked by this process, and the data it was trained on.
 
     seconds: from the first step to the saved model, in all processes; seconds_before: those of earlier processes.
+    unlearned_classes: names of those of whose training images none is recognised.
     """
 
     run: Run
@@ -45,6 +47,7 @@ class Trained:
     plan: Plan
     seconds: float
     seconds_before: float
+    unlearned_classes: tuple[str, ...]
 
 
 def train(
@@ -159,7 +162,19 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
     run.save_model(fitting.network, describe_model(spec, dataset.classes, size, fitting.pixels, dataset.resize))
     run.keep_checkpoints(1)
     run.seal()
-    return Trained(run, dataset, fitting.plan, before + time.perf_counter() - began, before)
+    seconds = before + time.perf_counter() - began
+    return Trained(run, dataset, fitting.plan, seconds, before, _warn_of_unlearned_classes(fitting, dataset.classes))
+
+
+def _warn_of_unlearned_classes(fitting: Fit, classes: Sequence[str]) -> tuple[str, ...]:
+    found = find_unlearned_classes(fitting.network, fitting.images, fitting.labels, fitting.pixels, fitting.plan)
+    counts = fitting.labels.bincount(minlength=len(classes)).tolist()
+    for label in found:
+        warn(
+            f"class {classes[label]!r} was not learned: none of its {counts[label]:,} training images is recognised. "
+            "Its scores are worth nothing: add images of it, train longer (--epochs), or leave it out"
+        )
+    return tuple(classes[label] for label in found)
 
 
 def _take_all_steps(fitting: Fit, run: Run) -> None:

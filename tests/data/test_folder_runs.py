@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pictures import write_mixed_shapes
+from PIL import Image
 from rich.console import Console
 
 import tenfold
@@ -263,3 +264,28 @@ def test_a_folder_named_from_within(shapes: Path) -> None:
     assert folder_name(shapes / ".." / "shapes" / ".") == "shapes/"
     with pytest.raises(tenfold.TenfoldError, match="no data set is named 'shape'"):
         tenfold.load("shape")
+
+
+def test_a_class_that_was_not_learned_is_warned_of(invoke: Invoke, train: Train, tmp_path: Path) -> None:
+    """Of 84 images that differ in one pixel, 4 are called `rare` and 80 `common`: no training tells them apart.
+
+    Before, the run ended as any other, with a good accuracy.
+    """
+    drawn = tenfold.load("shapes").train
+    alike = np.repeat(drawn.images[drawn.labels == 0][:1], 84, axis=0)
+    alike[:, 0, 0, 0] = np.arange(84)
+    for name, images in {"common": alike[4:], "rare": alike[:4], "other": drawn.images[drawn.labels == 1][:80]}.items():
+        (tmp_path / "odd" / name).mkdir(parents=True)
+        for number, pixels in enumerate(images):
+            Image.fromarray(pixels).save(tmp_path / "odd" / name / f"{number}.png")
+    run = train("--data", tmp_path / "odd", "--out", tmp_path / "run")
+    assert run["unlearned_classes"] == ["rare"]
+    warnings = [line for line in run["said"].splitlines() if line.startswith("Warning:")]
+    assert warnings == [
+        "Warning: class 'rare' was not learned: none of its 3 training images is recognised. "
+        "Its scores are worth nothing: add images of it, train longer (--epochs), or leave it out"
+    ]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Not one training image of this class is recognised" in page
+    code, out, _ = invoke("evaluate", tmp_path / "run", "--json")
+    assert code == 0 and json.loads(out)["unlearned_classes"] == ["rare"], "known to later commands, too"

@@ -11,9 +11,13 @@ from tenfold.training.sampler import Sampler
 COUNT, BATCH = 100, 10
 
 
-def make(easy_share: float, judge_widths: tuple[int, ...] = (), count: int = COUNT) -> Sampler:
+def make(
+    easy_share: float, judge_widths: tuple[int, ...] = (), count: int = COUNT, labels: torch.Tensor | None = None
+) -> Sampler:
+    """A sampler of `count` images, of one class unless `labels` say otherwise."""
     recipe = replace(FAST89, easy_share=easy_share, judge_widths=judge_widths)
-    return Sampler(recipe, count, 32, 0, BATCH, torch.device("cpu"))
+    labels = torch.zeros(count, dtype=torch.int64) if labels is None else labels
+    return Sampler(recipe, labels, 32, 0, BATCH, torch.device("cpu"))
 
 
 def deal(sampler: Sampler, steps: range) -> list[int]:
@@ -51,8 +55,7 @@ def test_an_image_left_out_comes_back_when_others_become_easier() -> None:
 
 
 def test_images_that_no_batch_had_room_for_count_as_hard() -> None:
-    recipe = replace(FAST89, easy_share=0.5)
-    sampler = Sampler(recipe, 109, 32, 0, BATCH, torch.device("cpu"))
+    sampler = make(0.5, count=109)
     first = set(deal(sampler, range(10)))
     sampler.deal(10)
     assert set(range(109)) - first <= set(sampler.kept.nonzero().flatten().tolist())
@@ -99,3 +102,50 @@ def test_a_judge_gets_more_images_a_step_and_every_pass_deals_all() -> None:
 def test_a_judge_never_gets_more_images_than_there_are() -> None:
     sampler = make(0.6, judge_widths=(8,), count=20)
     assert sorted(sampler.deal(3)[1].tolist()) == list(range(20)) and sampler.locate(3) == (3, 0)
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_class_keeps_its_hardest_images_however_easy_they_are() -> None:
+    """Of 100 images 40 are kept, of every class at least 0.5 × 0.4 of its own: 14 of 70, 5 of 25, 1 of 5.
+
+    Before, the two rare classes, easier here than any other image, were never drawn again.
+    """
+    labels = torch.tensor([0] * 5 + [1] * 25 + [2] * 70)
+    sampler = make(0.6, labels=labels)
+    deal(sampler, range(10))  # the loss of an image is its number
+    kept = set(deal(sampler, range(10, 14)))
+    assert kept == {4} | set(range(25, 30)) | set(range(66, COUNT)), "the hardest of each class, and of all"
+
+
+def test_classes_that_keep_enough_anyway_change_nothing() -> None:
+    """As on CIFAR-10: 20 of 100 images are kept, of each class 10 by their losses, where 5 are its least."""
+    labels = torch.arange(COUNT) % 2
+    sampler = make(0.8, labels=labels)
+    deal(sampler, range(10))
+    assert set(deal(sampler, range(10, 12))) == set(range(80, COUNT))
+
+
+def test_no_image_of_a_rare_class_is_left_out_for_good() -> None:
+    """Two of ten come in every pass; whoever was seen is easier than who waits, so that all ten take turns."""
+    labels = torch.tensor([0] * 10 + [1] * 90)
+    sampler = make(0.6, labels=labels)
+    seen: set[int] = set()
+    for step in range(10 + 5 * 4):
+        _, chosen = sampler.deal(step)
+        first = chosen[labels[chosen] == 0]
+        seen |= set(first.tolist()) if step >= 10 else set()
+        losses = torch.full((BATCH,), 100.0)  # the large class is never learned
+        losses[labels[chosen] == 0] = 1 / (step + 1)  # the small one is, and better each time
+        sampler.note(chosen, losses)
+    assert seen == set(range(10))
+
+
+def test_each_of_many_tiny_classes_keeps_an_image() -> None:
+    """Of 60 classes one image each stays, more than the 40 of 100 that the recipe asks for: a pass is longer then."""
+    labels = torch.cat((torch.arange(60), torch.zeros(40, dtype=torch.int64)))
+    sampler = make(0.6, labels=labels)
+    deal(sampler, range(10))
+    assert sampler.hard == 59 + 9, "41 images of class 0 keep 0.2 of them, rounded up"
+    assert set(range(1, 60)) <= set(deal(sampler, range(10, 16))) | set(sampler.kept.nonzero().flatten().tolist())
