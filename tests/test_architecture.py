@@ -58,6 +58,7 @@ ORDERS = {
         "convolution",
         "model",
         "augment",
+        "pruning",
         "sampler",
         "optim",
         "judge",

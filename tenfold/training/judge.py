@@ -24,6 +24,7 @@ from tenfold.training.optim import (
     restore_training,
     training_state,
 )
+from tenfold.training.pruning import class_minimum, top_loss_indices
 
 LEARNS_EVERY = 4
 """Steps. To tell hard from easy it need not be good, and learning costs about twice what answering does."""
@@ -46,8 +47,8 @@ class Judge:
     def pick(self, step: int, batch: Tensor, labels: Tensor) -> Tensor:
         """Where in a batch of full size (float32 D×3×H×W, labels int64 D) its hardest images are: int64 B, ascending.
 
-        At every fourth step it learns from these, so that steps are asked for in order and once each. Raises
-        `DivergedError` where its loss is not finite.
+        Of every class some are among them (`top_loss_indices`). At every fourth step it learns from these, so that
+        steps are asked for in order and once each. Raises `DivergedError` where its loss is not finite.
         """
         with record_function("judge"):  # its place in a profile
             self.optimizers = begin_step(self.optimizers, self.network, self.schedule, step)
@@ -56,7 +57,9 @@ class Judge:
                 losses = self._losses(batch, labels)
             if not torch.isfinite(losses).all():
                 raise DivergedError(f"the judge's loss is not finite at step {step}: a lower learning rate may do")
-            picked = hardest(losses.detach(), self.schedule.batch_size)
+            count = self.schedule.batch_size
+            minimum = class_minimum(labels, count / len(labels))
+            picked = top_loss_indices(losses.detach(), labels, count, minimum)
             if learns:
                 self._learn(losses[picked].mean())
         return picked
@@ -80,8 +83,3 @@ class Judge:
     def restore(self, state: dict[str, Tensor], step: int) -> None:
         """Go back to the `state` after `step` steps. Raises as `restore_training` does."""
         self.optimizers = restore_training(state, self.network, self.schedule, step)
-
-
-def hardest(losses: Tensor, count: int) -> Tensor:
-    """Where the `count` largest of the losses (float D) are: int64, ascending; of equal ones the first."""
-    return losses.argsort(descending=True, stable=True)[:count].sort().values

@@ -5,9 +5,8 @@ out the images whose loss was smallest when they were last seen, which costs no 
 by a proxy's loss is in airbench's 96 % recipe, Keller Jordan, 2024; here the network itself is the proxy). An epoch
 stays as many images as there are, whoever is seen.
 
-A loss grows stale: the network may forget an image that it no longer sees. Between classes that ends badly, since a
-rare class that was learned early would never come again. So every class keeps a share of its own images in every pass,
-its hardest ones; within a class, images take turns by themselves.
+A loss grows stale: the network may forget an image that it no longer sees. Of every class a share stays in each pass
+(`pruning.py`); within a class, images take turns by themselves, since who is seen becomes easier than who is not.
 
 Where a judge looks at the batches (`judge.py`), none is left out here: every pass deals all images, and a step gets as
 many more as the judge will leave out.
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor
 
 from tenfold.training.augment import Draws, draw_epoch
+from tenfold.training.pruning import class_minimum, top_loss_indices
 from tenfold.training.recipe import Recipe
 
-CLASS_SHARE = 0.5
-"""A pass that keeps a share of all images keeps at least so much of that share of each class: of 40 %, 20 %."""
 _NEVER_SEEN = 1e30  # harder than anything seen, and finite, as checkpoints want it
 
 
@@ -36,7 +34,7 @@ class Sampler:
         self.by_losses = recipe.easy_share > 0 and not recipe.judged
         self.dealt = min(count, round(batch_size / (1 - recipe.easy_share))) if recipe.judged else batch_size
         self.labels = labels.to(device)
-        self.class_minimum = (self.labels.bincount() * (1 - recipe.easy_share) * CLASS_SHARE).ceil().long()
+        self.class_minimum = class_minimum(self.labels, 1 - recipe.easy_share)
         hard = max(batch_size, round(count * (1 - recipe.easy_share)), int(self.class_minimum.sum()))
         self.hard = hard if self.by_losses else count
         self.losses = torch.full((count,), _NEVER_SEEN, device=device)
@@ -67,21 +65,9 @@ class Sampler:
         self.losses[chosen] = losses
 
     def _choose(self) -> None:
-        """Keep the hardest images of every class, then the hardest of all others, `hard` of them together."""
-        if not self.by_losses:
-            return
-        priority = self.losses.masked_fill(self._hardest_of_each_class(), torch.inf)
-        self.kept.zero_()
-        self.kept[priority.argsort(descending=True, stable=True)[: self.hard]] = True
-
-    def _hardest_of_each_class(self) -> Tensor:
-        """Which images (bool N) are among the `class_minimum` hardest of their class."""
-        order = self.losses.argsort(descending=True, stable=True)
-        by_class = order[self.labels[order].argsort(stable=True)]
-        labels = self.labels[by_class]
-        counts = self.labels.bincount()
-        rank = torch.arange(self.count, device=self.device) - (counts.cumsum(0) - counts)[labels]
-        return torch.zeros_like(self.kept).scatter_(0, by_class, rank < self.class_minimum[labels])
+        if self.by_losses:
+            self.kept.zero_()
+            self.kept[top_loss_indices(self.losses, self.labels, self.hard, self.class_minimum)] = True
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: nothing where no image is left out by its loss."""
