@@ -141,8 +141,8 @@ def _from_base64(text: str) -> bytes:
     """
     content = text.strip().encode("ascii")
     if content[:5].lower() == b"data:":
-        head, _, content = content.partition(b",")
-        if not head.lower().endswith(b";base64"):
+        head, comma, content = content.partition(b",")
+        if not comma or not head.lower().endswith(b";base64"):
             raise ValueError("a data: URI that is not in base64")
         content = unquote_to_bytes(content)
     content = content.translate(_URL_SAFE, _WHITESPACE)

@@ -152,14 +152,21 @@ def _from_bytes(content: bytes, shape: list[int], limits: Limits) -> np.ndarray:
 
 def _flatten(data: list[Any], shape: list[int]) -> list[Any]:
     """Values in row-major order, from a flat list, or from one that is nested exactly as the shape says."""
-    if not any(isinstance(item, list) for item in data):
+    if not _any_list(data):
         return data
     rows: list[Any] = [data]
     for side in shape:
         if not all(isinstance(row, list) and len(row) == side for row in rows):
-            raise RefusalError(400, "data must be flat, or nested exactly as the shape says")
+            break
         rows = list(chain.from_iterable(rows))
-    return rows
+    else:
+        if not _any_list(rows):
+            return rows
+    raise RefusalError(400, "data must be flat, or nested exactly as the shape says")
+
+
+def _any_list(values: list[Any]) -> bool:
+    return any(isinstance(value, list) for value in values)
 
 
 def _from_numbers(values: list[Any], shape: list[int]) -> np.ndarray:
