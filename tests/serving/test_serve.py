@@ -294,6 +294,10 @@ def test_openapi_describes_every_route(service: Service) -> None:
     }  # fmt: skip
     kinds = set(told["paths"]["/predict"]["post"]["requestBody"]["content"])
     assert kinds == {"image/*", "application/octet-stream", "multipart/form-data", "application/json"}
+    infer = told["paths"]["/v2/models/{name}/versions/{version}/infer"]["post"]
+    assert [one["name"] for one in infer["parameters"]] == ["name", "version", "Inference-Header-Content-Length"]
+    for described in (infer["requestBody"], infer["responses"]["200"]):
+        assert set(described["content"]) == {"application/json", "application/octet-stream"}
 
 
 # --- who may ask -----------------------------------------------------------------------------------------------------

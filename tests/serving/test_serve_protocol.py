@@ -168,7 +168,9 @@ def test_what_is_null_or_unknown_counts_as_left_out(service: Service) -> None:
     told = {"id": None, "parameters": parameters, "outputs": None, "model_name": "slow", "model_version": None}
     assert ask(service, [tensor(51, parameters=parameters)], **told).body == plain.body
     assert ask(service, [tensor(51, parameters=None)], parameters=None, outputs=[]).body == plain.body
-    wanted = [{"name": "probabilities", "parameters": {"own": 1}}]
+    nothing = {"binary_data_output": None, "binary_data_size": None}
+    assert ask(service, [tensor(51, parameters=nothing)], parameters=nothing).body == plain.body
+    wanted = [{"name": "probabilities", "parameters": {"own": 1, "binary_data": None, "classification": None}}]
     assert ask(service, [tensor(51)], outputs=wanted).body == plain.body
     assert split(ask(service, [binary_tensor(data=None)], b"3" * 48, parameters={"binary_data_output": True}))
 

@@ -95,11 +95,11 @@ def _is_output(told: Any) -> bool:
 
 
 def _parameters(told: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a request, an input or an output. Those that are unknown here are left alone."""
+    """The parameters of a request, an input or an output, null ones left out. Those unknown here are left alone."""
     parameters = told.get("parameters")
     if not isinstance(parameters, dict | None):
         raise RefusalError(400, "parameters must be an object")
-    return parameters or {}
+    return {name: value for name, value in (parameters or {}).items() if value is not None}
 
 
 def _parameter(parameters: dict[str, Any], name: str, kind: type, default: Any) -> Any:
