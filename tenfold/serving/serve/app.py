@@ -27,7 +27,7 @@ from tenfold.serving.serve.inference import (
     INPUT,
     OUTPUT,
     PLATFORM,
-    make_answer,
+    make_response,
     parse_request,
 )
 from tenfold.serving.serve.limits import Limits
@@ -264,10 +264,10 @@ def _model_routes(service: Service) -> tuple[Any, Any, Any]:
 
     async def model() -> Response:
         """What the model takes and gives, and what is known of it."""
-        told = {"name": service.name, "versions": [service.version], "platform": PLATFORM}
+        metadata = {"name": service.name, "versions": [service.version], "platform": PLATFORM}
         images = {"name": INPUT, "datatype": "UINT8", "shape": [-1, about.size, about.size, 3]}
         probabilities = {"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(about.classes)]}
-        return JSONResponse(told | {"inputs": [images], "outputs": [probabilities], "parameters": about.to_json()})
+        return JSONResponse(metadata | {"inputs": [images], "outputs": [probabilities], "parameters": about.to_json()})
 
     async def model_ready() -> Response:
         """Whether the model answers."""
@@ -277,10 +277,11 @@ def _model_routes(service: Service) -> tuple[Any, Any, Any]:
         """Pixels in, probabilities out (Open Inference Protocol)."""
         async with service.bodies.read(request) as body:
             header_length = request.headers.get(HEADER_LENGTH)
-            asked = await service.batcher.apart(parse_request, body, header_length, about.size, service.limits)
-            request.scope["state"]["images"] = len(asked.images)
-            rows = await service.batcher.predict(asked.images)
-            content, headers = make_answer(asked, rows, about.classes, service.name, service.version)
+            inference = await service.batcher.apart(parse_request, body, header_length, about.size, service.limits)
+            request.scope["state"]["images"] = len(inference.images)
+            rows = await service.batcher.predict(inference.images)
+            model = about.classes, service.name, service.version
+            content, headers = await service.batcher.apart(make_response, inference, rows, *model)
             return await service.compressed(request, Response(content, headers=headers))
 
     return model, model_ready, infer

@@ -120,9 +120,9 @@ def parse_json(body: bytes, most: int) -> dict[str, Any]:
 
 
 def _from_json(body: bytes) -> list[bytes]:
-    told = parse_json(body, most=1_000)
-    given = told.get("images", [told.get("image")])
-    if len(told) != 1 or not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+    message = parse_json(body, most=1_000)
+    given = message.get("images", [message.get("image")])
+    if len(message) != 1 or not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise RefusalError(400, 'send {"image": base64} or {"images": [base64, …]}')
     try:
         return [_from_base64(text) for text in given]

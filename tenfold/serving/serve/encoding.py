@@ -1,4 +1,4 @@
-"""Content codings (RFC 9110, 8.4): compressed bodies of requests and answers, within limits."""
+"""Content codings (RFC 9110, 8.4): compressed bodies of requests and responses, within limits."""
 
 import re
 import zlib
@@ -6,7 +6,7 @@ import zlib
 from tenfold.serving.serve.refusal import RefusalError
 
 SMALLEST = 1024
-"""Bytes of an answer from which on it is compressed: shorter ones fit one packet anyway."""
+"""Bytes of a response from which on it is compressed: shorter ones fit one packet anyway."""
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's `wbits`
 _DECODED = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 _ENCODED = {"gzip": _GZIP, "deflate": _ZLIB}
@@ -57,7 +57,7 @@ def _has_zlib_head(content: bytes) -> bool:
 
 
 def best_coding(header: str) -> str | None:
-    """The coding of an answer for an Accept-Encoding header; None: as it is."""
+    """The coding of a response for an Accept-Encoding header; None: as it is."""
     weights = {}
     for part in header.split(","):
         name, _, parameter = part.partition(";")
@@ -76,6 +76,6 @@ def _weight(parameter: str) -> float:
 
 
 def compress(content: bytes, coding: str) -> bytes:
-    """Fast rather than small: answers are numbers."""
+    """Fast rather than small: responses are numbers."""
     engine = zlib.compressobj(level=1, wbits=_ENCODED[coding])
     return engine.compress(content) + engine.flush()

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2: bytes of a request → pixels; probabilities → bytes of the answer.
+"""The Open Inference Protocol, version 2: bytes of a request → pixels; probabilities → bytes of the response.
 
 Of Triton's extensions, those of binary tensors and of classification:
 https://github.com/triton-inference-server/server/tree/main/docs/protocol
@@ -30,7 +30,7 @@ class InferRequest:
     name for each image, 0: all probabilities as a tensor.
     """
 
-    ident: str | None
+    request_id: str | None
     images: np.ndarray
     binary: bool
     classification: int
@@ -44,20 +44,20 @@ def parse_request(body: bytes, header_length: str | None, size: int, limits: Lim
     length = len(body) if header_length is None else _header_length(header_length, body)
     if length == 0 and body:
         return InferRequest(None, _raw_images(body, size, limits), binary=True, classification=0)
-    told = parse_json(body[:length], most=2 * limits.images * size * size * 3 + 1_000)
-    ident, inputs = told.get("id"), told.get("inputs")
-    if not isinstance(ident, str | None):
+    message = parse_json(body[:length], most=2 * limits.images * size * size * 3 + 1_000)
+    request_id, inputs = message.get("id"), message.get("inputs")
+    if not isinstance(request_id, str | None):
         raise RefusalError(400, "id must be a string")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise RefusalError(400, f"inputs must be a list of one input, {INPUT}")
-    binary, classification = _requested_output(told)
-    return InferRequest(ident, _images(inputs[0], body[length:], size, limits), binary, classification)
+    binary, classification = _requested_output(message)
+    return InferRequest(request_id, _images(inputs[0], body[length:], size, limits), binary, classification)
 
 
-def _header_length(told: str, body: bytes) -> int:
-    if not (told.isascii() and told.isdigit() and len(told) < 20) or int(told) > len(body):
+def _header_length(text: str, body: bytes) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 20) or int(text) > len(body):
         raise RefusalError(400, f"{HEADER_LENGTH} must be a number of bytes, at most those of the body")
-    return int(told)
+    return int(text)
 
 
 def _raw_images(body: bytes, size: int, limits: Limits) -> np.ndarray:
@@ -68,19 +68,19 @@ def _raw_images(body: bytes, size: int, limits: Limits) -> np.ndarray:
     return _from_bytes(body, [count, size, size, 3], limits)
 
 
-# --- the output that is asked for --------------------------------------------------------------------------------
+# --- the requested output ----------------------------------------------------------------------------------------
 
 
-def _requested_output(told: dict[str, Any]) -> tuple[bool, int]:
+def _requested_output(message: dict[str, Any]) -> tuple[bool, int]:
     """Whether the output is wanted as bytes, and for how many classes."""
-    always_binary = _parameter(_parameters(told), "binary_data_output", bool, False)
-    outputs = told.get("outputs")
+    always_binary = _parameter(_parameters(message), "binary_data_output", bool, False)
+    outputs = message.get("outputs")
     if outputs is None or outputs == []:
         outputs = [{"name": OUTPUT}]
     if not isinstance(outputs, list) or not all(map(_is_output, outputs)):
         raise RefusalError(400, f"outputs must be a list, and the one output is {OUTPUT}")
     if len(outputs) > 1:
-        raise RefusalError(400, f"outputs names {OUTPUT} more than once, though outputs are told apart by their names")
+        raise RefusalError(400, f"outputs names {OUTPUT} more than once: the response identifies outputs by name")
     parameters = _parameters(outputs[0])
     if "shared_memory_region" in parameters:
         raise RefusalError(400, "shared memory is not supported: ask for the output without it")
@@ -90,13 +90,13 @@ def _requested_output(told: dict[str, Any]) -> tuple[bool, int]:
     return _parameter(parameters, "binary_data", bool, always_binary), classification
 
 
-def _is_output(told: Any) -> bool:
-    return isinstance(told, dict) and told.get("name") == OUTPUT
+def _is_output(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("name") == OUTPUT
 
 
-def _parameters(told: dict[str, Any]) -> dict[str, Any]:
+def _parameters(owner: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a request, an input or an output, null ones left out. Those unknown here are left alone."""
-    parameters = told.get("parameters")
+    parameters = owner.get("parameters")
     if not isinstance(parameters, dict | None):
         raise RefusalError(400, "parameters must be an object")
     return {name: value for name, value in (parameters or {}).items() if value is not None}
@@ -112,12 +112,12 @@ def _parameter(parameters: dict[str, Any], name: str, kind: type, default: Any) 
 # --- the input ---------------------------------------------------------------------------------------------------
 
 
-def _images(told: dict[str, Any], rest: bytes, size: int, limits: Limits) -> np.ndarray:
+def _images(tensor: dict[str, Any], rest: bytes, size: int, limits: Limits) -> np.ndarray:
     """The one input; `rest`: the bytes that follow the JSON."""
-    if told.get("name") != INPUT or told.get("datatype") != "UINT8":
+    if tensor.get("name") != INPUT or tensor.get("datatype") != "UINT8":
         raise RefusalError(400, f"the input is {INPUT}, of datatype UINT8")
-    shape = _shape(told.get("shape"), size, limits)
-    parameters, data = _parameters(told), told.get("data")
+    shape = _shape(tensor.get("shape"), size, limits)
+    parameters, data = _parameters(tensor), tensor.get("data")
     if "shared_memory_region" in parameters:
         raise RefusalError(400, "shared memory is not supported: send the tensor in the request")
     if "binary_data_size" in parameters:
@@ -181,37 +181,37 @@ def _from_numbers(values: list[Any], shape: list[int]) -> np.ndarray:
             values = list(map(int, values))
         return np.frombuffer(bytes(values), np.uint8).reshape(shape)  # bytes: none below 0 or above 255
     except (ValueError, OverflowError):
-        said = f"data must hold as many whole numbers from 0 to 255 as the shape says, {np.prod(shape)}"
-        raise RefusalError(400, said) from None
+        message = f"data must hold as many whole numbers from 0 to 255 as the shape says, {np.prod(shape)}"
+        raise RefusalError(400, message) from None
 
 
-# --- the answer --------------------------------------------------------------------------------------------------
+# --- the response ------------------------------------------------------------------------------------------------
 
 
-def make_answer(
+def make_response(
     request: InferRequest, rows: np.ndarray, classes: tuple[str, ...], model: str, version: str
 ) -> tuple[bytes, dict[str, str]]:
     """Body and headers for probabilities float32 N×K."""
     output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(rows.shape)}
-    told = {"model_name": model, "model_version": version, "outputs": [output]}
-    if request.ident is not None:
-        told["id"] = request.ident
+    message = {"model_name": model, "model_version": version, "outputs": [output]}
+    if request.request_id is not None:
+        message["id"] = request.request_id
     texts: list[str] = []
     if request.classification:
         texts = [text for row in rows for text in _best_classes(row, classes, request.classification)]
         output |= {"datatype": "BYTES", "shape": [len(rows), len(texts) // len(rows)]}
     if not request.binary:
         output["data"] = texts or rows.ravel().tolist()
-        return _dump(told), {"Content-Type": "application/json"}
+        return _dump(message), {"Content-Type": "application/json"}
     content = _length_prefixed(texts) if texts else rows.astype("<f4").tobytes()
     output["parameters"] = {"binary_data_size": len(content)}
-    head = _dump(told)
+    head = _dump(message)
     return head + content, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
 
 
-def _dump(told: dict[str, Any]) -> bytes:
+def _dump(message: dict[str, Any]) -> bytes:
     """ASCII: an id may hold half a character, which no UTF-8 can."""
-    return json.dumps(told, separators=(",", ":")).encode()
+    return json.dumps(message, separators=(",", ":")).encode()
 
 
 def _best_classes(row: np.ndarray, classes: tuple[str, ...], count: int) -> list[str]:
