@@ -1,14 +1,16 @@
 """The routes: what may be asked, and what is answered."""
 
 import base64
+import difflib
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -16,8 +18,18 @@ from tenfold.serving.predict import describe, to_answer
 from tenfold.serving.runtime import Classifier
 from tenfold.serving.serve import schema
 from tenfold.serving.serve.batching import Batcher
-from tenfold.serving.serve.bodies import INPUT, OUTPUT, Bodies, images_of, pixels_of
+from tenfold.serving.serve.bodies import Bodies, images_of
+from tenfold.serving.serve.encoding import SMALLEST, best_coding, compress
 from tenfold.serving.serve.guard import Guard, Hosts
+from tenfold.serving.serve.inference import (
+    EXTENSIONS,
+    HEADER_LENGTH,
+    INPUT,
+    OUTPUT,
+    PLATFORM,
+    make_response,
+    parse_request,
+)
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError
 from tenfold.serving.serve.watch import Watch
@@ -51,6 +63,21 @@ class Service:
     def classifier(self) -> Classifier:
         return self.batcher.classifier
 
+    @property
+    def version(self) -> str:
+        """Of the model: the beginning of its file's digest."""
+        return self.classifier.digest[:12]
+
+    async def compressed(self, request: Request, response: Response) -> Response:
+        """The response, compressed where the client accepts that and it pays."""
+        response.headers["Vary"] = "Accept-Encoding"
+        coding = best_coding(", ".join(request.headers.getlist("accept-encoding")))
+        if coding and len(response.body) >= SMALLEST:
+            response.body = await self.batcher.apart(compress, bytes(response.body), coding)
+            response.headers["Content-Encoding"] = coding
+            response.headers["Content-Length"] = str(len(response.body))
+        return response
+
 
 def make_app(
     classifier: Classifier, name: str, hosts: Hosts, token: str | None = None, limits: Limits | None = None
@@ -67,14 +94,15 @@ def make_app(
         redirect_slashes=False,
         telemetry=_NO_TELEMETRY,
     )
-    service = Service(name, batcher, Bodies(limits), limits)
+    service = Service(name, batcher, Bodies(limits, batcher), limits)
     schema.describe_security(app, token is not None)
     _add_errors(app)
     _add_files(app)
     _add_state(app, service, watch)
     _add_predict(app, service)
     _add_protocol(app, service)
-    _add_infer(app, service)
+    _add_model(app, service)
+    _add_heads(app)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
     return Guard(app, batcher, limits, watch, hosts, token, paths)
 
@@ -118,7 +146,6 @@ def _sender(content: bytes, kind: str) -> Any:
 def _add_state(app: FastAPI, service: Service, watch: Watch) -> None:
     about = service.classifier.about
 
-    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", responses=schema.responses(schema.Health))
     async def health() -> Response:
         """Whether the service is well; needs no token."""
@@ -140,7 +167,10 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     classes, threshold = service.classifier.classes, service.classifier.about.threshold
 
     @app.post(
-        "/predict", responses=schema.responses(schema.Predictions, refuses=True), openapi_extra=schema.PREDICT_BODY
+        "/predict",
+        responses=schema.responses(schema.Predictions, refuses=True),
+        openapi_extra=schema.PREDICT_BODY,
+        dependencies=[Depends(_known_parameters)],
     )
     async def predict(
         request: Request,
@@ -153,31 +183,45 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         """Say what is on images."""
         if reject and threshold is None:
             raise RefusalError(400, "this model has no threshold: leave reject out")
-        async with service.bodies.read(request) as body, service.batcher.place():
+        async with service.bodies.read(request) as body:
             kind = request.headers.get("content-type", "")
             contents = await service.batcher.apart(images_of, kind, body, service.limits)
             request.scope["state"]["images"] = len(contents)
             images = await service.batcher.decode(contents)
             rows = await service.batcher.predict(images)
-        answers = [describe(to_answer("", row, classes, top, threshold if reject else None)) for row in rows]
-        if pixels:
-            answers = [told | {"pixels": _base64(image)} for told, image in zip(answers, images, strict=True)]
-        told = {"model": service.name, "size": images.shape[1], "threshold": threshold, "predictions": answers}
-        return JSONResponse(told)
+            answers = [describe(to_answer("", row, classes, top, threshold if reject else None)) for row in rows]
+            if pixels:
+                answers = [told | {"pixels": _base64(image)} for told, image in zip(answers, images, strict=True)]
+            told = {"model": service.name, "size": images.shape[1], "threshold": threshold, "predictions": answers}
+            return await service.compressed(request, JSONResponse(told))
 
 
 def _base64(image: np.ndarray) -> str:
     return base64.b64encode(image.tobytes()).decode()
 
 
-def _add_protocol(app: FastAPI, service: Service) -> None:
-    """The Open Inference Protocol, version 2: all but inference itself."""
-    about = service.classifier.about
+async def _known_parameters(request: Request) -> None:
+    """Refuse query parameters that are misspelt, or given twice: nobody would notice that they do nothing."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name[:50].lower(), known, 1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            takes = f"this path takes {', '.join(known)}" if known else "this path takes none"
+            raise RefusalError(400, f'unknown query parameter "{name[:50]}": {hint}{takes}')
+        if given.count(name) > 1:
+            raise RefusalError(400, f"the query parameter {name} is given more than once")
 
+
+def _add_protocol(app: FastAPI, service: Service) -> None:
+    """The Open Inference Protocol, version 2: the server."""
+
+    @app.get("/v2/", include_in_schema=False)  # as the protocol's own description has it
     @app.get("/v2", responses=schema.responses(schema.ServerMetadata))
     async def server() -> Response:
         """Which server this is."""
-        return JSONResponse({"name": "tenfold", "version": version("tenfold"), "extensions": []})
+        return JSONResponse({"name": "tenfold", "version": version("tenfold"), "extensions": list(EXTENSIONS)})
 
     @app.get("/v2/health/live", responses=schema.responses(schema.Live))
     async def live() -> Response:
@@ -187,44 +231,64 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
     @app.get("/v2/health/ready", responses=schema.responses(schema.Ready))
     async def ready() -> Response:
         """Whether the service answers; needs no token."""
-        return JSONResponse({"ready": True})
+        return JSONResponse({"ready": True, "live": True})
 
-    @app.get("/v2/models/{name}", responses=schema.responses(schema.ModelMetadata, refuses=True))
-    async def model(name: str) -> Response:
+
+def _add_model(app: FastAPI, service: Service) -> None:
+    """The protocol's paths of a model, with its version and without."""
+
+    async def is_named(name: str) -> None:
+        if name != service.name:
+            raise RefusalError(404, f"there is no such model here: it is called {service.name}")
+
+    async def has_version(name: str, version: str) -> None:
+        await is_named(name)
+        if version != service.version:
+            raise RefusalError(404, f"there is no such version of this model: it is {service.version}")
+
+    size, (metadata, ready, infer) = service.classifier.about.size, _model_routes(service)
+    for path, check in (("/v2/models/{name}", is_named), ("/v2/models/{name}/versions/{version}", has_version)):
+        app.get(path, responses=schema.MODEL_METADATA, dependencies=[Depends(check)])(metadata)
+        app.get(f"{path}/ready", responses=schema.MODEL_READY, dependencies=[Depends(check)])(ready)
+        app.post(
+            f"{path}/infer",
+            responses=schema.INFERENCE,
+            openapi_extra=schema.infer_body(INPUT, OUTPUT, HEADER_LENGTH, size),
+            dependencies=[Depends(check), Depends(_known_parameters)],
+        )(infer)
+
+
+def _model_routes(service: Service) -> tuple[Any, Any, Any]:
+    """What these paths answer: metadata, readiness, inference."""
+    about = service.classifier.about
+
+    async def model() -> Response:
         """What the model takes and gives, and what is known of it."""
-        _require_name(name, service)
-        told = {"name": service.name, "platform": "onnx"}
+        metadata = {"name": service.name, "versions": [service.version], "platform": PLATFORM}
         images = {"name": INPUT, "datatype": "UINT8", "shape": [-1, about.size, about.size, 3]}
         probabilities = {"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(about.classes)]}
-        return JSONResponse(told | {"inputs": [images], "outputs": [probabilities], "parameters": about.to_json()})
+        return JSONResponse(metadata | {"inputs": [images], "outputs": [probabilities], "parameters": about.to_json()})
 
-    @app.get("/v2/models/{name}/ready", responses=schema.responses(schema.ModelReady, refuses=True))
-    async def model_ready(name: str) -> Response:
+    async def model_ready() -> Response:
         """Whether the model answers."""
-        _require_name(name, service)
         return JSONResponse({"name": service.name, "ready": True})
 
-
-def _add_infer(app: FastAPI, service: Service) -> None:
-    size, digest = service.classifier.about.size, service.classifier.digest
-
-    @app.post(
-        "/v2/models/{name}/infer",
-        responses=schema.responses(schema.Inference, refuses=True),
-        openapi_extra=schema.infer_body(INPUT, OUTPUT, size),
-    )
-    async def infer(request: Request, name: str) -> Response:
+    async def infer(request: Request) -> Response:
         """Pixels in, probabilities out (Open Inference Protocol)."""
-        _require_name(name, service)
-        async with service.bodies.read(request) as body, service.batcher.place():
-            ident, images = await service.batcher.apart(pixels_of, body, size, service.limits)
-            request.scope["state"]["images"] = len(images)
-            rows = await service.batcher.predict(images)
-        output = {"name": OUTPUT, "datatype": "FP32", "shape": list(rows.shape), "data": rows.ravel().tolist()}
-        told = {"model_name": service.name, "model_version": digest[:12], "outputs": [output]}
-        return JSONResponse(told if ident is None else told | {"id": ident})
+        async with service.bodies.read(request) as body:
+            header_length = request.headers.get(HEADER_LENGTH)
+            inference = await service.batcher.apart(parse_request, body, header_length, about.size, service.limits)
+            request.scope["state"]["images"] = len(inference.images)
+            rows = await service.batcher.predict(inference.images)
+            model = about.classes, service.name, service.version
+            content, headers = await service.batcher.apart(make_response, inference, rows, *model)
+            return await service.compressed(request, Response(content, headers=headers))
+
+    return model, model_ready, infer
 
 
-def _require_name(name: str, service: Service) -> None:
-    if name != service.name:
-        raise RefusalError(404, f"there is no such model here: it is called {service.name}")
+def _add_heads(app: FastAPI) -> None:
+    """HEAD for all that GET answers: watchers ask so, and HTTP wants it."""
+    for route in list(app.routes):
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            app.head(route.path, include_in_schema=False, dependencies=route.dependencies)(route.endpoint)

@@ -1,4 +1,4 @@
-"""Bodies of requests → the bytes of images, or the pixels that the Open Inference Protocol sends.
+"""Bodies of requests → the bytes of images, or a JSON object.
 
 A body is held in memory, whole, within limits; nothing is written to disk.
 """
@@ -6,15 +6,19 @@ A body is held in memory, whole, within limits; nothing is written to disk.
 import base64
 import binascii
 import contextlib
+import string
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-import numpy as np
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from tenfold.files import parse_object
+from tenfold.serving.serve.batching import Batcher
+from tenfold.serving.serve.encoding import coding_of, decompress
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError, busy
 
@@ -22,15 +26,28 @@ from tenfold.serving.serve.refusal import RefusalError, busy
 class Bodies:
     """Reads bodies, and knows how much of them is held by all requests together."""
 
-    def __init__(self, limits: Limits):
-        self._limits = limits
+    def __init__(self, limits: Limits, batcher: Batcher):
+        self._limits, self._batcher = limits, batcher
         self._held = 0
 
     @contextlib.asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """The whole body; it counts as held until the block ends. Raises `RefusalError`: 413, 415 or 503."""
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise RefusalError(415, "send the body uncompressed, without Content-Encoding")
+        """The whole body, decompressed. Until the block ends it counts as held, and the request as one at work.
+
+        Raises `RefusalError`: 400 or 415 for what cannot be decompressed, 413 or 503.
+        """
+        coding = coding_of(", ".join(request.headers.getlist("content-encoding")))
+        async with self._receive(request) as sent, self._batcher.place():
+            if coding is None:
+                yield sent
+                return
+            body = await self._batcher.apart(decompress, sent, coding, self._limits.body)
+            with self._hold(len(body)):
+                yield body
+
+    @contextlib.asynccontextmanager
+    async def _receive(self, request: Request) -> AsyncIterator[bytes]:
+        """The body as it is sent."""
         if int(request.headers.get("content-length", 0)) > self._limits.body:
             raise self._too_large()
         body = bytearray()
@@ -45,6 +62,17 @@ class Bodies:
             yield bytes(body)
         finally:
             self._held -= len(body)
+
+    @contextlib.contextmanager
+    def _hold(self, count: int) -> Iterator[None]:
+        """Count so many bytes more as held. No more can be over the limit than there are threads that decompress."""
+        self._held += count
+        try:
+            if self._held > self._limits.held:
+                raise busy("too much is being sent at once")
+            yield
+        finally:
+            self._held -= count
 
     def _too_large(self) -> RefusalError:
         return RefusalError(413, f"the body is larger than {self._limits.body:,} bytes")
@@ -63,7 +91,7 @@ def images_of(content_type: str, body: bytes, limits: Limits) -> list[bytes]:
     else:
         images = [body]
     if len(images) > limits.images:
-        raise _too_many(limits.images)
+        raise too_many(limits.images)
     if not any(images):
         raise RefusalError(400, "there is no image in the request")
     if not all(images):
@@ -73,12 +101,16 @@ def images_of(content_type: str, body: bytes, limits: Limits) -> list[bytes]:
     return images
 
 
-def _too_many(most: int) -> RefusalError:
+def too_many(most: int) -> RefusalError:
+    """413, for more images than one request may have."""
     return RefusalError(413, f"one request takes at most {most} images")
 
 
-def _object(body: bytes, most: int) -> dict[str, Any]:
-    """JSON of at most about so many values: all requests would wait while more are parsed."""
+def parse_json(body: bytes, most: int) -> dict[str, Any]:
+    """A JSON object of at most about so many values: all requests would wait while more are parsed.
+
+    Raises `RefusalError` (400).
+    """
     if sum(map(body.count, (b",", b"[", b"{"))) > most:
         raise RefusalError(400, "the JSON holds more values than any request needs")
     try:
@@ -88,19 +120,68 @@ def _object(body: bytes, most: int) -> dict[str, Any]:
 
 
 def _from_json(body: bytes) -> list[bytes]:
-    told = _object(body, most=1_000)
-    given = told.get("images", [told.get("image")])
-    if len(told) != 1 or not isinstance(given, list) or not all(isinstance(text, str) for text in given):
+    message = parse_json(body, most=1_000)
+    given = message.get("images", [message.get("image")])
+    if len(message) != 1 or not isinstance(given, list) or not all(isinstance(text, str) for text in given):
         raise RefusalError(400, 'send {"image": base64} or {"images": [base64, …]}')
     try:
-        return [base64.b64decode(text, validate=True) for text in given]
+        return [_from_base64(text) for text in given]
     except (binascii.Error, ValueError) as error:
-        raise RefusalError(400, "an image is not in base64") from error
+        raise RefusalError(400, "an image is not in base64, nor a data: URI in base64") from error
+
+
+_WHITESPACE = string.whitespace.encode()
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+
+def _from_base64(text: str) -> bytes:
+    """Base64 as people's tools write it: broken into lines, without padding, of either alphabet, or as a data: URI.
+
+    Raises `ValueError` for anything else.
+    """
+    content = text.strip().encode("ascii")
+    if content[:5].lower() == b"data:":
+        head, comma, content = content.partition(b",")
+        if not comma or not head.lower().endswith(b";base64"):
+            raise ValueError("a data: URI that is not in base64")
+        content = unquote_to_bytes(content)
+    content = content.translate(_URL_SAFE, _WHITESPACE)
+    if not content.endswith(b"="):
+        content += b"=" * (-len(content) % 4)
+    return base64.b64decode(content, validate=True)
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------
+
+_OTHER_PARTS = 100
+"""Parts of a form that may come along with the images."""
+_OPTIONS = {b"top", b"reject", b"pixels"}
+_IMAGES = {b"image", b"images", b"file", b"files"}
+
+
+@dataclass
+class _Part:
+    """One part of a form. filename: None where it has none."""
+
+    name: bytes = b""
+    filename: bytes | None = None
+    kind: bytes = b"text/plain"
+    content: bytearray = field(default_factory=bytearray)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is sent as a file: most clients give a name, some only a type."""
+        return self.filename is not None or not self.kind.startswith(b"text/")
+
+    @property
+    def is_unfilled(self) -> bool:
+        """Whether it is what browsers send for a file that nobody chose."""
+        return self.filename == b"" and not self.content
 
 
 def _from_multipart(boundary: bytes, body: bytes, most: int) -> list[bytes]:
-    """The parts that are files, whatever their names."""
-    reader = _Parts(most)
+    """The parts that are files, whatever their names. Text is left alone, unless it was meant for us."""
+    reader = _Parts(most + _OTHER_PARTS)
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         parser.write(body)
@@ -109,18 +190,27 @@ def _from_multipart(boundary: bytes, body: bytes, most: int) -> list[bytes]:
         raise RefusalError(400, "the multipart body is not sound") from error
     if not boundary or not reader.ended:
         raise RefusalError(400, "the multipart body is not sound, or cut short")
-    if not all(reader.are_files):
-        raise RefusalError(400, "each part must be a file: give it a filename")
-    return [bytes(part) for part in reader.parts]
+    for part in reader.parts:
+        _check_text(part)
+    return [bytes(part.content) for part in reader.parts if part.is_file and not part.is_unfilled]
+
+
+def _check_text(part: _Part) -> None:
+    if part.is_file:
+        return
+    if part.name in _OPTIONS:
+        name = part.name.decode()
+        raise RefusalError(400, f"{name} is no field of the form: send it in the address, as /predict?{name}=…")
+    if part.name.removesuffix(b"[]").lower() in _IMAGES:
+        raise RefusalError(400, "the image is sent as text: give its part of the form a filename")
 
 
 class _Parts:
-    """What the parser finds: contents of the parts, and whether each is a file."""
+    """What the parser finds. Raises `RefusalError` for more than `most` parts."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.parts: list[bytearray] = []
-        self.are_files: list[bool] = []
+        self.parts: list[_Part] = []
         self.ended = False
         self._name, self._value = bytearray(), bytearray()
 
@@ -131,73 +221,25 @@ class _Parts:
             "on_header_field": lambda data, start, end: self._name.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._end_header,
-            "on_part_data": lambda data, start, end: self.parts[-1].extend(data[start:end]),
+            "on_part_data": lambda data, start, end: self.parts[-1].content.extend(data[start:end]),
             "on_end": self._end,
         }
 
     def _begin(self) -> None:
         if len(self.parts) == self._most:
-            raise _too_many(self._most)
-        self.parts.append(bytearray())
-        self.are_files.append(False)
+            raise RefusalError(413, f"a form may have at most {self._most} parts")
+        self.parts.append(_Part())
 
     def _end_header(self) -> None:
+        value, part = bytes(self._value), self.parts[-1]
+        kind, options = parse_options_header(value)
         if self._name.lower() == b"content-disposition":
-            self.are_files[-1] = b"filename" in parse_options_header(bytes(self._value))[1]
+            is_encoded = b"filename*=" in value.lower()  # of names that are not ASCII, some clients write only this
+            part.name, part.filename = options.get(b"name", b""), options.get(b"filename", b"?" if is_encoded else None)
+        elif self._name.lower() == b"content-type":
+            part.kind = kind.lower()
         self._name.clear()
         self._value.clear()
 
     def _end(self) -> None:
         self.ended = True
-
-
-# --- Open Inference Protocol, version 2 --------------------------------------------------------------------------
-
-INPUT, OUTPUT = "images", "probabilities"
-
-
-def pixels_of(body: bytes, size: int, limits: Limits) -> tuple[str | None, np.ndarray]:
-    """The request's id and its uint8 N×S×S×3. Raises `RefusalError` (400, or 413 for too many)."""
-    told = _object(body, most=2 * limits.images * size * size * 3 + 1_000)
-    ident, inputs, outputs = told.get("id"), told.get("inputs"), told.get("outputs")
-    if not isinstance(ident, str | None) or not (ident or "").isprintable():
-        raise RefusalError(400, "id must be a printable text")
-    if outputs is not None and not (isinstance(outputs, list) and all(map(_is_output, outputs))):
-        raise RefusalError(400, f"the one output is {OUTPUT}")
-    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
-        raise RefusalError(400, "give one input")
-    return ident, _tensor(inputs[0], size, limits)
-
-
-def _is_output(told: Any) -> bool:
-    return isinstance(told, dict) and told.get("name") == OUTPUT
-
-
-def _tensor(told: dict[str, Any], size: int, limits: Limits) -> np.ndarray:
-    shape = told.get("shape")
-    if told.get("name") != INPUT or told.get("datatype") != "UINT8" or not isinstance(shape, list):
-        raise RefusalError(400, f"the input is {INPUT}, of datatype UINT8")
-    sound = len(shape) == 4 and all(type(side) is int for side in shape)
-    if not sound or shape[0] < 1 or shape[1:] != [size, size, 3]:
-        raise RefusalError(400, f"the shape must be [N, {size}, {size}, 3]")
-    if shape[0] > limits.images:
-        raise _too_many(limits.images)
-    data = told.get("data")
-    if not isinstance(data, list):
-        raise RefusalError(400, "data must be a list")
-    flat = list(_flat(data, depth=4))
-    try:
-        if len(flat) != shape[0] * size * size * 3 or set(map(type, flat)) != {int}:
-            raise ValueError
-        return np.frombuffer(bytes(flat), np.uint8).reshape(shape)  # bytes: none below 0 or above 255
-    except ValueError:
-        raise RefusalError(400, "data must hold as many whole numbers from 0 to 255 as the shape says") from None
-
-
-def _flat(data: list[Any], depth: int) -> Iterator[Any]:
-    """Numbers in row-major order, from a flat list or a nested one."""
-    for item in data:
-        if isinstance(item, list) and depth > 1:
-            yield from _flat(item, depth - 1)
-        else:
-            yield item

@@ -55,7 +55,10 @@ class Live(TypedDict):
 
 
 class Ready(TypedDict):
+    """live: the same, as the protocol's text calls it."""
+
     ready: bool
+    live: bool
 
 
 class ServerMetadata(TypedDict):
@@ -74,6 +77,7 @@ class ModelMetadata(TypedDict):
     """parameters: what the model file says about itself."""
 
     name: str
+    versions: list[str]
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
@@ -86,10 +90,13 @@ class ModelReady(TypedDict):
 
 
 class Tensor(TypedDict):
+    """data: probabilities, or `value:index:label` of classes; left out of binary answers."""
+
     name: str
     datatype: str
     shape: list[int]
-    data: list[float]
+    data: NotRequired[list[float] | list[str]]
+    parameters: NotRequired[dict[str, int]]
 
 
 class Inference(TypedDict):
@@ -127,7 +134,7 @@ def responses(model: type, *, refuses: bool = False) -> dict[int | str, dict[str
 
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}
-_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_BASE64 = {"type": "string", "contentEncoding": "base64", "description": "May be a data: URI."}
 PREDICT_BODY = {
     "requestBody": {
         "required": True,
@@ -165,28 +172,55 @@ PREDICT_BODY = {
 }
 
 
-def infer_body(name: str, output: str, size: int) -> dict[str, Any]:
-    """The body of an inference request, version 2."""
-    tensor = {
+MODEL_METADATA = responses(ModelMetadata, refuses=True)
+MODEL_READY = responses(ModelReady, refuses=True)
+INFERENCE = responses(Inference, refuses=True)
+INFERENCE[200]["content"] = {"application/octet-stream": _FILE}
+
+
+def infer_body(name: str, output: str, header: str, size: int) -> dict[str, Any]:
+    """Header and body of an inference request, version 2."""
+    inputs = {"type": "array", "items": _input(name, size), "minItems": 1, "maxItems": 1}
+    schema = {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string"},
+            "inputs": inputs,
+            "outputs": {"type": "array", "items": _output(output), "maxItems": 1},
+            "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
+        },
+        "required": ["inputs"],
+    }
+    length = {
+        "name": header,
+        "in": "header",
+        "required": False,
+        "description": "Bytes of JSON before those of tensors; 0 where the body is the pixels alone.",
+        "schema": {"type": "integer", "minimum": 0},
+    }
+    content = {"application/json": {"schema": schema}, "application/octet-stream": _FILE}
+    return {"parameters": [length], "requestBody": {"required": True, "content": content}}
+
+
+def _input(name: str, size: int) -> dict[str, Any]:
+    sides = [{"type": "integer", "minimum": 1}, {"const": size}, {"const": size}, {"const": 3}]
+    return {
         "type": "object",
         "properties": {
             "name": {"const": name},
             "datatype": {"const": "UINT8"},
-            "shape": {
-                "type": "array",
-                "prefixItems": [{"type": "integer", "minimum": 1}, {"const": size}, {"const": size}, {"const": 3}],
-                "minItems": 4,
-                "maxItems": 4,
-            },
+            "shape": {"type": "array", "prefixItems": sides, "minItems": 4, "maxItems": 4},
             "data": {"type": "array", "description": "Row by row, flat or nested.", "items": {}},
+            "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
         },
-        "required": ["name", "datatype", "shape", "data"],
+        "required": ["name", "datatype", "shape"],
     }
-    outputs = {"type": "array", "items": {"type": "object", "properties": {"name": {"const": output}}}}
-    inputs = {"type": "array", "items": tensor, "minItems": 1, "maxItems": 1}
-    schema = {
+
+
+def _output(name: str) -> dict[str, Any]:
+    parameters = {"binary_data": {"type": "boolean"}, "classification": {"type": "integer", "minimum": 0}}
+    return {
         "type": "object",
-        "properties": {"id": {"type": "string"}, "inputs": inputs, "outputs": outputs},
-        "required": ["inputs"],
+        "properties": {"name": {"const": name}, "parameters": {"type": "object", "properties": parameters}},
+        "required": ["name"],
     }
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
