@@ -64,28 +64,36 @@ def make_folder(folder: Path) -> None:
     with storage_errors(folder):
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        if not missing or ALL_OWN.encode() in _note_lines(missing[-1].parent):
+            return
     for path in missing:
         _add_to_note(path, "")
 
 
 def note_own(path: Path) -> None:
     """Note beside `path` that tenfold made it, so that it is never read as data. Raises `StorageError`."""
-    _add_to_note(path.parent, json.dumps(path.name) + "\n")
+    _add_to_note(path.parent, json.dumps(path.name))
 
 
 def note_all_own(folder: Path) -> None:
     """Note in `folder` that all of it is tenfold's, now and later. Raises `StorageError`."""
-    _add_to_note(folder, f"{ALL_OWN}\n")
+    _add_to_note(folder, ALL_OWN)
 
 
 def _add_to_note(folder: Path, line: str) -> None:
     note = folder / OWN_NOTE
     with storage_errors(note):
-        before = note.read_bytes().splitlines() if note.is_file() else []
-        if not before or line.strip().encode() not in before:
-            head = "" if before else "# made by tenfold: what is named here is never read as data\n"
-            with note.open("ab") as file:
-                file.write(f"{head}{line}".encode())  # in one piece: other processes add lines, too
+        before = _note_lines(folder)
+        if before and (not line or line.encode() in before):
+            return
+        head = "" if before else "# made by tenfold: what is named here is never read as data\n"
+        with note.open("ab") as file:
+            file.write(f"{head}{line}\n".encode())  # in one piece: other processes add lines, too
+
+
+def _note_lines(folder: Path) -> list[bytes]:
+    note = folder / OWN_NOTE
+    return note.read_bytes().splitlines() if note.is_file() else []
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -18,12 +18,14 @@ from tenfold.data.splits import (
     explain_classes,
     holds_folders,
     inner_split,
+    is_unlabelled,
     parse_split,
     untrained_splits,
 )
 from tenfold.errors import DataError
 
 MOST_CLASSES = 1000
+SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -171,31 +173,39 @@ def _find_splits(walk: _Walk, folders: Sequence[Path]) -> dict[str, Path]:
     if not named:
         _note_untrained(walk, untrained_splits(folders))
         return {}
-    found = {split: path for path, split in named.items()}
-    if len(found) < len(named):
-        names = " and ".join(walk.name(path) for path in named)
-        walk.note("splits", "error", f"of {names} two are the same split", "merge them", named)
+    by_split: dict[str, list[Path]] = {}
+    for path, split in named.items():
+        by_split.setdefault(split, []).append(path)
+    for paths in by_split.values():
+        if len(paths) > 1:
+            what = f"of {' and '.join(map(walk.name, paths))} two are the same split"
+            walk.note("splits", "error", what, "merge them", paths)
+    tops = {split: inner_split(by_split[split][0]) for split in SPLITS if split in by_split}
+    labelled = {split: top for split, top in tops.items() if not is_unlabelled(top, tops["train"])}
+    kept = {path for split in labelled for path in by_split[split]}
     for stray in folders:
-        if stray not in named:
-            _note_stray(walk, stray, walk.name(found["train"]))
-    return {split: inner_split(found[split]) for split in ("train", "val", "test") if split in found}
+        if stray not in kept:
+            _note_stray(walk, stray, by_split["train"][0])
+    return labelled
 
 
 def _note_untrained(walk: _Walk, splits: Sequence[Path]) -> None:
     if splits:
-        names, verb = " and ".join(walk.name(path) for path in splits), "hold" if len(splits) > 1 else "holds"
-        what = f"{names} {verb} folders, but there is no train/ beside it"
+        names, many = " and ".join(map(walk.name, splits)), len(splits) > 1
+        what = (
+            f"{names} {'hold' if many else 'holds'} folders, but there is no train/ beside {'them' if many else 'it'}"
+        )
         walk.note("splits", "error", what, "move the classes to train on into train/", splits)
 
 
-def _note_stray(walk: _Walk, stray: Path, train: str) -> None:
-    if parse_split(stray.name) and not holds_folders(stray):
+def _note_stray(walk: _Walk, stray: Path, train: Path) -> None:
+    if parse_split(stray.name) and (not holds_folders(stray) or is_unlabelled(stray, train)):
         what = f"{walk.name(stray)} holds no class folders"
         do = "left out; sort its images into folders named as the classes, or have them answered by tenfold predict"
         walk.note("unlabelled split", "warning", what, do, [stray])
     else:
-        what = f"{walk.name(stray)} lies beside {train}/"
-        walk.note("stray folder", "warning", what, f"left out; move it into {train}/ if it is a class", [stray])
+        what, name = f"{walk.name(stray)} lies beside {walk.name(train)}/", walk.name(train)
+        walk.note("stray folder", "warning", what, f"left out; move it into {name}/ if it is a class", [stray])
 
 
 def _class_folders(walk: _Walk, folders: Sequence[Path], files: Sequence[Path]) -> dict[str, Path]:

@@ -57,7 +57,8 @@ def untrained_splits(folders: Collection[Path]) -> list[Path]:
 
     They hold folders, and have a plain name, lie beside nothing else, or hold folders named as those beside them.
     """
-    named = [path for path in folders if parse_split(path.name) and holds_folders(path)]
+    splits = {path: parse_split(path.name) for path in folders}
+    named = [path for path, found in splits.items() if found and found[1] != "train" and holds_folders(path)]
     classes = {path.name for path in folders} - {path.name for path in named}
     return [
         path for path in named if _is_plain(path) or not classes or classes & {inner.name for inner in subfolders(path)}
@@ -70,6 +71,13 @@ def inner_split(folder: Path) -> Path:
     while len(inner) == 1 and _same_split(inner[0], folder) and not _images_in(folder) and holds_folders(inner[0]):
         folder, inner = inner[0], subfolders(inner[0])
     return folder
+
+
+def is_unlabelled(split: Path, train: Path) -> bool:
+    """Whether a split's images lie in one folder of its own name, and so belong to no class of `train`."""
+    inner = subfolders(split)
+    one = len(inner) == 1 and _same_split(inner[0], split) and not holds_folders(inner[0])
+    return one and not (train / inner[0].name).is_dir()
 
 
 def _same_split(inner: Path, outer: Path) -> bool:

@@ -141,7 +141,7 @@ def _entries(folder: Path, own: bool, pattern: str = "*") -> Iterator[Path]:
 
 def _named(path: Path, name: str) -> Iterator[Input]:
     """A file or folder that the user named."""
-    return _images(path, is_own(path), name)
+    return _images(path, _is_folder(path) and is_own(path), name)
 
 
 def _images(path: Path, own: bool, name: str = "") -> Iterator[Input]:
