@@ -8,7 +8,7 @@ decides.
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,19 +129,18 @@ class _Walk:
         for path in paths:
             if is_hidden(path.name) and path.is_dir():
                 self.note("hidden folder", "warning", f"{self.name(path)} is hidden", "left out", [path])
-        own = own_names(folder)
-        shown = self._without_own(shown, [path for path in shown if path.name in own or is_output(path)])
+        folders, own = {path for path in shown if path.is_dir()}, own_names(folder)
+        shown = self._without_own(shown, {p for p in shown if p.name in own or (p in folders and is_output(p))})
         self._note_collisions(shown)
-        folders = {path: None for path in shown if path.is_dir()}
-        return [*folders], [path for path in shown if path not in folders]
+        return [path for path in shown if path in folders], [path for path in shown if path not in folders]
 
     def class_entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """As `entries`, without folders that hold nothing but tenfold's output, such as `runs/`."""
         folders, files = self.entries(folder)
-        return self._without_own(folders, [path for path in folders if is_own(path)]), files
+        return self._without_own(folders, {path for path in folders if is_own(path)}), files
 
-    def _without_own(self, paths: Sequence[Path], own: Collection[Path]) -> list[Path]:
-        for path in own:
+    def _without_own(self, paths: Sequence[Path], own: Set[Path]) -> list[Path]:
+        for path in (path for path in paths if path in own):
             self.note("own output", "warning", f"{self.name(path)} was made by tenfold", "left out", [path])
         return [path for path in paths if path not in own]
 
@@ -191,10 +190,8 @@ def _find_splits(walk: _Walk, folders: Sequence[Path]) -> dict[str, Path]:
 
 def _note_untrained(walk: _Walk, splits: Sequence[Path]) -> None:
     if splits:
-        names, many = " and ".join(map(walk.name, splits)), len(splits) > 1
-        what = (
-            f"{names} {'hold' if many else 'holds'} folders, but there is no train/ beside {'them' if many else 'it'}"
-        )
+        hold, them = ("hold", "them") if len(splits) > 1 else ("holds", "it")
+        what = f"{' and '.join(map(walk.name, splits))} {hold} folders, but there is no train/ beside {them}"
         walk.note("splits", "error", what, "move the classes to train on into train/", splits)
 
 
@@ -253,7 +250,8 @@ def _check_classes(walk: _Walk, top: Path, folders: Mapping[str, Path]) -> None:
     count, explained = len(folders), explain_classes(top, folders)
     if explained:
         what, do = map(shown_name, explained)
-        walk.note("classes", "error", what, do, folders.values())
+        do = do if top == walk.listing.root else f"make one folder for each class in {walk.name(top)}/"
+        walk.note("layout", "error", what, do, folders.values())
     elif not 2 <= count <= MOST_CLASSES:
         made = ", and was made by tenfold" if is_own(top) else ""
         what = f"{walk.listing.root} has {count:,} class folders instead of 2 to {MOST_CLASSES:,}{made}"

@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[dict[str, int], str]] = {
     ),
     "in a split": (
         {"train/images/a": 1, "train/images/b": 1, "test/images/a": 1, "test/images/b": 1},
-        "the classes lie deeper in {root}/train: its folder images holds a and b",
+        "its folder images holds a and b: make one folder for each class in train/",
     ),
     "nothing to train on": (
         {"Testing/a": 1, "Testing/b": 1, "eval/a": 1},
