@@ -77,7 +77,7 @@ def _expand(source: str) -> Iterator[Input]:
     """The images that a path or a pattern stands for; the path itself where there is nothing."""
     path, found = Path(source), False
     if os.path.lexists(source) or not glob.has_magic(source):
-        yield from _named(path, source)
+        yield from _images(path, source)
         return
     parts = path.relative_to(path.anchor).parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
@@ -86,7 +86,7 @@ def _expand(source: str) -> Iterator[Input]:
     for match in _match(folder, parts, own):
         found = True
         if "**" not in parts:
-            yield from _images(match, own)
+            yield from _below(match, own)
         elif not _is_folder(match):  # what is in a folder is matched by itself
             yield _file(match)
     if not found:
@@ -139,12 +139,12 @@ def _entries(folder: Path, own: bool, pattern: str = "*") -> Iterator[Path]:
         last = window[-1]
 
 
-def _named(path: Path, name: str) -> Iterator[Input]:
-    """A file or folder that the user named."""
-    return _images(path, _is_folder(path) and is_own(path), name)
+def _images(path: Path, name: str) -> Iterator[Input]:
+    """What the user named: a file, or the images of a folder, of tenfold's output only where it is nothing else."""
+    return _below(path, _is_folder(path) and is_own(path), name)
 
 
-def _images(path: Path, own: bool, name: str = "") -> Iterator[Input]:
+def _below(path: Path, own: bool, name: str = "") -> Iterator[Input]:
     """A file, or the images of a folder and of all folders in it; own: tenfold's output, too."""
     if not _is_folder(path):
         yield _file(path, name)
@@ -188,7 +188,7 @@ def _from_stream(stream: BinaryIO) -> Iterator[Input]:
     for line in _lines(head, stream):
         if line:
             name = os.fsdecode(line)
-            yield from _named(Path(name), name)
+            yield from _images(Path(name), name)
 
 
 def _lines(head: bytes, stream: BinaryIO) -> Iterator[bytes]:
