@@ -16,6 +16,9 @@ from typing import Any, BinaryIO
 from tenfold.errors import StorageError
 
 TEMPORARY_SUFFIX = ".partial"
+OWN_NOTE, ALL_OWN = ".tenfold", "*"
+"""A note in each folder that tenfold makes or draws into: what in it is never read as data, a JSON string a line, or
+`*` for all of it; nothing where tenfold made the folder only. `tenfold.data.ignored` reads it."""
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
 
 
@@ -40,7 +43,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     with storage_errors(path):
         if path.exists() and not path.is_file():
             raise StorageError(f"cannot write {path}: it is there and is not a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX)
         temporary = Path(name)
         try:
@@ -54,6 +57,43 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             _fsync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each with a note that tenfold made it. Raises `StorageError`."""
+    with storage_errors(folder):
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        if not missing or ALL_OWN.encode() in _note_lines(missing[-1].parent):
+            return
+    for path in missing:
+        _add_to_note(path, "")
+
+
+def note_own(path: Path) -> None:
+    """Note beside `path` that tenfold made it, so that it is never read as data. Raises `StorageError`."""
+    _add_to_note(path.parent, json.dumps(path.name))
+
+
+def note_all_own(folder: Path) -> None:
+    """Note in `folder` that all of it is tenfold's, now and later. Raises `StorageError`."""
+    _add_to_note(folder, ALL_OWN)
+
+
+def _add_to_note(folder: Path, line: str) -> None:
+    note = folder / OWN_NOTE
+    with storage_errors(note):
+        before = _note_lines(folder)
+        if before and (not line or line.encode() in before):
+            return
+        head = "" if before else "# made by tenfold: what is named here is never read as data\n"
+        with note.open("ab") as file:
+            file.write(f"{head}{line}\n".encode())  # in one piece: other processes add lines, too
+
+
+def _note_lines(folder: Path) -> list[bytes]:
+    note = folder / OWN_NOTE
+    return note.read_bytes().splitlines() if note.is_file() else []
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "data": set(),
     "training": {"data"},
     "evaluation": {"training", "data"},
-    "serving": {"data.dataset", "data.image", "data.listing", "training", "evaluation.metrics"},
+    "serving": {"data.dataset", "data.ignored", "data.image", "training", "evaluation.metrics"},
     # it starts the others as processes; these tell it data, fields, the machine's speed, answers
     "scaling": {
         "data",
@@ -43,6 +43,8 @@ ORDERS = {
         "download",
         "sources",
         "cache",
+        "ignored",
+        "splits",
         "listing",
         "folder",
         "check",
@@ -125,7 +127,7 @@ ORDERS = {
 # Files that start fast import less than their room may.
 STRICTER = {
     "serving.runtime": {"data.image"},
-    "serving.inputs": {"data.image", "data.listing"},
+    "serving.inputs": {"data.ignored", "data.image"},
     "serving.predict": {"data.image", "serving.runtime", "serving.inputs"},
     "serving.serve": {"data.image", "serving.runtime", "serving.predict"},
 }
@@ -250,7 +252,7 @@ def test_what_must_start_fast_imports_nothing_heavy(module: str) -> None:
         ("serving.predict", "training.run", "starts fast"),
         ("serving.serve.app", "serving.export", "starts fast"),
         ("serving.serve.limits", "serving.serve.app", "downwards only"),
-        ("serving.export", "evaluation.evaluate", "serving may import data.dataset, data.image, data.listing"),
+        ("serving.export", "evaluation.evaluate", "serving may import data.dataset, data.ignored, data.image"),
         ("scaling.bench", "training.fit", "scaling may import data, serving.inputs"),
         ("training.surprise", "training.fit", "has no place in the order"),
         ("evaluation.plots.style", "evaluation.plots.curves", "downwards only"),

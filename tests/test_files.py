@@ -29,7 +29,7 @@ def test_a_file_appears_with_its_content_and_is_readable_by_all(tmp_path: Path) 
     path = tmp_path / "new" / "file.txt"
     assert path.read_bytes() == b"gr\xc3\xbcn\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert everything(tmp_path) == {"new", "new/file.txt"}
+    assert everything(tmp_path) == {"new", "new/file.txt", "new/.tenfold"}
 
 
 def test_until_the_block_ends_the_old_file_is_seen(tmp_path: Path) -> None:

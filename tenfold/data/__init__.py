@@ -21,9 +21,12 @@ def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0) ->
     Raises `UsageError` for a name that is none, `DataError` when the data cannot be had, `StorageError`.
     """
     if is_folder(name):
-        from tenfold.data.folder import load_folder  # here, because it brings Pillow
+        from tenfold.data.check import say_findings  # here, because it brings Pillow
+        from tenfold.data.folder import make_dataset, read_folder
 
-        return load_folder(Path(name), size, resize, seed)
+        pictures = read_folder(Path(name), size, resize)
+        say_findings(pictures)
+        return make_dataset(pictures, seed)
     _check_name(name)
     if (size, resize) != (32, "squash"):
         raise UsageError(f"the images of {name} are 32 pixels wide: only those of a folder are resized")

@@ -3,6 +3,7 @@
 Legend: N images that can be read, 32×32 pixels each for this purpose.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tenfold.console import progress
+from tenfold.console import progress, remark
 from tenfold.data.folder import IMBALANCE, Pictures, examine_entries, folder_name, read_pictures
-from tenfold.data.listing import SUFFIXES, File, Finding, list_folder
+from tenfold.data.ignored import SUFFIXES
+from tenfold.data.listing import File, Finding, list_folder
 
 FEW = 20
 """Images of a class; of fewer, little is learned and nothing is measured."""
@@ -23,6 +25,17 @@ again as JPEG of quality 75, an image of CIFAR-10 differs by 0.26 at the most ni
 images four pairs are as near, and all four show the same picture."""
 MOST_PAIRS = 10_000
 _SEVERITIES = ("error", "skipped", "warning")
+_SERIOUS = (
+    "leak",
+    "duplicates of two classes",
+    "own output",
+    "unlabelled split",
+    "stray folder",
+    "outside",
+    "small class",
+    "colliding names",
+)
+_SAID = {"imbalance", "hidden folder"}  # the former by `make_dataset`; the latter is nothing to worry about
 _CHUNK = 512
 
 
@@ -63,6 +76,27 @@ def check_folder(root: Path) -> Checked:
     ]
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))  # stable: kinds stay together
     return Checked(folder_name(root), counts, tuple(findings))
+
+
+def say_findings(pictures: Pictures) -> None:
+    """Say before training, in a line for each kind, what `tenfold data check` warns of, but for what takes it minutes.
+
+    What is refused or skipped is not said again; what does no harm is only counted.
+    """
+    found = [*pictures.listing.findings, *examine_entries(pictures), *_examine_endings(pictures)]
+    found += [*_examine_counts(_count(pictures)), *_examine_copies(pictures)]
+    kinds: dict[str, list[Finding]] = {}
+    for finding in found:
+        if finding.severity == "warning" and finding.kind not in _SAID:
+            kinds.setdefault(finding.kind, []).append(finding)
+    for kind in _SERIOUS:
+        if kind in kinds:
+            first, *more = kinds.pop(kind)
+            remark(f"warning: {first}" + (f" (and {len(more):,} more like it)" if more else ""))
+    rest = ", ".join(f"{kind} ({len(findings):,})" for kind, findings in kinds.items())
+    if rest or any(finding.kind in _SERIOUS for finding in found):
+        command = shlex.join(["tenfold", "data", "check", str(pictures.listing.root)])
+        remark(f"{command} lists all that is odd" + (f", also {rest}" if rest else ""))
 
 
 def _count(pictures: Pictures) -> dict[str, dict[str, int]]:

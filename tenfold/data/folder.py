@@ -25,8 +25,9 @@ from PIL import __version__ as pillow_version
 from tenfold.console import progress, remark
 from tenfold.data.cache import home, map_array, npy_header
 from tenfold.data.dataset import Dataset, Origin, Split
+from tenfold.data.ignored import PICTURES
 from tenfold.data.image import RESIZES, decode, read_file, sniff
-from tenfold.data.listing import PICTURES, File, Finding, Listing, list_folder, shown_name
+from tenfold.data.listing import File, Finding, Listing, list_folder, shown_name
 from tenfold.errors import DataError, ImageError, UsageError
 from tenfold.files import TEMPORARY_SUFFIX, atomic_write, parse_object, sha256, storage_errors, umask, write_text
 from tenfold.machine import cores

@@ -1,35 +1,31 @@
-"""The names in a folder of images → classes, splits and files. No file is opened.
+"""The names in a folder of images → classes, splits and files. No image is decoded.
 
-One subfolder is one class, below `train/`, `val/` and `test/` where those are there. What is hidden is left out; links
-are followed, each folder once. What is odd is noted as a `Finding`, and its owner decides.
+One subfolder is one class, below the folders of train, val and test images where those are there. What is never data
+(`ignored`) is left out; links are followed, each folder once. What is odd is noted as a `Finding`, and its owner
+decides.
 """
 
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tenfold.data.ignored import PICTURES, is_hidden, is_output, is_own, own_names
+from tenfold.data.splits import (
+    choose_splits,
+    explain_classes,
+    holds_folders,
+    inner_split,
+    is_unlabelled,
+    parse_split,
+    untrained_splits,
+)
 from tenfold.errors import DataError
 
 MOST_CLASSES = 1000
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_LITTER = {"__macosx", "thumbs.db", "desktop.ini", "@eadir"}  # what systems leave behind
-
-SUFFIXES = {
-    "PNG": {".png", ".apng"},
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "WEBP": {".webp"},
-    "GIF": {".gif"},
-    "BMP": {".bmp", ".dib"},
-    "TIFF": {".tif", ".tiff"},
-}
-_UNREAD = """
-.heic .heif .avif .jxl .jp2 .j2k .svg .ico .psd .xcf .tga .ppm .pgm .pbm .dng .raw .cr2 .cr3 .nef .arw
-"""
-PICTURES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes} | set(_UNREAD.split())
-"""Endings by which a user means a picture: such a file is bad where it cannot be read; any other is left alone."""
+SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -90,14 +86,14 @@ def list_folder(root: Path) -> Listing:
     if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir():
         raise DataError(f"{root} is not a folder that can be read")
     walk = _Walk(listing)
-    tops = walk.entries(root)
+    tops = walk.class_entries(root)
     splits = _find_splits(walk, tops[0])
-    by_split = {split: _class_folders(walk, top, *walk.entries(top)) for split, top in splits.items()}
-    by_split = by_split or {"": _class_folders(walk, root, *tops)}
+    by_split = {split: _class_folders(walk, *walk.class_entries(top)) for split, top in splits.items()}
+    by_split = by_split or {"": _class_folders(walk, *tops)}
     listing.classes = tuple(sorted(by_split.get("train", by_split.get("", {})), key=natural))
     for split, folders in by_split.items():
         _add_files(walk, split, folders)
-    _check_classes(listing)
+    _check_classes(walk, splits.get("train", root), by_split.get("train", by_split.get("", {})))
     return listing
 
 
@@ -129,14 +125,24 @@ class _Walk:
             what = f"{self.name(folder)} cannot be read ({error.strerror})"
             self.note("unreadable folder", "error", what, "mend its permissions or remove it", [folder])
             return [], []
-        shown = [path for path in paths if not _is_hidden(path.name)]
+        shown = [path for path in paths if not is_hidden(path.name)]
         for path in paths:
-            if _is_hidden(path.name) and path.is_dir():
+            if is_hidden(path.name) and path.is_dir():
                 self.note("hidden folder", "warning", f"{self.name(path)} is hidden", "left out", [path])
+        folders, own = {path for path in shown if path.is_dir()}, own_names(folder)
+        shown = self._without_own(shown, {p for p in shown if p.name in own or (p in folders and is_output(p))})
         self._note_collisions(shown)
-        folders = {path: None for path in shown if path.is_dir()}
-        files = [path for path in shown if path not in folders]
-        return [path for path in folders if not (path / "recipe.json").is_file()], files  # nor runs made in here
+        return [path for path in shown if path in folders], [path for path in shown if path not in folders]
+
+    def class_entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
+        """As `entries`, without folders that hold nothing but tenfold's output, such as `runs/`."""
+        folders, files = self.entries(folder)
+        return self._without_own(folders, {path for path in folders if is_own(path)}), files
+
+    def _without_own(self, paths: Sequence[Path], own: Set[Path]) -> list[Path]:
+        for path in (path for path in paths if path in own):
+            self.note("own output", "warning", f"{self.name(path)} was made by tenfold", "left out", [path])
+        return [path for path in paths if path not in own]
 
     def files(self, folder: Path) -> Iterator[Path]:
         """All files in `folder` and below."""
@@ -155,45 +161,52 @@ class _Walk:
                 self.note("colliding names", "warning", what, "rename all but one", group)
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in _LITTER
-
-
 def _same_text(name: str) -> str:
     """The name in the composed Unicode form: macOS decomposes, other systems do not."""
     return unicodedata.normalize("NFC", name)
 
 
 def _find_splits(walk: _Walk, folders: Sequence[Path]) -> dict[str, Path]:
-    """The folders of train, val and test images by split, or {} where the classes themselves lie in the root.
-
-    `train` is a split where it holds folders: beside other vehicles it may be a class.
-    """
-    named = [path for path in folders if path.name.casefold() in _SPLITS and _holds_folders(path)]
-    found = {_SPLITS[path.name.casefold()]: path for path in named}
-    names = " and ".join(walk.name(path) for path in named)
-    if len(found) < len(named):
-        walk.note("splits", "error", f"of {names} two are the same split", "merge them", named)
-    if "train" not in found:
-        if named:
-            what = f"{names} holds folders, but there is no train/ beside it"
-            walk.note("splits", "error", what, "move the classes to train on into train/", named)
+    """The folders of train, val and test images by split, or {} where the classes themselves lie in the root."""
+    named = choose_splits(folders)
+    if not named:
+        _note_untrained(walk, untrained_splits(folders))
         return {}
-    for stray in sorted(set(folders) - set(named)):
-        what = f"{walk.name(stray)} lies beside train/"
-        walk.note("stray folder", "warning", what, "left out; move it into train/ if it is a class", [stray])
-    return {split: found[split] for split in ("train", "val", "test") if split in found}
+    by_split: dict[str, list[Path]] = {}
+    for path, split in named.items():
+        by_split.setdefault(split, []).append(path)
+    for paths in by_split.values():
+        if len(paths) > 1:
+            what = f"of {' and '.join(map(walk.name, paths))} two are the same split"
+            walk.note("splits", "error", what, "merge them", paths)
+    tops = {split: inner_split(by_split[split][0]) for split in SPLITS if split in by_split}
+    labelled = {split: top for split, top in tops.items() if not is_unlabelled(top, tops["train"])}
+    kept = {path for split in labelled for path in by_split[split]}
+    for stray in folders:
+        if stray not in kept:
+            _note_stray(walk, stray, by_split["train"][0])
+    return labelled
 
 
-def _holds_folders(path: Path) -> bool:
-    try:
-        return any(inner.is_dir() and not _is_hidden(inner.name) for inner in path.iterdir())
-    except OSError:
-        return False
+def _note_untrained(walk: _Walk, splits: Sequence[Path]) -> None:
+    if splits:
+        hold, them = ("hold", "them") if len(splits) > 1 else ("holds", "it")
+        what = f"{' and '.join(map(walk.name, splits))} {hold} folders, but there is no train/ beside {them}"
+        walk.note("splits", "error", what, "move the classes to train on into train/", splits)
 
 
-def _class_folders(walk: _Walk, top: Path, folders: Sequence[Path], files: Sequence[Path]) -> dict[str, Path]:
-    """Class folders in `top` by class name."""
+def _note_stray(walk: _Walk, stray: Path, train: Path) -> None:
+    if parse_split(stray.name) and (not holds_folders(stray) or is_unlabelled(stray, train)):
+        what = f"{walk.name(stray)} holds no class folders"
+        do = "left out; sort its images into folders named as the classes, or have them answered by tenfold predict"
+        walk.note("unlabelled split", "warning", what, do, [stray])
+    else:
+        what, name = f"{walk.name(stray)} lies beside {walk.name(train)}/", walk.name(train)
+        walk.note("stray folder", "warning", what, f"left out; move it into {name}/ if it is a class", [stray])
+
+
+def _class_folders(walk: _Walk, folders: Sequence[Path], files: Sequence[Path]) -> dict[str, Path]:
+    """Class folders by class name."""
     outside = [path for path in files if path.suffix.casefold() in PICTURES]
     if outside:
         what = f"{len(outside):,} images lie outside any class, as {walk.name(outside[0])} does"
@@ -232,8 +245,14 @@ def _add_files(walk: _Walk, split: str, folders: dict[str, Path]) -> None:
         listing.files.extend(File(path, walk.name(path), split, labels[name]) for path in files)
 
 
-def _check_classes(listing: Listing) -> None:
-    count = len(listing.classes)
-    if not 2 <= count <= MOST_CLASSES:
-        what = f"{listing.root} has {count:,} class folders instead of 2 to {MOST_CLASSES:,}"
-        listing.findings.append(Finding("classes", "error", what, "make one subfolder for each class"))
+def _check_classes(walk: _Walk, top: Path, folders: Mapping[str, Path]) -> None:
+    """Note what keeps the folders in `top` from being classes."""
+    count, explained = len(folders), explain_classes(top, folders)
+    if explained:
+        what, do = map(shown_name, explained)
+        do = do if top == walk.listing.root else f"make one folder for each class in {walk.name(top)}/"
+        walk.note("layout", "error", what, do, folders.values())
+    elif not 2 <= count <= MOST_CLASSES:
+        made = ", and was made by tenfold" if is_own(top) else ""
+        what = f"{walk.listing.root} has {count:,} class folders instead of 2 to {MOST_CLASSES:,}{made}"
+        walk.note("classes", "error", what, "make one subfolder for each class")

@@ -23,7 +23,7 @@ from pydantic import Field, TypeAdapter
 
 from tenfold.console import progress, remark
 from tenfold.errors import DivergedError, ModelError, RunFailedError, Terminated, UsageError
-from tenfold.files import format_object, is_unused, parse_object, storage_errors, write_text
+from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.summary import STEADY, Diverged, Measured, Outcome, Timed
 from tenfold.training.device import cpu_has_bfloat16, matrix_rate
 from tenfold.training.lock import Lock, now
@@ -132,10 +132,10 @@ def opened(recipes: Mapping[str, Recipe], out: Path, setting: Setting) -> Iterat
 
     Raises as `bench` does.
     """
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     told = {name: json.loads(recipe.to_json()) for name, recipe in recipes.items()}
     known = _check_settings(out, told, setting)
+    note_all_own(out)
     lock = Lock(out)
     lock.acquire(now())
     try:

@@ -14,16 +14,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tenfold.data.ignored import PICTURES, is_hidden, parse_note, shows_output
 from tenfold.data.image import read_file
-from tenfold.data.listing import PICTURES
 from tenfold.errors import DataError, ImageError, one_line
+from tenfold.files import ALL_OWN, OWN_NOTE
 from tenfold.serving.inputs import Input, find
 from tenfold.serving.predict import BATCH_SIZE, REJECTED, Answer, answer
 from tenfold.serving.runtime import Classifier
 
 if TYPE_CHECKING:
     from pyarrow import DataType, Table
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileInfo, FileSystem
 
 FILES = 8 * BATCH_SIZE
 """Files in a block: whole batches, so that they are the batches of `tenfold predict` on one machine."""
@@ -78,7 +79,7 @@ def _row_groups(source: str, column: str) -> Iterator[Block]:
     from pyarrow import ArrowInvalid, parquet
 
     filesystem, _ = _open(source)
-    for name in _walk(source, hidden=(".", "_")):  # what writers of parquet keep for themselves begins so
+    for name in _walk(source, hidden=("_",)):  # what writers of parquet keep for themselves begins so
         if not name.endswith(".parquet"):
             continue
         try:
@@ -119,8 +120,11 @@ def _open(source: str) -> "tuple[FileSystem, str]":
         raise DataError(f"{source}: {one_line(error)}") from error
 
 
-def _walk(source: str, hidden: tuple[str, ...] = (".",)) -> Iterator[str]:
-    """The files of a folder and of those in it, sorted, without those that begin so; or the one. Raises `DataError`."""
+def _walk(source: str, hidden: tuple[str, ...] = ()) -> Iterator[str]:
+    """The files of a folder and of those in it, sorted, without what is never data and those that begin so; or the one.
+
+    Raises `DataError`.
+    """
     from pyarrow.fs import FileSelector, FileType
 
     filesystem, path = _open(source)
@@ -134,11 +138,23 @@ def _walk(source: str, hidden: tuple[str, ...] = (".",)) -> Iterator[str]:
             if info.type == FileType.Directory:
                 inner = filesystem.get_file_info(FileSelector(info.path))
                 shown = [entry for entry in inner if not entry.base_name.startswith(hidden)]
-                waiting += sorted(shown, key=lambda entry: entry.path, reverse=True)
+                waiting += sorted(_data(filesystem, shown, info is top), key=lambda entry: entry.path, reverse=True)
             else:
                 yield str(info.path)
     except OSError as error:
         raise DataError(f"{source}: {one_line(error)}") from error
+
+
+def _data(filesystem: "FileSystem", entries: "list[FileInfo]", named: bool) -> "list[FileInfo]":
+    """What of a folder may be data: nothing of tenfold's output, except where the user `named` that folder itself."""
+    by_name = {entry.base_name: entry for entry in entries}
+    own = frozenset[str]()
+    if OWN_NOTE in by_name:
+        with filesystem.open_input_stream(by_name[OWN_NOTE].path) as stream:
+            own = parse_note(bytes(stream.read()))
+    if not named and (ALL_OWN in own or shows_output(by_name)):
+        return []
+    return [entry for entry in entries if not is_hidden(entry.base_name) and entry.base_name not in own]
 
 
 # --- answers -----------------------------------------------------------------------------------------------------

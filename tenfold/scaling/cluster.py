@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from tenfold.console import progress, remark
 from tenfold.data import load
 from tenfold.errors import DataError, RunFailedError, TenfoldError, UsageError
-from tenfold.files import is_unused, storage_errors, write_bytes, write_text
+from tenfold.files import is_unused, make_folder, note_all_own, write_bytes, write_text
 from tenfold.scaling import bench as benching
 from tenfold.scaling import tune as tuning
 from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
@@ -268,11 +268,11 @@ class Question:
     def claim_folder(self, out: Path) -> None:
         """Make `out` the folder of these answers, or see that it is. Raises `UsageError`, `StorageError`."""
         path = out / "request.json"
-        with storage_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         if not path.exists():
             if not is_unused(out):
                 raise UsageError(f"{out} holds other things: choose another --out")
+            note_all_own(out)
             write_text(path, json.dumps(asdict(self)) + "\n")
         elif path.read_text() != json.dumps(asdict(self)) + "\n":
             raise UsageError(f"{out} was begun with another request: ask the same, or choose another --out")

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tenfold.console import Advance, progress
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
-from tenfold.files import format_object, is_unused, parse_object, storage_errors, write_text
+from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.space import Space, fields_of, suggest, with_fields
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe, with_defaults
@@ -83,9 +83,9 @@ def _try(search: "Search", trial: "Trial") -> None:
 @contextmanager
 def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
     """The search in `out`, begun or gone on with, and locked while the block runs; then its best recipe is written."""
-    with storage_errors(out):
-        out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _check_folder(setting, out)
+    note_all_own(out)
     lock = Lock(out)
     lock.acquire(now())
     try:

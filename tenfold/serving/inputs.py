@@ -1,7 +1,8 @@
 """What the user named → images to answer, one after another, in an order that is the same each time.
 
 Nothing is listed whole: of a million files, a window of names is held at a time. Each folder is read once, wherever
-links lead; what is hidden in it and what is no image is passed over.
+links lead; what in it is no image or never data (`tenfold.data.ignored`) is passed over. What is named itself is taken:
+where it is tenfold's own output, all that is in it, too.
 """
 
 import contextlib
@@ -15,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
+from tenfold.data.ignored import is_hidden, is_image, is_output, is_own, own_names
 from tenfold.data.image import MOST_BYTES, read_file, sniff
-from tenfold.data.listing import PICTURES
 from tenfold.errors import DataError, ImageError
 
 STDIN = "-"
@@ -79,61 +80,77 @@ def _expand(source: str) -> Iterator[Input]:
         yield from _images(path, source)
         return
     parts = path.relative_to(path.anchor).parts
-    for match in _match(Path(path.anchor), parts):
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    folder, parts = Path(path.anchor, *parts[:first]), parts[first:]
+    own = is_own(folder)
+    for match in _match(folder, parts, own):
         found = True
         if "**" not in parts:
-            yield from _images(match)
+            yield from _below(match, own)
         elif not _is_folder(match):  # what is in a folder is matched by itself
             yield _file(match)
     if not found:
         yield _file(path, source)
 
 
-def _match(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+def _match(folder: Path, parts: Sequence[str], own: bool) -> Iterator[Path]:
     """Paths below `folder` that fit the parts of a pattern, sorted; `**` stands for any folders, or none."""
     part, *rest = parts
     if part == "**":
-        yield from _match(folder, rest or ["*"])
-        for path in _names(folder, "*"):
+        yield from _match(folder, rest or ["*"], own)
+        for path in _names(folder, "*", own):
             if _is_folder(path) and not path.is_symlink():
-                yield from _match(path, parts)
+                yield from _match(path, parts, own)
         return
-    for path in _names(folder, part) if glob.has_magic(part) else iter([folder / part]):
+    for path in _names(folder, part, own) if glob.has_magic(part) else iter([folder / part]):
         if rest and _is_folder(path):
-            yield from _match(path, rest)
+            yield from _match(path, rest, own)
         elif not rest and os.path.lexists(path):
             yield path
 
 
-def _names(folder: Path, pattern: str) -> Iterator[Path]:
+def _names(folder: Path, pattern: str, own: bool) -> Iterator[Path]:
     with contextlib.suppress(OSError):  # a pattern finds what it may see, as in a shell
-        yield from _entries(folder, pattern)
+        yield from (path for path in _entries(folder, own, pattern) if own or not _is_output(path))
 
 
-def _entries(folder: Path, pattern: str = "*") -> Iterator[Path]:
-    """What is in a folder and fits the pattern, sorted by name; what is hidden only if the pattern asks.
+def _is_output(path: Path) -> bool:
+    return _is_folder(path) and is_output(path)  # of most files, one question
 
-    The folder is read once for each window of names, so that memory does not grow with it. Raises `OSError`.
+
+def _entries(folder: Path, own: bool, pattern: str = "*") -> Iterator[Path]:
+    """What is in a folder and fits the pattern, sorted by name; what begins with a dot only if the pattern asks.
+
+    own: whether to take what tenfold noted as its own, too. The folder is read once for each window of names, so that
+    memory does not grow with it. Raises `OSError`.
     """
     fits = re.compile(fnmatch.translate(pattern)).match
-    hidden, last = pattern.startswith("."), ""
+    dotted, last = pattern.startswith("."), ""
+    left_out = frozenset() if own else own_names(folder)
     while True:
         with os.scandir(folder) as entries:
-            shown = (entry.name for entry in entries if entry.name.startswith(".") == hidden)
-            names = heapq.nsmallest(WINDOW, (name for name in shown if name > last and fits(name)))
-        yield from (folder / name for name in names)
-        if len(names) < WINDOW:
+            names = (entry.name for entry in entries)
+            shown = (name for name in names if (name.startswith(".") if dotted else not is_hidden(name)))
+            fitting = (name for name in shown if name > last and fits(name) and name not in left_out)
+            window = heapq.nsmallest(WINDOW, fitting)
+        yield from (folder / name for name in window)
+        if len(window) < WINDOW:
             return
-        last = names[-1]
+        last = window[-1]
 
 
-def _images(path: Path, name: str = "") -> Iterator[Input]:
-    """A file, or the images of a folder and of all folders in it."""
+def _images(path: Path, name: str) -> Iterator[Input]:
+    """What the user named: a file, or the images of a folder, of tenfold's output only where it is nothing else."""
+    return _below(path, _is_folder(path) and is_own(path), name)
+
+
+def _below(path: Path, own: bool, name: str = "") -> Iterator[Input]:
+    """A file, or the images of a folder and of all folders in it; own: tenfold's output, too."""
     if not _is_folder(path):
         yield _file(path, name)
         return
     seen: set[tuple[int, int]] = set()
-    open_folders = [(path, _enter(path, seen))]
+    open_folders = [(path, _enter(path, own, seen))]
     while open_folders:
         folder, entries = open_folders[-1]
         try:
@@ -144,31 +161,19 @@ def _images(path: Path, name: str = "") -> Iterator[Input]:
         if entry is None:
             open_folders.pop()
         elif _is_folder(entry):
-            open_folders.append((entry, _enter(entry, seen)))
-        elif _is_image(entry):
+            if own or not is_output(entry):
+                open_folders.append((entry, _enter(entry, own, seen)))
+        elif is_image(entry):
             yield _file(entry)
 
 
-def _enter(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def _enter(folder: Path, own: bool, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """What is in a folder; nothing where it was entered before, by this name or through a link. Raises `OSError`."""
     status = folder.stat()
     identity = status.st_dev, status.st_ino
     if identity not in seen:
         seen.add(identity)
-        yield from _entries(folder)
-
-
-def _is_image(path: Path) -> bool:
-    """Whether a file in a folder is meant: by its name, or else by its first bytes."""
-    if path.suffix.lower() in PICTURES:
-        return True
-    try:
-        if not path.is_file():  # a pipe would wait for somebody to write
-            return False
-        with path.open("rb") as file:
-            return sniff(file.read(_HEAD)) is not None
-    except OSError:
-        return False
+        yield from _entries(folder, own)
 
 
 # --- standard input ----------------------------------------------------------------------------------------------

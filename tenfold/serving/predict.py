@@ -23,7 +23,7 @@ import numpy as np
 
 from tenfold.console import Advance, printable, remark
 from tenfold.errors import BusyError, DataError, ImageError, StorageError, UsageError
-from tenfold.files import parse_object, storage_errors, write_text
+from tenfold.files import make_folder, parse_object, storage_errors, write_text
 from tenfold.machine import cores
 from tenfold.serving.inputs import Input
 from tenfold.serving.runtime import Classifier
@@ -206,7 +206,7 @@ class Journal:
 
     def __enter__(self) -> "Journal":
         with storage_errors(self.path), contextlib.ExitStack() as stack:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             try:
                 self._lock.acquire(timeout=0)
             except filelock.Timeout:

@@ -20,6 +20,8 @@ from tenfold.errors import BusyError, ModelError, StorageError, UsageError, one_
 from tenfold.files import (
     TEMPORARY_SUFFIX,
     format_object,
+    make_folder,
+    note_all_own,
     parse_object,
     remove_temporaries,
     sha256,
@@ -71,10 +73,11 @@ class Run:
     def create(cls, path: Path, recipe: Recipe, env: dict[str, Any]) -> "Run":
         """Make and lock a new run directory. Raises `UsageError` where `path` exists, `StorageError`."""
         check_new(path)
+        make_folder(path.parent)
         with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             draft = cls(Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=TEMPORARY_SUFFIX)))
         try:
+            note_all_own(draft.path)
             draft.write_json("env.json", env)
             write_text(draft.path / "recipe.json", recipe.to_json())
             with storage_errors(path):

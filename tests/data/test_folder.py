@@ -162,13 +162,6 @@ def test_hidden_things_are_left_out(make: Make) -> None:
     assert kinds(root) == [("hidden folder", "warning")] * 3
 
 
-def test_runs_made_in_the_folder_are_no_class(make: Make) -> None:
-    root = make({"a": 2, "b": 2, "runs/fast89-0/plots": 1})
-    (root / "runs" / "fast89-0" / "recipe.json").write_text("{}")
-    with pytest.raises(DataError, match="the class folder runs holds no image"):
-        load_folder(root)
-
-
 def test_symlink_loop_is_read_once(make: Make) -> None:
     """Without the set of folders seen: it went round and round for minutes."""
     root = make({"a": 2, "b": 2})
@@ -223,7 +216,7 @@ REFUSED: dict[str, tuple[dict[str, int], str]] = {
     "empty class": ({"a": 5, "b": 5, "c": 0}, "the class folder c holds no image: add images to it, or remove it"),
     "empty class of a split": ({"train/a": 5, "train/b": 0, "test/b": 1}, "the class folder b holds no image"),
     "class to test only": ({"train/a": 2, "train/b": 2, "test/c": 1}, "test/c is a class that train/ does not have"),
-    "no train": ({"val/a": 2, "test/a": 2}, "test and val holds folders, but there is no train/"),
+    "no train": ({"val/a": 2, "test/a": 2}, "test and val hold folders, but there is no train/"),
     "two of a split": ({"train/a": 2, "train/b": 2, "val/a": 1, "valid/a": 1}, "two are the same split"),
     "nothing to test on": ({"a": 1, "b": 1}, "no class has two different images"),
 }

@@ -87,7 +87,7 @@ def test_the_command_draws_what_it_can_read(
         assert code == 8 and "b.png: not an image" in text.err and text.err.splitlines()[-1].endswith("be read")
         image, bad = json.loads(text.out)["images"]
         assert (Path(bad["path"]).name, bad["error"]) == ("b.png", text.err.splitlines()[0].partition("b.png: ")[2])
-        assert sorted(path.name for path in out.iterdir()) == pngs
+        assert sorted(path.name for path in out.glob("*.*")) == [".tenfold", *pngs]
     assert len(image["top"]) == 3 and image["label"] == image["top"][0]["label"] and -1 <= image["agreement"] <= 1
     with Image.open(image["png"]) as picture:
         assert picture.width > 1_500 and picture.width > 2 * picture.height

@@ -85,7 +85,7 @@ def flip_bit(path: Path, bit: int) -> None:
 
 
 def test_a_new_run_holds_its_recipe_and_environment(run: Run) -> None:
-    assert files(run.path) == {"recipe.json", "env.json", ".lock", ".owner.json"}
+    assert files(run.path) == {"recipe.json", "env.json", ".lock", ".owner.json", ".tenfold"}
     assert Run.open(run.path).recipe == RECIPE
     assert run.read_json("env.json") == {"seed": 3}
     assert not run.trained and not run.scored
@@ -220,7 +220,7 @@ def test_the_owner_removes_what_killed_ones_left(run: Run) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")
     run.lock()
-    assert files(run.path) == {"recipe.json", "env.json", ".lock", ".owner.json"}
+    assert files(run.path) == {"recipe.json", "env.json", ".lock", ".owner.json", ".tenfold"}
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -399,7 +399,7 @@ def test_the_manifest_holds_every_file_but_private_ones(finished: Run) -> None:
 def test_two_hundred_damages_are_all_noticed(finished: Run) -> None:
     """Bits flipped and ends cut off in every file. Without `verify`'s comparison: the first is not."""
     draw, count = random.Random(1), 0
-    names = sorted(files(finished.path) - {".lock", ".owner.json"})
+    names = sorted(files(finished.path) - {".lock", ".owner.json", ".tenfold"})
     assert len(names) == 7
     while count < 200:
         path = finished.path / names[count % len(names)]

@@ -51,7 +51,7 @@ def test_a_run_leaves_its_files(trained: Trained) -> None:
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     (checkpoint,) = (name for name in found if name.startswith("checkpoints/"))
     assert checkpoint.startswith("checkpoints/step-00000012-")  # 5 steps an epoch, two epochs and a half
-    assert found - {checkpoint, ".lock", ".owner.json"} == {
+    assert found - {checkpoint, ".lock", ".owner.json", ".tenfold"} == {
         "recipe.json",
         "env.json",
         "summary.txt",

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
 from tenfold.evaluation.metrics import shown
-from tenfold.files import write_bytes
+from tenfold.files import note_own, write_bytes
 
 # Okabe and Ito's palette (2008), told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -74,5 +74,6 @@ def to_png(figure: Figure, dpi: int = 200) -> bytes:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure to `path` as a PNG file, atomically. Raises `StorageError`."""
+    """Write the figure to `path` as a PNG file, atomically, and note that it is no data. Raises `StorageError`."""
     write_bytes(path, to_png(figure))
+    note_own(path)
