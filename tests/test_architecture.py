@@ -111,11 +111,12 @@ ORDERS = {
         "batching",
         "bodies",
         "guard",
+        "linger",
         "connection",
         "app",
         "server",
     ),
-    "scaling": ("summary", "bench", "space", "tune", "blocks", "cluster"),
+    "scaling": ("summary", "bench", "space", "tune", "blocks", "address", "cluster"),
 }
 
 # Files that start fast import less than their room may.

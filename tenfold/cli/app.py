@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.console import printable
+from tenfold.console import printable, remark
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,11 +57,31 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def before_any_verb(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Train small-image classifiers, score them, and see where they err."""
+    _ignore_service_links(_variables(getattr(context.command, "commands", {}).get(context.invoked_subcommand)))
+
+
+def _variables(command: Any) -> Iterator[str]:
+    """Names of the environment variables that a command's options read, and those below it."""
+    for parameter in getattr(command, "params", ()):
+        named = parameter.envvar or ()
+        yield from (named,) if isinstance(named, str) else named
+    for below in getattr(command, "commands", {}).values():
+        yield from _variables(below)
+
+
+def _ignore_service_links(names: Iterable[str]) -> None:
+    """Take out what Kubernetes, or Docker, says of a service named tenfold: TENFOLD_PORT is no port then."""
+    for name in sorted(set(names)):
+        value = os.environ.get(name, "")
+        if name.endswith("_PORT") and re.match("(tcp|udp|sctp)://", value):
+            del os.environ[name]
+            remark(f"{name}={value} is ignored: Kubernetes sets it for a service named tenfold")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
