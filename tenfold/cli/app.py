@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.console import printable, remark
+from tenfold.console import percent, printable, remark
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -125,17 +125,21 @@ def choose_recipe(name: str, epochs: float | None, val_size: int | None, images:
     return recipe if val_size is None else recipe.with_val_size(val_size)
 
 
+def _share(share: float) -> str:
+    return percent(share, 2, "%")
+
+
 def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:
     """Say what a run scored on the test images."""
     from tenfold.evaluation.calibration import say as say_calibration
 
-    views = f"({scores['test_accuracy_single_view']:.2%} with a single view)"
+    views = f"({_share(scores['test_accuracy_single_view'])} with a single view)"
     losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
     low, high = scores["test_accuracy_interval"]
-    say(f"test accuracy {scores['test_accuracy']:.2%} {views}, {losses}")
+    say(f"test accuracy {_share(scores['test_accuracy'])} {views}, {losses}")
     say(f"on other test images like these, 95 % sure: {low:.1%} to {high:.1%}")
     if scores["val_accuracy"] is not None:
-        say(f"validation accuracy {scores['val_accuracy']:.2%}")
+        say(f"validation accuracy {_share(scores['val_accuracy'])}")
     say(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} with a single view)")
     for sentence in say_calibration(scores["calibration"]):
         say(sentence)
