@@ -120,7 +120,7 @@ class Guard:
         told |= {"id": answer.ident, "client": (scope.get("client") or ("unknown",))[0]}
         try:
             self._check(scope, headers)
-            app = _not_ready if self.draining and _READY.fullmatch(scope["path"]) else self.app
+            app = _not_ready if self.draining and _asks_ready(scope) else self.app
             await app(scope, answer.receive, answer.send)
         except RefusalError as refusal:
             await refusal.response()(scope, receive, answer.send)
@@ -165,10 +165,13 @@ class Guard:
         return hmac.compare_digest(given, self._token)  # bytes: of text it takes ASCII only
 
 
+def _asks_ready(scope: Scope) -> bool:
+    """Whether it is asked only if the service takes requests. HAProxy, unless configured otherwise, asks OPTIONS /."""
+    return bool(_READY.fullmatch(scope["path"])) or (scope["method"], scope["path"]) == ("OPTIONS", "/")
+
+
 def _is_health(scope: Scope) -> bool:
-    """Whether it is asked only how the service is. HAProxy, unless told otherwise, asks for OPTIONS /."""
-    path = scope["path"]
-    return path == _ALIVE or bool(_READY.fullmatch(path)) or (scope["method"], path) == ("OPTIONS", "/")
+    return scope["path"] == _ALIVE or _asks_ready(scope)
 
 
 async def _not_ready(scope: Scope, receive: Receive, send: Send) -> None:
