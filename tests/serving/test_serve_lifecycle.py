@@ -465,3 +465,19 @@ def test_a_port_that_is_no_service_is_still_an_error(model: Path) -> None:
     line = [sys.executable, "-m", "tenfold", "serve", "--model", str(model)]
     ended = subprocess.run(line, env=os.environ | {"TENFOLD_PORT": "http"}, capture_output=True, text=True)
     assert ended.returncode == 2 and "TENFOLD_PORT" in ended.stderr
+
+
+def test_every_metric_is_documented(service: Service) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    headers = {"Authorization": "Bearer secret"}
+    types = re.findall(r"^# TYPE (\S+)", service.ask("GET", "/metrics", **headers).body.decode(), re.MULTILINE)
+    names = {name for name in types if not name.endswith("_created")}
+    assert len(names) > 10 and {name for name in names if f"`{name}`" not in text} == set()
+    limits = Limits()
+    for said in (
+        f"for {limits.drain:g} seconds",
+        f"flight {limits.leaving:g} seconds",
+        f"{limits.lingering:g} seconds",
+    ):
+        assert said in text
+    assert f"{limits.discarded // 2**20} MB" in text
