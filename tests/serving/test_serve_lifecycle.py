@@ -252,7 +252,7 @@ def test_readiness_ends_at_once_and_liveness_stays(ending: Service) -> None:
 
 
 def test_nobody_is_reset_when_it_ends(model: Path, tmp_path: Path) -> None:
-    """Eight clients ask on kept connections until theirs is closed; then none asks anew: what was sent is answered.
+    """Eight clients ask on kept connections until theirs is closed; then they stop: what was sent is answered.
 
     Before, two to sixteen of a few hundred ended in a reset.
     """
@@ -363,7 +363,7 @@ def test_plain_sockets_read_the_answer(service: Service, expect: bytes, kept: by
 
 
 def test_a_body_that_was_asked_for_may_be_kept_alive(service: Service) -> None:
-    """After 100 Continue the connection goes on as usual."""
+    """After 100 Continue the connection is kept as usual."""
     content = picture()
     head = HEAD + b"Authorization: Bearer secret\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(content)
     with service.connect() as connection:

@@ -123,7 +123,7 @@ class Connection(H11Protocol):
     # --- answers of our own, and the end of a connection -------------------------------------------------------------
 
     def _refuse(self, status: int) -> None:
-        """Say why, count it, and end; the application, where it was asked, is told that its client has gone."""
+        """Say why, count it, and end; the application, where it has the request, sees its client disconnect."""
         if self._is_answering():
             self.cycle.scope["state"]["answered"] = status  # the application counts and logs it
             self.cycle.disconnected = True
@@ -216,7 +216,12 @@ class Connection(H11Protocol):
                 self.transport.plain.close()
         elif self.stuck is not None and now - self.stuck > self.limits.reading:
             self.drop("reads too slowly")
-        elif self.ending and self.between and (self.cycle is not None or now - self.began > LINGER):
+        elif (
+            self.ending
+            and self.between
+            and not self._is_answering()
+            and (self.cycle is not None or now - self.began > LINGER)
+        ):
             self._finish()  # a connection that has only just come may be about to ask
         elif self.is_waiting() and late:
             self.drop("sends too slowly")

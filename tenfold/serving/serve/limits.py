@@ -32,7 +32,7 @@ class Limits:
     connections: int = 500
     """Open connections; for one more, the one that has made us wait longest is dropped."""
     lingering: float = 30.0
-    """Seconds at most in which what a client goes on sending after its answer is read and discarded."""
+    """Seconds at most in which what a client still sends after its answer is read and discarded."""
     discarded: int = 128 * 2**20
     """Bytes at most that are so discarded; then the connection is reset."""
     drain: float = 2.0
