@@ -29,6 +29,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def percent(share: float, digits: int = 1, unit: str = " %") -> str:
+    """A share as a percentage. What is not quite 100 % or 0 % is not rounded to it: 0.9997 is "> 99.9 %"."""
+    number, least = f"{100 * share:.{digits}f}", 10.0**-digits
+    if share < 1 and float(number) >= 100:
+        return f"> {100 - least:.{digits}f}{unit}"
+    if share > 0 and float(number) == 0:
+        return f"< {least:.{digits}f}{unit}"
+    return number + unit
+
+
 def remark(text: str) -> None:
     """Say one line on standard error, literally: brackets in it are no markup, names of files no commands."""
     stderr().print(printable(text), markup=False)

@@ -117,11 +117,12 @@ ORDERS = {
         "bodies",
         "inference",
         "guard",
+        "linger",
         "connection",
         "app",
         "server",
     ),
-    "scaling": ("summary", "bench", "space", "tune", "blocks", "cluster"),
+    "scaling": ("summary", "bench", "space", "tune", "blocks", "address", "cluster"),
 }
 
 # Files that start fast import less than their room may.

@@ -5,6 +5,10 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
+from tenfold.console import percent
+
 SHOW_BAR = """
 from tenfold.console import progress, remark
 with progress("training", 1000) as bar:
@@ -49,3 +53,23 @@ def test_no_color_is_honoured() -> None:
 def test_elsewhere_there_are_remarks_only() -> None:
     answer = subprocess.run([sys.executable, "-c", SHOW_BAR], capture_output=True, text=True, check=True)
     assert answer.stdout == "" and answer.stderr == "done [bold]literally[/bold] :x:\n"
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (1.0, 1, "100.0 %"),
+        (0.9997, 1, "> 99.9 %"),
+        (0.9994, 1, "99.9 %"),
+        (0.99996, 2, "> 99.99 %"),
+        (0.999, 0, "> 99 %"),
+        (0.5, 0, "50 %"),
+        (0.0, 2, "0.00 %"),
+        (0.0004, 1, "< 0.1 %"),
+        (0.0006, 1, "0.1 %"),
+        (0.00004, 2, "< 0.01 %"),
+    ],
+)
+def test_only_all_is_a_hundred_percent(share: float, digits: int, text: str) -> None:
+    """0.9997 was said to be 100 %."""
+    assert percent(share, digits) == text

@@ -23,7 +23,8 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _hang_up(_number: int, _frame: FrameType | None) -> None:
+def _hang_up(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # of a closed terminal both the shell and the system tell
     signal.raise_signal(signal.SIGTERM)  # whoever answers that by now answers this too
 
 

@@ -2,14 +2,16 @@
 
 import importlib.util
 import json
+import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.console import printable
+from tenfold.console import percent, printable, remark
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,11 +57,31 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def before_any_verb(
+    context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Train small-image classifiers, score them, and see where they err."""
+    _ignore_service_links(_variables(getattr(context.command, "commands", {}).get(context.invoked_subcommand)))
+
+
+def _variables(command: Any) -> Iterator[str]:
+    """Names of the environment variables that a command's options read, and those below it."""
+    for parameter in getattr(command, "params", ()):
+        named = parameter.envvar or ()
+        yield from (named,) if isinstance(named, str) else named
+    for below in getattr(command, "commands", {}).values():
+        yield from _variables(below)
+
+
+def _ignore_service_links(names: Iterable[str]) -> None:
+    """Take out what Kubernetes, or Docker, says of a service named tenfold: TENFOLD_PORT is no port then."""
+    for name in sorted(set(names)):
+        value = os.environ.get(name, "")
+        if name.endswith("_PORT") and re.match("(tcp|udp|sctp)://", value):
+            del os.environ[name]
+            remark(f"{name}={value} is ignored: Kubernetes sets it for a service named tenfold")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -103,17 +125,21 @@ def choose_recipe(name: str, epochs: float | None, val_size: int | None, images:
     return recipe if val_size is None else recipe.with_val_size(val_size)
 
 
+def _share(share: float) -> str:
+    return percent(share, 2, "%")
+
+
 def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:
     """Say what a run scored on the test images."""
     from tenfold.evaluation.calibration import say as say_calibration
 
-    views = f"({scores['test_accuracy_single_view']:.2%} with a single view)"
+    views = f"({_share(scores['test_accuracy_single_view'])} with a single view)"
     losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
     low, high = scores["test_accuracy_interval"]
-    say(f"test accuracy {scores['test_accuracy']:.2%} {views}, {losses}")
+    say(f"test accuracy {_share(scores['test_accuracy'])} {views}, {losses}")
     say(f"on other test images like these, 95 % sure: {low:.1%} to {high:.1%}")
     if scores["val_accuracy"] is not None:
-        say(f"validation accuracy {scores['val_accuracy']:.2%}")
+        say(f"validation accuracy {_share(scores['val_accuracy'])}")
     say(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} with a single view)")
     for sentence in say_calibration(scores["calibration"]):
         say(sentence)

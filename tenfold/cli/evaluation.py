@@ -17,7 +17,7 @@ from tenfold.cli.app import (
     print_json,
     require_extra,
 )
-from tenfold.console import printable, remark
+from tenfold.console import percent, printable, remark
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def explain(
             continue
         told.append(explained)
         if not as_json:
-            said = f"{explained['label']} {explained['probability']:.2%}"
+            said = f"{explained['label']} {percent(explained['probability'], 2, '%')}"
             agree = f"saliency and occlusion agree to {explained['agreement']:.2f}"
             print(printable(f"{name}: {said}; {agree}; {explained['png']}"))
     if as_json:

@@ -24,7 +24,7 @@ from tenfold.cli.app import (
     print_table,
     require_extra,
 )
-from tenfold.console import remark
+from tenfold.console import percent, remark
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ def _tell_runs(rows: "Sequence[Row]", as_json: bool) -> None:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.2%}"
+    return "" if share is None else percent(share, 2, "%")
 
 
 def _cell(value: Any) -> str:

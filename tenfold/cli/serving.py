@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -245,8 +246,21 @@ def serve(
         typer.Option(envvar="TENFOLD_TOKEN", help="What clients must send. Better as a variable: others see options."),
     ] = None,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A further name by which clients call this machine, as behind a proxy.")
+        list[str] | None,
+        typer.Option(
+            envvar="TENFOLD_ALLOW_HOST",
+            help="A further name by which clients call this machine, as behind a proxy; several with commas between.",
+        ),
     ] = None,
+    drain: Annotated[
+        float,
+        typer.Option(
+            envvar="TENFOLD_DRAIN",
+            min=0,
+            max=3600,
+            help="Seconds after SIGTERM in which it still answers, but says that it is not ready.",
+        ),
+    ] = 2.0,
 ) -> None:
     """Answer over HTTP, with a page for people; Ctrl-C or SIGTERM ends it when all requests are answered."""
     require_extra("serve", SERVE_EXTRA)
@@ -258,4 +272,5 @@ def serve(
     with server.bind(host, port, token) as bound:
         file = _ensure_model_file(model)
         name = file.stem if model is None or not model.is_dir() else model.resolve().name
-        server.serve(open_model(file, spin=False), printable(name), bound, token, allow_host or ())
+        hosts = [name for text in allow_host or () for name in re.split(r"[,\s]+", text) if name]
+        server.serve(open_model(file, spin=False), printable(name), bound, token, hosts, drain)

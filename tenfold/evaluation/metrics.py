@@ -9,10 +9,11 @@ pandas (0.4 s) and scikit-learn (2 s) are imported where they are used: a run pr
 import math
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tenfold.console import percent
 from tenfold.errors import ModelError
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ def format_per_class(frame: "pd.DataFrame") -> str:
     width = max(_cells(name) for name in names)
     header = " " * width + "  precision   recall       F1   images"
     lines = [
-        f"{name}{' ' * (width - _cells(name))}  {row.precision:9.2%}{row.recall:9.2%}{row.f1:9.2%}{row.support:9,}"
+        f"{name}{' ' * (width - _cells(name))}  {_cell(row.precision)}{_cell(row.recall)}{_cell(row.f1)}"
+        f"{row.support:9,}"
         for name, row in zip(names, frame.itertuples(), strict=True)
     ]
     rule = "─" * len(header)
@@ -227,11 +229,13 @@ def shown(name: str, longest: int = 32) -> str:
     return clean if len(clean) <= longest else clean[: longest - 1] + "…"
 
 
+def _cell(share: Any) -> str:
+    return percent(float(share), 2, "%").rjust(9)
+
+
 def sure(probability: float) -> str:
-    """How sure a model is, in whole percent; close to certainty a digit more, rounded down: 0.9996 is 99.9 %."""
-    if 0.995 <= probability < 1:
-        return f"{math.floor(1000 * probability) / 10:.1f} %"
-    return f"{100 * probability:.0f} %"
+    """How sure a model is, in whole percent; close to certainty a digit more: 0.9961 is 99.6 %, 0.9996 > 99.9 %."""
+    return percent(probability, 1 if 0.995 <= probability < 1 else 0)
 
 
 def _require_pairs(logits: np.ndarray, labels: np.ndarray) -> None:

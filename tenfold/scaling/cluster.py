@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from tenfold.console import progress, remark
 from tenfold.data import load
 from tenfold.errors import DataError, RunFailedError, TenfoldError, UsageError
 from tenfold.files import is_unused, make_folder, note_all_own, write_bytes, write_text
+from tenfold.scaling import address as addressing
 from tenfold.scaling import bench as benching
 from tenfold.scaling import tune as tuning
 from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     import optuna
 
 RETRIES = 5
-_PATIENCE = 5.0  # seconds until an address that does not answer is given up
 
 
 @dataclass(frozen=True)
@@ -60,36 +59,26 @@ def connected(address: str) -> Iterator["ModuleType"]:
     Raises `UsageError` within seconds where there is none.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # what it warns of on standard error is said here, in a line
+    if address != "auto":
+        addressing.check(address)
     import ray
 
-    begin = "begin one with ray start --head, see docs/scale.md"
-    missing = UsageError(f"no Ray cluster at {address}: {begin}")
-    if address != "auto" and not _answers(address):
-        raise missing
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, ValueError) as error:
-        if address == "auto":
-            raise missing from error
-        raise UsageError(f"what answers at {address} is no Ray cluster, or one that wants a token: {begin}") from error
+        found = addressing.find(ray, address)
+        ray.init(address=found, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, ValueError, TimeoutError, ray.exceptions.RayError) as error:
+        raise (addressing.missing if address == "auto" else addressing.foreign)(address) from error
     except RuntimeError as error:  # versions of Ray or Python differ, for example
-        raise UsageError(f"{missing} ({str(error).strip().splitlines()[0]})") from error
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"{addressing.missing(address)} ({reason})") from error
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what it says of nodes that died, at its end, too
         try:
             yield ray
         finally:
             ray.shutdown()
-
-
-def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    if not (host and port.isdigit() and int(port) < 2**16):
-        raise UsageError(f"--cluster {address}: write HOST:PORT, as ray start --head prints it, or auto")
-    try:
-        socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
-    except OSError:
-        return False
-    return True
 
 
 def bench(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tenfold.console import percent
 from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
@@ -82,13 +83,14 @@ def _scores(classifier: Classifier, probabilities: np.ndarray, test: Split) -> s
     low, high = wilson_interval(int(right.sum()), len(right))
     error = expected_calibration_error(np.log(probabilities.clip(1e-12)), test.labels)
     rows = [
-        f"| {name} | {right[test.labels == label].mean():.1%} | {_taken_for(probabilities, test, label, classifier)} |"
+        f"| {name} | {percent(right[test.labels == label].mean(), 1, '%')} | "
+        f"{_taken_for(probabilities, test, label, classifier)} |"
         for label, name in enumerate(classifier.classes)
         if (test.labels == label).any()
     ]
-    table = "\n".join(rows)
+    table, accuracy = "\n".join(rows), percent(right.mean(), 2, "%")
     return f"""## Scores
-On {len(test):,} test images, one view of each: {right.mean():.2%} right (95 % interval {low:.1%} to {high:.1%}),
+On {len(test):,} test images, one view of each: {accuracy} right (95 % interval {low:.1%} to {high:.1%}),
 expected calibration error {error:.2%}. {_threshold(classifier.about, probabilities, right)}
 
 | class | found | most often taken for |

@@ -21,7 +21,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from tenfold.console import Advance, printable, remark
+from tenfold.console import Advance, percent, printable, remark
 from tenfold.errors import BusyError, DataError, ImageError, StorageError, UsageError
 from tenfold.files import make_folder, parse_object, storage_errors, write_text
 from tenfold.machine import cores
@@ -177,7 +177,7 @@ def _from_csv(line: str) -> tuple[str, bool]:
 
 def _to_row(answer: Answer, top: int, width: int) -> str:
     """A row of the table; unreadable images stand in it too, so that nothing goes missing in a long one."""
-    guesses = [(printable(label), f"{probability:7.2%}") for label, probability in answer.guesses]
+    guesses = [(printable(label), percent(probability, 2, "%").rjust(7)) for label, probability in answer.guesses]
     if answer.error is not None:
         guesses = [("–", "")] * top
     elif answer.rejected:

@@ -274,7 +274,7 @@ def test_format_per_class() -> None:
 def test_only_certainty_is_a_hundred_percent() -> None:
     """The surest mistakes, 99.97 % most of them, were all said to be 100 % sure."""
     said = [metrics.sure(share) for share in (0.0, 0.004, 0.5, 0.994, 0.9951, 0.9996, 0.99999, 1.0)]
-    assert said == ["0 %", "0 %", "50 %", "99 %", "99.5 %", "99.9 %", "99.9 %", "100 %"]
+    assert said == ["0 %", "< 1 %", "50 %", "99 %", "99.5 %", "> 99.9 %", "> 99.9 %", "100 %"]
 
 
 def test_format_per_class_of_awkward_names() -> None:

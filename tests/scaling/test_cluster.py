@@ -4,8 +4,10 @@ import contextlib
 import csv
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,6 +37,9 @@ PICTURES = 20_000
     [
         ("127.0.0.1:1", "no Ray cluster at 127.0.0.1:1: begin one with ray start --head"),
         ("nowhere", "--cluster nowhere: write HOST:PORT"),
+        ("ray://10.0.0.1:10001", "--cluster ray://10.0.0.1:10001: write 10.0.0.1:6379, the address that ray start"),
+        ("http://10.0.0.1:8265", "--cluster http://10.0.0.1:8265: write 10.0.0.1:6379, the address that ray start"),
+        ("no-such-host.invalid:6379", "there is no machine named no-such-host.invalid"),
         ("127.0.0.1:99999", "write HOST:PORT"),
     ],
 )
@@ -45,6 +50,55 @@ def test_where_there_is_no_cluster_it_is_said(address: str, said: str) -> None:
         pass
     assert time.monotonic() - began < 60  # of them, importing Ray on a busy machine takes most
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+@contextlib.contextmanager
+def listening(first: bytes | None) -> Iterator[str]:
+    """Something that is not Ray, on every address of this machine: it says `first` to whoever comes, then nothing."""
+    server, kept = socket.create_server(("", 0)), []
+
+    def answer() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                kept.append(server.accept()[0])
+                kept[-1].sendall(first or b"")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for each in (*kept, server):
+            each.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        (None, "nothing answers at ADDRESS within 1 seconds: begin one"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what answers at ADDRESS is no Ray cluster, or one that wants a token"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers at ADDRESS is no Ray cluster, or one that wants a token"),
+        (bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), "what answers at ADDRESS is no Ray cluster, or one that wants a token"),
+    ],
+    ids=["silent", "web", "ssh", "another gRPC"],
+)
+@RAY
+def test_what_is_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch, first: bytes | None, said: str) -> None:
+    """Each kept Ray waiting for minutes, with warnings of its own."""
+    if first is None or first[:1] == b"\0":  # these are given up by time
+        monkeypatch.setattr("tenfold.scaling.address.PATIENCE", 1.0 if first is None else 6.0)
+    with listening(first) as address, pytest.raises(UsageError) as caught, cluster.connected(address):
+        pass
+    assert str(caught.value).startswith(said.replace("ADDRESS", address))
+
+
+def test_a_client_address_ends_with_one_line(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    words = ["predict", "a.png", "--out", "x", "--cluster", "ray://10.0.0.1:10001"]
+    answer = command(*words, cwd=tmp_path)
+    assert answer.returncode == 2 and answer.stderr.count("\n") == 1 and "write 10.0.0.1:6379" in answer.stderr
 
 
 def test_without_ray_the_extra_is_named(command: Command, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,9 @@ def process(model: Path, folder: Path, *words: str, **env: str) -> Iterator[Serv
 
 
 @contextlib.contextmanager
-def in_thread(app: Guard) -> Iterator[Service]:
+def in_thread(app: Guard, drain: float = 0.0) -> Iterator[Service]:
     """The service of this process, so that tests may hold it up."""
+    app.limits = replace(app.limits, drain=drain)
     bound = bind("127.0.0.1", 0, None)
     server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})

@@ -558,7 +558,7 @@ def test_who_goes_on_sending_what_is_malformed_reads_why(service: Service) -> No
         time.sleep(0.3)  # it is refused by now
         connection.sendall(b"a" * 100_000)
         time.sleep(0.1)
-        assert read_all(connection).startswith(b"HTTP/1.1 400")
+        assert read_all(connection).startswith(b"HTTP/1.1 431")
 
 
 def test_clients_that_go_away(service: Service) -> None:

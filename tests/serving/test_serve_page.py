@@ -309,3 +309,60 @@ def test_light_and_dark_differ(service: Service, open_page: Open) -> None:
         for scheme in ("light", "dark")
     ]
     assert colours == ["rgb(251, 251, 249)", "rgb(21, 23, 26)"]
+
+
+# --- without what pages usually have ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probability", "headline", "shares"),
+    [
+        (0.9997, "Over 99.9 % sure.", ["> 99.9 %", "< 0.1 %"]),
+        (0.9994, "99.9 % sure.", ["99.9 %", "0.1 %"]),
+        (1.0, "100 % sure.", ["100 %", "0 %"]),
+    ],
+)
+def test_only_all_is_a_hundred_percent(open_page: Open, probability: float, headline: str, shares: list[str]) -> None:
+    """0.9997 was said to be 100 %, and 0.0003 to be 0 %."""
+    slow = Slow()
+    slow.classifier._run = lambda images: np.tile(np.float32([1 - probability, probability]), (len(images), 1))
+    with in_thread(slow_app(slow)) as service:
+        page = open_page(service)
+        drop(page, grey(255), "a.png")
+        assert answered(page) == ("<b>right</b>", headline)
+        shown = [text.replace("\xa0", " ") for text in page.locator("#bars .share").all_inner_texts()]
+        assert shown == shares
+
+
+def test_without_scripts_there_are_no_dead_buttons(browser: "Browser", service: Service) -> None:
+    """There were two, which did nothing. Now the page says what to do instead."""
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{service.port}/")
+    assert page.locator("button:visible").count() == 0 and not page.locator("#answer").is_visible()
+    said = page.locator("noscript").inner_text()
+    assert "needs JavaScript" in said and "curl --data-binary @cat.png 'ADDRESS/predict?top=3'" in said
+    page.goto(f"http://127.0.0.1:{service.port}/docs")
+    assert "curl --data-binary @cat.png" in page.locator("#curl").inner_text()
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_bars_are_seen_in_forced_colours(service: Service, open_page: Open, scheme: str) -> None:
+    """Windows' contrast themes replace colours of areas: bars had that of the page, and were not there."""
+    page = open_page(service, scheme=scheme)
+    page.emulate_media(forced_colors="active", color_scheme=scheme)
+    drop(page, grey(90), "a.png")
+    answered(page)
+    colour = "(element) => getComputedStyle(element).backgroundColor"
+    bar = page.locator("#bars .bar").first.evaluate(colour)
+    assert bar != page.locator("body").evaluate(colour)
+    assert bar == page.locator("body").evaluate("(element) => getComputedStyle(element).color")
+
+
+def test_no_drawing_is_offered_before_the_classes_are_known(open_page: Open) -> None:
+    """Without the token they are not: airplanes and frogs were offered by a model of flowers."""
+    with in_thread(slow_app(Slow(), token="correct horse")) as service:
+        page = open_page(service, may_complain=True)
+        answered(page, "Whoever runs this service has it.")
+        assert page.locator("#examples button:visible").count() == 0

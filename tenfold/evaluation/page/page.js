@@ -11,10 +11,11 @@ function element(tag, className, text) {
   return made;
 }
 
-/** As `metrics.sure`: close to certainty a digit more, rounded down. */
+/** As `metrics.sure`: in whole percent, close to certainty a digit more; never rounded to 100 % or 0 %. */
 function sure(share) {
-  const close = share >= 0.995 && share < 1;
-  return `${close ? (Math.floor(1000 * share) / 10).toFixed(1) : (100 * share).toFixed(0)} %`;
+  if (share < 1 && share >= 0.9995) return "> 99.9 %";
+  if (share > 0 && share < 0.005) return "< 1 %";
+  return `${(100 * share).toFixed(share >= 0.995 && share < 1 ? 1 : 0)} %`;
 }
 
 /** A list that shows some of `records`, and more of them when asked. */

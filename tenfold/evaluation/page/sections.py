@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from tenfold.console import percent as format_percent
 from tenfold.evaluation import metrics
 from tenfold.evaluation.metrics import Reliability, shown
 from tenfold.evaluation.page.charts import Axis, Line, chart, plain, short_percent, span, thin
@@ -25,8 +26,8 @@ Facts = list[tuple[str, str]]
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """A share as people read it."""
-    return f"{100 * share:.{digits}f} %"
+    """A share as people read it, see `console.percent`."""
+    return format_percent(share, digits)
 
 
 def headline(scores: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tenfold import console
 from tenfold.evaluation.plots.style import BLUE, FAINT, GREEN, MUTED, VERMILLION, new_figure, percent, styled
 
 if TYPE_CHECKING:
@@ -87,5 +88,5 @@ def _mark_test(axes: Axes, test_accuracy: float) -> None:
     at_right = axes.get_yaxis_transform()
     axes.axhline(test_accuracy, color=GREEN, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     axes.plot(1, test_accuracy, marker="D", markersize=5, color=GREEN, transform=at_right, clip_on=False)
-    text = f"test\n{100 * test_accuracy:.2f} %"
+    text = f"test\n{console.percent(test_accuracy, 2)}"
     axes.text(1.03, test_accuracy, text, transform=at_right, color=GREEN, va="center", fontweight="bold")

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tenfold.console import percent
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.plots.style import BLUE, INK, MUTED, new_figure, styled
 
@@ -35,5 +36,5 @@ def _draw_bars(axes: Axes, guesses: Sequence[tuple[str, float]]) -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     for row, (_, share) in enumerate(guesses):
-        axes.text(share + 0.03, row, f"{100 * share:.1f} %", va="center", fontsize=8, color=INK)
+        axes.text(share + 0.03, row, percent(share), va="center", fontsize=8, color=INK)
     axes.set_title("how sure it is", fontsize=9)

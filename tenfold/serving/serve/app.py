@@ -146,6 +146,7 @@ def _sender(content: bytes, kind: str) -> Any:
 def _add_state(app: FastAPI, service: Service, watch: Watch) -> None:
     about = service.classifier.about
 
+    @app.options("/", include_in_schema=False)  # how HAProxy asks unless told otherwise
     @app.get("/healthz", responses=schema.responses(schema.Health))
     async def health() -> Response:
         """Whether the service is well; needs no token."""

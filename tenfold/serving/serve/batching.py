@@ -37,6 +37,7 @@ class Batcher:
         self._watch = watch
         self._count = count = min(cores(), MOST_DECODERS)
         self.decoders = Decoders(count, classifier.about.size, classifier.about.resize, limits)
+        watch.add_decoders(self.decoders.usage)
         self._decoding = ThreadPoolExecutor(count, "decode")
         self._parsing = ThreadPoolExecutor(count, "parse")
         self._worker = ThreadPoolExecutor(1, "predict")
@@ -45,10 +46,13 @@ class Batcher:
         self._requests = 0
 
     def close(self) -> None:
-        """End threads and processes, once no request is at work."""
-        for threads in (self._decoding, self._parsing, self._worker):
-            threads.shutdown(cancel_futures=True)
+        """End threads and processes. What is still at work was given up."""
+        pools = (self._decoding, self._parsing, self._worker)
+        for threads in pools:
+            threads.shutdown(wait=False, cancel_futures=True)
         self.decoders.close()
+        for threads in pools:
+            threads.shutdown()
 
     @property
     def full(self) -> bool:

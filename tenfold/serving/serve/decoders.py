@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -30,6 +31,15 @@ _USED_UP = getattr(signal, "SIGPROF", 0)
 """What a process is sent that has computed for as long as it may. Windows has no such signal."""
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What the processes use."""
+
+    processes: int
+    cpu_seconds: float
+    resident_bytes: int
+
+
 class Decoders:
     """So many processes, begun when they are first needed. `decode` is called from as many threads."""
 
@@ -39,6 +49,8 @@ class Decoders:
         self._limits, self._size = limits, size
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
         self._count = count
+        self._alive: set[subprocess.Popen[bytes]] = set()
+        self._cpu_seconds = 0.0
         for _ in range(count):
             self._idle.put(None)
 
@@ -61,9 +73,19 @@ class Decoders:
                     self._idle.put(process)
 
     def close(self) -> None:
-        """End them all; those at work first finish."""
+        """End them all, at once: nobody waits for what they do."""
+        for process in list(self._alive):
+            process.kill()
         for _ in range(self._count):
-            _end(self._idle.get())
+            self._end(self._idle.get())
+
+    def usage(self) -> Usage:
+        """What they use now, on Linux; elsewhere only how many there are. Seconds count from the first one's start."""
+        ended = _ended_seconds()  # before the others are looked at: whatever ends meanwhile is not counted twice
+        alive = list(self._alive)
+        used = [_read_usage(process.pid) for process in alive]
+        self._cpu_seconds = max(self._cpu_seconds, ended + sum(seconds for seconds, _ in used))
+        return Usage(len(alive), self._cpu_seconds, sum(held for _, held in used))
 
     def decode(self, content: bytes) -> np.ndarray:
         """Bytes of an image file to uint8 S×S×3.
@@ -79,7 +101,7 @@ class Decoders:
             sound = process
         finally:  # whatever happened, the next image finds a place
             if sound is None:
-                _end(process)
+                self._end(process)
             self._idle.put(sound)
         kind, told = answered[0], answered[1:]
         if kind != _PIXELS:
@@ -105,7 +127,15 @@ class Decoders:
     def _begin(self) -> "subprocess.Popen[bytes]":
         # what image libraries write to standard error is not for the log, which is JSON
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(self._command, **pipes)  # type: ignore[call-overload]
+        process: subprocess.Popen[bytes] = subprocess.Popen(self._command, **pipes)  # type: ignore[call-overload]
+        self._alive.add(process)
+        return process
+
+    def _end(self, process: "subprocess.Popen[bytes] | None") -> None:
+        if process is not None:
+            process.kill()
+            process.communicate()
+            self._alive.discard(process)
 
 
 def _await(process: "subprocess.Popen[bytes]") -> None:
@@ -119,10 +149,26 @@ def _ask(process: "subprocess.Popen[bytes]", content: bytes) -> bytes:
     return _receive(process.stdout)
 
 
-def _end(process: "subprocess.Popen[bytes] | None") -> None:
-    if process is not None:
-        process.kill()
-        process.communicate()
+def _ended_seconds() -> float:
+    """CPU seconds of this process's children that have ended."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _read_usage(pid: int) -> tuple[float, int]:
+    """CPU seconds and resident bytes of a process; zeros where the system does not say, or it has just ended."""
+    try:
+        folder = Path("/proc", str(pid))
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()  # the third field is the first here
+        pages = int((folder / "statm").read_text().split()[1])
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return 0.0, 0
+    return seconds, pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _send(stream: IO[bytes], content: bytes) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenfold.errors import UsageError
@@ -26,6 +27,9 @@ OPEN = frozenset(
     {"/", "/page.js", "/page.css", "/icon.svg", "/docs", "/docs.js", "/healthz", "/v2/health/live", "/v2/health/ready"}
 )
 """Paths that need no token: the pages, which are the same for everybody, and whether the service is well."""
+_READY = re.compile(r"/healthz|/v2/health/ready|/v2/models/.+/ready")
+"""Paths by which load balancers learn whether to send more requests."""
+_ALIVE = "/v2/health/live"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -40,7 +44,6 @@ _HEADERS = [
 ]
 _SOUND_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _SOUND_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
-_LATE = 408
 _GONE = 499  # as nginx logs it: the client did not wait
 
 
@@ -90,6 +93,8 @@ class Guard:
         self._batcher = batcher
         self._hosts = hosts
         self._token = token.encode() if token is not None else None
+        self.draining = False
+        """Whether the service is about to end: it answers, but is not ready, and each answer ends its connection."""
         self.arrived = 0
         """Requests for an answer that are whole and not answered; the connections keep count of them."""
 
@@ -110,15 +115,17 @@ class Guard:
         if scope["type"] != "http":
             return
         headers = dict(scope["headers"])
-        answer = _Answer(send, _ident(headers.get(b"x-request-id", b"")))
-        told = scope["state"] = {"id": answer.ident, "client": (scope.get("client") or ("unknown",))[0]}
+        answer = _Answer(send, receive, self, headers)
+        told = scope["state"]
+        told |= {"id": answer.ident, "client": (scope.get("client") or ("unknown",))[0]}
         try:
             self._check(scope, headers)
-            await self.app(scope, receive, answer.send)
+            app = _not_ready if self.draining and _asks_ready(scope) else self.app
+            await app(scope, answer.receive, answer.send)
         except RefusalError as refusal:
             await refusal.response()(scope, receive, answer.send)
         except ClientDisconnect:
-            answer.status = _LATE if "dropped" in told else _GONE
+            answer.status = _GONE
         except asyncio.CancelledError:  # the service ends, and has waited long enough
             if answer.status == _GONE:
                 await busy("the service ends").response()(scope, receive, answer.send)
@@ -126,7 +133,8 @@ class Guard:
             answer.status = 500  # it was answered so already, by what catches all in FastAPI
             log_error(error, id=answer.ident)
         finally:
-            self.watch.request(answer.seconds(), scope["method"][:16], self._route(scope), answer.status, told)
+            status = told.pop("answered", answer.status)  # the connection itself may have answered
+            self.watch.request(answer.seconds(), scope["method"][:16], self._route(scope), status, told)
 
     def _route(self, scope: Scope) -> str:
         """What was asked for, in words of ours: labels stay few, and the log repeats nothing that was sent."""
@@ -136,14 +144,15 @@ class Guard:
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
-        if host not in self._hosts:
+        is_health = _is_health(scope)
+        if host not in self._hosts and not is_health:  # checks come without one (HAProxy), or with any (Kubernetes)
             raise RefusalError(400, "the Host header names another host: tenfold serve --allow-host NAME admits it")
         if b"content-length" in headers and b"transfer-encoding" in headers:  # as RFC 9112, 6.1 advises
             raise RefusalError(400, "two lengths of one body: an attack, or a broken proxy", {"Connection": "close"})
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").partition("://")[2].lower() != host.lower():
             raise RefusalError(403, "a page of another origin may not ask here")
-        if scope["path"] not in OPEN and not self._has_token(headers):
+        if scope["path"] not in OPEN and not is_health and not self._has_token(headers):
             raise RefusalError(
                 401, "a token is needed: send Authorization: Bearer TOKEN, or X-API-Key", {"WWW-Authenticate": "Bearer"}
             )
@@ -156,17 +165,41 @@ class Guard:
         return hmac.compare_digest(given, self._token)  # bytes: of text it takes ASCII only
 
 
+def _asks_ready(scope: Scope) -> bool:
+    """Whether it is asked only if the service takes requests. HAProxy, unless configured otherwise, asks OPTIONS /."""
+    return bool(_READY.fullmatch(scope["path"])) or (scope["method"], scope["path"]) == ("OPTIONS", "/")
+
+
+def _is_health(scope: Scope) -> bool:
+    return scope["path"] == _ALIVE or _asks_ready(scope)
+
+
+async def _not_ready(scope: Scope, receive: Receive, send: Send) -> None:
+    told = {"error": "the service ends: send no more requests here", "ready": False}
+    await JSONResponse(told, 503)(scope, receive, send)
+
+
 class _Answer:
     """Passes an answer on, with our headers, and remembers its status."""
 
-    def __init__(self, send: Send, ident: str):
-        self.ident, self.status = ident, _GONE
-        self._send, self._began = send, time.perf_counter()
+    def __init__(self, send: Send, receive: Receive, guard: Guard, headers: dict[bytes, bytes]):
+        self.ident, self.status = _ident(headers.get(b"x-request-id", b"")), _GONE
+        self._send, self._receive, self._guard = send, receive, guard
+        self._began = time.perf_counter()
+        self._holds_back = headers.get(b"expect", b"").lower() == b"100-continue"
+
+    async def receive(self) -> Message:
+        self._holds_back = False  # we ask the client to send the body
+        return await self._receive()
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], *_HEADERS, (b"x-request-id", self.ident.encode())]
+            added = [*_HEADERS, (b"x-request-id", self.ident.encode())]
+            # of a body that was held back nobody knows whether it comes, or the next request (RFC 9110, 10.1.1)
+            if self._guard.draining or self._holds_back:
+                added.append((b"connection", b"close"))
+            message["headers"] = [*message["headers"], *added]
         await self._send(message)
 
     def seconds(self) -> float:

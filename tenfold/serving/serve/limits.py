@@ -31,5 +31,11 @@ class Limits:
     """Seconds in which a client must take an answer that fills its connection."""
     connections: int = 500
     """Open connections; for one more, the one that has made us wait longest is dropped."""
-    leaving: float = 8.0
-    """Seconds for requests in flight to finish after SIGTERM."""
+    lingering: float = 30.0
+    """Seconds at most in which what a client still sends after its answer is read and discarded."""
+    discarded: int = 128 * 2**20
+    """Bytes at most that are so discarded; then the connection is reset."""
+    drain: float = 2.0
+    """Seconds after SIGTERM in which new requests and connections are still answered."""
+    leaving: float = 6.0
+    """Seconds after these for requests in flight to finish."""

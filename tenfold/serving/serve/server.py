@@ -9,6 +9,7 @@ import math
 import socket
 import sys
 from collections.abc import Iterable
+from types import FrameType
 
 import uvicorn
 
@@ -61,10 +62,19 @@ def check_token(token: str | None) -> None:
 
 
 def serve(
-    classifier: Classifier, name: str, bound: socket.socket, token: str | None = None, hosts: Iterable[str] = ()
+    classifier: Classifier,
+    name: str,
+    bound: socket.socket,
+    token: str | None = None,
+    hosts: Iterable[str] = (),
+    drain: float = Limits.drain,
 ) -> None:
-    """Answer until SIGTERM or Ctrl-C; then requests in flight are finished. Prints the address when it is ready."""
-    limits = Limits(connections=min(Limits().connections, _open_files() - _BACKLOG - _OTHER_FILES))
+    """Answer until SIGTERM or Ctrl-C and `drain` seconds longer; then requests in flight are finished.
+
+    Prints the address when it is ready. A second signal ends it at once.
+    """
+    connections = min(Limits().connections, _open_files() - _BACKLOG - _OTHER_FILES)
+    limits = Limits(connections=connections, drain=drain)
     app = make_app(classifier, name, Hosts(bound.getsockname()[0], hosts), token, limits)
     lines = begin_log()
     try:
@@ -113,14 +123,21 @@ def make_server(app: Guard) -> uvicorn.Server:
         timeout_keep_alive=math.ceil(app.limits.arrival),
         timeout_graceful_shutdown=math.ceil(app.limits.leaving),
     )
-    return _Server(config)
+    return _Server(config, app)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, which says where it is, and drops late connections."""
+    """uvicorn's, which says where it is, drops late connections, and drains before it ends."""
+
+    def __init__(self, config: uvicorn.Config, app: Guard):
+        super().__init__(config)
+        self._app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        self._sweeping = asyncio.create_task(self._sweep())
         gc.freeze()  # what is there stays: while it was looked through for garbage, nobody would be answered
         assert sockets
         host, port = sockets[0].getsockname()[:2]
@@ -130,11 +147,44 @@ class _Server(uvicorn.Server):
             remark("open it in a browser; Ctrl-C ends it")
         log("listening", url=url)
 
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1)
+            sweep(self.server_state.connections, loop.time())
+            self._app.watch.flush()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal: drain; a second one: end at once."""
+        if self.should_exit and self._loop:
+            self._loop.call_soon_threadsafe(self._end_at_once)
+        self._app.draining = True
+        super().handle_exit(sig, frame)
+
+    def _end_at_once(self) -> None:
+        self.force_exit = True
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
+        await self._drain()
+        await asyncio.sleep(0)  # who has connected by now is let in: closing would reset the connection
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0.1)  # and may ask
+        if self.force_exit:
+            self._end_at_once()
+        await super().shutdown(sockets)  # lets what is under way finish
+        self._sweeping.cancel()
+        self._app.watch.flush()
         gc.unfreeze()
 
-    async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:  # a tick is a tenth of a second
-            sweep(self.server_state.connections, asyncio.get_running_loop().time())
-        return await super().on_tick(counter)
+    async def _drain(self) -> None:
+        """Answer for a while as before, so that whoever sends requests here learns that others must have them."""
+        self._app.draining = True
+        seconds, loop = self._app.limits.drain, asyncio.get_running_loop()
+        log("draining", seconds=seconds)
+        end = loop.time() + seconds
+        while loop.time() < end and not self.force_exit:
+            await asyncio.sleep(0.1)
+            await self.on_tick(0)  # keeps the date in answers

@@ -11,6 +11,8 @@ import os
 import queue
 import sys
 import threading
+from collections import Counter as Tally
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,11 +25,16 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from tenfold.serving.serve.decoders import Usage
 
 LOG = logging.getLogger("tenfold.serve")
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _MOST_LINES = 10_000
 _IMAGES = (1, 2, 4, 8, 16, 32, 64)
+UNREAD = "unread"
+"""The route of a request that was answered before it was known what it asks for."""
 
 
 class Watch:
@@ -49,6 +56,11 @@ class Watch:
         self._seconds = Histogram(
             "tenfold_request_duration_seconds", "Seconds of one request.", ["route"], registry=own, buckets=_SECONDS
         )
+        self._unread: Tally[tuple[str, int]] = Tally()
+
+    def add_decoders(self, usage: Callable[[], Usage]) -> None:
+        """Show what the processes that decode images use, as `usage` says."""
+        self.registry.register(_DecoderCollector(usage))
 
     def request(self, seconds: float, method: str, route: str, status: int, told: dict[str, Any]) -> None:
         """Count and log an answered request. route: as the service calls it, so that labels stay few."""
@@ -56,9 +68,36 @@ class Watch:
         self._seconds.labels(route).observe(seconds)
         log("request", method=method, route=route, status=status, seconds=round(seconds, 6), **told)
 
+    def unread(self, route: str, status: int) -> None:
+        """Count a request that was answered unread; `flush` logs it. There may be thousands of them in a second."""
+        self._requests.labels(route, status).inc()
+        self._unread[route, status] += 1
+
+    def flush(self) -> None:
+        """Log what `unread` counted since the last time, a line for each route and status; called every second."""
+        tallies, self._unread = self._unread, Tally()
+        for (route, status), requests in tallies.items():
+            log("refused", route=route, status=status, requests=requests)
+
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _DecoderCollector:
+    """Reads the decoders' usage whenever the numbers are asked for."""
+
+    def __init__(self, usage: Callable[[], Usage]):
+        self._usage = usage
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics, as prometheus_client's registry wants them."""
+        used = self._usage()
+        yield GaugeMetricFamily("tenfold_decoder_processes", "Processes that decode images.", used.processes)
+        help_cpu = "User and system CPU seconds of the decoder processes, ended ones included."
+        yield CounterMetricFamily("tenfold_decoder_cpu_seconds", help_cpu, used.cpu_seconds)
+        help_memory = "Resident memory of the decoder processes, in bytes."
+        yield GaugeMetricFamily("tenfold_decoder_resident_memory_bytes", help_memory, used.resident_bytes)
 
 
 def log(event: str, **told: Any) -> None:
@@ -92,17 +131,24 @@ def _is_no_interruption(record: logging.LogRecord) -> bool:
 class Lines(logging.Handler):
     """Writes lines to standard error from a thread of its own: a reader that does not read holds up no request.
 
-    Lines that find no room are dropped.
+    Lines that find no room are lost; how many is said as soon as there is room again.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._lost = 0
         self._queue: queue.Queue[bytes | threading.Event] = queue.Queue(_MOST_LINES)
         threading.Thread(target=self._write, daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(queue.Full):
+        try:
             self._queue.put_nowait(self.format(record).encode() + b"\n")
+        except queue.Full:
+            self._lost += 1  # one thread only logs: that of the event loop
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            log("lost", lines=lost)
 
     def end(self) -> None:
         """Give what waits a second to be written."""

@@ -76,9 +76,9 @@ function answer(told, picture, name) {
   const [guess] = told.predictions;
   const best = guess.top[0];
   const unsure = told.threshold !== null && best.probability < told.threshold;
-  const sure = percent(best.probability);
+  const sure = percent(best.probability).replace("> ", "over\u00a0");
   if (unsure) say("Not sure", `Perhaps ${best.label}: ${sure} sure. It commits itself from ${percent(told.threshold)} on.`);
-  else say(best.label, `${sure} sure.`);
+  else say(best.label, `${sure.charAt(0).toUpperCase()}${sure.slice(1)} sure.`);
   URL.revokeObjectURL(byId("given").src);
   byId("given").hidden = false;
   byId("given").src = URL.createObjectURL(picture);
@@ -98,8 +98,11 @@ function bringIntoView(section) {
   section.scrollIntoView({ behavior: calm ? "auto" : "smooth" });
 }
 
+/** With one decimal; what is not quite 100 % or 0 % is not rounded to it (as `console.percent`). */
 function percent(share) {
-  return `${(100 * share).toFixed(share >= 0.9995 || share < 0.0005 ? 0 : 1)}\u00a0%`;
+  if (share < 1 && share >= 0.9995) return "> 99.9\u00a0%";
+  if (share > 0 && share < 0.0005) return "< 0.1\u00a0%";
+  return `${(100 * share).toFixed(share === 0 || share === 1 ? 0 : 1)}\u00a0%`;
 }
 
 function element(tag, className, text) {
@@ -114,7 +117,7 @@ function bar({ label, probability }) {
   const track = element("span", "track");
   const filled = element("div", "bar");
   filled.style.width = `${100 * probability}%`;
-  filled.hidden = probability < 0.0005; // said to be 0 %
+  filled.hidden = probability < 0.0005; // said to be less than 0.1 %
   track.append(filled);
   track.setAttribute("aria-hidden", "true");
   item.append(element("span", "label", label), track, element("span", "share", percent(probability)));
@@ -331,11 +334,13 @@ function drawExamples() {
     button.addEventListener("click", () => show(toBlob(canvas), `A drawing: ${name}`));
     const item = element("li", "");
     item.dataset.label = name;
+    item.hidden = true; // until it is known that the model knows it
     item.append(button);
     byId("examples").append(item);
   }
 }
 
+for (const id of ["ways", "answer", "skip"]) byId(id).hidden = false; // without this script they do nothing
 listenForFiles();
 listenForCamera();
 drawExamples();
