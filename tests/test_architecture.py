@@ -37,6 +37,10 @@ ROOMS: dict[str, set[str]] = {
 ORDERS = {
     "data": (
         "dataset",
+        "metadata",
+        "jpeg",
+        "tiff",
+        "modes",
         "image",
         "decoders",
         "archives",
