@@ -66,7 +66,7 @@ def deep_grey(image: Image.Image, bit_depth: int) -> tuple[Image.Image, int]:
     values = np.asarray(image).astype(np.uint16, copy=False)
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     declared = tags.get(_TIFF_BITS, (FULL_DEPTH,))[0]
-    grey = _to_bytes(values, min(bit_depth, declared))
+    grey = _to_bytes(values, bit_depth if declared == FULL_DEPTH else declared)
     if tags.get(_TIFF_PHOTOMETRIC) == 0:
         grey = 255 - grey
     if "transparency" in image.info:
