@@ -157,7 +157,7 @@ def _open(content: bytes, kind: str, most: int) -> ImageFile.ImageFile:
         what = tiff.unusual(content) if kind == "TIFF" else None
         raise ImageError(f"{what or f'a {kind} file of mode {image.mode}'} is not read: save it as {_KINDS}")
     width, height = image.size
-    _check_pixels(width, height, MOST_PIXELS if kind == "JPEG" else most)
+    _check_pixels(width, height, kind, most)
     if kind == "JPEG" and width * height > LARGE_JPEG:
         image.draft(None, (max(1, width // 2), max(1, height // 2)))
     return image
@@ -244,13 +244,16 @@ def _what_instead(content: bytes) -> str:
     return "not an image of a kind that is read here (PNG, JPEG, WebP, GIF, BMP, TIFF)"
 
 
-def _check_pixels(width: int, height: int, most: int) -> None:
+def _check_pixels(width: int, height: int, kind: str, most: int) -> None:
+    """most: pixels that may be decoded; of a JPEG, which is decoded at half its scale, there may be `MOST_PIXELS`."""
+    most, less = (MOST_PIXELS, "") if kind == "JPEG" else (most, f"; a JPEG may have {MOST_PIXELS:,}")
     if width < 1 or height < 1:
         raise ImageError("it has no pixels")
     if max(width, height) > MOST_SIDE:  # resizing takes memory by the longest side
         raise TooManyPixelsError(f"{width:,} × {height:,} pixels: no side may have more than {MOST_SIDE:,}")
     if width * height > most:
-        raise TooManyPixelsError(f"{width:,} × {height:,} pixels are more than the {most:,} that are read")
+        more = less if most < MOST_PIXELS else ""
+        raise TooManyPixelsError(f"{width:,} × {height:,} pixels are more than the {most:,} that are read{more}")
 
 
 def _reason(error: Exception, content: bytes, kind: str) -> str:
