@@ -91,7 +91,7 @@ def _examine_frames(pictures: Pictures) -> Iterator[Finding]:
         rows = [r for r in pictures.good() if pictures.entries[r].frames > 1 and pictures.entries[r].kind in kinds]
         names = tuple(pictures.listing.files[row].name for row in rows)
         if names:
-            many = f" (and {len(names) - 1:,} more files with more than one)" if len(names) > 1 else ""
+            many = f" (files with more than one: {len(names):,})" if len(names) > 1 else ""
             found = f"{names[0]} has {pictures.entries[rows[0]].frames:,} {what}{many}"
             yield Finding(what, "warning", found, "only the first is read; split it if the others matter", names)
 

@@ -9,6 +9,7 @@ MOST_PAGES = 1_000
 """Pages that are counted."""
 BITS, COMPRESSION, COLOURS, BANDS, EXTRA, FORMAT = 258, 259, 262, 277, 338, 339
 _TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}
+_MOST_TAGS = 2**12  # of a page that are looked at
 _MOST_VALUES = 16  # of a tag: as many as bands are named
 _NAMES = {0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr"}
 _NAMES |= {8: "LAB", 9: "LAB", 10: "LAB", 32803: "raw camera", 34892: "raw camera"}
@@ -41,7 +42,7 @@ def pages(content: bytes) -> Iterator[Tags]:
             seen.add(at)
             count = layout.read(layout.count, content, at)
             first = at + struct.calcsize(f"={layout.count}")
-            yield dict(_tags(content, layout, first, count))
+            yield dict(_tags(content, layout, first, min(count, _MOST_TAGS)))
             at = layout.read(layout.offset, content, first + count * layout.entry)
     except struct.error:
         return
