@@ -37,7 +37,12 @@ ROOMS: dict[str, set[str]] = {
 ORDERS = {
     "data": (
         "dataset",
+        "metadata",
+        "jpeg",
+        "tiff",
+        "modes",
         "image",
+        "frames",
         "decoders",
         "archives",
         "download",
@@ -46,6 +51,7 @@ ORDERS = {
         "ignored",
         "splits",
         "listing",
+        "image_cache",
         "folder",
         "check",
         "shapes",

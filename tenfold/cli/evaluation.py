@@ -215,12 +215,12 @@ def _explain_all(
     from tenfold.serving.predict import describe, to_answer
     from tenfold.training.device import make_plan
 
-    model, resize = run.load_model(make_plan("cpu")), run.description.resize
+    model, description = run.load_model(make_plan("cpu")), run.description
     calibration = run.read_json("results.json").get("calibration") if run.scored else None
     temperature = calibration["temperature"] if calibration else 1.0
     for item in find(sources, sys.stdin.buffer):
         try:
-            pixels = decode(item.read(), model.size, resize)
+            pixels = decode(item.read(), model.size, description.resize, bit_depth=description.bit_depth)
         except ImageError as error:
             yield item.name, error
             continue

@@ -13,18 +13,19 @@ __all__ = ["NAMES", "Cached", "Dataset", "Origin", "Split", "get", "is_folder", 
 NAMES = ("cifar10", "shapes")
 
 
-def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0) -> Dataset:
+def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0, bit_depth: int | None = None) -> Dataset:
     """The data set of that name, or the folder of images at that path, one subfolder a class.
 
     CIFAR-10 is fetched first, and this is said, when it is not in the cache. A folder's images are brought to
     `size`×`size` pixels (`resize`: see `image.resize_pixels`), and `seed` draws its test images where it has none.
+    bit_depth: how many bits of its 16-bit values are used; by default that is measured.
     Raises `UsageError` for a name that is none, `DataError` when the data cannot be had, `StorageError`.
     """
     if is_folder(name):
         from tenfold.data.check import say_findings  # here, because it brings Pillow
         from tenfold.data.folder import make_dataset, read_folder
 
-        pictures = read_folder(Path(name), size, resize)
+        pictures = read_folder(Path(name), size, resize, bit_depth)
         say_findings(pictures)
         return make_dataset(pictures, seed)
     _check_name(name)
@@ -53,7 +54,7 @@ def get(name: str = "cifar10", from_path: Path | None = None) -> Cached:
 def remove(name: str = "cifar10") -> Path | None:
     """Delete a data set, or what was kept of a folder, from the cache; what went, or None when there was nothing."""
     if is_folder(name):
-        from tenfold.data.folder import forget_folder
+        from tenfold.data.image_cache import forget_folder
 
         return forget_folder(Path(name))
     _check_fetched(name)

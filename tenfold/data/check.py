@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from tenfold.console import progress, remark
-from tenfold.data.folder import IMBALANCE, Pictures, examine_entries, folder_name, read_pictures
+from tenfold.data.folder import IMBALANCE, examine_entries, folder_name
 from tenfold.data.ignored import SUFFIXES
+from tenfold.data.image_cache import Pictures, read_pictures
 from tenfold.data.listing import File, Finding, list_folder
 
 FEW = 20
@@ -70,6 +71,8 @@ def check_folder(root: Path) -> Checked:
         *listing.findings,
         *examine_entries(pictures),
         *_examine_endings(pictures),
+        *_examine_frames(pictures),
+        *_examine_depth(pictures),
         *_examine_counts(counts),
         *_examine_copies(pictures),
         *_examine_likenesses(pictures),
@@ -114,6 +117,26 @@ def _examine_endings(pictures: Pictures) -> Iterator[Finding]:
         if kind and file.path.suffix.casefold() not in SUFFIXES[kind]:
             what = f"{file.name} is a {kind} file by its content"
             yield Finding("ending", "warning", what, "read all the same; rename it", (file.name,))
+
+
+def _examine_frames(pictures: Pictures) -> Iterator[Finding]:
+    """Files of which only a part is used, all in one finding: a folder of animations has many."""
+    for kinds, what in ((("TIFF",), "pages"), (("GIF", "PNG", "WEBP"), "frames")):
+        rows = [r for r in pictures.good() if pictures.entries[r].frames > 1 and pictures.entries[r].kind in kinds]
+        names = tuple(pictures.listing.files[row].name for row in rows)
+        if names:
+            many = f" (files with more than one: {len(names):,})" if len(names) > 1 else ""
+            found = f"{names[0]} has {pictures.entries[rows[0]].frames:,} {what}{many}"
+            yield Finding(what, "warning", found, "only the first is read; split it if the others matter", names)
+
+
+def _examine_depth(pictures: Pictures) -> Iterator[Finding]:
+    """16-bit images that use fewer bits, as those of most cameras and microscopes do."""
+    rows = [row for row in pictures.good() if pictures.entries[row].bits]
+    if rows and (bits := pictures.own_bit_depth) < 16:
+        names = tuple(pictures.listing.files[row].name for row in rows)
+        what = f"{len(names):,} images have 16-bit values, of which they use 0 to {2**bits - 1:,} ({bits} bits)"
+        yield Finding("value range", "warning", what, "this range is scaled to 0 to 255 in training", names)
 
 
 def _examine_counts(by_split: dict[str, dict[str, int]]) -> Iterator[Finding]:

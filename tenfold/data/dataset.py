@@ -38,12 +38,14 @@ class Origin:
     """The folder that a data set was read from, and how, so that it is found again and known if it changed.
 
     sha256: of the names, splits, classes and contents of its images. size: in pixels; resize: squash, crop or pad.
+    bit_depth: how many bits of its 16-bit values were brought to 8; runs made before there was a choice took all.
     """
 
     path: str
     sha256: str
     size: int
     resize: str
+    bit_depth: int = 16
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Dataset:
     def resize(self) -> str:
         """How images of other shapes were brought to size."""
         return self.origin.resize if self.origin else "squash"
+
+    @property
+    def bit_depth(self) -> int:
+        """How many bits of 16-bit values were brought to 8."""
+        return self.origin.bit_depth if self.origin else 16
 
     def with_classes(self, classes: tuple[str, ...]) -> "Dataset":
         """Number the labels as in `classes`, where these hold all of the data's own; else it stays as it is."""

@@ -1,36 +1,21 @@
 """A folder of images as a data set: one subfolder a class, below `train/`, `val/` and `test/` where those are there.
 
-What was decoded once is kept in the cache as one memory-mapped array with an index, under a name made of everything
-that decides its pixels: the files' names, sizes and times, the input size, the resize mode, the decoder. A folder that
-changes in any of these is read again. The folder itself is only read.
-
-Legend: N image files, S×S pixels, K classes.
+Legend: K classes.
 """
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import __version__ as pillow_version
 
-from tenfold.console import progress, remark
-from tenfold.data.cache import home, map_array, npy_header
+from tenfold.console import remark
 from tenfold.data.dataset import Dataset, Origin, Split
-from tenfold.data.ignored import PICTURES
-from tenfold.data.image import RESIZES, decode, read_file, sniff
-from tenfold.data.listing import File, Finding, Listing, list_folder, shown_name
-from tenfold.errors import DataError, ImageError, UsageError
-from tenfold.files import TEMPORARY_SUFFIX, atomic_write, parse_object, sha256, storage_errors, umask, write_text
-from tenfold.machine import cores
+from tenfold.data.image import RESIZES
+from tenfold.data.image_cache import Pictures, read_pictures
+from tenfold.data.listing import Finding, list_folder, shown_name
+from tenfold.errors import DataError, UsageError
 
 TEST_SHARE = 0.2
 """Of each class, drawn for testing where the folder has no test images of its own."""
@@ -38,190 +23,42 @@ IMBALANCE = 5
 """A largest class so many times the smallest is worth a word."""
 MOST_BAD = 0.01
 """Share of the image files that may be skipped because they cannot be read."""
-_FORMAT = 1
-_ABANDONED = 24 * 3600  # seconds after which nobody is decoding into a folder any longer
-_BATCH = 256  # files decoded at a time, so that memory stays bounded
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What reading told of a `File`: an image of some format with the SHA-256 of its bytes, or why it is none.
-
-    kind: the format its content has, if any. bad: whether its name promises an image.
-    """
-
-    sha256: str = ""
-    kind: str | None = None
-    reason: str = ""
-    bad: bool = False
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """A folder that was read: a row of `images` (uint8 N×S×S×3, memory-mapped) and of `entries` for every file."""
-
-    listing: Listing
-    entries: list[Entry]
-    images: np.ndarray
-    resize: str
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the names, splits, classes and contents of the images, in hexadecimal."""
-        files, classes = self.listing.files, self.listing.classes
-        rows = [(files[row], self.entries[row].sha256) for row in self.good()]
-        told = sorted((file.name, file.split, classes[file.label], content) for file, content in rows)
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-    def good(self) -> list[int]:
-        """Rows that hold an image."""
-        return [row for row, entry in enumerate(self.entries) if not entry.reason]
-
-
-# --- pixels -----------------------------------------------------------------------------------------------------------
-
-
-def read_pictures(listing: Listing, size: int, resize: str) -> Pictures:
-    """Decode every file of a listing, or take from the cache what was decoded before.
-
-    Raises `StorageError` where the cache cannot be written.
-    """
-    if not listing.files:
-        return Pictures(listing, [], np.empty((0, size, size, 3), np.uint8), resize)
-    place = _place(listing.root) + f"{size}-{resize}-"
-    path = _folder() / f"{place}{_digest([_FORMAT, pillow_version, *_stamps(listing)])}"
-    if not path.is_dir():
-        _decode_all(listing, size, resize, path)
-        for stale in _folder().glob(f"{place}*"):
-            if stale != path:
-                shutil.rmtree(stale, ignore_errors=True)  # the folder as it was before
-    try:
-        return _open_cached(listing, size, resize, path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remark(f"{path} is damaged ({error}): reading the folder again")
-        shutil.rmtree(path, ignore_errors=True)
-        _decode_all(listing, size, resize, path)
-        return _open_cached(listing, size, resize, path)
-
-
-def forget_folder(root: Path) -> Path | None:
-    """Delete what the cache keeps of a folder, of any size; where that was, or None where there was nothing."""
-    found = list(_folder().glob(f"{_place(root)}*"))
-    for path in found:
-        with storage_errors(path):
-            shutil.rmtree(path)
-    return found[0] if found else None
-
-
-def _folder() -> Path:
-    return home() / "data" / "folders"
-
-
-def _place(root: Path) -> str:
-    return f"{_digest([shown_name(str(root.resolve()))])}-"
-
-
-def _digest(values: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
-
-
-def _stamps(listing: Listing) -> Iterator[object]:
-    """What changes when a file does."""
-    yield from listing.classes
-    for file in listing.files:
-        try:
-            status = file.path.stat()
-            readable = os.access(file.path, os.R_OK)  # else mended permissions would go unnoticed
-            yield [file.name, file.split, file.label, status.st_size, status.st_mtime_ns, readable]
-        except OSError:
-            yield [file.name, file.split, file.label]
-
-
-def _decode_all(listing: Listing, size: int, resize: str, path: Path) -> None:
-    """Fill the cache: to a temporary folder that is renamed when it is whole."""
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path.parent)
-        draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=TEMPORARY_SUFFIX))
-    try:
-        entries = []
-        with atomic_write(draft / "images.npy") as file:
-            file.write(npy_header((len(listing.files), size, size, 3)))
-            for entry, pixels in _decoded(listing, size, resize):
-                entries.append(asdict(entry))
-                file.write(pixels.data)
-        index = {"format": _FORMAT, "sha256": sha256(draft / "images.npy"), "entries": entries}
-        write_text(draft / "index.json", json.dumps(index) + "\n")
-        with storage_errors(path):
-            if not path.exists():  # another process may have been faster, with the same result
-                draft.chmod(0o777 & ~umask())  # others who share the cache read it, too
-                draft.rename(path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Delete what killed processes left here half-decoded, a day ago or more: nobody fills it any longer."""
-    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        if time.time() - path.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _decoded(listing: Listing, size: int, resize: str) -> Iterator[tuple[Entry, np.ndarray]]:
-    """Decode the files in order, on all cores: Pillow works without Python's lock."""
-    blank = np.zeros((size, size, 3), np.uint8)
-
-    def work(file: File) -> tuple[Entry, np.ndarray]:
-        content = b""
-        try:
-            content = read_file(file.path)
-            pixels = decode(content, size, resize)
-        except ImageError as error:
-            kind = sniff(content)
-            bad = kind is not None or file.path.suffix.casefold() in PICTURES
-            return Entry(kind=kind, reason=str(error), bad=bad), blank
-        return Entry(hashlib.sha256(content).hexdigest(), sniff(content)), pixels
-
-    with progress("reading images", len(listing.files)) as bar, ThreadPoolExecutor(cores()) as pool:
-        for begin in range(0, len(listing.files), _BATCH):
-            batch = listing.files[begin : begin + _BATCH]
-            yield from pool.map(work, batch)
-            bar(len(batch))
-
-
-def _open_cached(listing: Listing, size: int, resize: str, path: Path) -> Pictures:
-    index = parse_object((path / "index.json").read_bytes())
-    if sha256(path / "images.npy") != index["sha256"]:
-        raise ValueError("images.npy is not what was written")
-    entries = [Entry(**entry) for entry in index["entries"]]
-    images = map_array(path / "images.npy", (len(listing.files), size, size, 3))
-    return Pictures(listing, entries, images, resize)
-
-
-# --- a data set -------------------------------------------------------------------------------------------------------
-
-
-def load_folder(root: Path, size: int = 32, resize: str = "squash", seed: int = 0) -> Dataset:
+def load_folder(
+    root: Path, size: int = 32, resize: str = "squash", seed: int = 0, bit_depth: int | None = None
+) -> Dataset:
     """Read a folder of images as a data set of `size`×`size` pixels: `read_folder`, then `make_dataset`."""
-    return make_dataset(read_folder(root, size, resize), seed)
+    return make_dataset(read_folder(root, size, resize, bit_depth), seed)
 
 
-def read_folder(root: Path, size: int, resize: str) -> Pictures:
-    """List and decode a folder, and say what is skipped.
+def read_folder(root: Path, size: int, resize: str, bit_depth: int | None = None) -> Pictures:
+    """List and decode a folder, and say what is skipped, and how 16-bit values are scaled where not as a whole.
 
-    Raises `DataError` for what `tenfold data check` calls an error, `UsageError`, `StorageError`.
+    bit_depth: as in `read_pictures`. Raises `DataError` for what `tenfold data check` calls an error, `UsageError`,
+    `StorageError`.
     """
     if resize not in RESIZES:
         raise UsageError(f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}")
     listing = list_folder(root)
     _refuse(listing.findings)
-    pictures = read_pictures(listing, size, resize)
+    pictures = read_pictures(listing, size, resize, bit_depth)
     findings = examine_entries(pictures)
     _refuse(findings)
     for finding in findings:
         if finding.severity == "skipped":
             remark(f"skipped {finding.what}")
+    _say_bit_depth(pictures)
     return pictures
+
+
+def _say_bit_depth(pictures: Pictures) -> None:
+    used, own = pictures.bit_depth, pictures.own_bit_depth
+    deep = sum(1 for entry in pictures.entries if entry.bits)
+    if deep and used < 16:
+        remark(f"{deep:,} images have 16-bit values: 0 to {2**used - 1:,} ({used} bits) are scaled to 0 to 255")
+    if deep and own > used:
+        remark(f"they go up to {2**own - 1:,} ({own} bits): what is beyond is white, as for the model")
 
 
 def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) -> Dataset:
@@ -235,7 +72,8 @@ def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) 
     listing, splits = pictures.listing, assign_splits(pictures, seed, test_share)
     _say_counts(pictures, splits)
     train = _split(pictures, [*splits["train"], *splits["val"]])
-    origin = Origin(str(listing.root.resolve()), pictures.sha256, pictures.images.shape[1], pictures.resize)
+    size, bit_depth = pictures.images.shape[1], pictures.bit_depth
+    origin = Origin(str(listing.root.resolve()), pictures.sha256, size, pictures.resize, bit_depth)
     test = _split(pictures, splits["test"])
     return Dataset(folder_name(listing.root), listing.classes, train, test, len(splits["val"]), origin)
 

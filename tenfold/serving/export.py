@@ -163,6 +163,7 @@ def describe(run: Run, model: Model) -> About:
         accuracy=results.get("test_accuracy_single_view"),
         quantized=False,
         made_with=made_with | {"data": Path(env["data"]).name},
+        bit_depth=run.description.bit_depth,
     )
 
 

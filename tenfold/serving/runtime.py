@@ -47,6 +47,7 @@ class About:
     threshold: the least probability at which an answer is given when unsure ones are to be rejected; None where the
     model was trained without validation data. temperature: what the logits are divided by. accuracy: share of test
     images that are right at the first guess. made_with: tenfold's version, recipe, seed, and the name of the data.
+    bit_depth: how many bits of 16-bit images are brought to 8; files of before this was recorded mean all.
     """
 
     classes: tuple[str, ...]
@@ -57,6 +58,7 @@ class About:
     accuracy: float | None
     quantized: bool
     made_with: dict[str, Any]
+    bit_depth: int = 16
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, with the version of this format."""
@@ -67,6 +69,7 @@ class About:
         """Read and check what `to_json` gave. Raises `ValueError` that names what is wrong."""
         if told.get("format") != FORMAT:
             raise ValueError(f"format {told.get('format')!r} is unknown to this version")
+        told = {"bit_depth": 16} | told
         for field, sound in _SOUND.items():
             if field not in told or not sound(told[field]):
                 raise ValueError(f"{field} is missing or wrong")
@@ -86,6 +89,7 @@ _SOUND: dict[str, Callable[[Any], bool]] = {
     "accuracy": _is_share,
     "quantized": lambda value: isinstance(value, bool),
     "made_with": lambda value: isinstance(value, dict),
+    "bit_depth": lambda value: isinstance(value, int) and 8 <= value <= 16,
 }
 
 
@@ -112,7 +116,7 @@ class Classifier:
 
     def decode(self, content: bytes) -> np.ndarray:
         """Bytes of an image file to the uint8 S×S×3 that this model was trained on. Raises `ImageError`."""
-        return decode(content, self.about.size, self.about.resize)
+        return decode(content, self.about.size, self.about.resize, bit_depth=self.about.bit_depth)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities float32 N×K of uint8 N×S×S×3. Raises `DataError` for pixels of another kind."""

@@ -57,13 +57,14 @@ def _folder_of(run: Run, env: Mapping[str, Any], folder: Path | None) -> Dataset
     try:
         origin = Origin(**env["folder"])
         path, size, resize = folder or Path(origin.path), int(origin.size), str(origin.resize)
+        bit_depth = int(origin.bit_depth)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
     if not path.is_dir():
         raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
     from tenfold.data.folder import load_folder  # here, because it brings Pillow
 
-    dataset = load_folder(path, size, resize, env["seed"])
+    dataset = load_folder(path, size, resize, env["seed"], bit_depth)
     if not dataset.origin or dataset.origin.sha256 != origin.sha256:
         raise DataError(f"{path} is not what {run.path} was trained on{_what_changed(run, dataset)}: train again")
     return dataset
@@ -83,7 +84,7 @@ def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
     model = run.description
-    pictures = read_folder(Path(name), model.size, model.resize)
+    pictures = read_folder(Path(name), model.size, model.resize, model.bit_depth)
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
     if not own:

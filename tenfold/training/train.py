@@ -91,7 +91,13 @@ def resume(out: Path, device: str | None = None, folder: Path | None = None, ran
 def follow(ranks: Ranks) -> None:
     """Take part in the training that the first rank has begun, and write nothing. Raises as `train` does."""
     request = ranks.from_first(None)
-    dataset = load(request["data"], size=request["size"], resize=request["resize"], seed=request["seed"])
+    dataset = load(
+        request["data"],
+        size=request["size"],
+        resize=request["resize"],
+        seed=request["seed"],
+        bit_depth=request["bit_depth"],
+    )
     if dataset.origin and dataset.origin.sha256 != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
     recipe, plan = Recipe.from_json(request["recipe"]), make_plan(ranks.device(request["device"]))
@@ -116,6 +122,7 @@ def _lead(fitting: Fit, dataset: Dataset) -> None:
         "data": origin.path if origin else dataset.name,
         "size": dataset.train.images.shape[1],
         "resize": dataset.resize,
+        "bit_depth": dataset.bit_depth,
         "sha256": origin.sha256 if origin else None,
     }
     remark(f"{fitting.ranks.count} ranks, each with its share of every batch of {fitting.schedule.batch_size} images")
@@ -157,9 +164,9 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
         remark(f"stopped at step {fitting.step}; go on with: {how} train --resume --out {run.path}")
         raise
     write_logs(run, fitting)
-    size = dataset.train.images.shape[1]
-    spec = fitting.recipe.network
-    run.save_model(fitting.network, describe_model(spec, dataset.classes, size, fitting.pixels, dataset.resize))
+    size, classes, spec = dataset.train.images.shape[1], dataset.classes, fitting.recipe.network
+    description = describe_model(spec, classes, size, fitting.pixels, dataset.resize, dataset.bit_depth)
+    run.save_model(fitting.network, description)
     run.keep_checkpoints(1)
     run.seal()
     seconds = before + time.perf_counter() - began

@@ -46,16 +46,24 @@ class ModelDescription:
     """How images of other shapes are brought to that size."""
     mean: tuple[float, float, float]
     std: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+    bit_depth: Annotated[int, Field(ge=8, le=16)] = 16
+    """How many bits of 16-bit images are brought to 8; older files do not say it, and mean all."""
 
 
 _ADAPTER = TypeAdapter(ModelDescription)
 
 
 def describe_model(
-    spec: NetworkSpec, classes: tuple[str, ...], size: int, pixels: Pixels, resize: str = "squash"
+    spec: NetworkSpec,
+    classes: tuple[str, ...],
+    size: int,
+    pixels: Pixels,
+    resize: str = "squash",
+    bit_depth: int = 16,
 ) -> dict[str, Any]:
     """Say in JSON all that `read_model` needs."""
-    described = ModelDescription(MODEL_FORMAT, spec, classes, size, resize, pixels.mean, pixels.std)  # type: ignore[arg-type]
+    mean, std = pixels.mean, pixels.std
+    described = ModelDescription(MODEL_FORMAT, spec, classes, size, resize, mean, std, bit_depth)  # type: ignore[arg-type]
     return _ADAPTER.dump_python(described, mode="json")
 
 

@@ -14,8 +14,9 @@ from pictures import PIXELS, oriented, png, save
 from PIL import Image
 
 from tenfold import data
-from tenfold.data.folder import load_folder, read_pictures
+from tenfold.data.folder import load_folder
 from tenfold.data.image import read_file
+from tenfold.data.image_cache import read_pictures
 from tenfold.data.listing import list_folder, natural
 from tenfold.errors import DataError, ImageError, UsageError
 
@@ -336,7 +337,7 @@ def cached(home: Path) -> list[Path]:
 def test_what_was_decoded_is_kept(make: Make, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make({"a": 20, "b": 20})
     first = load_folder(root)
-    monkeypatch.setattr("tenfold.data.folder.decode", None)  # not needed any more
+    monkeypatch.setattr("tenfold.data.image_cache.decode_measured", None)  # not needed any more
     again = load_folder(root)
     np.testing.assert_array_equal(first.train.images, again.train.images)
     assert first.origin == again.origin
@@ -375,7 +376,7 @@ def test_a_file_that_could_not_be_read_is_read_when_it_can(make: Make, monkeypat
         return read_file(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr("tenfold.data.folder.read_file", refuse)
+        patch.setattr("tenfold.data.image_cache.read_file", refuse)
         patch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
         assert len(read_pictures(list_folder(root), 8, "squash").good()) == 9
     assert len(read_pictures(list_folder(root), 8, "squash").good()) == 10
@@ -399,10 +400,10 @@ def test_a_damaged_cache_is_made_anew(
 def test_a_failed_read_leaves_nothing(make: Make, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make({"a": 5, "b": 5})
 
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tenfold.data.folder.decode", interrupted)
+    monkeypatch.setattr("tenfold.data.image_cache.decode_measured", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read_pictures(list_folder(root), 32, "squash")
     assert cached(home) == []

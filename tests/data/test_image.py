@@ -1,6 +1,7 @@
 """The decoder: golden pixels of every format and mode, and nothing but an `ImageError` from bytes that are bad."""
 
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -118,11 +119,72 @@ def test_tiff_modes(name: str) -> None:
     np.testing.assert_array_equal(decode_whole(content), expected)
 
 
-@pytest.mark.parametrize("values", [np.zeros((1, 2), np.float32), np.zeros((1, 2), np.int32)])
-def test_numbers_without_a_range_are_refused(values: np.ndarray) -> None:
-    content = tiff(values, 1, sample_format=3 if values.dtype == np.float32 else 2)
-    with pytest.raises(ImageError, match=r"pixels of kind [FI] have no fixed range: save it with 8 or 16 bits"):
+NOT_READ: dict[str, tuple[bytes, str]] = {
+    "float grey": (tiff(np.zeros((1, 2), np.float32), 1, 3), "floating-point grey pixels (32 bits)"),
+    "double grey": (tiff(np.zeros((1, 2), np.float64), 1, 3), "floating-point grey pixels (64 bits)"),
+    "float RGB": (tiff(np.zeros((1, 2, 3), np.float32), 2, 3), "floating-point RGB pixels (3 bands of 32 bits)"),
+    "32 bits": (tiff(np.zeros((1, 2), np.uint32), 1), "grey pixels (32 bits)"),
+    "signed, 8 bits": (tiff(np.array([[-1, 1]], np.int8), 1, 2), "signed grey pixels (8 bits)"),
+    "signed, 16 bits": (tiff(np.zeros((1, 2), np.int16), 1, 2), "signed grey pixels (16 bits)"),
+    "signed, 32 bits": (tiff(np.zeros((1, 2), np.int32), 1, 2), "signed grey pixels (32 bits)"),
+    "12 bits RGB": (tiff(np.zeros((2, 3, 3), np.uint8), 2, bits=12), "RGB pixels (3 bands of 12 bits)"),
+    "five bands": (tiff(np.zeros((2, 2, 5), np.uint8), 1), "grey pixels (5 bands of 8 bits)"),
+    "five bands, 16 bits": (tiff(np.zeros((2, 2, 5), np.uint16), 2), "RGB pixels (5 bands of 16 bits)"),
+    "two bands": (tiff(np.zeros((2, 2, 2), np.uint8), 1), "grey pixels (2 bands of 8 bits)"),
+    "LAB": (tiff(np.zeros((2, 2, 3), np.uint8), 8), "LAB pixels (3 bands of 8 bits)"),
+    "LAB, 16 bits": (tiff(np.zeros((2, 2, 3), np.uint16), 8), "LAB pixels (3 bands of 16 bits)"),
+    "raw camera": (tiff(np.zeros((2, 2), np.uint16), 32803), "raw camera pixels (16 bits)"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_what_is_not_read_is_named(name: str) -> None:
+    """Bands, float RGB and others were "damaged"; signed bytes were read as if -1 were white."""
+    content, what = NOT_READ[name]
+    why = re.escape(f"a TIFF of {what} is not read: save it as grey or RGB with 8 or 16 bits")
+    with pytest.raises(ImageError, match=f"^{why}$"):
         decode_whole(content)
+
+
+def test_a_compression_that_is_not_read_is_named() -> None:
+    content = tiff(GREY, 1).replace(struct.pack("<HHI", 259, 3, 1) + b"\1", struct.pack("<HHI", 259, 3, 1) + b"\x63")
+    with pytest.raises(ImageError, match="a TIFF compressed by method 99 is not read"):
+        decode_whole(content)
+
+
+def test_a_png_for_ios_only_is_named() -> None:
+    content = png(1, 8, 2, [b"\1\2\3"], CgBI=b"\0\0\0\1")
+    chunk = content[content.index(b"CgBI") - 4 : content.index(b"CgBI") + 12]
+    content = content[:8] + chunk + content[8:].replace(chunk, b"").replace(b"IDAT\x78", b"IDAT\0")
+    with pytest.raises(ImageError, match="a PNG made for iOS only"):
+        decode_whole(content)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "group4"])
+def test_one_bit_is_black_and_white(compression: str | None) -> None:
+    pixels = np.array([[0, 255, 255, 0], [255, 0, 0, 255]], np.uint8)
+    content = save(Image.fromarray(pixels).convert("1"), "TIFF", compression=compression)
+    np.testing.assert_array_equal(decode_whole(content), np.repeat(pixels[..., None], 3, axis=2))
+
+
+def test_ycbcr_of_a_tiff() -> None:
+    """By ITU-R BT.601: Y 76, Cb 85, Cr 255 is red; Y alone is grey. Within what rounding to bytes loses."""
+    decoded = decode_whole(tiff(np.array([[[76, 85, 255], [100, 128, 128]]], np.uint8), 6))
+    assert np.abs(decoded.astype(int) - [[[254, 0, 0], [100, 100, 100]]]).max() <= 1
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_cmyk_jpeg_of_adobe_is_not_a_negative(inverted: bool) -> None:
+    """Adobe stores CMYK as its complement, which Pillow writes, too; a marker of YCCK would say otherwise."""
+    white = Image.new("CMYK", (16, 16), (0, 0, 0, 0) if not inverted else (0, 0, 0, 255))
+    assert np.abs(decode_whole(save(white, "JPEG", quality=95)).astype(int) - (0 if inverted else 255)).max() <= 1
+
+
+def test_the_first_of_several_images_in_a_jpeg() -> None:
+    """As phones store a preview or a depth map behind the photo (MPO)."""
+    photo, preview = Image.new("RGB", (16, 16), (200, 100, 50)), Image.new("RGB", (8, 8), (0, 0, 255))
+    decoded = decode_whole(save(photo, "MPO", save_all=True, append_images=[preview], quality=95))
+    assert decoded.shape == (16, 16, 3) and np.abs(decoded - np.array((200, 100, 50))).max() <= 2
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -285,6 +347,19 @@ def test_mutated_files_give_pixels_or_an_image_error(name: str) -> None:
             assert str(error) and "\n" not in str(error) and "0x" not in str(error)
             outcomes.add("error")
     assert "error" in outcomes
+
+
+def test_what_may_be_missing_at_the_end() -> None:
+    """No pixel: the end mark of a PNG or GIF, the padding of a BMP's last row or of a WebP's last chunk."""
+    pixels = np.ascontiguousarray(PIXELS[:, :3])  # rows of 9 bytes and 3 of padding
+    bmp, webp = save(pixels, "BMP"), save(pixels, "WEBP", lossless=True)
+    assert webp[16] % 2 == 1 and webp[-1] == 0
+    whole = [save(pixels, "PNG")[:-12], save(Image.fromarray(pixels).quantize(), "GIF")[:-1]]
+    for content in [*whole, bmp[:-1], bmp[:-2], bmp[:-3], webp[:-1]]:
+        np.testing.assert_array_equal(decode_whole(content), pixels)
+    for content, kind in [(bmp[:-4], "BMP"), (webp[:-2], "WEBP")]:
+        with pytest.raises(ImageError, match=f"{kind} file"):
+            decode_whole(content)
 
 
 BAD: dict[str, tuple[bytes, str]] = {

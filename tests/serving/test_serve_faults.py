@@ -30,6 +30,7 @@ import pytest
 from PIL import Image
 from served import Service, Slow, in_thread, process, slow_app
 
+from tenfold.data.image import decode
 from tenfold.errors import ImageError, StorageError
 from tenfold.serving.serve.batching import MOST_DECODERS
 from tenfold.serving.serve.decoders import Decoders
@@ -275,6 +276,24 @@ def test_decompression_bombs(service: Service, width: int, height: int) -> None:
         answered = service.ask("POST", "/predict", bomb(width, height))
         assert answered.status == 413 and "pixels" in answered.json()["error"]
     assert service.memory() - before < 20e6
+
+
+def test_a_photo_of_50_megapixels_is_answered_as_predict_does() -> None:
+    """A JPEG is, in the time and memory of any image; a PNG of so many pixels is refused by its header."""
+    photo = Image.new("RGB", (8_160, 6_144), (200, 30, 60))
+    photo.paste((20, 200, 90), (4_080, 0, 8_160, 6_144))
+    file = io.BytesIO()
+    photo.save(file, "JPEG", quality=90, progressive=True)
+    with in_thread(slow_app(Slow())) as service:
+        answered = service.ask("POST", "/predict?pixels=1", file.getvalue())
+        assert answered.status == 200
+        pixels = base64.b64decode(answered.json()["predictions"][0]["pixels"])
+        assert pixels == decode(file.getvalue(), 4).tobytes()
+        refused = service.ask("POST", "/predict", bomb(8_160, 6_144))
+        assert refused.status == 413
+        assert refused.json()["error"].endswith(
+            "8,160 × 6,144 pixels are more than the 33,554,432 that are read; a JPEG may have 67,108,864"
+        )
 
 
 # --- too many requests -----------------------------------------------------------------------------------------------

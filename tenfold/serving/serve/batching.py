@@ -36,7 +36,8 @@ class Batcher:
         self._limits = limits
         self._watch = watch
         self._count = count = min(cores(), MOST_DECODERS)
-        self.decoders = Decoders(count, classifier.about.size, classifier.about.resize, limits)
+        about = classifier.about
+        self.decoders = Decoders(count, about.size, about.resize, limits, about.bit_depth)
         watch.add_decoders(self.decoders.usage)
         self._decoding = ThreadPoolExecutor(count, "decode")
         self._parsing = ThreadPoolExecutor(count, "parse")

@@ -15,7 +15,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -43,8 +43,8 @@ class Usage:
 class Decoders:
     """So many processes, begun when they are first needed. `decode` is called from as many threads."""
 
-    def __init__(self, count: int, size: int, resize: str, limits: Limits):
-        options = (size, resize, limits.pixels, limits.memory, limits.decoding)
+    def __init__(self, count: int, size: int, resize: str, limits: Limits, bit_depth: int = 16):
+        options = (size, resize, limits.pixels, bit_depth, limits.memory, limits.decoding)
         self._command = [sys.executable, "-P", "-m", __name__, *map(str, options)]
         self._limits, self._size = limits, size
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes] | None] = queue.SimpleQueue()
@@ -194,7 +194,8 @@ def _receive(stream: IO[bytes]) -> bytes:
 
 def main() -> None:
     """Decode what comes until nothing more does."""
-    size, resize, pixels, memory, seconds = int(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5]), float(sys.argv[5])
+    size, resize, seconds = int(sys.argv[1]), sys.argv[2], float(sys.argv[6])
+    pixels, bit_depth, memory = map(int, sys.argv[3:6])
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the service, which finishes what it has begun
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -205,14 +206,14 @@ def main() -> None:
         while True:
             content = _receive(sys.stdin.buffer)
             _limit_time(seconds)
-            answer = _answer(content, size, resize, pixels)
+            answer = _answer(content, size, resize, pixels, bit_depth)
             _limit_time(0)
             _send(sys.stdout.buffer, answer)
 
 
-def _answer(content: bytes, size: int, resize: str, pixels: int) -> bytes:
+def _answer(content: bytes, *options: Any) -> bytes:
     try:
-        return bytes([_PIXELS]) + decode(content, size, resize, pixels).tobytes()
+        return bytes([_PIXELS]) + decode(content, *options).tobytes()
     except TooManyPixelsError as error:
         return bytes([_TOO_LARGE]) + str(error).encode(errors="replace")
     except ImageError as error:

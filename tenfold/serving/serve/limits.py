@@ -14,9 +14,11 @@ class Limits:
     images: int = 32
     """Images of one request; more is answered with 413."""
     pixels: int = 2**25
-    """Of one image (33 megapixels); more is answered with 413."""
+    """Of one image (33 megapixels; a JPEG may have 67, since a large one is decoded at half its scale); more is
+    answered with 413."""
     memory: int = 2**30
-    """Bytes that decoding one image may take (33 megapixels take 0.4 to 0.8 GB); more is answered with 400."""
+    """Bytes that decoding one image may take (33 megapixels take 0.4 to 0.8 GB, a JPEG of 50 up to 0.5); more is
+    answered with 400."""
     decoding: float = 4.0
     """Seconds of a core that decoding one image may take (not limited on Windows); more is answered with 400."""
     waiting: int = 32

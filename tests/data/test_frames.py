@@ -1,0 +1,64 @@
+"""How many pages or frames a file has, counted without decoding, and what `tenfold data check` says of them."""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import PIXELS, png, save, tiff
+from PIL import Image
+
+from tenfold.data.check import check_folder
+from tenfold.data.frames import MOST_FRAMES, count_frames
+from tenfold.data.image import decode_whole
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
+
+FRAMES = [Image.fromarray(np.full((6, 6, 3), value, np.uint8)) for value in (10, 90, 200)]
+
+
+def several(kind: str, count: int, **options: object) -> bytes:
+    first, *others = [frame.copy() for frame in FRAMES[:count]]  # what saves an image leaves traces in it
+    return save(first, kind, save_all=True, append_images=others, **options)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG", "WEBP"])
+def test_pages_and_frames_are_counted(kind: str, count: int) -> None:
+    """As many as were saved, and the first of them is read."""
+    content = several(kind, count, **({"lossless": True} if kind == "WEBP" else {}))
+    assert count_frames(content, kind) == count
+    assert (decode_whole(content) == 10).all()
+
+
+def test_pages_of_other_layouts() -> None:
+    assert count_frames(several("TIFF", 3, big_tiff=True), "TIFF") == 3
+    assert count_frames(several("TIFF", 2, compression="tiff_lzw"), "TIFF") == 2
+    assert count_frames(save(PIXELS, "BMP"), "BMP") == count_frames(b"", None) == 1
+    assert count_frames(several("MPO", 3), "JPEG") == 1
+
+
+def test_what_is_broken_or_endless_is_counted_too() -> None:
+    """A page whose next page is itself; one cut short; an animation that claims billions of frames."""
+    one = tiff(np.zeros((2, 2), np.uint8), 1)
+    (directory,) = struct.unpack_from("<I", one, 4)
+    (tags,) = struct.unpack_from("<H", one, directory)
+    following = directory + 2 + 12 * tags
+    loop = one[:following] + struct.pack("<I", directory) + one[following + 4 :]
+    nowhere = one[:following] + struct.pack("<I", 10**9) + one[following + 4 :]
+    assert count_frames(loop, "TIFF") == count_frames(nowhere, "TIFF") == 1
+    assert count_frames(several("GIF", 3)[:-30], "GIF") <= 3
+    assert count_frames(png(1, 8, 0, [b"\0"], acTL=b"\xff" * 8), "PNG") == MOST_FRAMES
+
+
+def test_the_check_names_files_of_which_only_the_first_page_is_read(tmp_path: Path, home: Path) -> None:
+    files = {"a/1.tif": several("TIFF", 3), "a/2.gif": several("GIF", 2), "b/1.tif": several("TIFF", 2)}
+    files |= {"a/3.png": save(PIXELS, "PNG"), "b/2.png": save(PIXELS[::-1].copy(), "PNG")}
+    for name, content in files.items():
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(content)
+    found = {f.kind: f for f in check_folder(tmp_path / "images").findings if f.kind in ("pages", "frames")}
+    pages, frames = found["pages"], found["frames"]
+    assert pages.what == "a/1.tif has 3 pages (files with more than one: 2)"
+    assert pages.paths == ("a/1.tif", "b/1.tif") and pages.severity == "warning"
+    assert frames.what == "a/2.gif has 2 frames" and frames.paths == ("a/2.gif",)
