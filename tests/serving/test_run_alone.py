@@ -593,7 +593,8 @@ def test_its_own_images_are_handed_over_for_eight_bits_and_a_card(
     with pytest.raises(DataError, match="8-bit files need images"):
         export(run, int8="on")
     monkeypatch.setattr(exporting, "MOST_LOSS", 1.0)
-    exported = export(run, int8="on", data=mine)
+    with run.locked():  # as a run is that was just trained: it is in use by this very process
+        exported = export(run, int8="on", data=mine)
     assert exported.quantized and exported.verified_on == "test images" and exported.verified_images == len(mine.test)
     right = open_model(mine_run / "model.onnx").predict(mine.test.images).argmax(1) == mine.test.labels
     assert exported.accuracy == pytest.approx(right.mean(), abs=0.02)
