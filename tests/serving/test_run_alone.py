@@ -600,8 +600,13 @@ def test_its_own_images_are_handed_over_for_eight_bits_and_a_card(
     assert exported.accuracy == pytest.approx(right.mean(), abs=0.02)
     text = write_card(run, mine_run / "model.onnx", mine).read_text()
     assert f"On {len(mine.test)} test images" in text and "```python\ntenfold.train(" in text
-    altered = replace(mine, test=mine.test[:-1])
-    assert not find_data(run, altered).own and find_data(run, mine).own
+    grey = np.repeat(mine.test.images.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
+    last_bit = mine.test.images ^ (np.arange(mine.test.images.size).reshape(mine.test.images.shape) % 97 == 0)
+    parts = {"fewer": mine.test[:-1], "grey": replace(mine.test, images=grey // 2)}
+    parts |= {"relabelled": replace(mine.test, labels=mine.test.labels[::-1])}
+    parts |= {"drawn elsewhere": replace(mine.test, images=last_bit.astype(np.uint8))}
+    own = {name: find_data(run, replace(mine, test=part)).own for name, part in parts.items()}
+    assert own == {"fewer": False, "grey": False, "relabelled": False, "drawn elsewhere": True}
     with pytest.raises(DataError, match="holds no test images of the kind"):
         export(run, data=make_mine(size=32))
 
