@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "data": set(),
     "training": {"data"},
     "evaluation": {"training", "data"},
-    "serving": {"data.dataset", "data.ignored", "data.image", "training", "evaluation.metrics"},
+    "serving": {"data.dataset", "data.ignored", "data.image", "data.shapes", "training", "evaluation.metrics"},
     # it starts the others as processes; these tell it data, fields, the machine's speed, answers
     "scaling": {
         "data",
@@ -111,7 +111,7 @@ ORDERS = {
         "search",
         "__init__",
     ),
-    "serving": ("runtime", "inputs", "predict", "serve", "graph", "export", "keras_file", "card"),
+    "serving": ("runtime", "inputs", "predict", "serve", "graph", "synthetic", "export", "keras_file", "card"),
     "serving.serve": (
         "limits",
         "decoders",

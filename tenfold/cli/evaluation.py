@@ -1,5 +1,6 @@
 """tenfold evaluate, tenfold report, tenfold explain."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,19 +63,20 @@ def evaluate(
         raise UsageError("--full goes with --honesty")
     if honesty and data is not None and not is_folder(data):
         raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
-    _refuse_busy(run)
+    if data is None or honesty:
+        _refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
     from tenfold.files import write_text
     from tenfold.training.device import make_plan
     from tenfold.training.run import Run
 
-    opened = Run.open(run)
-    with opened.locked():
-        dataset, own = _load_data(opened, data, honesty)
-        plan = make_plan(device)
+    opened, plan = Run.open(run), make_plan(device)
+    dataset, own = _load_data(opened, data, honesty)
+    with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
         evaluated = evaluation.evaluate(opened, dataset, plan, own=own)
-        scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
-        panel = _examine(opened, dataset, evaluated, plan, full) if honesty else None
+        rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
+        panel = _examine(opened, dataset, evaluated, plan, full) if honesty and dataset else None
+    scores = rewritten or evaluated.scores | {"data": dataset.name if dataset else data}
     if predictions:
         write_text(predictions, evaluation.to_csv(evaluated.predictions()))
     if as_json:
@@ -85,13 +87,17 @@ def evaluate(
         _print_panel(opened, panel)
 
 
-def _load_data(run: "Run", data: str | None, honesty: bool) -> tuple["Dataset", bool]:
-    """What to score on, and whether the run was trained on it: its own data, for `honesty` in any case, or others."""
+def _load_data(run: "Run", data: str | None, honesty: bool) -> tuple["Dataset | None", bool]:
+    """What to score on, and whether the run was trained on it.
+
+    None is its own data, found by `evaluate`, which may do without; for `honesty`, images are needed in any case.
+    """
     from tenfold.training.provenance import dataset_of, other_data
 
-    if data is None or honesty:
-        return dataset_of(run, Path(data) if data else None), True
-    return other_data(run, data)
+    if honesty:
+        by_hand = "tenfold.evaluation.honesty.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
+        return dataset_of(run, Path(data) if data else None, by_hand), True
+    return other_data(run, data) if data else (None, True)
 
 
 def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:
@@ -136,21 +142,19 @@ def _refuse_busy(run: Path) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN…]", help="A run directory, or several to compare.")],
     out: Annotated[Path | None, typer.Option(help="Where several runs' page goes, by default comparison.html.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where the run's own folder of images is now, if it moved.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the runs' folder of images is now, if it moved.")] = None,
     device: Device = "auto",
 ) -> None:
     """Draw a scored run's pictures and its page, report.html, again; or put several runs side by side on one page."""
     require_extra("train", TRAIN_EXTRA)
     if len(runs) == 1 and out:
         raise UsageError("--out is for comparing several runs: a run's own page lies in its directory")
-    if len(runs) > 1 and data:
-        raise UsageError("--data goes with a single run")
     for run in runs:
         _refuse_busy(run)
     if len(runs) > 1:
         from tenfold.evaluation.compare import write_comparison
 
-        print(write_comparison(runs, out or Path("comparison.html")))
+        print(write_comparison(runs, out or Path("comparison.html"), data))
         return
     for path in _report_run(runs[0], data, device):
         print(path)
@@ -167,7 +171,8 @@ def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
     opened = Run.open(run)
     with opened.locked():
         opened.require_scores()
-        dataset = dataset_of(opened, folder)
+        by_hand = "tenfold.evaluation.report.write_report(run, dataset, tenfold.evaluate(run, dataset))"
+        dataset = dataset_of(opened, folder, by_hand)
         evaluation = score(opened, dataset, make_plan(device))
         rewrite_scores(opened, evaluation)
         return write_report(opened, dataset, evaluation)

@@ -22,7 +22,7 @@ from tenfold.cli.app import (
     require_extra,
 )
 from tenfold.console import printable, progress, remark
-from tenfold.errors import DataError, SkippedError, UsageError
+from tenfold.errors import DataError, SkippedError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,10 +39,13 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write, by default RUN/model.onnx or .keras.")] = None,
     int8: Annotated[str, typer.Option(help="8-bit arithmetic: on, off, or auto (where it is faster here).")] = "off",
     card: Annotated[bool, typer.Option("--card", help="Write a model card beside it.")] = False,
-    data: Annotated[Path | None, typer.Option(help="Where the run's own folder of images is now, if moved.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of images to check it on, by default the run's own; without any, synthetic ones do."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a trained run as one file that answers without torch, checked on real test images."""
+    """Write a trained run as one file that answers without torch, compared with the network before it is kept."""
     require_extra("train", (*TRAIN_EXTRA, "onnx"))
     if to not in ("onnx", "keras"):
         raise UsageError(f"--to must be onnx or keras, not {to}")
@@ -59,8 +62,8 @@ def export(
     kind = "8-bit" if exported.quantized else "float32"
     print(f"{exported.path}: {kind}, {exported.bytes / 1e6:.1f} MB, for {exported.runtime}")
     print(
-        f"first guess as the network's on {exported.top1_agreement:.2%} of the test images it was checked on, "
-        f"probabilities within {exported.max_abs_diff:.1g}"
+        f"first guess as the network's on {exported.top1_agreement:.2%} of the {exported.verified_images:,} "
+        f"{exported.verified_on} it was checked on, probabilities within {exported.max_abs_diff:.1g}"
     )
 
 
@@ -210,7 +213,7 @@ def _form_name(as_json: bool, as_csv: bool, out: Path | None) -> str:
 
 def _ensure_model_file(model: Path | None) -> Path:
     """The file to open; a run's is written first where it has none, which needs torch."""
-    from tenfold.serving.runtime import BUNDLED, RUN_FILE, find_in_run
+    from tenfold.serving.runtime import BUNDLED, find_in_run
 
     if model is None or not model.is_dir():
         return model or BUNDLED
@@ -225,8 +228,9 @@ def _ensure_model_file(model: Path | None) -> Path:
         remark(f"{model}: its model is written as ONNX, once")
         try:
             file = Path(_write_onnx(model, None).path)
-        except DataError as error:
-            raise DataError(f"{model} has no current {RUN_FILE}; tenfold export {model} finds that {error}") from error
+        except StorageError as error:
+            elsewhere = f"tenfold export {model} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
+            raise StorageError(f"{error}; {elsewhere}") from error
     return file
 
 

@@ -27,7 +27,7 @@ from tenfold.cli.app import (
     require_extra,
 )
 from tenfold.console import remark
-from tenfold.errors import UsageError
+from tenfold.errors import ModelError, UsageError
 from tenfold.machine import peak_memory, process_seconds
 
 if TYPE_CHECKING:
@@ -57,6 +57,9 @@ def train(
     ] = False,
     report: Annotated[
         bool, typer.Option("--report/--no-report", help="Whether to draw pictures and write report.html at the end.")
+    ] = True,
+    export: Annotated[
+        bool, typer.Option("--export/--no-export", help="Whether to write model.onnx, else predict does at first use.")
     ] = True,
     as_json: Json = False,
 ) -> None:
@@ -90,7 +93,7 @@ def train(
             if dataset.origin:
                 chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
             trained = training.train(chosen, dataset, path, seed=seed, device=device, ranks=ranks)
-    _score_and_draw(trained, report, as_json)
+    _score_and_draw(trained, report, export, as_json)
 
 
 def _fit_to_folder(
@@ -109,8 +112,11 @@ def _fit_to_folder(
     return recipe
 
 
-def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
-    """What follows training: scores first, then the table and the pictures, which take their own time."""
+def _score_and_draw(trained: "Trained", report: bool, export: bool, as_json: bool) -> None:
+    """What follows training: scores first, then the model file, the table and the pictures, which take their own time.
+
+    Where the model file cannot be made, the rest is done all the same before this is raised.
+    """
     from tenfold.evaluation.evaluate import evaluate, write_scores
 
     say = remark if as_json else print
@@ -124,6 +130,9 @@ def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
         results = write_scores(trained.run, evaluation, seconds | unlearned)
     say(f"{seconds['total_seconds']:.1f} s from start to scores, {seconds['train_seconds']:.1f} s of them training")
     began = time.perf_counter()
+    failure = _export(trained) if export else None
+    times = {"export_seconds": time.perf_counter() - began}
+    began = time.perf_counter()
 
     # Matplotlib and scikit-learn load after the scores, not before
     if not as_json:
@@ -135,21 +144,38 @@ def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
 
         paths = write_report(trained.run, trained.dataset, evaluation)
         remark(f"report: {', '.join(map(str, reversed(paths)))}")
-    trained.run.unlock()
     if report and trained.run.recipe.network.name == "reference":
-        _save_for_keras(trained.run)
+        _save_for_keras(trained)
+    trained.run.unlock()
     if as_json:
-        print_json(results | {"report_seconds": time.perf_counter() - began})
+        print_json(results | times | {"report_seconds": time.perf_counter() - began})
+    if failure:
+        raise failure
 
 
-def _save_for_keras(run: "Run") -> None:
+def _export(trained: "Trained") -> ModelError | None:
+    """Write model.onnx, checked on test images; return what went wrong with it."""
+    if importlib.util.find_spec("onnx") is None:
+        remark(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {trained.run.path}")
+        return None
+    from tenfold.serving.export import export
+
+    try:
+        exported = export(trained.run, data=trained.dataset)
+    except ModelError as error:
+        return ModelError(f"trained and scored, but {error}")
+    remark(f"model for predict and serve: {exported.path}, checked on {exported.verified_images:,} test images")
+    return None
+
+
+def _save_for_keras(trained: "Trained") -> None:
     """What the reference system left too: the model in Keras's format, where Keras is installed."""
     if importlib.util.find_spec("keras") is None:
-        remark(f"no model.keras: add the extra 'keras', then tenfold export {run.path} --to keras")
+        remark(f"no model.keras: add the extra 'keras', then tenfold export {trained.run.path} --to keras")
         return
     from tenfold.serving.keras_file import export_keras
 
-    remark(f"model for Keras: {export_keras(run).path}")
+    remark(f"model for Keras: {export_keras(trained.run, data=trained.dataset).path}")
 
 
 def _measure(trained: "Trained", evaluation_seconds: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from tenfold.data.dataset import Dataset, Origin, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
 
-__all__ = ["NAMES", "Cached", "Dataset", "Origin", "Split", "get", "is_folder", "load", "remove"]
+__all__ = ["NAMES", "Cached", "Dataset", "Origin", "Split", "get", "is_cached", "is_folder", "load", "remove"]
 
 NAMES = ("cifar10", "shapes")
 
@@ -38,6 +38,17 @@ def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0, bi
     except DataError:
         get_cifar10()  # says why and from where
         return load_cifar10()
+
+
+def is_cached(name: str) -> bool:
+    """Whether `load` has the data set of that name without the network: it is drawn, or sound in the cache."""
+    if name != "cifar10":
+        return name == "shapes"
+    try:
+        load_cifar10()
+    except (DataError, OSError):  # a cache that cannot be read is as good as none
+        return False
+    return True
 
 
 def is_folder(name: str) -> bool:

@@ -15,6 +15,7 @@ from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
+from tenfold.evaluation.evaluate import class_numbers, read_predictions
 from tenfold.evaluation.metrics import Paired, shown
 from tenfold.evaluation.page import comparison_page, picture
 from tenfold.evaluation.page.sections import percent
@@ -32,6 +33,7 @@ _SECTIONS = (
     ("images", "Images"),
     ("recipes", "Recipes"),
 )
+_HAND_OVER = "tenfold.evaluation.compare.write_comparison(paths, out, dataset)"
 _PLAIN = ("recipe", "seed", "epochs", "parameters", "device", "dtype")
 
 
@@ -76,25 +78,28 @@ class Comparison:
         return numbers[np.lexsort((-sure, ~self.right[numbers].any(axis=1)))]
 
 
-def write_comparison(paths: Sequence[Path], out: Path) -> Path:
+def write_comparison(paths: Sequence[Path], out: Path, data: Dataset | Path | None = None) -> Path:
     """Write the page of several scored runs to `out`.
 
-    Raises `UsageError` where one is named twice, `ModelError` for one that is unfinished or damaged, `DataError` where
-    they were not scored on the same images.
+    data: what the first of them was trained on, or where its folder is now; by default it is found. Raises `UsageError`
+    where a run is named twice, `ModelError` for one that is unfinished or damaged, `DataError` where they were not
+    scored on the same images, or the images are not there.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("a run cannot be compared with itself: name each run once")
     with progress("comparing", len(paths) + 1) as bar:
-        comparison = read_comparison(paths, bar)
+        comparison = read_comparison(paths, bar, data)
         write_text(out, _page(comparison))
         bar(1)
     return out
 
 
-def read_comparison(paths: Sequence[Path], advance: Any = lambda amount: None) -> Comparison:
+def read_comparison(
+    paths: Sequence[Path], advance: Any = lambda amount: None, data: Dataset | Path | None = None
+) -> Comparison:
     """Read what each run answered; see `write_comparison` for what is raised."""
     runs = [Run.open(path) for path in paths]
-    dataset = dataset_of(runs[0])
+    dataset = data if isinstance(data, Dataset) else dataset_of(runs[0], data, _HAND_OVER)
     labels = dataset.test.labels.astype(np.int64)
     names, sides = _names(paths), []
     for name, run in zip(names, runs, strict=True):
@@ -115,20 +120,18 @@ def _names(paths: Sequence[Path]) -> list[str]:
 def _read_side(name: str, run: Run, dataset: Dataset, labels: np.ndarray, first: Run) -> Side:
     results = run.require_scores()
     run.verify("results.json", "predictions.csv")
-    types = {"true": str, "predicted": str, "path": str}
-    frame = pd.read_csv(run.path / "predictions.csv", dtype=types, keep_default_na=False)
-    numbers = {label: number for number, label in enumerate(dataset.classes)}
-    true, predicted = (frame[column].map(numbers) for column in ("true", "predicted"))
-    if not _has_same_images(run, first, frame, dataset) or not np.array_equal(true.to_numpy(), labels):
+    frame = read_predictions(run)
+    true, predicted = (class_numbers(frame[column], dataset.classes) for column in ("true", "predicted"))
+    if not _has_same_images(run, first, frame, dataset) or true is None or not np.array_equal(true, labels):
         why = (
             ": a folder without test/ is split by the seed, so give them the same --seed"
             if dataset.test.names is not None
             else ""
         )
         raise DataError(f"{run.path} and {first.path} were not scored on the same test images{why}")
-    if predicted.isna().any():
+    if predicted is None:
         raise ModelError(f"{run.path / 'predictions.csv'} names classes that {dataset.name} does not have")
-    return Side(name, run, results, predicted.to_numpy(np.int64), frame["probability"].to_numpy(float))
+    return Side(name, run, results, predicted, frame["probability"].to_numpy(float))
 
 
 def _has_same_images(run: Run, first: Run, frame: pd.DataFrame, dataset: Dataset) -> bool:

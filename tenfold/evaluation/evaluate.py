@@ -6,20 +6,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tenfold.console import remark
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import Calibration, calibrate, describe
-from tenfold.evaluation.outputs import Outputs, keep, outputs_of
+from tenfold.evaluation.outputs import Outputs, keep, kept_outputs, outputs_of
 from tenfold.files import format_object
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.fit import split
 from tenfold.training.model import count_parameters, penalty
+from tenfold.training.provenance import dataset_of, find_data
 from tenfold.training.run import Run
 from tenfold.training.weights import Model
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_HAND_OVER = "tenfold.evaluate(run, dataset)"
 
 
 @dataclass(frozen=True)
@@ -70,14 +75,22 @@ class Evaluation:
         }
 
 
-def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None, *, own: bool = True) -> Evaluation:
+def evaluate(run: Run, dataset: Dataset | None = None, plan: Plan | None = None, *, own: bool = True) -> Evaluation:
     """Score a trained run on the test images of `dataset`, without writing anything.
 
-    own: whether `dataset` is what the run was trained on; with other data, the calibration is the run's, not theirs.
-    Raises `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without
-    labelled test images.
+    dataset: by default what the run was trained on; where that changed or is not here, the logits and labels that the
+    run directory keeps are enough, and this is said. own: whether `dataset` is what the run was trained on; with other
+    data, the calibration is the run's, not theirs. Raises `ModelError` for a run that is unfinished or damaged,
+    `DataError` for data of other classes or without labelled test images, and as `dataset_of` does.
     """
     plan = plan or make_plan()
+    if dataset is None:
+        found = find_data(run)
+        kept = None if found.own else _from_kept(run, plan)
+        if kept:
+            remark(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
+            return kept
+        dataset = found.dataset if found.own and found.dataset else dataset_of(run, in_python=_HAND_OVER)
     model = run.load_model(plan)
     _require_fitting(run, model, dataset)
     test = outputs_of(run, model, dataset.test, plan, "test")
@@ -91,6 +104,42 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None, *, own: bool 
         "calibration": describe(calibration, test.single, test.labels) if calibration else None,
     }
     return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names)
+
+
+def _from_kept(run: Run, plan: Plan) -> Evaluation | None:
+    """What the run's own files say of its test images; None where they are not all there, or not of these weights.
+
+    The validation images' score and the calibration are those of results.json. Raises `ModelError` for damage.
+    """
+    needed = ("results.json", "predictions.csv")
+    if not all(run.digest(name) for name in needed):
+        return None
+    run.verify(*needed)
+    model, frame = run.load_model(plan), read_predictions(run)
+    labels = class_numbers(frame["true"], model.classes)
+    test = None if labels is None else kept_outputs(run, "test", labels)
+    if test is None:
+        return None
+    results = run.read_json("results.json")
+    more = {name: results.get(name) for name in ("val_accuracy", "calibration")}
+    names = frame["path"].to_numpy(object) if "path" in frame else None
+    return Evaluation(test, None, model.classes, _scores(run, model, test) | more, names)
+
+
+def read_predictions(run: Run) -> "pd.DataFrame":
+    """predictions.csv as it was written: class names and paths stay text, "NA" and "" too."""
+    import pandas as pd
+
+    types = {"true": str, "predicted": str, "path": str}
+    return pd.read_csv(run.path / "predictions.csv", dtype=types, keep_default_na=False)
+
+
+def class_numbers(names: "pd.Series[str]", classes: tuple[str, ...]) -> np.ndarray | None:
+    """int64 N, the number of each name among `classes`; None where one is not among them, or a name is not unique."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    if len(numbers) < len(classes) or not set(names) <= numbers.keys():
+        return None
+    return names.map(numbers).to_numpy(np.int64)
 
 
 def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:

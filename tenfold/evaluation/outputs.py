@@ -57,6 +57,22 @@ def outputs_of(run: Run, model: Model, part: Split, plan: Plan, name: str) -> Ou
     return Outputs(logits.single.numpy(), logits.averaged.numpy(), labels, key, fresh=True)
 
 
+def kept_outputs(run: Run, name: str, labels: np.ndarray) -> Outputs | None:
+    """What the run directory keeps under `name`, whatever images it is of, or None where it is not of these weights.
+
+    labels: int64 N, the images' true classes, which the caller knows from elsewhere. Raises `ModelError` for damage.
+    """
+    relative, recipe = f"{FOLDER}/{name}.safetensors", run.recipe
+    if run.digest(relative) is None:
+        return None
+    run.verify(relative)
+    key, wanted = _key_in(run.path / relative), _model_key(run, recipe)
+    tensors = safetensors.numpy.load((run.path / relative).read_bytes())
+    if not isinstance(key, dict) or key | wanted != key or len(tensors["single"]) != len(labels):
+        return None
+    return Outputs(tensors["single"], tensors["averaged"], labels, key, fresh=False)
+
+
 def keep(run: Run, outputs: Outputs, name: str) -> str:
     """Write the logits into the run directory, whose lock the caller owns; return the file's name for the manifest."""
     tensors = {"single": outputs.single, "averaged": outputs.averaged}
@@ -65,12 +81,18 @@ def keep(run: Run, outputs: Outputs, name: str) -> str:
     return relative
 
 
-def _key(run: Run, recipe: Recipe, part: Split, plan: Plan) -> dict[str, Any]:
+def _model_key(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """The part of the key that does not depend on images or machine."""
     return {
         "weights": run.digest(WEIGHTS),
         "model": run.digest(DESCRIPTION),
         "views": recipe.views,
         "unsure_share": recipe.unsure_share,
+    }
+
+
+def _key(run: Run, recipe: Recipe, part: Split, plan: Plan) -> dict[str, Any]:
+    return _model_key(run, recipe) | {
         "images": hashlib.sha256(np.ascontiguousarray(part.images).data).hexdigest(),
         "shape": list(part.images.shape),
         "device": plan.device.type,

@@ -190,7 +190,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "model": _model(known),
         "recipe": sections.facts(known.run.read_json("recipe.json")),
         "environment": _environment(known),
-        "command": reproduction(known.run.recipe, known.results["seed"], known.dataset),
+        "command": _command(known),
         "reproduce_note": _REPRODUCE_NOTE,
     }
 
@@ -244,6 +244,10 @@ def _environment(known: Known) -> sections.Facts:
     """Without the folder that the images are from: its path is nobody's business where the page is sent."""
     env = {name: value for name, value in known.run.env.items() if name != "folder"}
     return sections.facts(env | {"data": known.dataset.name})
+
+
+def _command(known: Known) -> str:
+    return reproduction(known.run.recipe, known.results["seed"], known.dataset.name, known.dataset.origin)
 
 
 _REPRODUCE_NOTE = (

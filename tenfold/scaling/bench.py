@@ -246,7 +246,7 @@ def _measure(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     run = record_of(name, seed, out).with_suffix("")
     clear(run)
     words = ("train", "--recipe", str(_recipe_file(name, out)), "--seed", str(seed), "--out", str(run), "--json")
-    line = [sys.executable, "-m", "tenfold", *words, "--no-report", *options]
+    line = [sys.executable, "-m", "tenfold", *words, "--no-report", "--no-export", *options]
     code = _digest_of_code()  # now, since files may be edited in the hour that a run takes
     before = _rate()
     process = subprocess.run(line, capture_output=True, text=True, check=False, env=_plain_environment())

@@ -1,6 +1,7 @@
 """A model file → its card: what it is, what it was trained on and how, what it scores, what it is not for.
 
-The idea is that of Mitchell et al., "Model Cards for Model Reporting" (2019). Scores are measured on the file itself.
+The idea is that of Mitchell et al., "Model Cards for Model Reporting" (2019). Scores are measured on the file itself,
+as long as the run's test images are there.
 """
 
 from pathlib import Path
@@ -12,7 +13,7 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.runtime import About, Classifier, open_model
-from tenfold.training.provenance import dataset_of, reproduction
+from tenfold.training.provenance import find_data, origin_of, reproduction
 from tenfold.training.run import Run
 
 _TITLE = "# Model card: "
@@ -24,21 +25,17 @@ def has_card(file: Path) -> bool:
     return path.is_file() and path.read_text(errors="replace").startswith(_TITLE)
 
 
-def write_card(run: Run, file: Path, folder: Path | None = None) -> Path:
+def write_card(run: Run, file: Path, data: Dataset | Path | None = None) -> Path:
     """Write the card of a model that was exported from `run`, beside it, as Markdown; return its path.
 
-    In the run directory it is sealed. folder: where the run's own images are now, if they were moved. Raises
-    `BusyError` for a run in use, `StorageError`, and as `dataset_of` does.
+    In the run directory it is sealed. data: what the run was trained on, a data set or a folder; by default it is
+    found. Where it is not there, or is other data, the card has the run's own score, and says so. Raises `BusyError`
+    for a run in use, `StorageError`, and `DataError` for `data` that does not fit the run.
     """
-    classifier, dataset = open_model(file), dataset_of(run, folder)
-    test = dataset.test
-    probabilities = classifier.predict(test.images)
-    parts = [
-        _what_it_is(classifier, file),
-        _training(run, dataset),
-        _scores(classifier, probabilities, test),
-        _limits(classifier.about),
-    ]
+    classifier, found = open_model(file), find_data(run, data)
+    own = found.dataset if found.own else None
+    scores = _scores(classifier, classifier.predict(own.test.images), own.test) if own else _earlier_score(run)
+    parts = [_what_it_is(classifier, file), _training(run), scores, _limits(classifier.about)]
     path = file.with_suffix(".md")
     if path.parent.resolve() != run.path.resolve():
         write_text(path, "\n".join(parts))
@@ -53,7 +50,7 @@ def _what_it_is(classifier: Classifier, file: Path) -> str:
     about, size = classifier.about, classifier.about.size
     kind = "8-bit convolutions, the first excepted" if about.quantized else "float32"
     return f"""{_TITLE}{file.name}
-Made by `tenfold export --card`; every score was measured on this very file.
+Made by `tenfold export --card`.
 
 ## What it is
 A convolutional network that tells {len(about.classes)} classes apart: {", ".join(about.classes)}.
@@ -63,17 +60,19 @@ temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{cla
 """
 
 
-def _training(run: Run, dataset: Dataset) -> str:
+def _training(run: Run) -> str:
     env, recipe = run.env, run.recipe
+    command = reproduction(recipe, env["seed"], env["data"], origin_of(run, env) if "folder" in env else None)
+    language, prompt = ("console", "$ ") if command.startswith("tenfold train") else ("python", "")
     versions = ", ".join(f"{name} {number}" for name, number in env.get("versions", {}).items())
     held_out = "no training images held out: temperature and threshold are not fitted"
     if recipe.val_size:
         held_out = f"{recipe.val_size:,} training images held out for temperature and threshold"
     return f"""## How it was made
-```console
-$ {reproduction(recipe, env["seed"], dataset)}
+```{language}
+{prompt}{command}
 ```
-Data: `{dataset.name}`, {held_out}.
+Data: `{env["data"]}`, {held_out}.
 {recipe.epochs:g} epochs in {env["dtype"]} ({versions}).
 """
 
@@ -90,12 +89,22 @@ def _scores(classifier: Classifier, probabilities: np.ndarray, test: Split) -> s
     ]
     table, accuracy = "\n".join(rows), percent(right.mean(), 2, "%")
     return f"""## Scores
+All of them were measured on this very file.
 On {len(test):,} test images, one view of each: {accuracy} right (95 % interval {low:.1%} to {high:.1%}),
 expected calibration error {error:.2%}. {_threshold(classifier.about, probabilities, right)}
 
 | class | found | most often taken for |
 |---|---|---|
 {table}
+"""
+
+
+def _earlier_score(run: Run) -> str:
+    accuracy = run.require_scores().get("test_accuracy_single_view") if run.scored else None
+    measured = "It was not measured." if accuracy is None else f"When it was trained, {accuracy:.2%} were right."
+    return f"""## Scores
+Share of test images that are right, one view of each. {measured}
+The test images were not there when this card was written, so that nothing was measured on this very file.
 """
 
 

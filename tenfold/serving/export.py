@@ -1,4 +1,4 @@
-"""A trained run → a model file, checked on real test images before it gets its name.
+"""A trained run → a model file, checked before it gets its name: on real test images, or else on synthetic ones.
 
 The file answers with what a single view of the network says, divided by the temperature: normalisation, softmax and
 temperature are inside. Quantised, its convolutions multiply 8-bit numbers: a quarter of the size, faster where the
@@ -25,7 +25,7 @@ from onnxruntime import quantization
 
 from tenfold.console import remark
 from tenfold.data.dataset import Dataset, Split
-from tenfold.errors import ModelError, UsageError
+from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation.metrics import accuracy
 from tenfold.files import write_bytes
 from tenfold.serving.graph import INPUT, to_onnx
@@ -40,27 +40,32 @@ from tenfold.serving.runtime import (
     open_bytes,
     seal,
 )
+from tenfold.serving.synthetic import synthetic_images
 from tenfold.training.device import make_plan
 from tenfold.training.infer import predict_logits
-from tenfold.training.provenance import dataset_of
+from tenfold.training.provenance import FoundData, find_data
 from tenfold.training.run import Run
 from tenfold.training.weights import Model
 
 Int8 = Literal["auto", "on", "off"]
-CHECKED = 2_000
-"""Test images, at most, on which a file is compared with the network that it was made from."""
+CHECKED = 500
+"""Images, at most, on which a file is compared with the network that it was made from: a second's work for `fast89`."""
 CALIBRATED = 512
 """Training images that tell in which range the numbers of each layer lie."""
 LEAST_AGREEMENT, MOST_DIFFERENCE, MOST_LOSS = 0.999, 1e-3, 0.003
+_TIE = 1e-5
+"""Two classes whose probabilities differ by less are equally good first guesses: the order of sums decides."""
 _TIMED_BATCH, _TIMED_ROUNDS = 64, 7
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A written file and what was measured of it on test images.
+    """A written file and what was measured of it.
 
     max_abs_diff: largest difference of a probability from the network's; top1_agreement: share of images with the same
-    first guess; accuracy: share of right first guesses; images_per_second: by number format and runtime, where timed.
+    first guess; verified_on: which images these two are of, "test images", "other images" (of the run's classes, but
+    not those it was scored on) or "synthetic images"; verified_images: how many. accuracy: share of right first guesses
+    on the run's test images, where known; images_per_second: by number format and runtime, where timed.
     """
 
     path: str
@@ -70,18 +75,22 @@ class Exported:
     runtime: str
     max_abs_diff: float
     top1_agreement: float
+    verified_on: str
+    verified_images: int
     accuracy: float | None
     images_per_second: dict[str, float] | None
 
 
-def export(run: Run, out: Path | None = None, int8: Int8 = "off", folder: Path | None = None) -> Exported:
+def export(run: Run, out: Path | None = None, int8: Int8 = "off", data: Dataset | Path | None = None) -> Exported:
     """Write the model of a trained run as ONNX, by default to `model.onnx` in the run directory.
 
-    int8: whether to quantise; `auto` times both and keeps the faster one. folder: where the run's own images are now,
-    if they were moved. Raises `ModelError`, and writes nothing, where the file would answer otherwise than the network;
-    `BusyError` for a run in use; `StorageError`; and as `dataset_of` does.
+    int8: whether to quantise, which needs real images; `auto` times both and keeps the faster one. data: the images to
+    check it on, a data set or a folder, by default those that the run was trained on. Where there are none, synthetic
+    ones do, and this is said. Raises `ModelError`, and writes nothing, where the file would answer otherwise than the
+    network; `DataError` where `int8` is on and there are no images, and for `data` that does not fit the run;
+    `BusyError` for a run in use; `StorageError`.
     """
-    return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, folder), path, int8))
+    return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, data), path, int8))
 
 
 def write_into(run: Run, out: Path | None, name: str, write: Callable[[Path], Exported]) -> Exported:
@@ -100,26 +109,46 @@ def write_into(run: Run, out: Path | None, name: str, write: Callable[[Path], Ex
 
 
 class Source(NamedTuple):
-    """A trained network, what its file will say of it, and what it answers to test images.
+    """A trained network, what its file will say of it, and what it answers to the images that the file is checked on.
 
-    images: uint8 N×S×S×3; expected: float32 N×K, probabilities at the run's temperature, computed in float32.
+    found: the images that there are of its kind. images: uint8 N×S×S×3; expected: float32 N×K, probabilities at the
+    run's temperature, computed in float32.
     """
 
     model: Model
-    dataset: Dataset
+    found: FoundData
     about: About
     images: np.ndarray
     expected: np.ndarray
 
+    @property
+    def verified_on(self) -> str:
+        """See `Exported`."""
+        if self.found.dataset is None:
+            return "synthetic images"
+        return "test images" if self.found.own else "other images"
 
-def read_source(run: Run, folder: Path | None = None) -> Source:
-    """Load all that a file is made from and checked with. Raises `ModelError`, and as `dataset_of` does."""
+
+def read_source(run: Run, data: Dataset | Path | None = None) -> Source:
+    """Load all that a file is made from and checked with, and say where it is not the run's own test images.
+
+    Raises `ModelError`, and `DataError` where `data` does not fit the run.
+    """
     plan = make_plan("cpu", torch.float32)
-    model, dataset = run.load_model(plan), dataset_of(run, folder)
-    about = describe(run, model)
-    images = np.array(dataset.test[_spread(len(dataset.test), CHECKED)].images)
+    model, found = run.load_model(plan), find_data(run, data)
+    about, images = describe(run, model), _images_to_check(found, model.size)
     logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
-    return Source(model, dataset, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
+    source = Source(model, found, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
+    if not found.own:
+        remark(f"checked on {source.verified_on}: {found.reason}")
+    return source
+
+
+def _images_to_check(found: FoundData, size: int) -> np.ndarray:
+    if found.dataset is None:
+        return synthetic_images(size)
+    test = found.dataset.test
+    return np.array(test[_spread(len(test), CHECKED)].images)
 
 
 def _export(source: Source, out: Path, int8: Int8) -> Exported:
@@ -129,8 +158,8 @@ def _export(source: Source, out: Path, int8: Int8) -> Exported:
     content, kept = plain, open_bytes(plain, out.name)
     answers = kept.predict(source.images)
     check(answers, source.expected)
-    if int8 != "off":
-        content, speeds = _choose(plain, network, about, source.dataset, int8)
+    if int8 != "off" and _can_quantize(source.found, int8):
+        content, speeds = _choose(plain, network, about, source.found, int8)
     if content != plain:
         kept = open_bytes(content, out.name)
         answers = kept.predict(source.images)
@@ -143,6 +172,8 @@ def _export(source: Source, out: Path, int8: Int8) -> Exported:
         runtime=kept.runtime,
         max_abs_diff=float(np.abs(answers - source.expected).max()),
         top1_agreement=agreement(answers, source.expected),
+        verified_on=source.verified_on,
+        verified_images=len(source.images),
         accuracy=kept.about.accuracy,
         images_per_second=speeds,
     )
@@ -186,8 +217,9 @@ def check(answers: np.ndarray, expected: np.ndarray) -> None:
 
 
 def agreement(answers: np.ndarray, expected: np.ndarray) -> float:
-    """Share of images whose first guess is the same in two sets of probabilities N×K."""
-    return float((answers.argmax(1) == expected.argmax(1)).mean())
+    """Share of images whose first guess among probabilities N×K is the one that is `expected`, or tied with it."""
+    guessed = expected[np.arange(len(expected)), answers.argmax(1)]
+    return float((guessed >= expected.max(1) - _TIE).mean())
 
 
 def _spread(count: int, most: int) -> np.ndarray:
@@ -244,14 +276,30 @@ def _without_log() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+def _can_quantize(found: FoundData, int8: Int8) -> bool:
+    """Whether there are images to take ranges from, and to count on what 8 bits lose; synthetic ones tell neither.
+
+    Raises `DataError` where there are none and 8 bits were asked for.
+    """
+    if found.dataset is not None:
+        return True
+    if int8 == "on":
+        what = "8-bit files need images, to set ranges and to measure what is lost"
+        raise DataError(f"not exported: {what}: give a folder of the run's classes with --data ({found.reason})")
+    remark("kept in float32: without real images, 8 bits cannot be set up or measured; give some with --data")
+    return False
+
+
 def _choose(
-    plain: bytes, network: onnx.ModelProto, about: About, dataset: Dataset, int8: Int8
+    plain: bytes, network: onnx.ModelProto, about: About, found: FoundData, int8: Int8
 ) -> tuple[bytes, dict[str, float]]:
     """The file to keep, float32 or 8-bit, and images per second of both in each runtime; what was measured is said.
 
     The speed that decides is that of the runtime that is used here; the accuracy, that of the worst, since the file may
     be run by any elsewhere. Raises `ModelError` where 8 bits were asked for and lose too much.
     """
+    assert found.dataset is not None
+    dataset = found.dataset
     small = pack(quantize(network, dataset.train.images), replace(about, quantized=True))
     opened = {"float32, onnxruntime": open_bytes(plain, "float32", "onnxruntime")}
     opened |= {f"int8, {runtime}": open_bytes(small, "int8", runtime) for runtime in installed_runtimes()}
@@ -266,8 +314,9 @@ def _choose(
         raise ModelError(f"not exported: with 8 bits {loss:.2%} of the test images are lost, at most {MOST_LOSS:.1%}")
     if int8 == "auto" and (loss > MOST_LOSS or fast <= slow):
         return plain, speeds
-    # its accuracy is its own, so it is said in the file, which is sealed anew
-    return pack(onnx.load_model_from_string(small), replace(about, quantized=True, accuracy=min(after))), speeds
+    # its accuracy is its own, so it is said in the file, which is sealed again; on other images it would mislead
+    own = replace(about, quantized=True, accuracy=min(after) if found.own else None)
+    return pack(onnx.load_model_from_string(small), own), speeds
 
 
 def _accuracy(classifier: Classifier, part: Split) -> float:

@@ -21,6 +21,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from tenfold.data.dataset import Dataset
 from tenfold.errors import ModelError
 from tenfold.files import format_object, write_bytes
 from tenfold.serving.export import Exported, Source, agreement, check, read_source, write_into
@@ -33,14 +34,14 @@ ABOUT_FILE = "tenfold.json"  # in the archive
 _BATCH = 256
 
 
-def export_keras(run: Run, out: Path | None = None, folder: Path | None = None) -> Exported:
+def export_keras(run: Run, out: Path | None = None, data: Dataset | Path | None = None) -> Exported:
     """Write the model of a trained run for Keras, by default to `model.keras` in the run directory.
 
-    folder: where the run's own images are now, if they were moved. Raises `ModelError`, and writes nothing, where the
-    network has a step that Keras has no layer for, or where the file would answer otherwise than the network;
-    `BusyError` for a run in use; `StorageError`; and as `dataset_of` does.
+    data: the images to check it on, as for `export`. Raises `ModelError`, and writes nothing, where the network has a
+    step that Keras has no layer for, or where the file would answer otherwise than the network; `DataError` for `data`
+    that does not fit the run; `BusyError` for a run in use; `StorageError`.
     """
-    return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, folder), path))
+    return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, data), path))
 
 
 def _export(source: Source, out: Path) -> Exported:
@@ -62,6 +63,8 @@ def _export(source: Source, out: Path) -> Exported:
         runtime=f"Keras {keras.__version__}",
         max_abs_diff=float(np.abs(answers - source.expected).max()),
         top1_agreement=agreement(answers, source.expected),
+        verified_on=source.verified_on,
+        verified_images=len(source.images),
         accuracy=source.about.accuracy,
         images_per_second=None,
     )

@@ -185,16 +185,16 @@ def _checked(runtime: str, where: str = "") -> str:
 
 
 def find_in_run(run: Path) -> Path | None:
-    """The model file of a run directory, as its manifest knows it; None where it is to be exported first, or anew.
+    """The model file of a run directory, as its manifest knows it; None where it is to be exported first, or again.
 
     Raises `ModelError` for a run that has not finished training, or whose file is damaged.
     """
     manifest = _read_json(run / "manifest.json", f"{run} is not a run directory whose training has finished")
     file, files = run / RUN_FILE, manifest.get("files")
-    if not isinstance(files, dict) or RUN_FILE not in files:
+    if not isinstance(files, dict) or RUN_FILE not in files or not file.exists():
         return None
     if not file.is_file() or sha256(file) != files[RUN_FILE]:
-        raise ModelError(f"{file} is damaged or missing: write it anew with tenfold export {run}")
+        raise ModelError(f"{file} is damaged: write it again with tenfold export {run}")
     results = _read_json(run / "results.json", f"{run} has no scores") if "results.json" in files else {}
     calibration = results.get("calibration") or {}
     about = read_about(read_content(file), str(file))

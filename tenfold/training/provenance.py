@@ -1,27 +1,52 @@
 """The data that a run was trained on: noted, found again, told apart from others; the command that repeats the run."""
 
 import csv
+import hashlib
 import io
+import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tenfold.console import remark
-from tenfold.data import NAMES, Dataset, Origin, is_folder, load
+from tenfold.data import NAMES, Dataset, Origin, is_cached, is_folder, load
 from tenfold.data.dataset import Split
-from tenfold.errors import DataError, ModelError, UsageError
+from tenfold.errors import DataError, ModelError, StorageError, UsageError
 from tenfold.files import write_text
 from tenfold.training.recipe import RECIPES, Recipe
 from tenfold.training.run import Run
 
 SPLIT_FILE = "split.csv"
+_SAMPLE = 200
 
 
 def note_origin(dataset: Dataset) -> dict[str, Any]:
-    """What env.json keeps of a folder, so that `dataset_of` finds it again; nothing for data known by name."""
-    return {"folder": asdict(dataset.origin)} if dataset.origin else {}
+    """What env.json keeps of the data, so that `dataset_of` finds it again and knows it from other data of its name."""
+    return {"folder": asdict(dataset.origin)} if dataset.origin else {"data_sha256": fingerprint(dataset)}
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256, in hexadecimal, of what tells data sets of one name apart: classes, labels, sizes and colours.
+
+    The colours are rounded statistics of a sample, since drawn images may differ in a last bit between machines, and
+    since this is taken before each training, where it costs milliseconds. Single changed images go unnoticed.
+    """
+    hashed = hashlib.sha256(json.dumps([*dataset.classes, dataset.val_size]).encode())
+    for part in (dataset.train, dataset.test):
+        hashed.update(json.dumps([part.images.shape, _colours(part)]).encode())
+        hashed.update(part.labels.astype("<i8").tobytes())
+    return hashed.hexdigest()
+
+
+def _colours(part: Split) -> list[int]:
+    """Mean and standard deviation of each channel over some of the images, as whole numbers in [0, 255]."""
+    rows = np.linspace(0, len(part) - 1, min(len(part), _SAMPLE)).astype(int)
+    pixels = part.images[rows].reshape(-1, 3).astype(np.float64)
+    return [round(value) for value in (*pixels.mean(0), *pixels.std(0))] if len(pixels) else []
 
 
 def write_split(run: Run, dataset: Dataset, train: Split, val: Split | None) -> None:
@@ -37,37 +62,117 @@ def write_split(run: Run, dataset: Dataset, train: Split, val: Split | None) -> 
     write_text(run.path / SPLIT_FILE, text.getvalue())
 
 
-def dataset_of(run: Run, folder: Path | None = None) -> Dataset:
+@dataclass(frozen=True)
+class FoundData:
+    """The images that there are for a run where any of its kind will do: to check or to quantise a model file.
+
+    dataset: the data that the run was trained on (`own`), other images of its classes, or None; with test images in
+    any case. reason: why they are not its own, as a sentence without its full stop.
+    """
+
+    dataset: Dataset | None
+    own: bool
+    reason: str = ""
+
+
+def find_data(run: Run, data: Dataset | Path | None = None) -> FoundData:
+    """Find images for a run, without the network: `data` (a folder, or a data set), else what it was trained on.
+
+    Its own folder may have changed, or be gone. Raises `DataError` where `data` is given and has no test images of the
+    run's classes and size, `ModelError` for a damaged run.
+    """
+    if data is not None:
+        return _given_data(run, data)
+    env = run.env
+    try:
+        return _found_folder(run, env) if "folder" in env else _found_by_name(run, env)
+    except (DataError, StorageError, OSError) as error:  # a cache that cannot be written, files that cannot be read
+        return FoundData(None, False, str(error))
+
+
+def _given_data(run: Run, data: Dataset | Path) -> FoundData:
+    model, env = run.description, run.env
+    if isinstance(data, Path):
+        from tenfold.data.folder import load_folder  # here, because it brings Pillow
+
+        data = load_folder(data, model.size, model.resize, env["seed"], model.bit_depth)
+    dataset = data.with_classes(model.classes)
+    if dataset.classes != model.classes or dataset.train.images.shape[1] != model.size or not len(dataset.test):
+        size = f"{len(model.classes):,} classes, {model.size} pixels a side"
+        raise DataError(f"{data.name} holds no test images of the kind that {run.path} was trained on: {size}")
+    own = is_own(env, data)
+    return FoundData(dataset, own, "" if own else f"{data.name} is not what {run.path} was trained on")
+
+
+def _found_folder(run: Run, env: Mapping[str, Any]) -> FoundData:
+    dataset, own = _read_folder(run, env, None)
+    if own:
+        return FoundData(dataset, True)
+    same_classes = dataset.classes == run.description.classes
+    return FoundData(dataset if same_classes else None, False, _say_changed(run, dataset))
+
+
+def _found_by_name(run: Run, env: Mapping[str, Any]) -> FoundData:
+    name = env["data"]
+    if name in NAMES and not is_cached(name):
+        return FoundData(None, False, f"{name}, which {run.path} was trained on, is not in the cache of this machine")
+    return FoundData(dataset_of(run), True)
+
+
+def dataset_of(run: Run, folder: Path | None = None, in_python: str = "") -> Dataset:
     """Load the data that a run was trained on, a folder from where it was then, or from `folder`.
 
-    Raises `ModelError` where the run names none that is known, `DataError` where its folder moved or changed,
-    `UsageError` for a folder where it was trained on none.
+    in_python: what takes a data set that only Python has, for the error. Raises `DataError` where the data is such, or
+    where its folder moved or changed, `UsageError` for a folder where it was trained on none, `ModelError`.
     """
     env = run.env
     if "folder" in env:
-        return _folder_of(run, env, folder)
+        dataset, own = _read_folder(run, env, folder)
+        if not own:
+            raise DataError(f"{_say_changed(run, dataset)}: train again")
+        return dataset
     if folder:
         raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
-    if env["data"] not in NAMES:
-        raise ModelError(f"{run.path / 'env.json'}: no data set is named {env['data']!r}")
-    return load(env["data"])
+    if env["data"] in NAMES:
+        dataset = load(env["data"])
+        if is_own(env, dataset):
+            return dataset
+    where = f"{run.path} was trained on a data set made in Python, called {env['data']!r}, that no command can load"
+    raise DataError(f"{where}: {f'call {in_python} in Python' if in_python else 'hand it over in Python'}")
 
 
-def _folder_of(run: Run, env: Mapping[str, Any], folder: Path | None) -> Dataset:
-    try:
-        origin = Origin(**env["folder"])
-        path, size, resize = folder or Path(origin.path), int(origin.size), str(origin.resize)
-        bit_depth = int(origin.bit_depth)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
+def is_own(env: Mapping[str, Any], dataset: Dataset) -> bool:
+    """Whether a run of that environment was trained on `dataset`, as far as it noted: old runs noted the name only."""
+    if "folder" in env:
+        return dataset.origin is not None and dataset.origin.sha256 == env["folder"].get("sha256")
+    noted = env.get("data_sha256")
+    return dataset.name == env["data"] and noted in (None, fingerprint(dataset))
+
+
+def _read_folder(run: Run, env: Mapping[str, Any], folder: Path | None) -> tuple[Dataset, bool]:
+    """The folder that a run was trained on, as it is now, and whether it is still the same."""
+    origin = origin_of(run, env)
+    path = folder or Path(origin.path)
     if not path.is_dir():
         raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
     from tenfold.data.folder import load_folder  # here, because it brings Pillow
 
-    dataset = load_folder(path, size, resize, env["seed"], bit_depth)
-    if not dataset.origin or dataset.origin.sha256 != origin.sha256:
-        raise DataError(f"{path} is not what {run.path} was trained on{_what_changed(run, dataset)}: train again")
-    return dataset
+    dataset = load_folder(path, origin.size, origin.resize, env["seed"], origin.bit_depth)
+    return dataset, is_own(env, dataset)
+
+
+def origin_of(run: Run, env: Mapping[str, Any]) -> Origin:
+    """The folder that a run notes in its environment. Raises `ModelError` where that is damaged."""
+    try:
+        origin = Origin(**env["folder"])
+        return Origin(str(origin.path), str(origin.sha256), int(origin.size), str(origin.resize), int(origin.bit_depth))
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
+
+
+def _say_changed(run: Run, dataset: Dataset) -> str:
+    where = dataset.origin.path if dataset.origin else dataset.name
+    return f"{where} is not what {run.path} was trained on{_what_changed(run, dataset)}"
 
 
 def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
@@ -78,9 +183,10 @@ def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
     """
     env = run.env
     if not is_folder(name):
-        return load(name), name == env["data"]
+        dataset = load(name)
+        return dataset, name == env["data"] and is_own(env, dataset)
     if "folder" in env and Path(name).resolve() == Path(env["folder"]["path"]):
-        return _folder_of(run, env, None), True  # if it changed, most of its images were still trained on
+        return dataset_of(run), True  # if it changed, most of its images were still trained on
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
     model = run.description
@@ -123,8 +229,11 @@ def _what_changed(run: Run, dataset: Dataset) -> str:
     return f"; images: {', '.join(told) or 'the same names, other content'}"
 
 
-def reproduction(recipe: Recipe, seed: int, dataset: Dataset) -> str:
-    """The command that trains this run again: by the recipe's name where that suffices, else from its file."""
+def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None) -> str:
+    """The command that trains this run again on data of that name: by the recipe's name where that suffices.
+
+    For a data set made in Python, which no command can load, it is the call.
+    """
     named = RECIPES.get(recipe.name)
     options = ""
     if named and named != recipe:
@@ -133,6 +242,8 @@ def reproduction(recipe: Recipe, seed: int, dataset: Dataset) -> str:
         if named.epochs != recipe.epochs:
             named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
     source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
-    if dataset.origin:
-        options += f" --size {dataset.origin.size} --resize {dataset.origin.resize}"
-    return f"tenfold train --recipe {source} --data {shlex.quote(dataset.name)} --seed {seed}{options}"
+    if origin:
+        options += f" --size {origin.size} --resize {origin.resize}"
+    elif data not in NAMES:
+        return f'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed={seed})'
+    return f"tenfold train --recipe {source} --data {shlex.quote(data)} --seed {seed}{options}"

@@ -115,7 +115,10 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Own the directory while the block runs. Raises as `lock` does."""
+        """Own the directory while the block runs, and after it where it was owned before. Raises as `lock` does."""
+        if self._lock:
+            yield
+            return
         self.lock()
         try:
             yield

@@ -20,7 +20,7 @@ from tenfold.training.device import Plan, cpu_features, make_plan
 from tenfold.training.fit import Fit, split
 from tenfold.training.lock import now
 from tenfold.training.model import count_parameters, summarize
-from tenfold.training.provenance import dataset_of, note_origin, write_split
+from tenfold.training.provenance import dataset_of, is_own, note_origin, write_split
 from tenfold.training.ranks import ALONE, Ranks
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run, check_new
@@ -67,18 +67,18 @@ def train(
     return _train(run, fitting, dataset)
 
 
-def resume(out: Path, device: str | None = None, folder: Path | None = None, ranks: Ranks = ALONE) -> Trained:
+def resume(out: Path, device: str | None = None, data: Dataset | Path | None = None, ranks: Ranks = ALONE) -> Trained:
     """Go on with the unfinished run `out` from its newest sound checkpoint, with its own recipe, data and seed.
 
-    folder: where its folder of images is now, if it moved. Raises `ModelError` where there is nothing to resume, and as
-    `train` does.
+    data: where its folder of images is now, if it moved, or the data set, where that was made in Python. Raises
+    `ModelError` where there is nothing to resume, `DataError` for other data, and as `train` does.
     """
     run = Run.open(out)
     run.lock()
     if run.scored:
         raise ModelError(f"nothing to resume: {out} is finished")
     env = run.env
-    plan, dataset = make_plan(ranks.device(device or env["device"])), dataset_of(run, folder)
+    plan, dataset = make_plan(ranks.device(device or env["device"])), _own_data(run, data)
     _note_resumption(run, plan, dataset, ranks)
     checkpoint = run.load_checkpoint()
     fitting = _prepare(run.recipe, dataset, env["seed"], plan, ranks)
@@ -86,6 +86,14 @@ def resume(out: Path, device: str | None = None, folder: Path | None = None, ran
         fitting.restore(checkpoint)
         remark(f"going on at step {fitting.step} of {fitting.schedule.total}")
     return _train(run, fitting, dataset)
+
+
+def _own_data(run: Run, data: Dataset | Path | None) -> Dataset:
+    if not isinstance(data, Dataset):
+        return dataset_of(run, data, "tenfold.training.train.resume(out, data=dataset)")
+    if not is_own(run.env, data):
+        raise DataError(f"{data.name} is not what {run.path} was trained on: its last steps would see other images")
+    return data
 
 
 def follow(ranks: Ranks) -> None:

@@ -50,7 +50,7 @@ def test_a_folder_may_lie_elsewhere_but_its_test_images_are_the_same(
     """Another seed draws other images, whose labels may well come in the same order."""
     names = np.array([f"{number}.png" for number in range(len(DATASET.test))], object)
     folder = replace(DATASET, test=replace(DATASET.test, names=names))
-    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda run: folder)
+    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda *_: folder)
     as_folder_run(runs[0], "/here/shapes", names)
     as_folder_run(runs[1], "/there/drawn", names)
     as_folder_run(runs[2], "/here/shapes", names[::-1])

@@ -72,6 +72,8 @@ def test_a_folder_changed_since_is_refused(command: Command, tiny_recipe: Path, 
     words = ("bench", "--recipe", tiny_recipe, "--runs", 1, "--data", tmp_path / "pets", "--out", tmp_path / "b")
     assert command(*words).returncode == 0
     assert command(*words).returncode == 0, "the runs that are there count"
+    (run,) = (path.parent for path in (tmp_path / "b").rglob("recipe.json"))
+    assert not (run / "model.onnx").exists() and not (run / "report.html").exists()  # they would take time
     next((tmp_path / "pets").rglob("*.png")).unlink()
     answer = command(*words)
     assert answer.returncode == 2 and "other images in that folder" in answer.stderr

@@ -230,9 +230,7 @@ def test_a_run_is_exported_once_and_then_used(
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(damaged)
     result = command("predict", one, "--model", copy)
-    assert (
-        result.returncode == 4 and "model.onnx is damaged or missing: write it anew with tenfold exp" in result.stderr
-    )
+    assert result.returncode == 4 and "model.onnx is damaged: write it again with tenfold export" in result.stderr
 
 
 def test_a_run_is_exported_into_itself_under_its_own_name_only(command: Command, run: Run, tmp_path: Path) -> None:
