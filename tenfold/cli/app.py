@@ -1,5 +1,6 @@
 """The app that the verbs are added to, the options that they share, and how they answer."""
 
+import functools
 import importlib.util
 import json
 import sys
@@ -11,11 +12,51 @@ import typer
 
 from tenfold.console import printable
 from tenfold.errors import UsageError
+from tenfold.files import expand_home
 
 if TYPE_CHECKING:
     from tenfold.training.recipe import Recipe
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+PATHS_AS_TEXT = ("data", "name", "recipe", "sources")
+"""Options and arguments that may hold a path but are text: a data set's or recipe's name, a pattern, a URI."""
+
+
+class HomeTyper(typer.Typer):
+    """Typer whose commands get paths with `~` expanded: a shell leaves `--data=~/x` and variables as they are."""
+
+    def command(self, *names: Any, **settings: Any) -> Callable[[Any], Any]:
+        """As `typer.Typer.command`."""
+        register = super().command(*names, **settings)
+
+        def decorate(function: Any) -> Any:
+            register(_with_home(function))
+            return function
+
+        return decorate
+
+
+def _with_home(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(**options: Any) -> Any:
+        paths = {name: _expand(name, value) for name, value in options.items()}
+        if isinstance(context := options.get("context"), typer.Context):
+            context.params |= {name: paths[name] for name in PATHS_AS_TEXT if name in paths}
+        return function(**paths)
+
+    return call
+
+
+def _expand(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_expand(name, item) for item in value]
+    if isinstance(value, Path):
+        return Path(expand_home(str(value)))
+    if name == "recipe" and isinstance(value, str):  # `bench` takes several
+        return ",".join(map(expand_home, value.split(",")))
+    return expand_home(value) if name in PATHS_AS_TEXT and isinstance(value, str) else value
+
+
+app = HomeTyper(no_args_is_help=True, add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenfold.cli.app import Json, Resize, Size, app, print_json, print_table, require_extra
+from tenfold.cli.app import HomeTyper, Json, Resize, Size, app, print_json, print_table, require_extra
 from tenfold.console import printable
 from tenfold.errors import DataError, SkippedError
 
 if TYPE_CHECKING:
     from tenfold.data.listing import Finding
 
-data_app = typer.Typer(help="Get, look at and remove data sets.", no_args_is_help=True)
+data_app = HomeTyper(help="Get, look at and remove data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 FetchedName = Annotated[str, typer.Argument(help="cifar10; what is drawn needs no getting.")]

@@ -3,12 +3,13 @@
 import os
 from pathlib import Path
 
+from tenfold.console import remark
 from tenfold.data.cache import Cached, get_cifar10, load_cifar10, remove_cifar10
 from tenfold.data.dataset import Dataset, Origin, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
 
-__all__ = ["NAMES", "Cached", "Dataset", "Origin", "Split", "get", "is_folder", "load", "remove"]
+__all__ = ["NAMES", "Cached", "Dataset", "Origin", "Split", "get", "is_folder", "load", "load_named", "remove"]
 
 NAMES = ("cifar10", "shapes")
 
@@ -25,8 +26,14 @@ def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0) ->
 
         return load_folder(Path(name), size, resize, seed)
     _check_name(name)
+    _mention_folder(name)
     if (size, resize) != (32, "squash"):
         raise UsageError(f"the images of {name} are 32 pixels wide: only those of a folder are resized")
+    return load_named(name)
+
+
+def load_named(name: str) -> Dataset:
+    """The built-in data set of that name, one of `NAMES`; else as `load`."""
     if name == "shapes":
         return make_shapes()
     try:
@@ -38,7 +45,7 @@ def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0) ->
 
 def is_folder(name: str) -> bool:
     """Whether `name` means a folder: no data set is called so, and there is one, or it is written as a path."""
-    return name not in NAMES and (Path(name).is_dir() or "/" in name or os.sep in name)
+    return name not in ("", *NAMES) and (Path(name).is_dir() or "/" in name or os.sep in name)
 
 
 def get(name: str = "cifar10", from_path: Path | None = None) -> Cached:
@@ -53,8 +60,15 @@ def remove(name: str = "cifar10") -> Path | None:
         from tenfold.data.folder import forget_folder
 
         return forget_folder(Path(name))
+    _mention_folder(name)
     _check_fetched(name)
     return remove_cifar10()
+
+
+def _mention_folder(name: str) -> None:
+    """Say what is meant where a folder has the name of a built-in data set."""
+    if Path(name).is_dir():
+        remark(f"{name} is the built-in data set; for the folder {name} that is here, write ./{name}")
 
 
 def _check_name(name: str) -> None:

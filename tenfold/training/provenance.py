@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.console import remark
-from tenfold.data import NAMES, Dataset, Origin, is_folder, load
+from tenfold.data import NAMES, Dataset, Origin, is_folder, load, load_named
 from tenfold.data.dataset import Split
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.files import write_text
@@ -50,7 +50,7 @@ def dataset_of(run: Run, folder: Path | None = None) -> Dataset:
         raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
     if env["data"] not in NAMES:
         raise ModelError(f"{run.path / 'env.json'}: no data set is named {env['data']!r}")
-    return load(env["data"])
+    return load_named(env["data"])
 
 
 def _folder_of(run: Run, env: Mapping[str, Any], folder: Path | None) -> Dataset:

@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from tenfold.errors import UsageError
+from tenfold.files import to_utf8
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_BYTES = 1_000_000
@@ -202,7 +203,9 @@ class Recipe:
     def from_json(text: str | bytes, source: str = "recipe") -> "Recipe":
         """Read a recipe; `source` names it in errors. Raises `UsageError` that names the first wrong field."""
         try:
-            return _ADAPTER.validate_json(text, strict=True)
+            return _ADAPTER.validate_json(to_utf8(text) if isinstance(text, bytes) else text, strict=True)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
             if first["type"] == "value_error":  # one of `_fits_the_network`, which names its field
