@@ -44,6 +44,7 @@ ORDERS = {
         "sources",
         "cache",
         "listing",
+        "entries",
         "folder",
         "check",
         "shapes",

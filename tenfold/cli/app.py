@@ -70,6 +70,14 @@ Size = Annotated[
 Resize = Annotated[
     str, typer.Option(envvar="TENFOLD_RESIZE", help="How: squash (all of it), crop (its middle) or pad (with grey).")
 ]
+SkipBad = Annotated[
+    str,
+    typer.Option(
+        envvar="TENFOLD_SKIP_BAD",
+        metavar="N|N%|all",
+        help="How many of a folder's images may be unreadable: a number, a share (one at least) or all.",
+    ),
+]
 Epochs = Annotated[
     float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
 ]

@@ -43,6 +43,14 @@ def evaluate(
             "Or: where the run's own folder is now."
         ),
     ] = None,
+    skip_bad: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TENFOLD_SKIP_BAD",
+            metavar="N|N%|all",
+            help="With --data: how many images may be unreadable; by default, as the run's own data were allowed.",
+        ),
+    ] = None,
     predictions: Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")] = None,
     honesty: Annotated[
         bool,
@@ -70,7 +78,7 @@ def evaluate(
 
     opened = Run.open(run)
     with opened.locked():
-        dataset, own = _load_data(opened, data, honesty)
+        dataset, own = _load_data(opened, data, honesty, skip_bad)
         plan = make_plan(device)
         evaluated = evaluation.evaluate(opened, dataset, plan, own=own)
         scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
@@ -81,17 +89,19 @@ def evaluate(
         print_json(scores | evaluated.details() | ({"honesty": panel} if panel else {}))
         return
     _print_scores(scores, evaluated)
+    if dataset.skipped:
+        print(f"{dataset.skipped:,} images of {dataset.name} could not be read and were skipped")
     if panel:
         _print_panel(opened, panel)
 
 
-def _load_data(run: "Run", data: str | None, honesty: bool) -> tuple["Dataset", bool]:
+def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None) -> tuple["Dataset", bool]:
     """What to score on, and whether the run was trained on it: its own data, for `honesty` in any case, or others."""
     from tenfold.training.provenance import dataset_of, other_data
 
     if data is None or honesty:
         return dataset_of(run, Path(data) if data else None), True
-    return other_data(run, data)
+    return other_data(run, data, skip_bad)
 
 
 def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:

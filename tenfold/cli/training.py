@@ -18,6 +18,7 @@ from tenfold.cli.app import (
     Json,
     Resize,
     Size,
+    SkipBad,
     ValSize,
     app,
     choose_recipe,
@@ -52,6 +53,7 @@ def train(
     val_size: ValSize = None,
     size: Size = 32,
     resize: Resize = "squash",
+    skip_bad: SkipBad = "1%",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
     ] = False,
@@ -86,7 +88,7 @@ def train(
             path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
             check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
             make_plan(ranks.device(device))
-            dataset = load(data, size=size, resize=resize, seed=seed)
+            dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
             if dataset.origin:
                 chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
             trained = training.train(chosen, dataset, path, seed=seed, device=device, ranks=ranks)
@@ -129,6 +131,8 @@ def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
         from tenfold.evaluation.metrics import format_per_class
 
         print(format_per_class(evaluation.per_class()))
+    if skipped := trained.dataset.skipped:
+        say(f"{skipped:,} images of {trained.dataset.name} could not be read and were skipped")
     if report:
         from tenfold.evaluation.report import write_report
 
@@ -181,7 +185,7 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     folder = env.get("folder")
     if folder:
-        settings |= {"size": folder["size"], "resize": folder["resize"]}
+        settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", "1%")}
         del settings["data"]  # its content tells whether it is the same
     for name, value in settings.items():
         asked = context.params[name]

@@ -6,6 +6,7 @@ from pathlib import Path
 from tenfold.console import remark
 from tenfold.data.cache import Cached, get_cifar10, load_cifar10, remove_cifar10
 from tenfold.data.dataset import Dataset, Origin, Split
+from tenfold.data.entries import SKIP_BAD
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
 
@@ -14,17 +15,18 @@ __all__ = ["NAMES", "Cached", "Dataset", "Origin", "Split", "get", "is_folder", 
 NAMES = ("cifar10", "shapes")
 
 
-def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0) -> Dataset:
+def load(name: str, *, size: int = 32, resize: str = "squash", seed: int = 0, skip_bad: str = SKIP_BAD) -> Dataset:
     """The data set of that name, or the folder of images at that path, one subfolder a class.
 
     CIFAR-10 is fetched first, and this is said, when it is not in the cache. A folder's images are brought to
     `size`×`size` pixels (`resize`: see `image.resize_pixels`), and `seed` draws its test images where it has none.
+    `skip_bad` says how many files may be unreadable: a number, `5%` or `all` (see `entries.most_bad`).
     Raises `UsageError` for a name that is none, `DataError` when the data cannot be had, `StorageError`.
     """
     if is_folder(name):
         from tenfold.data.folder import load_folder  # here, because it brings Pillow
 
-        return load_folder(Path(name), size, resize, seed)
+        return load_folder(Path(name), size, resize, seed, skip_bad)
     _check_name(name)
     _mention_folder(name)
     if (size, resize) != (32, "squash"):

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tenfold.console import progress
-from tenfold.data.folder import IMBALANCE, Pictures, examine_entries, folder_name, read_pictures
+from tenfold.data.entries import SKIP_BAD, examine_entries, most_bad
+from tenfold.data.folder import IMBALANCE, Pictures, folder_name, read_pictures
 from tenfold.data.listing import SUFFIXES, File, Finding, list_folder
 
 FEW = 20
@@ -45,17 +46,19 @@ class Checked:
         return {"folder": self.name, "trainable": self.worst != "error", "counts": self.counts, "findings": findings}
 
 
-def check_folder(root: Path) -> Checked:
+def check_folder(root: Path, skip_bad: str = SKIP_BAD) -> Checked:
     """Look for everything that would keep a folder from being trained on well.
 
-    Raises `DataError` where `root` is no folder, `StorageError` where the cache cannot be written.
+    skip_bad: how many files may be unreadable, see `entries.most_bad`. Raises `UsageError`, `DataError`
+    where `root` is no folder, `StorageError` where the cache cannot be written.
     """
+    most_bad(skip_bad, 0)
     listing = list_folder(root)
     pictures = read_pictures(listing, 32, "squash")
     counts = _count(pictures)
     findings = [
         *listing.findings,
-        *examine_entries(pictures),
+        *examine_entries(listing, pictures.entries, skip_bad),
         *_examine_endings(pictures),
         *_examine_counts(counts),
         *_examine_copies(pictures),

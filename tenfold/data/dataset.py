@@ -38,12 +38,15 @@ class Origin:
     """The folder that a data set was read from, and how, so that it is found again and known if it changed.
 
     sha256: of the names, splits, classes and contents of its images. size: in pixels; resize: squash, crop or pad.
+    skip_bad: how many files were allowed to be unreadable, see `entries.most_bad`; skipped: how many were.
     """
 
     path: str
     sha256: str
     size: int
     resize: str
+    skip_bad: str = "1%"
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Dataset:
     def resize(self) -> str:
         """How images of other shapes were brought to size."""
         return self.origin.resize if self.origin else "squash"
+
+    @property
+    def skipped(self) -> int:
+        """How many images were left out because they cannot be read."""
+        return self.origin.skipped if self.origin else 0
 
     def with_classes(self, classes: tuple[str, ...]) -> "Dataset":
         """Number the labels as in `classes`, where these hold all of the data's own; else it stays as it is."""

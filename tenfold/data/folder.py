@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from PIL import __version__ as pillow_version
 from tenfold.console import progress, remark
 from tenfold.data.cache import home, map_array, npy_header
 from tenfold.data.dataset import Dataset, Origin, Split
+from tenfold.data.entries import SKIP_BAD, Entry, examine_entries, most_bad, remark_skipped
 from tenfold.data.image import RESIZES, decode, read_file, sniff
 from tenfold.data.listing import PICTURES, File, Finding, Listing, list_folder, shown_name
 from tenfold.errors import DataError, ImageError, UsageError
@@ -35,24 +36,9 @@ TEST_SHARE = 0.2
 """Of each class, drawn for testing where the folder has no test images of its own."""
 IMBALANCE = 5
 """A largest class so many times the smallest is worth a word."""
-MOST_BAD = 0.01
-"""Share of the image files that may be skipped because they cannot be read."""
 _FORMAT = 1
 _ABANDONED = 24 * 3600  # seconds after which nobody is decoding into a folder any longer
 _BATCH = 256  # files decoded at a time, so that memory stays bounded
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What reading told of a `File`: an image of some format with the SHA-256 of its bytes, or why it is none.
-
-    kind: the format its content has, if any. bad: whether its name promises an image.
-    """
-
-    sha256: str = ""
-    kind: str | None = None
-    reason: str = ""
-    bad: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +49,12 @@ class Pictures:
     entries: list[Entry]
     images: np.ndarray
     resize: str
+    skip_bad: str = SKIP_BAD
+
+    @property
+    def skipped(self) -> int:
+        """How many image files were left out because they cannot be read."""
+        return sum(entry.bad for entry in self.entries)
 
     @property
     def sha256(self) -> str:
@@ -200,26 +192,25 @@ def _open_cached(listing: Listing, size: int, resize: str, path: Path) -> Pictur
 # --- a data set -------------------------------------------------------------------------------------------------------
 
 
-def load_folder(root: Path, size: int = 32, resize: str = "squash", seed: int = 0) -> Dataset:
+def load_folder(root: Path, size: int = 32, resize: str = "squash", seed: int = 0, skip_bad: str = SKIP_BAD) -> Dataset:
     """Read a folder of images as a data set of `size`×`size` pixels: `read_folder`, then `make_dataset`."""
-    return make_dataset(read_folder(root, size, resize), seed)
+    return make_dataset(read_folder(root, size, resize, skip_bad), seed)
 
 
-def read_folder(root: Path, size: int, resize: str) -> Pictures:
-    """List and decode a folder, and say what is skipped.
+def read_folder(root: Path, size: int, resize: str, skip_bad: str = SKIP_BAD) -> Pictures:
+    """List and decode a folder, and say what is skipped. skip_bad: how much may be, as `entries.most_bad` takes it.
 
     Raises `DataError` for what `tenfold data check` calls an error, `UsageError`, `StorageError`.
     """
     if resize not in RESIZES:
         raise UsageError(f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}")
+    most_bad(skip_bad, 0)  # a wrong one is said before anything is read
     listing = list_folder(root)
     _refuse(listing.findings)
-    pictures = read_pictures(listing, size, resize)
-    findings = examine_entries(pictures)
+    pictures = replace(read_pictures(listing, size, resize), skip_bad=skip_bad)
+    findings = examine_entries(listing, pictures.entries, skip_bad)
     _refuse(findings)
-    for finding in findings:
-        if finding.severity == "skipped":
-            remark(f"skipped {finding.what}")
+    remark_skipped(findings)
     return pictures
 
 
@@ -234,7 +225,14 @@ def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) 
     listing, splits = pictures.listing, assign_splits(pictures, seed, test_share)
     _say_counts(pictures, splits)
     train = _split(pictures, [*splits["train"], *splits["val"]])
-    origin = Origin(str(listing.root.resolve()), pictures.sha256, pictures.images.shape[1], pictures.resize)
+    origin = Origin(
+        path=str(listing.root.resolve()),
+        sha256=pictures.sha256,
+        size=pictures.images.shape[1],
+        resize=pictures.resize,
+        skip_bad=pictures.skip_bad,
+        skipped=pictures.skipped,
+    )
     test = _split(pictures, splits["test"])
     return Dataset(folder_name(listing.root), listing.classes, train, test, len(splits["val"]), origin)
 
@@ -249,45 +247,6 @@ def _refuse(findings: Iterable[Finding]) -> None:
     if errors:
         more = f" (and {len(errors) - 1} more: tenfold data check lists them)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{more}")
-
-
-def examine_entries(pictures: Pictures) -> list[Finding]:
-    """What reading the files told: bad ones, those that are no images, classes without any image."""
-    files, entries = pictures.listing.files, pictures.entries
-    bad = [row for row, entry in enumerate(entries) if entry.bad]
-    images = len(pictures.good()) + len(bad)
-    severity = "error" if len(bad) > MOST_BAD * images else "skipped"
-    found = []
-    if severity == "error":
-        what = f"{len(bad):,} of {images:,} images cannot be read, more than {MOST_BAD:.0%}"
-        found.append(
-            Finding("too many bad images", "error", f"{what} ({_first_bad(pictures, bad)})", "mend or remove them")
-        )
-    for row in bad:
-        what = f"{files[row].name}: {entries[row].reason}"
-        found.append(Finding("bad image", "skipped", what, "mend or remove it", (files[row].name,)))
-    for row, entry in enumerate(entries):
-        if entry.reason and not entry.bad:
-            name = files[row].name
-            found.append(Finding("no image", "warning", f"{name} is no image", "left out", (name,)))
-    return found + _empty_classes(pictures)
-
-
-def _first_bad(pictures: Pictures, bad: Sequence[int], most: int = 5) -> str:
-    named = [f"{pictures.listing.files[row].name}: {pictures.entries[row].reason}" for row in bad[:most]]
-    return "; ".join(named) + ("; …" if len(bad) > most else "")
-
-
-def _empty_classes(pictures: Pictures) -> list[Finding]:
-    listing = pictures.listing
-    files = [listing.files[row] for row in pictures.good()]
-    trained = {file.label for file in files if file.split in ("", "train")}
-    what = "the class folder {} holds no image"
-    return [
-        Finding("empty class", "error", what.format(name), "add images to it, or remove it", (name,))
-        for label, name in enumerate(listing.classes)
-        if label not in trained
-    ]
 
 
 def assign_splits(pictures: Pictures, seed: int, test_share: float) -> dict[str, list[int]]:

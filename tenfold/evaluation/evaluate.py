@@ -90,6 +90,8 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None, *, own: bool 
         "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
         "calibration": describe(calibration, test.single, test.labels) if calibration else None,
     }
+    if dataset.origin:
+        more["skipped_images"] = dataset.skipped
     return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names)
 
 

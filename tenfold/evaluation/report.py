@@ -242,7 +242,8 @@ def _views(recipe: Recipe) -> str:
 def _environment(known: Known) -> sections.Facts:
     """Without the folder that the images are from: its path is nobody's business where the page is sent."""
     env = {name: value for name, value in known.run.env.items() if name != "folder"}
-    return sections.facts(env | {"data": known.dataset.name})
+    skipped = {"images that could not be read": known.dataset.skipped} if known.dataset.skipped else {}
+    return sections.facts(env | {"data": known.dataset.name} | skipped)
 
 
 _REPRODUCE_NOTE = (

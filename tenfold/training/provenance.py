@@ -11,6 +11,7 @@ from typing import Any
 from tenfold.console import remark
 from tenfold.data import NAMES, Dataset, Origin, is_folder, load, load_named
 from tenfold.data.dataset import Split
+from tenfold.data.entries import SKIP_BAD
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.files import write_text
 from tenfold.training.recipe import RECIPES, Recipe
@@ -63,14 +64,16 @@ def _folder_of(run: Run, env: Mapping[str, Any], folder: Path | None) -> Dataset
         raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
     from tenfold.data.folder import load_folder  # here, because it brings Pillow
 
-    dataset = load_folder(path, size, resize, env["seed"])
+    dataset = load_folder(path, size, resize, env["seed"], str(origin.skip_bad))
     if not dataset.origin or dataset.origin.sha256 != origin.sha256:
         raise DataError(f"{path} is not what {run.path} was trained on{_what_changed(run, dataset)}: train again")
     return dataset
 
 
-def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
+def other_data(run: Run, name: str, skip_bad: str | None = None) -> tuple[Dataset, bool]:
     """Load data for a run to be scored on, and say whether the run was trained on it.
+
+    skip_bad: how many files of a folder may be unreadable; None for as many as the run's own data were allowed.
 
     A folder's images are brought to the size that the run knows. Without `test/` or `val/` all of them are scored on,
     and some of the run's classes may be missing. Raises `ModelError`, `DataError`, `UsageError`.
@@ -83,12 +86,18 @@ def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
     model = run.description
-    pictures = read_folder(Path(name), model.size, model.resize)
+    pictures = read_folder(Path(name), model.size, model.resize, skip_bad or _skip_bad(env))
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
     if not own:
         _warn_of_known(run, dataset)
     return dataset.with_classes(model.classes), own
+
+
+def _skip_bad(env: Mapping[str, Any]) -> str:
+    """How many bad files the run's own folder was allowed to have."""
+    folder = env.get("folder")
+    return str(folder.get("skip_bad", SKIP_BAD)) if isinstance(folder, dict) else SKIP_BAD
 
 
 def _warn_of_known(run: Run, dataset: Dataset) -> None:
@@ -134,4 +143,6 @@ def reproduction(recipe: Recipe, seed: int, dataset: Dataset) -> str:
     source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
     if dataset.origin:
         options += f" --size {dataset.origin.size} --resize {dataset.origin.resize}"
+        if dataset.origin.skip_bad != SKIP_BAD:
+            options += f" --skip-bad {dataset.origin.skip_bad}"
     return f"tenfold train --recipe {source} --data {shlex.quote(dataset.name)} --seed {seed}{options}"
