@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.console import printable
+from tenfold.console import printable, remark
 from tenfold.errors import UsageError
 from tenfold.files import expand_home
 
@@ -65,7 +65,13 @@ Data = Annotated[
     str, typer.Option(envvar="TENFOLD_DATA", help="cifar10, shapes, or a folder of images with a subfolder a class.")
 ]
 Size = Annotated[
-    int, typer.Option(envvar="TENFOLD_SIZE", min=8, max=64, help="Pixels a side that a folder's images are brought to.")
+    int,
+    typer.Option(
+        envvar="TENFOLD_SIZE",
+        min=8,
+        max=64,
+        help="Pixels a side that a folder's images are brought to; the recipe reference takes 32 or more.",
+    ),
 ]
 Resize = Annotated[
     str, typer.Option(envvar="TENFOLD_RESIZE", help="How: squash (all of it), crop (its middle) or pad (with grey).")
@@ -139,17 +145,29 @@ def require_extra(extra: str, modules: tuple[str, ...]) -> None:
         raise UsageError(f"this needs {', '.join(missing)} of the extra {extra!r}: {how}")
 
 
-def choose_recipe(name: str, epochs: float | None, val_size: int | None, images: int | None = None) -> "Recipe":
-    """Find the recipe of that name or file, fitted to so many `images`, changed as --epochs and --val-size ask.
+def choose_recipe(
+    name: str, epochs: float | None, val_size: int | None, images: int | None = None, size: int = 32
+) -> "Recipe":
+    """Find the recipe of that name or file, changed as --epochs and --val-size ask.
+
+    It is fitted to so many `images` where they are a folder's, and to their `size`.
 
     Raises `UsageError`.
     """
     from tenfold.training.recipe import find_recipe
 
-    recipe = find_recipe(name)
+    recipe = find_recipe(name).for_size(size)
     recipe = recipe if images is None else recipe.for_images(images)
     recipe = recipe if epochs is None else recipe.with_epochs(epochs)
     return recipe if val_size is None else recipe.with_val_size(val_size)
+
+
+def remark_size(name: str, size: int) -> None:
+    """Say how the recipe of that name is fitted to images of `size` pixels a side, if it is."""
+    from tenfold.training.recipe import find_recipe
+
+    if changes := (usual := find_recipe(name)).changes(usual.for_size(size)):
+        remark(f"recipe fitted to images of {size} pixels: {changes}")
 
 
 def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:

@@ -23,6 +23,7 @@ from tenfold.cli.app import (
     choose_recipe,
     print_json,
     print_table,
+    remark_size,
     require_extra,
 )
 from tenfold.console import remark
@@ -76,14 +77,14 @@ def bench(
     _require_cluster(cluster, cpus)
     from tenfold.data import load
 
-    recipes = _find_recipes(recipe, epochs, val_size)
+    recipes = _find_recipes(recipe, epochs, val_size, size)
     if profile and (device not in ("auto", "cpu") or cluster or len(recipes) > 1):
         raise UsageError("--profile looks at one recipe on this machine's CPU")
     # so that no run's time holds a download, nor a folder's decoding
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
     if profile:
         images = len(dataset.train) if dataset.origin else None  # to which a folder's recipe is fitted
-        _profile(choose_recipe(recipe, epochs, val_size, images), dataset, as_json)
+        _profile(choose_recipe(recipe, epochs, val_size, images, size), dataset, as_json)
         return
     from tenfold.scaling import bench as benching
 
@@ -123,7 +124,7 @@ def _shape_options(dataset: "Dataset") -> list[str]:
     return ["--size", str(origin.size), "--resize", origin.resize, *skip_bad]
 
 
-def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dict[str, "Recipe"]:
+def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
     """Recipes by what a bench calls them: their names, or their files' without ending."""
     from tenfold.training.recipe import find_recipe
 
@@ -131,7 +132,8 @@ def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dic
     for name in map(str.strip, names.split(",")):
         if not name:
             raise UsageError(f"a name is missing between the commas of {names!r}")
-        choose_recipe(name, epochs, val_size)  # what is wrong with one is said before any of them is trained
+        choose_recipe(name, epochs, val_size, size=size)  # what is wrong with one is said before any of them is trained
+        remark_size(name, size)
         if Path(name).stem in recipes:
             raise UsageError(f"recipes must have different names, but two are called {Path(name).stem}")
         recipes[Path(name).stem] = find_recipe(name)
@@ -225,7 +227,8 @@ def tune(
     require_extra("train", TRAIN_EXTRA)
     require_extra("tune", TUNE_EXTRA)
     _require_cluster(cluster, cpus)
-    chosen = choose_recipe(recipe, None, None)
+    chosen = choose_recipe(recipe, None, None, size=size)
+    remark_size(recipe, size)
     space = _choose_space(space, chosen)
     from tenfold.data import load
     from tenfold.scaling import tune as tuning

@@ -25,6 +25,7 @@ from tenfold.cli.app import (
     print_accuracy,
     print_json,
     print_table,
+    remark_size,
     require_extra,
 )
 from tenfold.console import remark
@@ -69,7 +70,7 @@ def train(
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts; the others do as it does
     if resume and out and first and (out / "recipe.json").is_file():
         Lock(out).check()  # a run in use is refused before torch is loaded
-    chosen = choose_recipe(recipe, epochs, val_size)
+    chosen = choose_recipe(recipe, epochs, val_size, size=32 if resume else size)  # a resumed run has its own
     from tenfold.data import load
     from tenfold.training import train as training
     from tenfold.training.device import make_plan
@@ -101,8 +102,9 @@ def _fit_to_folder(
     """Fit the recipe of that name to a folder's number of images, and say how it differs from the `chosen` one."""
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
-    images = len(dataset.train) - dataset.val_size
-    recipe = choose_recipe(name, epochs, val_size, images)
+    images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
+    remark_size(name, size)
+    recipe = choose_recipe(name, epochs, val_size, images, size)
     if recipe != chosen:
         remark(
             f"recipe fitted to {images:,} images: {recipe.epochs:.4g} epochs in batches of "
@@ -193,7 +195,9 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
         if _given(context, name) and not same:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
-    if _given(context, "recipe") and not _same_recipe(context.params["recipe"], recipe):
+    if _given(context, "recipe") and not _same_recipe(
+        context.params["recipe"], recipe, folder["size"] if folder else 32
+    ):
         raise UsageError(
             f"{run.path} was begun with --recipe {recipe.name}, kept in its recipe.json, "
             f"not with what {context.params['recipe']} says now: leave --recipe out"
@@ -201,7 +205,7 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
     return Path(context.params["data"]) if folder and _given(context, "data") else None
 
 
-def _same_recipe(name: str, recipe: "Recipe") -> bool:
+def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
     """Whether the recipe of that name differs from a run's in nothing but what other options may have set."""
     from dataclasses import replace
 
@@ -210,7 +214,7 @@ def _same_recipe(name: str, recipe: "Recipe") -> bool:
     # what --epochs, --val-size and a folder's number of images change
     names = ("val_size", "val_split", "batch_size", "whitening_epochs", "images")
     free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
-    asked = find_recipe(name)
+    asked = find_recipe(name).for_size(size)
     lengths = [stage.epochs for stage in recipe.stages]
     if len(asked.stages) == len(lengths):
         stages = zip(asked.stages, lengths, strict=True)

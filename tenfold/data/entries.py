@@ -10,6 +10,7 @@ from tenfold.errors import UsageError
 
 SKIP_BAD = "1%"
 """How many of a folder's image files may be skipped unless the user says otherwise; at least one in any case."""
+EMPTY_CLASS = "empty class"
 _MOST_NAMED = 10
 
 
@@ -77,7 +78,7 @@ def _empty_classes(listing: Listing, entries: Sequence[Entry]) -> list[Finding]:
     trained = {file.label for file in files if file.split in ("", "train")}
     what = "the class folder {} holds no image"
     return [
-        Finding("empty class", "error", what.format(name), "add images to it, or remove it", (name,))
+        Finding(EMPTY_CLASS, "error", what.format(name), "add images to it, or remove it", (name,))
         for label, name in enumerate(listing.classes)
         if label not in trained
     ]

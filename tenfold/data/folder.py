@@ -25,7 +25,7 @@ from PIL import __version__ as pillow_version
 from tenfold.console import progress, remark
 from tenfold.data.cache import home, map_array, npy_header
 from tenfold.data.dataset import Dataset, Origin, Split
-from tenfold.data.entries import SKIP_BAD, Entry, examine_entries, most_bad, remark_skipped
+from tenfold.data.entries import EMPTY_CLASS, SKIP_BAD, Entry, examine_entries, most_bad, remark_skipped
 from tenfold.data.image import RESIZES, decode, read_file, sniff
 from tenfold.data.listing import PICTURES, File, Finding, Listing, list_folder, shown_name
 from tenfold.errors import DataError, ImageError, UsageError
@@ -197,19 +197,23 @@ def load_folder(root: Path, size: int = 32, resize: str = "squash", seed: int = 
     return make_dataset(read_folder(root, size, resize, skip_bad), seed)
 
 
-def read_folder(root: Path, size: int, resize: str, skip_bad: str = SKIP_BAD) -> Pictures:
+def read_folder(root: Path, size: int, resize: str, skip_bad: str = SKIP_BAD, classes_known: bool = False) -> Pictures:
     """List and decode a folder, and say what is skipped. skip_bad: how much may be, as `entries.most_bad` takes it.
+
+    classes_known: a model has them already, so that images of one class are enough, and a class may be empty.
 
     Raises `DataError` for what `tenfold data check` calls an error, `UsageError`, `StorageError`.
     """
     if resize not in RESIZES:
         raise UsageError(f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}")
     most_bad(skip_bad, 0)  # a wrong one is said before anything is read
-    listing = list_folder(root)
+    listing = list_folder(root, fewest_classes=1 if classes_known else 2)
     _refuse(listing.findings)
     pictures = replace(read_pictures(listing, size, resize), skip_bad=skip_bad)
     findings = examine_entries(listing, pictures.entries, skip_bad)
-    _refuse(findings)
+    _refuse(finding for finding in findings if not (classes_known and finding.kind == EMPTY_CLASS))
+    if not pictures.good():
+        raise DataError(f"{root} holds no image that can be read")
     remark_skipped(findings)
     return pictures
 

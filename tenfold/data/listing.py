@@ -84,8 +84,11 @@ def shown_name(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def list_folder(root: Path) -> Listing:
-    """List a folder's classes and files. Raises `DataError` where `root` is no folder that can be read."""
+def list_folder(root: Path, fewest_classes: int = 2) -> Listing:
+    """List a folder's classes and files. Fewer classes than `fewest_classes` are an error.
+
+    Raises `DataError` where `root` is no folder that can be read.
+    """
     listing = Listing(root)
     if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir():
         raise DataError(f"{root} is not a folder that can be read")
@@ -97,7 +100,7 @@ def list_folder(root: Path) -> Listing:
     listing.classes = tuple(sorted(by_split.get("train", by_split.get("", {})), key=natural))
     for split, folders in by_split.items():
         _add_files(walk, split, folders)
-    _check_classes(listing)
+    _check_classes(listing, fewest_classes)
     return listing
 
 
@@ -232,8 +235,8 @@ def _add_files(walk: _Walk, split: str, folders: dict[str, Path]) -> None:
         listing.files.extend(File(path, walk.name(path), split, labels[name]) for path in files)
 
 
-def _check_classes(listing: Listing) -> None:
+def _check_classes(listing: Listing, fewest: int) -> None:
     count = len(listing.classes)
-    if not 2 <= count <= MOST_CLASSES:
-        what = f"{listing.root} has {count:,} class folders instead of 2 to {MOST_CLASSES:,}"
+    if not fewest <= count <= MOST_CLASSES:
+        what = f"{listing.root} has {count:,} class folders instead of {fewest} to {MOST_CLASSES:,}"
         listing.findings.append(Finding("classes", "error", what, "make one subfolder for each class"))

@@ -180,6 +180,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "mistakes_left_out": here < len(wrong),
         "surest_mistakes": show(surest),
         "per_class": sections.class_rows(known.per_class),
+        "absent_note": metrics.absent_note(known.evaluation.absent_classes()),
         "class_images": _class_images(known, show),
         "first": first,
         "first_right": sum(image["right"] for image in first),

@@ -169,7 +169,8 @@ class Search:
             drawn = self._draw()
             fields = suggest(drawn, self.setting.recipe, self.setting.space)
             try:
-                recipe = with_fields(self.setting.recipe, fields).with_val_size(self.setting.val_images)
+                recipe = with_fields(self.setting.recipe, fields).for_size(self.setting.size)
+                recipe = recipe.with_val_size(self.setting.val_images)
             except UsageError as error:
                 self._end(drawn, "FAIL", str(error), f"failed: {error}")
             else:

@@ -76,7 +76,7 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> tuple[Datase
     skip_bad: how many files of a folder may be unreadable; None for as many as the run's own data were allowed.
 
     A folder's images are brought to the size that the run knows. Without `test/` or `val/` all of them are scored on,
-    and some of the run's classes may be missing. Raises `ModelError`, `DataError`, `UsageError`.
+    and any of the run's classes but one may be missing. Raises `ModelError`, `DataError`, `UsageError`.
     """
     env = run.env
     if not is_folder(name):
@@ -86,7 +86,7 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> tuple[Datase
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
     model = run.description
-    pictures = read_folder(Path(name), model.size, model.resize, skip_bad or _skip_bad(env))
+    pictures = read_folder(Path(name), model.size, model.resize, skip_bad or _skip_bad(env), classes_known=True)
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
     if not own:
