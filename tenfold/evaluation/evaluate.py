@@ -104,8 +104,9 @@ def evaluate(run: Run, dataset: Dataset, plan: Plan | None = None, *, own: bool 
 def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
     if dataset.classes != model.classes:
         unknown = tuple(name for name in dataset.classes if name not in model.classes)
-        which = f"{_named(model.classes)}; not among them: {_named(unknown)}"
-        raise DataError(f"{dataset.name} has other classes than {run.path} was trained on: {which}")
+        more = f"; not among them: {_named(unknown)}" if unknown else ""
+        known = _named(model.classes)
+        raise DataError(f"{dataset.name} has other classes than {run.path} was trained on: {known}{more}")
     if len(dataset.test) == 0:
         raise DataError(f"{dataset.name} has no test images with labels")
     size = dataset.test.images.shape[1]
