@@ -3,6 +3,7 @@
 Open to every room, as `errors` is.
 """
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -13,13 +14,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tenfold.errors import StorageError
+from tenfold.errors import StorageError, UsageError
 
 TEMPORARY_SUFFIX = ".partial"
 OWN_NOTE, ALL_OWN = ".tenfold", "*"
 """A note in each folder that tenfold makes or draws into: what in it is never read as data, a JSON string a line, or
 `*` for all of it; nothing where tenfold made the folder only. `tenfold.data.ignored` reads it."""
 _STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO}
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16's, with which it begins
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 @contextlib.contextmanager
@@ -117,10 +127,36 @@ def format_object(value: dict[str, Any]) -> str:
     return text + "\n"
 
 
+def byte_order_mark(head: bytes) -> tuple[bytes, str]:
+    """The mark that a text begins with and the encoding it stands for; no bytes and UTF-8 where there is none.
+
+    Editors on Windows write marks, and PowerShell redirects to UTF-16.
+    """
+    return next((mark for mark in _MARKS if head.startswith(mark[0])), (b"", "utf-8"))
+
+
+def to_utf8(content: bytes) -> bytes:
+    """Text that a user wrote, without its byte order mark, as UTF-8. Raises `ValueError` where it is no such text."""
+    mark, encoding = byte_order_mark(content)
+    rest = content.removeprefix(mark)
+    return rest if encoding == "utf-8" else rest.decode(encoding).encode()
+
+
+def expand_home(path: str) -> str:
+    """A path whose leading `~` or `~user` is written out. As in a shell, `~user` stays where there is no such user.
+
+    Raises `UsageError` where the user has no home directory.
+    """
+    expanded = os.path.expanduser(path)  # noqa: PTH111 (Path would lose a trailing slash, and "./")
+    if expanded == path and (path == "~" or path.startswith(("~/", f"~{os.sep}"))):
+        raise UsageError(f"{path}: you have no home directory (HOME is not set): write the path out")
+    return expanded
+
+
 def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object strictly. Raises `ValueError` for anything else: NaN, too deep a nesting, another type."""
     try:
-        value = json.loads(content, parse_constant=_refuse_constant)
+        value = json.loads(to_utf8(content), parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):

@@ -51,6 +51,7 @@ ORDERS = {
         "ignored",
         "splits",
         "listing",
+        "entries",
         "image_cache",
         "folder",
         "check",

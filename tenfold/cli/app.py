@@ -1,5 +1,6 @@
 """The app that the verbs are added to, the options that they share, and how they answer."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -13,11 +14,51 @@ import typer
 
 from tenfold.console import percent, printable, remark
 from tenfold.errors import UsageError
+from tenfold.files import expand_home
 
 if TYPE_CHECKING:
     from tenfold.training.recipe import Recipe
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+PATHS_AS_TEXT = ("data", "name", "recipe", "sources")
+"""Options and arguments that may hold a path but are text: a data set's or recipe's name, a pattern, a URI."""
+
+
+class HomeTyper(typer.Typer):
+    """Typer whose commands get paths with `~` expanded: a shell leaves `--data=~/x` and variables as they are."""
+
+    def command(self, *names: Any, **settings: Any) -> Callable[[Any], Any]:
+        """As `typer.Typer.command`."""
+        register = super().command(*names, **settings)
+
+        def decorate(function: Any) -> Any:
+            register(_with_home(function))
+            return function
+
+        return decorate
+
+
+def _with_home(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(**options: Any) -> Any:
+        paths = {name: _expand(name, value) for name, value in options.items()}
+        if isinstance(context := options.get("context"), typer.Context):
+            context.params |= {name: paths[name] for name in PATHS_AS_TEXT if name in paths}
+        return function(**paths)
+
+    return call
+
+
+def _expand(name: str, value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_expand(name, item) for item in value]
+    if isinstance(value, Path):
+        return Path(expand_home(str(value)))
+    if name == "recipe" and isinstance(value, str):  # `bench` takes several
+        return ",".join(map(expand_home, value.split(",")))
+    return expand_home(value) if name in PATHS_AS_TEXT and isinstance(value, str) else value
+
+
+app = HomeTyper(no_args_is_help=True, add_completion=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
@@ -26,10 +67,24 @@ Data = Annotated[
     str, typer.Option(envvar="TENFOLD_DATA", help="cifar10, shapes, or a folder of images with a subfolder a class.")
 ]
 Size = Annotated[
-    int, typer.Option(envvar="TENFOLD_SIZE", min=8, max=64, help="Pixels a side that a folder's images are brought to.")
+    int,
+    typer.Option(
+        envvar="TENFOLD_SIZE",
+        min=8,
+        max=64,
+        help="Pixels a side that a folder's images are brought to; the recipe reference takes 32 or more.",
+    ),
 ]
 Resize = Annotated[
     str, typer.Option(envvar="TENFOLD_RESIZE", help="How: squash (all of it), crop (its middle) or pad (with grey).")
+]
+SkipBad = Annotated[
+    str,
+    typer.Option(
+        envvar="TENFOLD_SKIP_BAD",
+        metavar="N|N%|all",
+        help="How many of a folder's images may be unreadable: a number, a share (one at least) or all.",
+    ),
 ]
 Epochs = Annotated[
     float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
@@ -112,14 +167,18 @@ def require_extra(extra: str, modules: tuple[str, ...]) -> None:
         raise UsageError(f"this needs {', '.join(missing)} of the extra {extra!r}: {how}")
 
 
-def choose_recipe(name: str, epochs: float | None, val_size: int | None, images: int | None = None) -> "Recipe":
-    """Find the recipe of that name or file, fitted to so many `images`, changed as --epochs and --val-size ask.
+def choose_recipe(
+    name: str, epochs: float | None, val_size: int | None, images: int | None = None, size: int = 32
+) -> "Recipe":
+    """Find the recipe of that name or file, changed as --epochs and --val-size ask.
+
+    It is fitted to so many `images` where they are a folder's, and to their `size`.
 
     Raises `UsageError`.
     """
     from tenfold.training.recipe import find_recipe
 
-    recipe = find_recipe(name)
+    recipe = find_recipe(name).for_size(size)
     recipe = recipe if images is None else recipe.for_images(images)
     recipe = recipe if epochs is None else recipe.with_epochs(epochs)
     return recipe if val_size is None else recipe.with_val_size(val_size)
@@ -127,6 +186,14 @@ def choose_recipe(name: str, epochs: float | None, val_size: int | None, images:
 
 def _share(share: float) -> str:
     return percent(share, 2, "%")
+
+
+def remark_size(name: str, size: int) -> None:
+    """Say how the recipe of that name is fitted to images of `size` pixels a side, if it is."""
+    from tenfold.training.recipe import find_recipe
+
+    if changes := (usual := find_recipe(name)).changes(usual.for_size(size)):
+        remark(f"recipe fitted to images of {size} pixels: {changes}")
 
 
 def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenfold.cli.app import Json, Resize, Size, app, print_json, print_table, require_extra
+from tenfold.cli.app import HomeTyper, Json, Resize, Size, SkipBad, app, print_json, print_table, require_extra
 from tenfold.console import printable
 from tenfold.errors import DataError, SkippedError
 
 if TYPE_CHECKING:
     from tenfold.data.listing import Finding
 
-data_app = typer.Typer(help="Get, look at and remove data sets.", no_args_is_help=True)
+data_app = HomeTyper(help="Get, look at and remove data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 FetchedName = Annotated[str, typer.Argument(help="cifar10; what is drawn needs no getting.")]
@@ -61,6 +61,7 @@ def data_show(
     seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Which images are drawn.")] = 0,
     size: Size = 32,
     resize: Resize = "squash",
+    skip_bad: SkipBad = "1%",
     as_json: Json = False,
 ) -> None:
     """Draw some images of every class and count them."""
@@ -70,7 +71,7 @@ def data_show(
     from tenfold.data import load
     from tenfold.evaluation import plots
 
-    dataset = load(name, size=size, resize=resize, seed=seed)
+    dataset = load(name, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
     path = out or Path(f"{Path(dataset.name).name}.png")
     title = f"{dataset.name}: {len(dataset.train):,} training images"
     plots.save(plots.class_grid(dataset.train.images, dataset.train.labels, dataset.classes, title, seed=seed), path)
@@ -90,6 +91,7 @@ def data_show(
 @data_app.command("check")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="A folder of images with a subfolder a class.")],
+    skip_bad: SkipBad = "1%",
     as_json: Json = False,
 ) -> None:
     """Say what is odd in a folder of images, file by file, and what to do about it; nothing is changed.
@@ -98,7 +100,7 @@ def data_check(
     """
     from tenfold.data.check import check_folder
 
-    checked = check_folder(folder)
+    checked = check_folder(folder, skip_bad)
     if as_json:
         print_json(checked.to_json())
     else:

@@ -44,6 +44,14 @@ def evaluate(
             "Or: where the run's own folder is now."
         ),
     ] = None,
+    skip_bad: Annotated[
+        str | None,
+        typer.Option(
+            envvar="TENFOLD_SKIP_BAD",
+            metavar="N|N%|all",
+            help="With --data: how many images may be unreadable; by default, as the run's own data were allowed.",
+        ),
+    ] = None,
     predictions: Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")] = None,
     honesty: Annotated[
         bool,
@@ -71,7 +79,7 @@ def evaluate(
     from tenfold.training.run import Run
 
     opened, plan = Run.open(run), make_plan(device)
-    dataset, own = _load_data(opened, data, honesty)
+    dataset, own = _load_data(opened, data, honesty, skip_bad)
     with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
         evaluated = evaluation.evaluate(opened, dataset, plan, own=own)
         rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
@@ -83,11 +91,13 @@ def evaluate(
         print_json(scores | evaluated.details() | ({"honesty": panel} if panel else {}))
         return
     _print_scores(scores, evaluated)
+    if dataset and dataset.skipped:
+        print(f"{dataset.skipped:,} images of {dataset.name} could not be read and were skipped")
     if panel:
         _print_panel(opened, panel)
 
 
-def _load_data(run: "Run", data: str | None, honesty: bool) -> tuple["Dataset | None", bool]:
+def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None) -> tuple["Dataset | None", bool]:
     """What to score on, and whether the run was trained on it.
 
     None is its own data, found by `evaluate`, which may do without; for `honesty`, images are needed in any case.
@@ -97,7 +107,7 @@ def _load_data(run: "Run", data: str | None, honesty: bool) -> tuple["Dataset | 
     if honesty:
         by_hand = "tenfold.evaluation.honesty.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
         return dataset_of(run, Path(data) if data else None, by_hand), True
-    return other_data(run, data) if data else (None, True)
+    return other_data(run, data, skip_bad) if data else (None, True)
 
 
 def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:

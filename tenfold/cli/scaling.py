@@ -18,10 +18,12 @@ from tenfold.cli.app import (
     Json,
     Resize,
     Size,
+    SkipBad,
     app,
     choose_recipe,
     print_json,
     print_table,
+    remark_size,
     require_extra,
 )
 from tenfold.console import percent, remark
@@ -62,6 +64,7 @@ def bench(
     ] = False,
     size: Size = 32,
     resize: Resize = "squash",
+    skip_bad: SkipBad = "1%",
     cluster: Cluster = None,
     cpus: Cpus = None,
     as_json: Json = False,
@@ -74,18 +77,19 @@ def bench(
     _require_cluster(cluster, cpus)
     from tenfold.data import load
 
-    recipes = _find_recipes(recipe, epochs, val_size)
+    recipes = _find_recipes(recipe, epochs, val_size, size)
     if profile and (device not in ("auto", "cpu") or cluster or len(recipes) > 1):
         raise UsageError("--profile looks at one recipe on this machine's CPU")
-    dataset = load(data, size=size, resize=resize)  # so that no run's time holds a download, nor a folder's decoding
+    # so that no run's time holds a download, nor a folder's decoding
+    dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
     if profile:
         images = len(dataset.train) if dataset.origin else None  # to which a folder's recipe is fitted
-        _profile(choose_recipe(recipe, epochs, val_size, images), dataset, as_json)
+        _profile(choose_recipe(recipe, epochs, val_size, images, size), dataset, as_json)
         return
     from tenfold.scaling import bench as benching
 
     data = _found_again(data, dataset)
-    options = ["--data", data, "--device", device, *_shape_options(dataset, size, resize)]
+    options = ["--data", data, "--device", device, *_shape_options(dataset)]
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
     # who asks for validation images is choosing, and spares the test images
@@ -96,7 +100,7 @@ def bench(
         from tenfold.scaling import cluster as clustering
 
         request = _request(cpus, device)
-        outcomes = clustering.bench(recipes, seeds, path, setting, (data, size, resize), cluster, request)
+        outcomes = clustering.bench(recipes, seeds, path, setting, (data, size, resize, skip_bad), cluster, request)
     else:
         outcomes = benching.bench(recipes, seeds, path, setting)
     _tell(outcomes, setting.measured_on, path, as_json)
@@ -112,12 +116,15 @@ def _content(dataset: "Dataset") -> str | None:
     return dataset.origin.sha256 if dataset.origin else None
 
 
-def _shape_options(dataset: "Dataset", size: int, resize: str) -> list[str]:
-    """What another command needs to bring a folder's images to the same shape."""
-    return ["--size", str(size), "--resize", resize] if dataset.origin else []
+def _shape_options(dataset: "Dataset") -> list[str]:
+    """What another command needs to read a folder's images as they were."""
+    if (origin := dataset.origin) is None:
+        return []
+    skip_bad = ["--skip-bad", origin.skip_bad] if origin.skip_bad != "1%" else []
+    return ["--size", str(origin.size), "--resize", origin.resize, *skip_bad]
 
 
-def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dict[str, "Recipe"]:
+def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
     """Recipes by what a bench calls them: their names, or their files' without ending."""
     from tenfold.training.recipe import find_recipe
 
@@ -125,7 +132,8 @@ def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dic
     for name in map(str.strip, names.split(",")):
         if not name:
             raise UsageError(f"a name is missing between the commas of {names!r}")
-        choose_recipe(name, epochs, val_size)  # what is wrong with one is said before any of them is trained
+        choose_recipe(name, epochs, val_size, size=size)  # what is wrong with one is said before any of them is trained
+        remark_size(name, size)
         if Path(name).stem in recipes:
             raise UsageError(f"recipes must have different names, but two are called {Path(name).stem}")
         recipes[Path(name).stem] = find_recipe(name)
@@ -212,13 +220,15 @@ def tune(
     ] = None,
     size: Size = 32,
     resize: Resize = "squash",
+    skip_bad: SkipBad = "1%",
     as_json: Json = False,
 ) -> None:
     """Search for better values of a recipe's fields, on validation images only; the best recipe comes as a file."""
     require_extra("train", TRAIN_EXTRA)
     require_extra("tune", TUNE_EXTRA)
     _require_cluster(cluster, cpus)
-    chosen = choose_recipe(recipe, None, None)
+    chosen = choose_recipe(recipe, None, None, size=size)
+    remark_size(recipe, size)
     space = _choose_space(space, chosen)
     from tenfold.data import load
     from tenfold.scaling import tune as tuning
@@ -227,10 +237,10 @@ def tune(
 
     if not cluster:  # whose nodes may have other devices
         make_plan(device)
-    dataset = load(data, size=size, resize=resize, seed=seed)
+    dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
     chosen, val_images = _hold_out(chosen, dataset, val_size)
     where = (_found_again(data, dataset), size, resize, device)
-    setting = tuning.Setting(chosen, read_space(space, chosen), val_images, *where, seed, _content(dataset))
+    setting = tuning.Setting(chosen, read_space(space, chosen), val_images, *where, seed, _content(dataset), skip_bad)
     path = out or RUNS / f"tune-{Path(recipe).stem}"
     if cluster:
         from tenfold.scaling import cluster as clustering
@@ -270,7 +280,7 @@ def _bench_command(recipes: str, setting: "Setting", dataset: "Dataset") -> str:
     """How recipes are compared on a search's data, with seeds that the search did not see."""
     held_out = [] if dataset.val_size else ["--val-size", str(setting.val_images)]
     same = ["--data", setting.data, "--device", setting.device]
-    same += _shape_options(dataset, setting.size, setting.resize)
+    same += _shape_options(dataset)
     return shlex.join(["tenfold", "bench", "--recipe", recipes, "--seed0", str(setting.seed + 1), *held_out, *same])
 
 

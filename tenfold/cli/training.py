@@ -18,12 +18,14 @@ from tenfold.cli.app import (
     Json,
     Resize,
     Size,
+    SkipBad,
     ValSize,
     app,
     choose_recipe,
     print_accuracy,
     print_json,
     print_table,
+    remark_size,
     require_extra,
 )
 from tenfold.console import remark
@@ -52,6 +54,7 @@ def train(
     val_size: ValSize = None,
     size: Size = 32,
     resize: Resize = "squash",
+    skip_bad: SkipBad = "1%",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
     ] = False,
@@ -70,7 +73,7 @@ def train(
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts; the others do as it does
     if resume and out and first and (out / "recipe.json").is_file():
         Lock(out).check()  # a run in use is refused before torch is loaded
-    chosen = choose_recipe(recipe, epochs, val_size)
+    chosen = choose_recipe(recipe, epochs, val_size, size=32 if resume else size)  # a resumed run has its own
     from tenfold.data import load
     from tenfold.training import train as training
     from tenfold.training.device import make_plan
@@ -89,7 +92,7 @@ def train(
             path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
             check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
             make_plan(ranks.device(device))
-            dataset = load(data, size=size, resize=resize, seed=seed)
+            dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
             if dataset.origin:
                 chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
             trained = training.train(chosen, dataset, path, seed=seed, device=device, ranks=ranks)
@@ -102,8 +105,9 @@ def _fit_to_folder(
     """Fit the recipe of that name to a folder's number of images, and say how it differs from the `chosen` one."""
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
-    images = len(dataset.train) - dataset.val_size
-    recipe = choose_recipe(name, epochs, val_size, images)
+    images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
+    remark_size(name, size)
+    recipe = choose_recipe(name, epochs, val_size, images, size)
     if recipe != chosen:
         remark(
             f"recipe fitted to {images:,} images: {recipe.epochs:.4g} epochs in batches of "
@@ -139,6 +143,8 @@ def _score_and_draw(trained: "Trained", report: bool, export: bool, as_json: boo
         from tenfold.evaluation.metrics import format_per_class
 
         print(format_per_class(evaluation.per_class()))
+    if skipped := trained.dataset.skipped:
+        say(f"{skipped:,} images of {trained.dataset.name} could not be read and were skipped")
     if report:
         from tenfold.evaluation.report import write_report
 
@@ -208,7 +214,7 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     folder = env.get("folder")
     if folder:
-        settings |= {"size": folder["size"], "resize": folder["resize"]}
+        settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", "1%")}
         del settings["data"]  # its content tells whether it is the same
     for name, value in settings.items():
         asked = context.params[name]
@@ -216,7 +222,9 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
         if _given(context, name) and not same:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
-    if _given(context, "recipe") and not _same_recipe(context.params["recipe"], recipe):
+    if _given(context, "recipe") and not _same_recipe(
+        context.params["recipe"], recipe, folder["size"] if folder else 32
+    ):
         raise UsageError(
             f"{run.path} was begun with --recipe {recipe.name}, kept in its recipe.json, "
             f"not with what {context.params['recipe']} says now: leave --recipe out"
@@ -224,7 +232,7 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
     return Path(context.params["data"]) if folder and _given(context, "data") else None
 
 
-def _same_recipe(name: str, recipe: "Recipe") -> bool:
+def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
     """Whether the recipe of that name differs from a run's in nothing but what other options may have set."""
     from dataclasses import replace
 
@@ -233,7 +241,7 @@ def _same_recipe(name: str, recipe: "Recipe") -> bool:
     # what --epochs, --val-size and a folder's number of images change
     names = ("val_size", "val_split", "batch_size", "whitening_epochs", "images")
     free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
-    asked = find_recipe(name)
+    asked = find_recipe(name).for_size(size)
     lengths = [stage.epochs for stage in recipe.stages]
     if len(asked.stages) == len(lengths):
         stages = zip(asked.stages, lengths, strict=True)

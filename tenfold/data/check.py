@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from tenfold.console import progress, remark
-from tenfold.data.folder import IMBALANCE, examine_entries, folder_name
+from tenfold.data.entries import SKIP_BAD, examine_entries, most_bad
+from tenfold.data.folder import IMBALANCE, folder_name
 from tenfold.data.ignored import SUFFIXES
 from tenfold.data.image_cache import Pictures, read_pictures
 from tenfold.data.listing import File, Finding, list_folder
@@ -59,17 +60,19 @@ class Checked:
         return {"folder": self.name, "trainable": self.worst != "error", "counts": self.counts, "findings": findings}
 
 
-def check_folder(root: Path) -> Checked:
+def check_folder(root: Path, skip_bad: str = SKIP_BAD) -> Checked:
     """Look for everything that would keep a folder from being trained on well.
 
-    Raises `DataError` where `root` is no folder, `StorageError` where the cache cannot be written.
+    skip_bad: how many files may be unreadable, see `entries.most_bad`. Raises `UsageError`, `DataError`
+    where `root` is no folder, `StorageError` where the cache cannot be written.
     """
+    most_bad(skip_bad, 0)
     listing = list_folder(root)
     pictures = read_pictures(listing, 32, "squash")
     counts = _count(pictures)
     findings = [
         *listing.findings,
-        *examine_entries(pictures),
+        *examine_entries(listing, pictures.entries, skip_bad),
         *_examine_endings(pictures),
         *_examine_frames(pictures),
         *_examine_depth(pictures),
@@ -86,7 +89,8 @@ def say_findings(pictures: Pictures) -> None:
 
     What is refused or skipped is not said again; what does no harm is only counted.
     """
-    found = [*pictures.listing.findings, *examine_entries(pictures), *_examine_endings(pictures)]
+    entries = examine_entries(pictures.listing, pictures.entries, pictures.skip_bad)
+    found = [*pictures.listing.findings, *entries, *_examine_endings(pictures)]
     found += [*_examine_counts(_count(pictures)), *_examine_copies(pictures)]
     kinds: dict[str, list[Finding]] = {}
     for finding in found:

@@ -39,6 +39,7 @@ class Origin:
 
     sha256: of the names, splits, classes and contents of its images. size: in pixels; resize: squash, crop or pad.
     bit_depth: how many bits of its 16-bit values were brought to 8; runs made before there was a choice took all.
+    skip_bad: how many files were allowed to be unreadable, see `entries.most_bad`; skipped: how many were.
     """
 
     path: str
@@ -46,6 +47,8 @@ class Origin:
     size: int
     resize: str
     bit_depth: int = 16
+    skip_bad: str = "1%"
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Dataset:
     def bit_depth(self) -> int:
         """How many bits of 16-bit values were brought to 8."""
         return self.origin.bit_depth if self.origin else 16
+
+    @property
+    def skipped(self) -> int:
+        """How many images were left out because they cannot be read."""
+        return self.origin.skipped if self.origin else 0
 
     def with_classes(self, classes: tuple[str, ...]) -> "Dataset":
         """Number the labels as in `classes`, where these hold all of the data's own; else it stays as it is."""

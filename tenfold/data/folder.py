@@ -6,12 +6,14 @@ Legend: K classes.
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tenfold.console import remark
 from tenfold.data.dataset import Dataset, Origin, Split
+from tenfold.data.entries import EMPTY_CLASS, SKIP_BAD, examine_entries, most_bad, remark_skipped
 from tenfold.data.image import RESIZES
 from tenfold.data.image_cache import Pictures, read_pictures
 from tenfold.data.listing import Finding, list_folder, shown_name
@@ -21,33 +23,49 @@ TEST_SHARE = 0.2
 """Of each class, drawn for testing where the folder has no test images of its own."""
 IMBALANCE = 5
 """A largest class so many times the smallest is worth a word."""
-MOST_BAD = 0.01
-"""Share of the image files that may be skipped because they cannot be read."""
 
 
 def load_folder(
-    root: Path, size: int = 32, resize: str = "squash", seed: int = 0, bit_depth: int | None = None
+    root: Path,
+    size: int = 32,
+    resize: str = "squash",
+    seed: int = 0,
+    *,
+    bit_depth: int | None = None,
+    skip_bad: str = SKIP_BAD,
 ) -> Dataset:
     """Read a folder of images as a data set of `size`×`size` pixels: `read_folder`, then `make_dataset`."""
-    return make_dataset(read_folder(root, size, resize, bit_depth), seed)
+    return make_dataset(read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad), seed)
 
 
-def read_folder(root: Path, size: int, resize: str, bit_depth: int | None = None) -> Pictures:
+def read_folder(
+    root: Path,
+    size: int,
+    resize: str,
+    *,
+    bit_depth: int | None = None,
+    skip_bad: str = SKIP_BAD,
+    classes_known: bool = False,
+) -> Pictures:
     """List and decode a folder, and say what is skipped, and how 16-bit values are scaled where not as a whole.
+
+    skip_bad: how many files may be unreadable, as `entries.most_bad` takes it. classes_known: a model has them already,
+    so that images of one class are enough, and a class may be empty.
 
     bit_depth: as in `read_pictures`. Raises `DataError` for what `tenfold data check` calls an error, `UsageError`,
     `StorageError`.
     """
     if resize not in RESIZES:
         raise UsageError(f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}")
-    listing = list_folder(root)
+    most_bad(skip_bad, 0)  # a wrong one is said before anything is read
+    listing = list_folder(root, fewest_classes=1 if classes_known else 2)
     _refuse(listing.findings)
-    pictures = read_pictures(listing, size, resize, bit_depth)
-    findings = examine_entries(pictures)
-    _refuse(findings)
-    for finding in findings:
-        if finding.severity == "skipped":
-            remark(f"skipped {finding.what}")
+    pictures = replace(read_pictures(listing, size, resize, bit_depth), skip_bad=skip_bad)
+    findings = examine_entries(listing, pictures.entries, skip_bad)
+    _refuse(finding for finding in findings if not (classes_known and finding.kind == EMPTY_CLASS))
+    if not pictures.good():
+        raise DataError(f"{root} holds no image that can be read")
+    remark_skipped(findings)
     _say_bit_depth(pictures)
     return pictures
 
@@ -72,8 +90,15 @@ def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) 
     listing, splits = pictures.listing, assign_splits(pictures, seed, test_share)
     _say_counts(pictures, splits)
     train = _split(pictures, [*splits["train"], *splits["val"]])
-    size, bit_depth = pictures.images.shape[1], pictures.bit_depth
-    origin = Origin(str(listing.root.resolve()), pictures.sha256, size, pictures.resize, bit_depth)
+    origin = Origin(
+        path=str(listing.root.resolve()),
+        sha256=pictures.sha256,
+        size=pictures.images.shape[1],
+        resize=pictures.resize,
+        bit_depth=pictures.bit_depth,
+        skip_bad=pictures.skip_bad,
+        skipped=pictures.skipped,
+    )
     test = _split(pictures, splits["test"])
     return Dataset(folder_name(listing.root), listing.classes, train, test, len(splits["val"]), origin)
 
@@ -88,45 +113,6 @@ def _refuse(findings: Iterable[Finding]) -> None:
     if errors:
         more = f" (and {len(errors) - 1} more: tenfold data check lists them)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{more}")
-
-
-def examine_entries(pictures: Pictures) -> list[Finding]:
-    """What reading the files told: bad ones, those that are no images, classes without any image."""
-    files, entries = pictures.listing.files, pictures.entries
-    bad = [row for row, entry in enumerate(entries) if entry.bad]
-    images = len(pictures.good()) + len(bad)
-    severity = "error" if len(bad) > MOST_BAD * images else "skipped"
-    found = []
-    if severity == "error":
-        what = f"{len(bad):,} of {images:,} images cannot be read, more than {MOST_BAD:.0%}"
-        found.append(
-            Finding("too many bad images", "error", f"{what} ({_first_bad(pictures, bad)})", "mend or remove them")
-        )
-    for row in bad:
-        what = f"{files[row].name}: {entries[row].reason}"
-        found.append(Finding("bad image", "skipped", what, "mend or remove it", (files[row].name,)))
-    for row, entry in enumerate(entries):
-        if entry.reason and not entry.bad:
-            name = files[row].name
-            found.append(Finding("no image", "warning", f"{name} is no image", "left out", (name,)))
-    return found + _empty_classes(pictures)
-
-
-def _first_bad(pictures: Pictures, bad: Sequence[int], most: int = 5) -> str:
-    named = [f"{pictures.listing.files[row].name}: {pictures.entries[row].reason}" for row in bad[:most]]
-    return "; ".join(named) + ("; …" if len(bad) > most else "")
-
-
-def _empty_classes(pictures: Pictures) -> list[Finding]:
-    listing = pictures.listing
-    files = [listing.files[row] for row in pictures.good()]
-    trained = {file.label for file in files if file.split in ("", "train")}
-    what = "the class folder {} holds no image"
-    return [
-        Finding("empty class", "error", what.format(name), "add images to it, or remove it", (name,))
-        for label, name in enumerate(listing.classes)
-        if label not in trained
-    ]
 
 
 def assign_splits(pictures: Pictures, seed: int, test_share: float) -> dict[str, list[int]]:

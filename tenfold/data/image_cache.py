@@ -23,6 +23,7 @@ from PIL import __version__ as pillow_version
 
 from tenfold.console import progress, remark
 from tenfold.data.cache import home, map_array, npy_header
+from tenfold.data.entries import SKIP_BAD, Entry
 from tenfold.data.frames import count_frames
 from tenfold.data.ignored import PICTURES
 from tenfold.data.image import decode_measured, read_file, resize_pixels, sniff
@@ -37,22 +38,6 @@ _BATCH = 256  # files decoded at a time, so that memory stays bounded
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What reading told of a `File`: an image of some format with the SHA-256 of its bytes, or why it is none.
-
-    kind: the format its content has, if any. bad: whether its name promises an image. bits: how many its largest
-    16-bit value takes, 0 where it has none. frames: or pages, of which the first is read.
-    """
-
-    sha256: str = ""
-    kind: str | None = None
-    reason: str = ""
-    bad: bool = False
-    bits: int = 0
-    frames: int = 1
-
-
-@dataclass(frozen=True)
 class Pictures:
     """A folder that was read: a row of `images` (uint8 N×S×S×3, memory-mapped) and of `entries` for every file."""
 
@@ -62,6 +47,12 @@ class Pictures:
     resize: str
     bit_depth: int = 16
     """How many bits of 16-bit values were brought to 8."""
+    skip_bad: str = SKIP_BAD
+
+    @property
+    def skipped(self) -> int:
+        """How many image files were left out because they cannot be read."""
+        return sum(entry.bad for entry in self.entries)
 
     @property
     def own_bit_depth(self) -> int:

@@ -80,8 +80,11 @@ def shown_name(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def list_folder(root: Path) -> Listing:
-    """List a folder's classes and files. Raises `DataError` where `root` is no folder that can be read."""
+def list_folder(root: Path, fewest_classes: int = 2) -> Listing:
+    """List a folder's classes and files. Fewer classes than `fewest_classes` are an error.
+
+    Raises `DataError` where `root` is no folder that can be read.
+    """
     listing = Listing(root)
     if not os.access(root, os.R_OK | os.X_OK) or not root.is_dir():
         raise DataError(f"{root} is not a folder that can be read")
@@ -93,7 +96,7 @@ def list_folder(root: Path) -> Listing:
     listing.classes = tuple(sorted(by_split.get("train", by_split.get("", {})), key=natural))
     for split, folders in by_split.items():
         _add_files(walk, split, folders)
-    _check_classes(walk, splits.get("train", root), by_split.get("train", by_split.get("", {})))
+    _check_classes(walk, splits.get("train", root), by_split.get("train", by_split.get("", {})), fewest_classes)
     return listing
 
 
@@ -245,14 +248,14 @@ def _add_files(walk: _Walk, split: str, folders: dict[str, Path]) -> None:
         listing.files.extend(File(path, walk.name(path), split, labels[name]) for path in files)
 
 
-def _check_classes(walk: _Walk, top: Path, folders: Mapping[str, Path]) -> None:
+def _check_classes(walk: _Walk, top: Path, folders: Mapping[str, Path], fewest: int) -> None:
     """Note what keeps the folders in `top` from being classes."""
     count, explained = len(folders), explain_classes(top, folders)
     if explained:
         what, do = map(shown_name, explained)
         do = do if top == walk.listing.root else f"make one folder for each class in {walk.name(top)}/"
         walk.note("layout", "error", what, do, folders.values())
-    elif not 2 <= count <= MOST_CLASSES:
+    elif not fewest <= count <= MOST_CLASSES:
         made = ", and was made by tenfold" if is_own(top) else ""
-        what = f"{walk.listing.root} has {count:,} class folders instead of 2 to {MOST_CLASSES:,}{made}"
+        what = f"{walk.listing.root} has {count:,} class folders instead of {fewest} to {MOST_CLASSES:,}{made}"
         walk.note("classes", "error", what, "make one subfolder for each class")

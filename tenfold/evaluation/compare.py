@@ -179,6 +179,9 @@ def _values(comparison: Comparison, differing: int, here: int) -> dict[str, Any]
         "scores": _score_rows(sides),
         "pairs": [_pair_row(sides[0], *pair) for pair in comparison.pairs()],
         "recalls": _recall_rows(comparison),
+        "absent": [
+            shown(name) for label, name in enumerate(comparison.dataset.classes) if label not in comparison.labels
+        ],
         "differing": differing,
         "here": here,
         "recipes": _recipe_rows(sides),

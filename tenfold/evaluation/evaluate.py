@@ -58,6 +58,11 @@ class Evaluation:
         """Precision, recall and F1 of each class (see `metrics.per_class`)."""
         return metrics.per_class(self.labels, self.logits.argmax(1), self.classes)
 
+    def absent_classes(self) -> list[str]:
+        """Names of the classes that no test image is of: there is nothing to score them on."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return [name for name, count in zip(self.classes, counts, strict=True) if count == 0]
+
     def predictions(self) -> "pd.DataFrame":
         """One row an image, test-time views averaged (see `metrics.predictions`)."""
         frame = metrics.predictions(self.logits, self.labels, self.classes)
@@ -69,7 +74,8 @@ class Evaluation:
         """What `tenfold evaluate --json` says besides the scores: by class, by pair of classes, by certainty."""
         table = metrics.reliability(self.logits, self.labels)
         return {
-            "per_class": self.per_class().reset_index().to_dict("records"),
+            "per_class": metrics.to_records(self.per_class()),
+            "absent_classes": self.absent_classes(),
             "confusion_matrix": self.confusion_matrix().tolist(),
             "reliability": {name: values.tolist() for name, values in table._asdict().items()},
         }
@@ -103,6 +109,8 @@ def evaluate(run: Run, dataset: Dataset | None = None, plan: Plan | None = None,
         "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
         "calibration": describe(calibration, test.single, test.labels) if calibration else None,
     }
+    if dataset.origin:
+        more["skipped_images"] = dataset.skipped
     return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names)
 
 
@@ -144,7 +152,10 @@ def class_numbers(names: "pd.Series[str]", classes: tuple[str, ...]) -> np.ndarr
 
 def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
     if dataset.classes != model.classes:
-        raise DataError(f"{dataset.name} has other classes than {run.path} was trained on: {_named(model.classes)}")
+        unknown = tuple(name for name in dataset.classes if name not in model.classes)
+        more = f"; not among them: {_named(unknown)}" if unknown else ""
+        known = _named(model.classes)
+        raise DataError(f"{dataset.name} has other classes than {run.path} was trained on: {known}{more}")
     if len(dataset.test) == 0:
         raise DataError(f"{dataset.name} has no test images with labels")
     size = dataset.test.images.shape[1]

@@ -158,19 +158,21 @@ def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str])
     """Precision, recall, F1 (each in [0, 1]) and support of each class, then the three `SUMMARY_ROWS`.
 
     Columns `precision`, `recall`, `f1`, `support` (images, int); the index holds class names in label order. All three
-    scores of the row `accuracy` are the accuracy. A score without a denominator (a class never predicted) is 0.
+    scores of the row `accuracy` are the accuracy. A class that is never predicted has precision 0. A class that no
+    image is of has NaN for scores and counts in no average: there is nothing to score it on.
     """
     import pandas as pd
     from sklearn.metrics import classification_report
 
     # Numbers stand in for names, since scikit-learn keys its answer by name: a class called "accuracy" would be lost.
-    numbers = [str(number) for number in range(len(classes))]
+    present = np.unique(labels).tolist()
     report = classification_report(
-        labels, predicted, labels=range(len(classes)), target_names=numbers, output_dict=True, zero_division=0
+        labels, predicted, labels=present, target_names=[str(n) for n in present], output_dict=True, zero_division=0
     )
-    share = report["accuracy"]
+    share = float((labels == predicted).mean())
     report["accuracy"] = {"precision": share, "recall": share, "f1-score": share, "support": len(labels)}
-    rows = [report[key] for key in (*numbers, *SUMMARY_ROWS)]
+    absent = {"precision": math.nan, "recall": math.nan, "f1-score": math.nan, "support": 0}
+    rows = [report.get(str(number), absent) for number in range(len(classes))] + [report[key] for key in SUMMARY_ROWS]
     frame = pd.DataFrame(rows, index=pd.Index([*classes, *SUMMARY_ROWS], name="class"))
     return frame.rename(columns={"f1-score": "f1"}).astype({"support": int})
 
@@ -202,19 +204,38 @@ def predictions(
     return pd.DataFrame(columns)
 
 
+def to_records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The table of `per_class` as rows for JSON; None where there is no score."""
+    rows = frame.reset_index().to_dict("records")
+    return [{str(key): None if value != value else value for key, value in row.items()} for row in rows]
+
+
+def absent_note(absent: Sequence[str]) -> str:
+    """What is to be said of the classes that no test image is of; nothing where there are none."""
+    if not absent:
+        return ""
+    more = f" and {len(absent) - 10:,} more" if len(absent) > 10 else ""
+    return f"No test images of {', '.join(shown(name) for name in absent[:10])}{more}: left out of the macro average"
+
+
 def format_per_class(frame: "pd.DataFrame") -> str:
     """The table of `per_class` as aligned plain text: percentages, the summary below a rule, no final newline."""
     names = [shown(str(name)) for name in frame.index]
     width = max(_cells(name) for name in names)
     header = " " * width + "  precision   recall       F1   images"
     lines = [
-        f"{name}{' ' * (width - _cells(name))}  {_cell(row.precision)}{_cell(row.recall)}{_cell(row.f1)}"
+        f"{name}{' ' * (width - _cells(name))}  {_score(row.precision)}{_score(row.recall)}{_score(row.f1)}"
         f"{row.support:9,}"
         for name, row in zip(names, frame.itertuples(), strict=True)
     ]
     rule = "─" * len(header)
     summary = len(SUMMARY_ROWS)
-    return "\n".join([header, rule, *lines[:-summary], rule, *lines[-summary:]])
+    note = absent_note([str(name) for name in frame.index[:-summary][frame["support"].to_numpy()[:-summary] == 0]])
+    return "\n".join([header, rule, *lines[:-summary], rule, *lines[-summary:], *([note] if note else [])])
+
+
+def _score(share: Any) -> str:
+    return f"{'–':>9}" if math.isnan(share) else f"{share:9.2%}"
 
 
 def format_confusions(confusions: Sequence[tuple[int, int, int]], classes: Sequence[str]) -> str:

@@ -181,6 +181,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "mistakes_left_out": here < len(wrong),
         "surest_mistakes": show(surest),
         "per_class": sections.class_rows(known.per_class),
+        "absent_note": metrics.absent_note(known.evaluation.absent_classes()),
         "class_images": _class_images(known, show),
         "first": first,
         "first_right": sum(image["right"] for image in first),
@@ -243,7 +244,8 @@ def _views(recipe: Recipe) -> str:
 def _environment(known: Known) -> sections.Facts:
     """Without the folder that the images are from: its path is nobody's business where the page is sent."""
     env = {name: value for name, value in known.run.env.items() if name != "folder"}
-    return sections.facts(env | {"data": known.dataset.name})
+    skipped = {"images that could not be read": known.dataset.skipped} if known.dataset.skipped else {}
+    return sections.facts(env | {"data": known.dataset.name} | skipped)
 
 
 def _command(known: Known) -> str:

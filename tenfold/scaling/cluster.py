@@ -86,13 +86,13 @@ def bench(
     seeds: Sequence[int],
     out: Path,
     setting: benching.Setting,
-    data: tuple[str, int, str],
+    data: tuple[str, int, str, str],
     address: str,
     request: Request,
 ) -> dict[str, list[Outcome]]:
     """As `bench.bench`, with the same files below `out`, on the cluster at `address`; runs found there are kept.
 
-    data: what every node loads before it measures: name, size, resize. Raises as that does.
+    data: what every node loads before it measures: name, size, resize, skip_bad. Raises as that does.
     """
     with connected(address) as ray:
         _room(ray, request)
@@ -126,18 +126,18 @@ def _room(ray: "ModuleType", request: Request) -> int:
 
 
 def measure(
-    recipe: str, name: str, seed: int, setting: benching.Setting, data: tuple[str, int, str], threads: int
+    recipe: str, name: str, seed: int, setting: benching.Setting, data: tuple[str, int, str, str], threads: int
 ) -> dict[str, Any]:
     """On a node: one run, measured as on one machine; its record and its files, or its error and exit code.
 
     Errors are values, not raised: Ray would wrap them, and a run that fails fails again.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    dataset, size, resize = data
+    dataset, size, resize, skip_bad = data
     with tempfile.TemporaryDirectory(prefix="tenfold-") as folder:
         out = Path(folder)
         try:
-            origin = load(dataset, size=size, resize=resize).origin
+            origin = load(dataset, size=size, resize=resize, skip_bad=skip_bad).origin
             if origin and origin.sha256 != setting.content:
                 raise DataError(f"{dataset} holds other images on the node {platform.node()}")
             with benching.opened({name: Recipe.from_json(recipe)}, out, setting):

@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from tenfold.errors import UsageError
+from tenfold.files import to_utf8
 from tenfold.training.recipe import STRICT, Recipe
 
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ def read_space(path: Path, recipe: Recipe) -> Space:
     Raises `UsageError` that names the field: unknown, or with an end or choice that the recipe does not allow.
     """
     try:
-        space = _SPACE.validate_json(path.read_bytes(), strict=True)
+        space = _SPACE.validate_json(to_utf8(path.read_bytes()), strict=True)
     except OSError as error:
         raise UsageError(f"cannot read space {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ": ".join(map(str, first["loc"][:1] + first["loc"][2:])) or "file"  # without the tag

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tenfold.console import Advance, progress
+from tenfold.data.entries import SKIP_BAD
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.space import Space, fields_of, suggest, with_fields
@@ -38,7 +39,7 @@ class Setting:
     """What all trials share.
 
     val_images: how many images, the last of the training images, they are scored on. content: the digest of the folder
-    that the images come from, None for a data set that has a name.
+    that the images come from, None for a data set that has a name. skip_bad: how many of its files may be unreadable.
     """
 
     recipe: Recipe
@@ -50,10 +51,11 @@ class Setting:
     device: str
     seed: int
     content: str | None = None
+    skip_bad: str = SKIP_BAD
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, to be compared with what a folder holds."""
-        names = ("val_images", "data", "size", "resize", "device", "seed", "content")
+        names = ("val_images", "data", "size", "resize", "device", "seed", "content", "skip_bad")
         shared = {name: getattr(self, name) for name in names}
         space = {name: asdict(domain) for name, domain in self.space.items()}
         return {"recipe": json.loads(self.recipe.to_json()), "space": space, **shared}
@@ -114,7 +116,7 @@ def _check_folder(setting: Setting, out: Path) -> None:
         begun = parse_object(path.read_bytes())
     except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}): choose another --out") from error
-    begun["recipe"] = with_defaults(begun.get("recipe"))
+    begun = {"skip_bad": SKIP_BAD} | begun | {"recipe": with_defaults(begun.get("recipe"))}
     changed = [name for name, value in asked.items() if begun.get(name) != value]
     if changed:
         raise UsageError(f"{out} holds a search with another {changed[0].replace('_', ' ')}: choose another --out")
@@ -167,7 +169,8 @@ class Search:
             drawn = self._draw()
             fields = suggest(drawn, self.setting.recipe, self.setting.space)
             try:
-                recipe = with_fields(self.setting.recipe, fields).with_val_size(self.setting.val_images)
+                recipe = with_fields(self.setting.recipe, fields).for_size(self.setting.size)
+                recipe = recipe.with_val_size(self.setting.val_images)
             except UsageError as error:
                 self._end(drawn, "FAIL", str(error), f"failed: {error}")
             else:
@@ -233,7 +236,7 @@ def accuracies(setting: Setting, recipe: Recipe) -> Generator[float]:
 @contextmanager
 def _process(setting: Setting, recipe: Recipe, remarks: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """A trial's process, which does not outlive the block."""
-    names = ("data", "size", "resize", "device", "seed")
+    names = ("data", "size", "resize", "device", "seed", "skip_bad")
     request = {name: getattr(setting, name) for name in names} | {"recipe": recipe.to_json()}
     words = [sys.executable, "-m", "tenfold.training.trial"]
     pipe = subprocess.PIPE

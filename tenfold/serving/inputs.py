@@ -5,11 +5,13 @@ links lead; what in it is no image or never data (`tenfold.data.ignored`) is pas
 where it is tenfold's own output, all that is in it, too.
 """
 
+import codecs
 import contextlib
 import fnmatch
 import functools
 import glob
 import heapq
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,11 +21,14 @@ from typing import BinaryIO, NamedTuple, NoReturn
 from tenfold.data.ignored import is_hidden, is_image, is_output, is_own, own_names
 from tenfold.data.image import MOST_BYTES, read_file, sniff
 from tenfold.errors import DataError, ImageError
+from tenfold.files import byte_order_mark
 
 STDIN = "-"
 WINDOW = 2**17
 _HEAD = 18  # bytes that tell what a file is
 _MOST_LINE = 2**16  # bytes of a path on standard input: more than any system allows
+_CONTROLS = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]")
+_NO_LIST = "standard input holds neither an image of a kind that is read here nor paths, one a line or ended by NUL"
 
 
 class Input(NamedTuple):
@@ -36,8 +41,9 @@ class Input(NamedTuple):
 def find(sources: Iterable[str], stdin: BinaryIO | None = None) -> Iterator[Input]:
     """Images of files, folders, patterns (`*`, `?`, `[…]`, `**`) and, for `-`, of standard input, in this order.
 
-    Standard input holds the bytes of one image, or paths, one a line; its first bytes tell which. What does not exist
-    is an input too: it fails when it is read. Raises `DataError` for a standard input that is neither.
+    Standard input holds the bytes of one image, or paths, one a line or each ended by NUL; its first bytes tell which.
+    What does not exist is an input too: it fails when it is read. Raises `DataError` for a standard input that is
+    neither.
     """
     for source in sources:
         if source == STDIN and stdin is not None:
@@ -63,11 +69,16 @@ def _is_folder(path: Path) -> bool:
 
 def _unlisted(folder: Path, error: OSError) -> Input:
     """A folder whose names cannot be had: an input that fails."""
+    return _unread(str(folder), f"cannot be listed: {error.strerror}")
+
+
+def _unread(name: str, reason: str) -> Input:
+    """An input that fails."""
 
     def fail() -> NoReturn:
-        raise ImageError(f"cannot be listed: {error.strerror}")
+        raise ImageError(reason)
 
-    return Input(str(folder), fail)
+    return Input(name, fail)
 
 
 # --- files, folders, patterns ------------------------------------------------------------------------------------
@@ -185,21 +196,63 @@ def _from_stream(stream: BinaryIO) -> Iterator[Input]:
         content = head + stream.read(MOST_BYTES + 1 - len(head))  # a byte too many is noticed by the decoder
         yield Input(STDIN, lambda: content)
         return
-    for line in _lines(head, stream):
-        if line:
-            name = os.fsdecode(line)
+    for entry in _entries_of_list(_as_utf8(head, stream)):
+        name = os.fsdecode(entry)
+        if name[:1] == name[-1:] and name[0] in "\"'" and not os.path.lexists(name):
+            yield _unread(name, "no file has this name: write paths in a list without quotes")
+        else:
             yield from _images(Path(name), name)
 
 
-def _lines(head: bytes, stream: BinaryIO) -> Iterator[bytes]:
-    """Lines of a stream whose first bytes were read already, without their ends."""
-    *whole, rest = head.split(b"\n")
-    while True:
-        yield from (line.removesuffix(b"\r") for line in whole)
-        chunk = stream.readline(_MOST_LINE)
-        if not chunk and not rest:
-            return
-        rest += chunk
-        if b"\0" in rest or len(rest) > _MOST_LINE:
-            raise DataError("standard input holds neither an image of a kind that is read here nor paths, one a line")
-        whole, rest = ([rest.removesuffix(b"\n")], b"") if rest.endswith(b"\n") or not chunk else ([], rest)
+def _as_utf8(head: bytes, stream: BinaryIO) -> Iterator[bytes]:
+    """Chunks of a list whose first bytes were read already, as they come, without its byte order mark."""
+    mark, encoding = byte_order_mark(head)
+    if not mark and len(head) == _HEAD and not any(head[1::2]) and all(head[::2]):
+        encoding = "utf-16-le"  # without a mark: single letters, each ended by NUL, are hardly what is meant
+    read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)  # what is there by now, where that is known
+    chunks = itertools.chain([head.removeprefix(mark)], iter(lambda: read(_MOST_LINE), b""))
+    if encoding == "utf-8":
+        yield from chunks
+        return
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for chunk in chunks:
+            yield os.fsencode(decoder.decode(chunk))
+        decoder.decode(b"", final=True)
+    except UnicodeError as error:
+        raise DataError(f"standard input begins as {encoding} text, but is not: write the list as UTF-8") from error
+
+
+def _entries_of_list(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Paths of a list: one a line, or each ended by NUL, as `find -print0` writes them; names may hold line breaks.
+
+    A line's CR and byte order mark (of lists that were joined) and blank lines are left out. Raises `DataError`.
+    """
+    buffer, separator = b"", b""
+    for chunk in itertools.chain(chunks, [None]):
+        buffer += chunk or b""
+        separator = separator or _separator(buffer, chunk is None)
+        if separator:
+            *whole, buffer = buffer.split(separator)
+            whole += [buffer] if chunk is None else []
+            yield from filter(None, (_entry(entry, separator) for entry in whole))
+        if len(buffer) > _MOST_LINE:
+            raise DataError(_NO_LIST)
+
+
+def _separator(begin: bytes, ended: bool) -> bytes:
+    """What ends the paths of a list that begins so; nothing as long as that is open. Raises `DataError` for no list."""
+    if b"\0" in begin:
+        if b"\0\0" in begin or _CONTROLS.search(begin):  # as in files of nearly every kind, and in no names
+            raise DataError(_NO_LIST)
+        return b"\0"
+    return b"\n" if b"\n" in begin or ended else b""
+
+
+def _entry(entry: bytes, separator: bytes) -> bytes:
+    if separator == b"\0":
+        return entry
+    if b"\0" in entry:
+        raise DataError(_NO_LIST)
+    entry = entry.removesuffix(b"\r").removeprefix(codecs.BOM_UTF8)
+    return entry if entry.strip() else b""

@@ -6,15 +6,16 @@ import io
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tenfold.console import remark
-from tenfold.data import NAMES, Dataset, Origin, is_cached, is_folder, load
+from tenfold.data import NAMES, Dataset, Origin, is_cached, is_folder, load, load_named
 from tenfold.data.dataset import Split
+from tenfold.data.entries import SKIP_BAD
 from tenfold.errors import DataError, ModelError, StorageError, UsageError
 from tenfold.files import write_text
 from tenfold.training.recipe import RECIPES, Recipe
@@ -95,7 +96,9 @@ def _given_data(run: Run, data: Dataset | Path) -> FoundData:
     if isinstance(data, Path):
         from tenfold.data.folder import load_folder  # here, because it brings Pillow
 
-        data = load_folder(data, model.size, model.resize, env["seed"], model.bit_depth)
+        data = load_folder(
+            data, model.size, model.resize, env["seed"], bit_depth=model.bit_depth, skip_bad=_skip_bad(env)
+        )
     dataset = data.with_classes(model.classes)
     if dataset.classes != model.classes or dataset.train.images.shape[1] != model.size or not len(dataset.test):
         size = f"{len(model.classes):,} classes, {model.size} pixels a side"
@@ -134,7 +137,7 @@ def dataset_of(run: Run, folder: Path | None = None, in_python: str = "") -> Dat
     if folder:
         raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
     if env["data"] in NAMES:
-        dataset = load(env["data"])
+        dataset = load_named(env["data"])
         if is_own(env, dataset):
             return dataset
     where = f"{run.path} was trained on a data set made in Python, called {env['data']!r}, that no command can load"
@@ -157,7 +160,8 @@ def _read_folder(run: Run, env: Mapping[str, Any], folder: Path | None) -> tuple
         raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
     from tenfold.data.folder import load_folder  # here, because it brings Pillow
 
-    dataset = load_folder(path, origin.size, origin.resize, env["seed"], origin.bit_depth)
+    depth, skip_bad = origin.bit_depth, origin.skip_bad
+    dataset = load_folder(path, origin.size, origin.resize, env["seed"], bit_depth=depth, skip_bad=skip_bad)
     return dataset, is_own(env, dataset)
 
 
@@ -165,7 +169,8 @@ def origin_of(run: Run, env: Mapping[str, Any]) -> Origin:
     """The folder that a run notes in its environment. Raises `ModelError` where that is damaged."""
     try:
         origin = Origin(**env["folder"])
-        return Origin(str(origin.path), str(origin.sha256), int(origin.size), str(origin.resize), int(origin.bit_depth))
+        kinds = {field.name: type(getattr(Origin("", "", 0, ""), field.name)) for field in fields(Origin)}
+        return Origin(**{name: kind(getattr(origin, name)) for name, kind in kinds.items()})
     except (TypeError, ValueError) as error:
         raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
 
@@ -175,11 +180,13 @@ def _say_changed(run: Run, dataset: Dataset) -> str:
     return f"{where} is not what {run.path} was trained on{_what_changed(run, dataset)}"
 
 
-def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
+def other_data(run: Run, name: str, skip_bad: str | None = None) -> tuple[Dataset, bool]:
     """Load data for a run to be scored on, and say whether the run was trained on it.
 
+    skip_bad: how many files of a folder may be unreadable; None for as many as the run's own data were allowed.
+
     A folder's images are brought to the size that the run knows. Without `test/` or `val/` all of them are scored on,
-    and some of the run's classes may be missing. Raises `ModelError`, `DataError`, `UsageError`.
+    and any of the run's classes but one may be missing. Raises `ModelError`, `DataError`, `UsageError`.
     """
     env = run.env
     if not is_folder(name):
@@ -190,12 +197,21 @@ def other_data(run: Run, name: str) -> tuple[Dataset, bool]:
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
     model = run.description
-    pictures = read_folder(Path(name), model.size, model.resize, model.bit_depth)
+    skip_bad = skip_bad or _skip_bad(env)
+    pictures = read_folder(
+        Path(name), model.size, model.resize, bit_depth=model.bit_depth, skip_bad=skip_bad, classes_known=True
+    )
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
     if not own:
         _warn_of_known(run, dataset)
     return dataset.with_classes(model.classes), own
+
+
+def _skip_bad(env: Mapping[str, Any]) -> str:
+    """How many bad files the run's own folder was allowed to have."""
+    folder = env.get("folder")
+    return str(folder.get("skip_bad", SKIP_BAD)) if isinstance(folder, dict) else SKIP_BAD
 
 
 def _warn_of_known(run: Run, dataset: Dataset) -> None:
@@ -244,6 +260,8 @@ def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None) ->
     source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
     if origin:
         options += f" --size {origin.size} --resize {origin.resize}"
+        if origin.skip_bad != SKIP_BAD:
+            options += f" --skip-bad {origin.skip_bad}"
     elif data not in NAMES:
         return f'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed={seed})'
     return f"tenfold train --recipe {source} --data {shlex.quote(data)} --seed {seed}{options}"

@@ -4,9 +4,10 @@ A recipe is a frozen dataclass; variants change a few fields of another. It goes
 unknown field or a value of the wrong type is named, not ignored.
 """
 
+import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,11 +16,16 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from tenfold.errors import UsageError
+from tenfold.files import to_utf8
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
 FEWEST_IN_BATCH = 32
+USUAL_SIDE = 32
+"""Pixels a side of the images that recipes are made for."""
+REFERENCE_SIDE = 32
+"""Pixels a side of the smallest images that the reference network takes: it halves them five times."""
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=4096)]
@@ -54,6 +60,13 @@ class NetworkSpec:
     """How much batch norm's running statistics keep of their old value at each step."""
     dropout: Share = 0.0
     """Share of activations dropped after each hidden dense layer (`reference` only)."""
+
+    @property
+    def smallest(self) -> int:
+        """Pixels a side of the smallest images that it takes."""
+        if self.name == "reference":
+            return REFERENCE_SIDE
+        return next(pixels for pixels in itertools.count(self.whitening) if self.side(pixels, len(self.widths)))
 
     def side(self, pixels: int, groups: int) -> int:
         """Pixels a side behind so many groups, at the least, of images of `pixels` a side; 0 for too few."""
@@ -194,6 +207,31 @@ class Recipe:
             images=min(self.images, images),
         )
 
+    def for_size(self, size: int) -> "Recipe":
+        """Fit the recipe to images of fewer than 32 pixels a side, which it was made for; fitted again, it stays.
+
+        Images are not shrunk to more pixels than they have; shifts are at most an eighth of the side, and a pixel; what
+        is cut out is at most three eighths of it, as in `fast96`. Raises `UsageError` where the network needs more.
+        """
+        if size < self.network.smallest:
+            needs = f"its network needs images of {self.network.smallest} pixels a side or more"
+            raise UsageError(f"recipe {self.name}: {needs}, not {size}: choose another recipe or --size")
+        if size >= USUAL_SIDE:
+            return self
+        starts_small = self.small_share > 0 and self.small_size <= size
+        return replace(
+            self,
+            shift=min(self.shift, max(1, size // 8)),
+            cutout=min(self.cutout, 3 * size // 8),
+            small_share=self.small_share if starts_small else 0.0,
+            small_size=min(self.small_size, size) if self.judge_widths else self.small_size,
+        )
+
+    def changes(self, other: "Recipe") -> str:
+        """Fields that another recipe has other values for, as `shift 1 instead of 4`."""
+        names = (field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name))
+        return ", ".join(f"{name} {getattr(other, name)} instead of {getattr(self, name)}" for name in names)
+
     def to_json(self) -> str:
         """The recipe as indented JSON, every field named."""
         return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
@@ -202,7 +240,9 @@ class Recipe:
     def from_json(text: str | bytes, source: str = "recipe") -> "Recipe":
         """Read a recipe; `source` names it in errors. Raises `UsageError` that names the first wrong field."""
         try:
-            return _ADAPTER.validate_json(text, strict=True)
+            return _ADAPTER.validate_json(to_utf8(text) if isinstance(text, bytes) else text, strict=True)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
         except pydantic.ValidationError as error:
             first = error.errors(include_url=False)[0]
             if first["type"] == "value_error":  # one of `_fits_the_network`, which names its field

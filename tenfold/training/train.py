@@ -14,6 +14,7 @@ from torch import nn
 
 from tenfold.console import progress, remark, warn
 from tenfold.data import Dataset, load
+from tenfold.data.entries import SKIP_BAD
 from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
 from tenfold.training.device import Plan, cpu_features, make_plan
@@ -99,13 +100,8 @@ def _own_data(run: Run, data: Dataset | Path | None) -> Dataset:
 def follow(ranks: Ranks) -> None:
     """Take part in the training that the first rank has begun, and write nothing. Raises as `train` does."""
     request = ranks.from_first(None)
-    dataset = load(
-        request["data"],
-        size=request["size"],
-        resize=request["resize"],
-        seed=request["seed"],
-        bit_depth=request["bit_depth"],
-    )
+    names = ("size", "resize", "seed", "bit_depth", "skip_bad")
+    dataset = load(request["data"], **{name: request[name] for name in names})
     if dataset.origin and dataset.origin.sha256 != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
     recipe, plan = Recipe.from_json(request["recipe"]), make_plan(ranks.device(request["device"]))
@@ -131,6 +127,7 @@ def _lead(fitting: Fit, dataset: Dataset) -> None:
         "size": dataset.train.images.shape[1],
         "resize": dataset.resize,
         "bit_depth": dataset.bit_depth,
+        "skip_bad": origin.skip_bad if origin else SKIP_BAD,
         "sha256": origin.sha256 if origin else None,
     }
     remark(f"{fitting.ranks.count} ranks, each with its share of every batch of {fitting.schedule.batch_size} images")

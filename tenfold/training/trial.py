@@ -20,9 +20,10 @@ KILLED = 137
 
 
 def run(request: dict[str, Any]) -> None:
-    """Train as `request` says: recipe (JSON, as text), data, size, resize, device, seed. Raises what `fit` raises."""
+    """Train as `request` says: recipe (JSON, as text), data, size, resize, skip_bad, device, seed. Raises as `fit`."""
     parent, told = os.getppid(), 0
-    dataset = load(request["data"], size=request["size"], resize=request["resize"], seed=request["seed"])
+    names = ("size", "resize", "seed", "skip_bad")
+    dataset = load(request["data"], **{name: request[name] for name in names})
     recipe = Recipe.from_json(request["recipe"], "trial")
     train, val = split(dataset.train, recipe, request["seed"])
 

@@ -56,7 +56,7 @@ def test_evaluate_answers_and_writes_the_same(invoke: Invoke, run: Path) -> None
     said = answer(invoke("evaluate", run, "--json"))
     results = json.loads((run / "results.json").read_text())
     assert results.items() <= said.items() and results["train_seconds"] == before["train_seconds"]
-    assert said.keys() - results.keys() == {"per_class", "confusion_matrix", "reliability"}
+    assert said.keys() - results.keys() == {"per_class", "absent_classes", "confusion_matrix", "reliability"}
     assert [row["class"] for row in said["per_class"][-3:]] == ["accuracy", "macro avg", "weighted avg"]
     assert sum(map(sum, said["confusion_matrix"])) == sum(said["reliability"]["images"]) == said["test_images"]
     assert said["calibration"]["images"] == RECIPE.val_size

@@ -78,6 +78,17 @@ def test_the_page_counts_what_the_predictions_say(made: list[Path], tmp_path: Pa
         assert row and [re.sub("<[^>]*>", "", cell) for cell in row[1].split("</td><td>")][1:] == recalls
 
 
+def test_a_class_without_test_images_is_named(
+    made: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wider = replace(DATASET, classes=(*DATASET.classes, "comet <b>"))
+    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda run: wider)
+    page = write_comparison(made[:2], tmp_path / "comparison.html").read_text()
+    assert "Without test images, and so left out: comet &lt;b&gt;." in page
+    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda run: DATASET)
+    assert "Without test images" not in write_comparison(made[:2], tmp_path / "comparison.html").read_text()
+
+
 def test_the_script_knows_the_answers_on_which_runs_differ(made: list[Path], tmp_path: Path) -> None:
     page = write_comparison(made[:2], tmp_path / "comparison.html").read_text()
     found = re.search(r'id="data">(.*?)</script>', page, re.S)

@@ -118,7 +118,7 @@ def test_other_classes_are_named_but_not_by_the_hundred(make_run: MakeRun) -> No
     torch.manual_seed(0)
     run.save_model(build(RECIPE.network, 300), describe_model(RECIPE.network, names, 32, PIXELS))
     run.seal()
-    with pytest.raises(DataError, match=r"class 19 and 280 more$"):
+    with pytest.raises(DataError, match=r"class 19 and 280 more; not among them: disk, "):
         evaluate(run, DATASET, PLAN)
 
 

@@ -145,8 +145,30 @@ def test_per_class_is_scikit_learns(n: int, k: int) -> None:
     predicted = logits.argmax(axis=1)
     frame = metrics.per_class(labels, predicted, [f"class {i}" for i in range(k)])
     theirs = sklearn.metrics.precision_recall_fscore_support(labels, predicted, labels=range(k), zero_division=0)
-    np.testing.assert_allclose(frame.iloc[:k].to_numpy(), np.stack(theirs, axis=1))
+    present = np.bincount(labels, minlength=k) > 0
+    np.testing.assert_allclose(frame.iloc[:k].to_numpy()[present], np.stack(theirs, axis=1)[present])
+    assert frame.iloc[:k, :3].isna().all(axis=1).tolist() == (~present).tolist()
     assert frame.loc["accuracy", "f1"] == pytest.approx(metrics.accuracy(logits, labels))
+
+
+def test_a_class_that_no_image_is_of_counts_in_no_average() -> None:
+    """By hand. "c" is predicted once but true never; "d" is neither; "b" is true, but never predicted, and counts."""
+    frame = metrics.per_class(np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 2, 0]), ["a", "b", "c", "d"])
+    nan = float("nan")
+    expected = [
+        [3 / 4, 3 / 4, 3 / 4, 4],
+        [0, 0, 0, 1],
+        [nan, nan, nan, 0],
+        [nan, nan, nan, 0],
+        [3 / 5, 3 / 5, 3 / 5, 5],
+        [3 / 8, 3 / 8, 3 / 8, 5],  # of a and b; of all four it was 3/16
+        [3 / 5, 3 / 5, 3 / 5, 5],
+    ]
+    np.testing.assert_allclose(frame.to_numpy(), expected)
+    assert metrics.to_records(frame)[2] == {"class": "c", "precision": None, "recall": None, "f1": None, "support": 0}
+    lines = metrics.format_per_class(frame).splitlines()
+    assert lines[4] == "c                     –        –        –        0"
+    assert lines[-1] == "No test images of c, d: left out of the macro average"
 
 
 def test_per_class_keeps_a_class_called_accuracy() -> None:
@@ -215,7 +237,8 @@ def test_scores_are_torchmetrics(n: int, k: int) -> None:
     frame = metrics.per_class(labels, logits.argmax(1), [str(i) for i in range(k)]).iloc[:k]
     for name in ("precision", "recall", "f1_score"):
         values = getattr(score, f"multiclass_{name}")(ours, theirs, k, average="none").numpy()
-        np.testing.assert_allclose(frame[name.removesuffix("_score")], values, atol=1e-6)
+        present = frame["support"].to_numpy() > 0  # theirs are 0 for the others
+        np.testing.assert_allclose(frame[name.removesuffix("_score")][present], values[present], atol=1e-6)
 
 
 def test_reliability_by_hand() -> None:

@@ -200,7 +200,7 @@ def test_a_node_dies_and_the_numbers_are_those_of_one_machine(
 def test_a_run_that_no_node_can_take_is_refused(two_nodes: Any, tmp_path: Path) -> None:
     request = cluster.Request(cpus=64)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs: ask for fewer with --cpus"):
-        where = (("shapes", 32, "squash"), two_nodes.address, request)
+        where = (("shapes", 32, "squash", "1%"), two_nodes.address, request)
         cluster.bench({"fast89": FAST89}, [0], tmp_path / "out", bench.Setting(), *where)
     setting = Setting(FAST89, {"decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "squash", "cpu", 0)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs"):

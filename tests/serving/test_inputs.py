@@ -123,6 +123,69 @@ def test_standard_input_holds_one_image() -> None:
     assert found.name == "-" and found.read() == PNG + b"\nphotos/b.png\n"
 
 
+LISTED = ["photos/b.png", "absent.png", "photos/c/d.webp", "photos/c/e/f.gif"]
+"""What a list of photos/b.png, absent.png and photos/c stands for."""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"photos/b.png\0absent.png\0photos/c\0",
+        b"photos/b.png\0absent.png\0photos/c",
+        b"\xef\xbb\xbfphotos/b.png\0absent.png\0photos/c\0",
+        b"\xef\xbb\xbfphotos/b.png\r\nabsent.png\r\n\r\nphotos/c\r\n",
+        b"photos/b.png\n\xef\xbb\xbfabsent.png\n \t\nphotos/c",  # two lists, joined
+        b"\xff\xfe" + "photos/b.png\r\nabsent.png\r\nphotos/c\r\n".encode("utf-16-le"),
+        b"\xfe\xff" + "photos/b.png\nabsent.png\nphotos/c".encode("utf-16-be"),
+        "photos/b.png\r\nabsent.png\r\nphotos/c\r\n".encode("utf-16-le"),  # cmd /u writes no mark
+        b"\xff\xfe\0\0" + "photos/b.png\nabsent.png\nphotos/c".encode("utf-32-le"),
+    ],
+)
+def test_lists_of_all_kinds_are_read(content: bytes) -> None:
+    assert names(["-"], content) == LISTED
+
+
+def test_paths_that_end_with_nul_may_hold_line_breaks() -> None:
+    """Also where the first bytes that come show a line break only."""
+    assert names(["-"], b"a\nb\0c\n\0\xff\0") == ["a\nb", "c\n", "\udcff"]
+    long = b"a name of more than eighteen bytes\nand a second line"
+    assert names(["-"], long + b"\0b\0") == [long.decode(), "b"]
+
+
+@pytest.mark.timeout(20)
+def test_a_path_comes_as_soon_as_it_is_written() -> None:
+    """A pipe that stays open: the first path is answered before the second is there."""
+    end, begin = os.pipe()
+    with os.fdopen(end, "rb") as stream, os.fdopen(begin, "wb", buffering=0) as writer:
+        writer.write(b"photos/some long name.png\0")
+        found = find(["-"], stream)
+        assert next(found).name == "photos/some long name.png"
+        writer.write(b"b.png\0")
+        assert next(found).name == "b.png"
+
+
+def test_a_quoted_path_is_a_name_unless_there_is_no_such_file(tree: Path) -> None:
+    (tree / '"quoted".png"').write_bytes(PNG)
+    assert names(["-"], b'"quoted".png"\n') == ['"quoted".png"']
+    (tree / '"quoted"').write_bytes(PNG)
+    found = list(find(["-"], io.BytesIO(b'\'photos/b.png\'\n"quoted"\nphotos/b.png\n"\n')))
+    assert [item.name for item in found] == ["'photos/b.png'", '"quoted"', "photos/b.png", '"']
+    assert found[1].read() == PNG
+    with pytest.raises(ImageError, match="no file has this name: write paths in a list without quotes"):
+        found[0].read()
+
+
+def test_a_list_that_is_not_what_its_mark_says_is_refused() -> None:
+    with pytest.raises(DataError, match="begins as utf-16-le text, but is not: write the list as UTF-8"):
+        names(["-"], b"\xff\xfea.jpeg\n")
+
+
+@pytest.mark.parametrize("content", [b"PK\3\4\0\0\0", b"\0\0\0\x20ftypisom", b"photos/b.png\nphotos/c.png\nand\0"])
+def test_files_of_other_kinds_are_no_lists(content: bytes) -> None:
+    with pytest.raises(DataError, match="neither an image of a kind that is read here nor paths"):
+        names(["-"], content + bytes(30))
+
+
 @pytest.mark.parametrize("content", [b"%PDF-1.7\n\0\1\2", b"x" * 100_000, b"photos/b.png\n" + b"y" * 100_000])
 def test_standard_input_that_is_neither_is_refused(content: bytes) -> None:
     with pytest.raises(DataError, match="neither an image of a kind that is read here nor paths"):

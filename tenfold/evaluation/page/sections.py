@@ -88,12 +88,11 @@ def confusion_rows(matrix: np.ndarray) -> list[dict[str, Any]]:
 
 
 def class_rows(per_class: "pd.DataFrame") -> list[dict[str, Any]]:
-    """The table of `metrics.per_class`, row by row."""
+    """The table of `metrics.per_class`, row by row; scores are None for a class that no image is of."""
     first_summary = len(per_class) - len(metrics.SUMMARY_ROWS)
     return [
-        {"name": shown(str(row[0])), "precision": row[1], "recall": row[2], "f1": row[3], "support": row[4]}
-        | {"summary": number >= first_summary}
-        for number, row in enumerate(per_class.itertuples())
+        row | {"name": shown(str(row["class"])), "summary": number >= first_summary}
+        for number, row in enumerate(metrics.to_records(per_class))
     ]
 
 

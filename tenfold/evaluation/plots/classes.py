@@ -69,9 +69,10 @@ def _write_counts(axes: Axes, matrix: np.ndarray, dark: np.ndarray) -> None:
 def class_scores(frame: "pd.DataFrame", title: str = "Scores by class") -> Figure:
     """Precision, recall and F1 of each class as dots, the worst F1 at the foot; the 30 worst of more classes.
 
+    Classes that no image is of are left out.
     `frame` is that of `metrics.per_class`.
     """
-    ranked = frame.iloc[: -len(SUMMARY_ROWS)].sort_values("f1", kind="stable")
+    ranked = frame.iloc[: -len(SUMMARY_ROWS)].dropna().sort_values("f1", kind="stable")
     rows, k = ranked.head(MOST_ROWS), len(ranked)
     note = f"the {len(rows)} of {k:,} classes with the lowest F1" if len(rows) < k else ""
     figure = new_figure(6.5, 0.27 * len(rows) + 1.3, title, note)

@@ -1,0 +1,96 @@
+"""What reading a folder's files told: which are bad, and whether there are too many of them to go on without."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tenfold.console import remark
+from tenfold.data.listing import Finding, Listing
+from tenfold.errors import UsageError
+
+SKIP_BAD = "1%"
+"""How many of a folder's image files may be skipped unless the user says otherwise; at least one in any case."""
+EMPTY_CLASS = "empty class"
+_MOST_NAMED = 10
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What reading told of a `File`: an image of some format with the SHA-256 of its bytes, or why it is none.
+
+    kind: the format its content has, if any. bad: whether its name promises an image. bits: how many its largest
+    16-bit value takes, 0 where it has none. frames: or pages, of which the first is read.
+    """
+
+    sha256: str = ""
+    kind: str | None = None
+    reason: str = ""
+    bad: bool = False
+    bits: int = 0
+    frames: int = 1
+
+
+def most_bad(skip_bad: str, images: int) -> int:
+    """How many of `images` may be bad by `skip_bad`: a number, `N%` of them (one at least, if N is not 0), or `all`.
+
+    Raises `UsageError` for anything else.
+    """
+    text = skip_bad.strip().casefold()
+    if text == "all":
+        return images
+    if re.fullmatch(r"\d{1,9}", text):
+        return int(text)
+    found = re.fullmatch(r"(\d{1,3}(?:\.\d{1,6})?)\s?%", text)
+    if not found or float(found[1]) > 100:
+        raise UsageError(f"--skip-bad is {skip_bad!r}: write a number of images, a share of them as 5%, or all")
+    return max(1, int(float(found[1]) * images / 100 + 1e-9)) if float(found[1]) else 0
+
+
+def examine_entries(listing: Listing, entries: Sequence[Entry], skip_bad: str = SKIP_BAD) -> list[Finding]:
+    """What reading the files told: bad ones, those that are no images, classes without any image."""
+    return [
+        *_examine_bad(listing, entries, skip_bad),
+        *(
+            Finding("no image", "warning", f"{file.name} is no image", "left out", (file.name,))
+            for file, entry in zip(listing.files, entries, strict=True)
+            if entry.reason and not entry.bad
+        ),
+        *_empty_classes(listing, entries),
+    ]
+
+
+def _examine_bad(listing: Listing, entries: Sequence[Entry], skip_bad: str) -> list[Finding]:
+    bad = [row for row, entry in enumerate(entries) if entry.bad]
+    reasons = {listing.files[row].name: entries[row].reason for row in bad}
+    found = [
+        Finding("bad image", "skipped", f"{name}: {reason}", "mend or remove it", (name,))
+        for name, reason in reasons.items()
+    ]
+    images = len(bad) + sum(not entry.reason for entry in entries)
+    if len(bad) <= (most := most_bad(skip_bad, images)):
+        return found
+    what = f"{len(bad):,} of {images:,} images cannot be read, and --skip-bad {skip_bad} allows {most:,}"
+    named = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
+    more = "; …" if len(bad) > 5 else ""
+    do = "mend or remove them, or skip more: --skip-bad NUMBER, 10% or all"
+    return [Finding("too many bad images", "error", f"{what} ({named}{more})", do), *found]
+
+
+def _empty_classes(listing: Listing, entries: Sequence[Entry]) -> list[Finding]:
+    files = [file for file, entry in zip(listing.files, entries, strict=True) if not entry.reason]
+    trained = {file.label for file in files if file.split in ("", "train")}
+    what = "the class folder {} holds no image"
+    return [
+        Finding(EMPTY_CLASS, "error", what.format(name), "add images to it, or remove it", (name,))
+        for label, name in enumerate(listing.classes)
+        if label not in trained
+    ]
+
+
+def remark_skipped(findings: Sequence[Finding]) -> None:
+    """Name the first files that are skipped, and say how many more there are."""
+    skipped = [finding for finding in findings if finding.severity == "skipped"]
+    for finding in skipped[:_MOST_NAMED]:
+        remark(f"skipped {finding.what}")
+    if len(skipped) > _MOST_NAMED:
+        remark(f"skipped {len(skipped) - _MOST_NAMED:,} more: tenfold data check lists all that cannot be read")
