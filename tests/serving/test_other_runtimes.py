@@ -1,5 +1,6 @@
 """Exported files in runtimes that tenfold does not use itself: OpenVINO, OpenCV, ONNX's reference, other Keras."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
+from test_keras_file import SPECS, make_source
 
+from tenfold.serving.export import Source
+from tenfold.serving.keras_file import import_keras, save, to_keras
 from tenfold.serving.runtime import BUNDLED, open_model
 from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
@@ -81,3 +85,52 @@ def test_opencv(version: str, run: Run, model: Path, small: Path, images: np.nda
         answers, expected = np.load(tmp_path / "answers.npy"), open_model(file).predict(images)
         np.testing.assert_allclose(answers, expected, atol=tolerance)
         assert (answers.argmax(1) == expected.argmax(1)).mean() >= 0.99
+
+
+# --- Keras -----------------------------------------------------------------------------------------------------------
+
+SETTINGS = [{}, {"image_data_format": "channels_first", "floatx": "float16", "epsilon": 0.01}]
+KERAS = """
+import sys, keras, numpy
+model = keras.saving.load_model(sys.argv[1])
+answers = model(numpy.load(sys.argv[2]), training=False)
+numpy.save(sys.argv[3], keras.ops.convert_to_numpy(answers))
+print(keras.__version__, len(model.trainable_weights))
+"""
+
+
+@pytest.fixture(scope="module")
+def keras_sources() -> list[Source]:
+    """A network of the fast family, one with odd sides and strides, and the reference."""
+    return [make_source(*SPECS[i]) for i in (0, 1, 3)]
+
+
+def assert_keras_answers(source: Source, folder: Path, env: dict[str, str]) -> str:
+    """Save a network, load it in the Keras of `env` under usual and unusual settings; what that Keras printed."""
+    model = to_keras(source, import_keras())
+    save(model, source.about, folder / "model.keras")
+    np.save(folder / "images.npy", source.images)
+    for settings in SETTINGS:
+        (folder / "keras.json").write_text(json.dumps(settings))
+        own = env | {"KERAS_HOME": str(folder), "KERAS_BACKEND": "torch"}
+        result = ask(KERAS, own, *(folder / name for name in ("model.keras", "images.npy", "answers.npy")))
+        assert result.returncode == 0, result.stderr
+        np.testing.assert_allclose(np.load(folder / "answers.npy"), source.expected, atol=1e-5)
+    version, weights = result.stdout.split()
+    assert int(weights) == len(model.trainable_weights)
+    return version
+
+
+def test_keras_under_unusual_settings(keras_sources: list[Source], tmp_path: Path) -> None:
+    """With channels first, a vector that scales pixels was turned, and rows were multiplied instead of channels."""
+    assert_keras_answers(keras_sources[0], tmp_path, dict(os.environ))
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("version", ["==3.8.0", "==3.12.*", "==3.14.*", ">=3.15"])
+def test_keras_from_the_oldest_to_the_newest(version: str, keras_sources: list[Source], tmp_path: Path) -> None:
+    """The oldest of pyproject.toml, two in between, the newest. Before 3.15: "unexpected keyword argument"."""
+    env = install(f"keras{version}", tmp_path / "keras")
+    for source in keras_sources:
+        loaded = assert_keras_answers(source, tmp_path, env)
+        assert (tmp_path / "keras" / f"keras-{loaded}.dist-info").is_dir()
