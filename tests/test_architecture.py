@@ -91,6 +91,7 @@ ORDERS = {
     ),
     "evaluation.page": ("choice", "picture", "charts", "sections", "trust", "render", "__init__"),
     "evaluation.plots": (
+        "fonts",
         "style",
         "curves",
         "images",
