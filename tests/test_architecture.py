@@ -102,6 +102,7 @@ ORDERS = {
     ),
     "evaluation.page": ("choice", "picture", "charts", "sections", "trust", "render", "__init__"),
     "evaluation.plots": (
+        "fonts",
         "style",
         "curves",
         "images",

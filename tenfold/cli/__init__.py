@@ -52,11 +52,19 @@ def _run() -> int:
         return signalled.exit_code
 
 
-def main() -> None:
-    """Entry point of the `tenfold` command."""
+def _prepare_streams() -> None:
+    """Results in files and pipes are UTF-8, and what a narrower encoding lacks is written as an escape, never lost."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a narrow encoding must not end a run at its table
+            stream.reconfigure(errors="backslashreplace")  # a narrow encoding must not end a run at its table
+    asked = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty() and not asked:
+        sys.stdout.reconfigure(encoding="utf-8")
+
+
+def main() -> None:
+    """Entry point of the `tenfold` command."""
+    _prepare_streams()
     signal.signal(signal.SIGTERM, _terminate)
     # the terminal was closed; Windows has no such signal, and under nohup it is to be ignored
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

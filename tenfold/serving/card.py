@@ -4,11 +4,12 @@ The idea is that of Mitchell et al., "Model Cards for Model Reporting" (2019). S
 as long as the run's test images are there.
 """
 
+import re
 from pathlib import Path
 
 import numpy as np
 
-from tenfold.console import percent
+from tenfold.console import percent, printable
 from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
@@ -46,14 +47,26 @@ def write_card(run: Run, file: Path, data: Dataset | Path | None = None) -> Path
     return path
 
 
+def _escaped(name: str) -> str:
+    """A name as Markdown that shows it as it is: on one line, with no mark-up, HTML, link or table cell in it."""
+    return re.sub(r"([\\`*_\[\]<>{}|~&$#!:@]|(?<=www)\.)", r"\\\1", printable(name))
+
+
+def _code(name: str) -> str:
+    """A name as a code span, also where it has backticks in it."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", name)), default=0))
+    space = " " if "`" in name else ""
+    return f"{fence}{space}{printable(name)}{space}{fence}"
+
+
 def _what_it_is(classifier: Classifier, file: Path) -> str:
     about, size = classifier.about, classifier.about.size
     kind = "8-bit convolutions, the first excepted" if about.quantized else "float32"
-    return f"""{_TITLE}{file.name}
+    return f"""{_TITLE}{_escaped(file.name)}
 Made by `tenfold export --card`.
 
 ## What it is
-A convolutional network that tells {len(about.classes)} classes apart: {", ".join(about.classes)}.
+A convolutional network that tells {len(about.classes)} classes apart: {", ".join(map(_escaped, about.classes))}.
 ONNX, {file.stat().st_size / 1e6:.1f} MB, {kind}. Input `images`: uint8 N×{size}×{size}×3, RGB, of pictures of another
 size as `{about.resize}` brings them to it. Output `probabilities`: float32 N×{len(about.classes)}. Normalisation and
 temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{classifier.digest}`.
@@ -70,9 +83,9 @@ def _training(run: Run) -> str:
         held_out = f"{recipe.val_size:,} training images held out for temperature and threshold"
     return f"""## How it was made
 ```{language}
-{prompt}{command}
+{prompt}{printable(command)}
 ```
-Data: `{env["data"]}`, {held_out}.
+Data: {_code(env["data"])}, {held_out}.
 {recipe.epochs:g} epochs in {env["dtype"]} ({versions}).
 """
 
@@ -81,13 +94,17 @@ def _scores(classifier: Classifier, probabilities: np.ndarray, test: Split) -> s
     right = probabilities.argmax(1) == test.labels
     low, high = wilson_interval(int(right.sum()), len(right))
     error = expected_calibration_error(np.log(probabilities.clip(1e-12)), test.labels)
+    names = classifier.classes
     rows = [
-        f"| {name} | {percent(right[test.labels == label].mean(), 1, '%')} | "
-        f"{_taken_for(probabilities, test, label, classifier)} |"
-        for label, name in enumerate(classifier.classes)
+        (
+            _escaped(name),
+            percent(right[test.labels == label].mean(), 1, "%"),
+            _taken_for(probabilities, test, label, names),
+        )
+        for label, name in enumerate(names)
         if (test.labels == label).any()
     ]
-    table, accuracy = "\n".join(rows), percent(right.mean(), 2, "%")
+    table, accuracy = "\n".join(f"| {' | '.join(row)} |" for row in rows), percent(right.mean(), 2, "%")
     return f"""## Scores
 All of them were measured on this very file.
 On {len(test):,} test images, one view of each: {accuracy} right (95 % interval {low:.1%} to {high:.1%}),
@@ -108,10 +125,10 @@ The test images were not there when this card was written, so that nothing was m
 """
 
 
-def _taken_for(probabilities: np.ndarray, test: Split, label: int, classifier: Classifier) -> str:
-    guesses = np.bincount(probabilities[test.labels == label].argmax(1), minlength=len(classifier.classes))
+def _taken_for(probabilities: np.ndarray, test: Split, label: int, names: tuple[str, ...]) -> str:
+    guesses = np.bincount(probabilities[test.labels == label].argmax(1), minlength=len(names))
     guesses[label] = 0
-    return classifier.classes[guesses.argmax()] if guesses.any() else "–"
+    return _escaped(names[guesses.argmax()]) if guesses.any() else "–"
 
 
 def _threshold(about: About, probabilities: np.ndarray, right: np.ndarray) -> str:

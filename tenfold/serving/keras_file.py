@@ -1,11 +1,13 @@
 """A trained run → a `.keras` file, made of Keras's own layers, so that TensorFlow opens it with nothing of ours.
 
-uint8 N×S×S×3 in, float32 probabilities N×K out; normalisation and temperature are layers inside. What the file says of
+uint8 N×S×S×3 in, float32 probabilities N×K out; normalisation and temperature are layers inside. Its configuration
+holds what the layers need and nothing else, so that Keras 3.8 opens it as well as the newest. What the file says of
 itself (`About`: class names, resize mode, threshold, accuracy) is `tenfold.json` within it, which is a zip archive: so
 it cannot get lost on the way. Keras saves it on its torch backend; the network's norms and dropout stay layers of their
 own, so that it can be looked at and trained on.
 """
 
+import json
 import operator
 import os
 import sys
@@ -26,6 +28,7 @@ from tenfold.errors import ModelError
 from tenfold.files import format_object, write_bytes
 from tenfold.serving.export import Exported, Source, agreement, check, read_source, write_into
 from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of
+from tenfold.serving.runtime import About
 from tenfold.training.augment import Pixels
 from tenfold.training.run import Run
 
@@ -48,9 +51,7 @@ def _export(source: Source, out: Path) -> Exported:
     keras = import_keras()
     with tempfile.TemporaryDirectory() as draft, keras.device("cpu"):
         path = Path(draft) / RUN_FILE
-        to_keras(source, keras).save(path)
-        with zipfile.ZipFile(path, "a") as archive:
-            archive.writestr(ABOUT_FILE, format_object(source.about.to_json()))
+        save(to_keras(source, keras), source.about, path)
         answers = _answer(keras.saving.load_model(path), keras, source.images)
         content = path.read_bytes()
     check(answers, source.expected)
@@ -99,6 +100,47 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def save(model: Any, about: About, path: Path) -> None:
+    """Write a model of `to_keras` as a `.keras` archive that Keras 3.8 opens, too, with `about` inside."""
+    whole = path.with_name(f"whole-{path.name}")
+    model.save(whole)
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as archive:
+        for entry in source.infolist():
+            content = source.read(entry)
+            archive.writestr(entry, _only_needed(content) if entry.filename == "config.json" else content)
+        archive.writestr(ABOUT_FILE, format_object(about.to_json()))
+
+
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "InputLayer": ("batch_shape",),
+    "Rescaling": ("scale", "offset"),
+    "Conv2D": ("filters", "kernel_size", "strides", "padding", "use_bias", "data_format"),
+    "BatchNormalization": ("axis", "momentum", "epsilon"),
+    "Dense": ("units", "use_bias"),
+    "Dropout": ("rate",),
+    "Activation": ("activation",),
+    "ZeroPadding2D": ("padding", "data_format"),
+    "MaxPooling2D": ("pool_size", "strides", "padding", "data_format"),
+    "AveragePooling2D": ("pool_size", "strides", "padding", "data_format"),
+    "GlobalMaxPooling2D": ("keepdims", "data_format"),
+    "Flatten": ("data_format",),
+    "Softmax": ("axis",),
+    "Add": (),
+}
+"""What each kind of layer is built from. Keras writes all arguments, and its older versions refuse those that they do
+not know, such as `input_axes` of an initializer (3.15) or `renorm` of batch norm."""
+
+
+def _only_needed(content: bytes) -> bytes:
+    """The configuration of a model without what its layers can be built without."""
+    told = json.loads(content)
+    for layer in told["config"]["layers"]:
+        config, dtype = layer["config"], "uint8" if layer["class_name"] == "InputLayer" else "float32"
+        needed = {key: config[key] for key in _NEEDED[layer["class_name"]]}
+        layer["config"] = {"name": config["name"], "dtype": dtype} | needed
+    return json.dumps(told).encode()
+
+
 def to_keras(source: Source, keras: ModuleType) -> Any:
     """The network as a Keras model of built-in layers. Raises `ModelError` that names a step that is not among them."""
     model, about = source.model, source.about
@@ -136,7 +178,8 @@ class _Layers:
         if pixels == Pixels():
             return self.layers.Rescaling(1 / 255, name="normalized")(images)
         mean, std = np.array(pixels.mean), np.array(pixels.std)
-        scale, offset = (1 / (255 * std)).tolist(), (-mean / std).tolist()
+        # of three axes: where the user's settings put channels first, Keras turns a vector (and so the wrong axis)
+        scale, offset = ((values.reshape(1, 1, 3)).tolist() for values in (1 / (255 * std), -mean / std))
         return self.layers.Rescaling(scale, offset, name="normalized")(images)
 
     def end(self, logits: Any, temperature: float) -> Any:

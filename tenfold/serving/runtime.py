@@ -146,7 +146,7 @@ def open_bytes(content: bytes, name: str, runtime: str | None = None, spin: bool
     about = read_about(content, name)
     chosen = _checked(runtime) if runtime else choose_runtime(about.quantized)[0]
     if chosen == "openvino" and not about.quantized:
-        raise UsageError(f"{name}: openvino runs 8-bit files only, as its answers in float32 are too far off")
+        raise UsageError(f"{name}: openvino runs 8-bit files only: its answers are wrong for earlier files in float32")
     try:
         classifier = Classifier(about, digest, f"{chosen} {version(chosen)}", _START[chosen](content, spin))
         answer = classifier.predict(np.zeros((1, about.size, about.size, 3), np.uint8))

@@ -12,6 +12,9 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
@@ -20,6 +23,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from tenfold.evaluation import metrics, plots
+from tenfold.evaluation.plots import fonts
 from tenfold.evaluation.plots.runs import LOOKS
 
 AWKWARD = ["$x_1$ and $", "<b>&amp;</b>", "snake_case_100%", "a" * 60, "猫", "new\nline\x1b[31m", "日本"]
@@ -404,3 +408,71 @@ def test_times_far_apart_have_a_logarithmic_axis() -> None:
 
 def test_sixteen_recipes_look_different() -> None:
     assert len(set(LOOKS)) == 16 and all(a[0] != b[0] for a, b in pairwise(LOOKS))
+
+
+def keep_own_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with the fonts that come with Matplotlib only."""
+    own = [entry for entry in font_manager.fontManager.ttflist if "DejaVu" in entry.name]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    fonts.find_fonts.cache_clear()
+    fonts._warn.cache_clear()
+
+
+def add_font(path: Path, letters: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a font for this test, in which each of `letters` is a filled square."""
+    pen = TTGlyphPen(None)
+    for act, *points in (
+        (pen.moveTo, (0, 0)),
+        (pen.lineTo, (0, 900)),
+        (pen.lineTo, (900, 900)),
+        (pen.lineTo, (900, 0)),
+    ):
+        act(*points)
+    pen.closePath()
+    square, builder = pen.glyph(), FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "square"])
+    builder.setupCharacterMap(dict.fromkeys(map(ord, letters), "square"))
+    builder.setupGlyf({".notdef": TTGlyphPen(None).glyph(), "square": square})
+    builder.setupHorizontalMetrics({".notdef": (1000, 0), "square": (1000, 0)})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    builder.setupOS2(usWeightClass=400)
+    builder.setupPost()
+    builder.save(path)
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*font_manager.fontManager.ttflist])
+    font_manager.fontManager.addfont(path)
+    fonts.find_fonts.cache_clear()
+
+
+@pytest.mark.parametrize("letters", ["猫犬", "क", "🐈"], ids=["cjk", "devanagari", "emoji"])
+def test_letters_are_drawn_in_an_installed_font_that_has_them(
+    letters: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Squares of ink instead of boxes with four digits, whatever the font is called; nothing is said."""
+    monkeypatch.setattr(
+        font_manager.fontManager, "ttflist", [e for e in font_manager.fontManager.ttflist if "DejaVu" in e.name]
+    )
+    add_font(tmp_path / "Any Name.ttf", letters, monkeypatch)
+    figure = plots.confusion(np.eye(2, dtype=int), [letters, f"a{letters}"])
+    png = plots.to_png(figure)
+    assert capsys.readouterr().err == ""
+    assert {tuple(text.get_fontfamily()) for text in figure.findobj(Text)} == {("DejaVu Sans", "Any Name")}
+    assert plots.to_png(plots.confusion(np.eye(2, dtype=int), ["b", "ab"])) != png
+
+
+def test_letters_that_no_font_has_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line that names what to install; Matplotlib's own warnings do not appear."""
+    monkeypatch.setattr(
+        font_manager.fontManager, "ttflist", [e for e in font_manager.fontManager.ttflist if "DejaVu" in e.name]
+    )
+    for names in (["猫", "ascii"], ["猫", "été"]):
+        plots.to_png(plots.confusion(np.eye(2, dtype=int), names), dpi=40)
+    said = capsys.readouterr().err.split()
+    assert " ".join(said) == (
+        "plots: no installed font has 猫, which show as boxes: "
+        "install Noto Sans CJK (Debian: apt-get install fonts-noto-cjk)"
+    )
+    plots.to_png(plots.confusion(np.eye(2, dtype=int), ["عربي", "Ελληνικά ✓"]), dpi=40)  # DejaVu has them
+    assert capsys.readouterr().err == ""

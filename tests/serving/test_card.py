@@ -2,13 +2,16 @@
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tenfold.data import Dataset
 from tenfold.serving.card import has_card, write_card
+from tenfold.serving.export import pack
 from tenfold.serving.runtime import BUNDLED, open_model
 from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
@@ -67,3 +70,29 @@ def test_the_model_that_comes_along_knows_cifar10(cifar10: Dataset, runtime: str
     assert model.classes == cifar10.classes
     right = model.predict(np.array(cifar10.test.images[:1000])).argmax(1) == cifar10.test.labels[:1000]
     assert right.mean() == pytest.approx(model.about.accuracy, abs=0.03)
+
+
+def test_names_are_shown_as_they_are(run: Run, model: Path, tmp_path: Path) -> None:
+    """A renderer of Markdown unescapes what was escaped; until then no name is mark-up, HTML or a further cell."""
+    names = (
+        "a|b",
+        "<b>x</b>",
+        "[x](http://y.z)",
+        "line\nbreak",
+        "`code`",
+        "*a_b*",
+        "back\\slash",
+        "&lt;",
+        "猫",
+        "www.a.b",
+    )
+    about = replace(open_model(model).about, classes=names)
+    (tmp_path / "x.onnx").write_bytes(pack(onnx.load(model), about))
+    text = write_card(run, tmp_path / "x.onnx").read_text()
+    (listed,) = re.findall(r"tells 10 classes apart: (.*)\.$", text, re.MULTILINE)
+    assert listed.split(", ") == [
+        *(r"a\|b", r"\<b\>x\</b\>", r"\[x\](http\://y.z)", r"line\\nbreak", r"\`code\`"),
+        *(r"\*a\_b\*", r"back\\slash", r"\&lt;", "猫", r"www\.a.b"),
+    ]
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 10 and all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows)

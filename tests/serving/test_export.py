@@ -73,6 +73,13 @@ def test_eight_bit_convolutions_but_the_first(small: Path) -> None:
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     inputs = [made.get(node.input[0]) for node in convolutions]
     assert inputs == ["Add"] + ["DequantizeLinear"] * 6
+    behind_pools = [
+        node.op_type
+        for node in graph.node
+        for pool in graph.node
+        if pool.op_type == "MaxPool" and pool.output[0] in node.input
+    ]
+    assert behind_pools == ["QuantizeLinear"] * 3
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

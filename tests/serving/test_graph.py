@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.errors import ModelError
-from tenfold.serving.graph import to_onnx
+from tenfold.serving.graph import separate_pools, to_onnx
 from tenfold.training.augment import Pixels
 from tenfold.training.model import build
 from tenfold.training.recipe import REFERENCE, NetworkSpec
@@ -84,6 +84,19 @@ def test_norms_are_gone() -> None:
     group = ["Conv", "MaxPool", "Gelu", "Conv", "Gelu"]
     before, after = ["Transpose", "Cast", "Mul", "Add", "Conv", "Gelu"], ["GlobalMaxPool", "Flatten", "Gemm", "Mul"]
     assert kinds == [*before, *group, *group, *after, "Softmax"]
+
+
+def test_a_pool_over_single_pixels_stands_before_each_gelu_behind_a_pool() -> None:
+    """It changes no answer; activations that never fall need none."""
+    network = to_onnx(make_network(NetworkSpec(widths=(8,)), 10, 32), PIXELS, 10, 32)
+    separated = separate_pools(network)
+    onnx.checker.check_model(separated, full_check=True)
+    kinds = [node.op_type for node in separated.graph.node]
+    assert kinds[5:11] == ["Gelu", "Conv", "MaxPool", "MaxPool", "Gelu", "Conv"]
+    images = np.random.default_rng(2).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(run(separated, images), run(network, images))
+    reference = to_onnx(make_network(REFERENCE.network, 2, 64), Pixels(), 2, 64)
+    assert "MaxPool" in {node.op_type for node in reference.graph.node} and separate_pools(reference) == reference
 
 
 def test_a_norm_with_a_negative_scale_stays_after_its_pool() -> None:

@@ -16,7 +16,7 @@ from test_graph import PIXELS, make_network
 from tenfold.errors import BusyError, ModelError
 from tenfold.serving import keras_file
 from tenfold.serving.export import Source
-from tenfold.serving.keras_file import export_keras, import_keras, to_keras
+from tenfold.serving.keras_file import export_keras, import_keras, save, to_keras
 from tenfold.serving.runtime import About
 from tenfold.training.augment import Pixels
 from tenfold.training.lock import Lock
@@ -92,6 +92,25 @@ def test_what_the_file_says_and_what_it_does_not(run: Run, file: Path) -> None:
     assert not any(part.encode() in content for part in ("/tmp", str(Path.home()), str(run.path), "site-packages"))
     run.verify()
     assert "model.keras" in json.loads((run.path / "manifest.json").read_text())["files"]
+
+
+def test_the_configuration_holds_what_the_layers_need_and_no_more(tmp_path: Path) -> None:
+    """Keras 3.8 refuses arguments that it does not know, as the 3.15 that writes files has some."""
+    source = make_source(*SPECS[3])
+    save(to_keras(source, import_keras()), source.about, tmp_path / "x.keras")
+    with zipfile.ZipFile(tmp_path / "x.keras") as archive:
+        config = json.loads(archive.read("config.json"))
+    layers = {layer["class_name"]: layer["config"] for layer in config["config"]["layers"]}
+    assert layers["InputLayer"] == {"name": "images", "dtype": "uint8", "batch_shape": [None, 32, 32, 3]}
+    named = {name: {**layer, "name": ""} for name, layer in layers.items()}
+    plain = {"name": "", "dtype": "float32"}
+    assert named["Dense"] == {**plain, "units": 10, "use_bias": True}
+    assert named["BatchNormalization"] == {**plain, "axis": -1, "momentum": 0.99, "epsilon": 1e-3}
+    same = {"strides": [1, 1], "padding": "same", "use_bias": True, "data_format": "channels_last"}
+    assert named["Conv2D"] == {**plain, "filters": 512, "kernel_size": [3, 3], **same} | {
+        "kernel_size": layers["Conv2D"]["kernel_size"]
+    }
+    assert (config["compile_config"], config["registered_name"]) == ({}, "Functional")
 
 
 def test_the_users_settings_are_neither_read_nor_written(tmp_path: Path) -> None:
@@ -179,7 +198,7 @@ def test_tensorflow_opens_it_with_nothing_of_ours(spec: int, tmp_path: Path, run
     images = np.array(dataset_of(run).test.images[:256])
     with torch.no_grad():
         logits = source.model.network(source.model.pixels.to_network(torch.from_numpy(images)))
-    to_keras(source, import_keras()).save(tmp_path / "model.keras")
+    save(to_keras(source, import_keras()), source.about, tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", images)
     code = (
         "import sys\n"

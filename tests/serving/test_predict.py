@@ -433,3 +433,36 @@ def test_twenty_thousand_files(model: Path, photos: Path, tmp_path: Path) -> Non
     assert len(lines) == 20_001 and many < few + 10_000
     labels = {row["label"] for row in csv.DictReader(lines) if not row["error"]}
     assert len(labels) == 1 and np.all([row["error"] == "" for row in csv.DictReader(lines)][:99])
+
+
+# --- letters that an output lacks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cats(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model all of whose classes are cats in Chinese, and with a grey image."""
+    folder = tmp_path_factory.mktemp("cats")
+    about = replace(open_model(model).about, classes=tuple(f"猫{i}" for i in range(10)))
+    (folder / "x.onnx").write_bytes(pack(onnx.load(model), about))
+    Image.new("RGB", (32, 32), "grey").save(folder / "x.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("form", "encoding", "label"),
+    [
+        ("--csv", "", "猫"),
+        ("--csv", "cp1252", r"\u732b"),
+        ("--json", "cp1252", r"\u732b"),
+        ("--top=1", "", "猫"),
+        ("--top=1", "ascii", r"\u732b"),
+    ],
+)
+def test_no_letter_is_lost(cats: Path, form: str, encoding: str, label: str) -> None:
+    """A pipe gets UTF-8 unless another encoding is asked for; what that one lacks is an escape; it was a "?"."""
+    env = os.environ | {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}
+    words = [sys.executable, "-m", "tenfold", "predict", "x.png", "--model", "x.onnx", form]
+    result = subprocess.run(words, cwd=cats, env=env, capture_output=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    said = result.stdout.decode(encoding or "utf-8")
+    assert label in said and "?" not in said

@@ -2,7 +2,7 @@
 
 No pyplot and no lasting change of rcParams: figures are made by hand, in a style of their own that no matplotlibrc
 reaches. Class names are drawn literally (a `$` starts no formula), in an installed font that has their letters where
-there is one; letters that no font has become boxes, silently.
+there is one; letters that no font has become boxes, and a remark says once what to install.
 """
 
 from tenfold.evaluation.plots.certainty import reliability

@@ -8,20 +8,18 @@ from pathlib import Path
 
 import matplotlib
 import matplotlib.style
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter
 
 from tenfold.evaluation.metrics import shown
+from tenfold.evaluation.plots.fonts import FONT, use_fonts_that_cover
 from tenfold.files import note_own, write_bytes
 
 # Okabe and Ito's palette (2008), told apart with every common kind of colour blindness.
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D4D4D4"
 MOST_ROWS = 30  # of figures that give each class one
-_LINUX_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Micro Hei", "Noto Sans Devanagari")
-_OTHER_FONTS = ("PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS")
 _TICK = {"color": MUTED, "labelcolor": INK, "labelsize": 8}
 _STYLE = {
     "axes.axisbelow": True,
@@ -44,9 +42,7 @@ _STYLE = {
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """Draw in the style of this package, whatever the user's."""
-    installed = set(font_manager.get_font_names())
-    fonts = ["DejaVu Sans", *(name for name in _LINUX_FONTS + _OTHER_FONTS if name in installed)]
-    with matplotlib.style.context(["default", _STYLE, {"font.family": fonts}]), warnings.catch_warnings():
+    with matplotlib.style.context(["default", _STYLE, {"font.family": [FONT]}]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
@@ -69,6 +65,7 @@ def to_png(figure: Figure, dpi: int = 200) -> bytes:
     """The figure as a PNG file; the same figure gives the same bytes (no date, no software version)."""
     buffer = io.BytesIO()
     with styled():
+        use_fonts_that_cover(figure)
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
