@@ -105,6 +105,7 @@ def test_every_run_is_made_from_the_bench_s_own_copy_of_the_recipe(
         lines.append(line)
         return finished(Path(line[line.index("--out") + 1]), timed(0.9, 9).results)
 
+    monkeypatch.setattr(bench, "_rate", lambda: 700.0)  # measured, it may change, and the run be repeated
     monkeypatch.setattr(subprocess, "run", run)
     recipe = Recipe.from_json(tiny_recipe.read_bytes())
     monkeypatch.setenv("TENFOLD_EPOCHS", "3")
@@ -205,6 +206,7 @@ def test_the_code_that_is_noted_is_that_of_the_beginning(tmp_path: Path, monkeyp
         (package / "a.py").write_text("after")
         return finished(tmp_path / "out" / "fast89-0", timed(0.9, 9).results)
 
+    monkeypatch.setattr(bench, "_rate", lambda: 700.0)  # measured, it may change, and the run be repeated with "after"
     monkeypatch.setattr(subprocess, "run", run)
     (outcome,) = bench.bench(ONE, [0], tmp_path / "out")["fast89"]
     assert isinstance(outcome, Timed) and outcome.environment["code"] == expected
