@@ -608,7 +608,10 @@ def test_sigterm_does_not_wait_for_those_who_send_nothing(model: Path, tmp_path:
 
 
 def test_a_second_interruption_leaves_no_trace(model: Path, tmp_path: Path) -> None:
-    """Without the filter: sixty lines about a KeyboardInterrupt."""
+    """Without the filter: sixty lines about a KeyboardInterrupt.
+
+    Without closing the connections, on Python 3.12 and later: eight seconds more, and an error about a cancelled task.
+    """
     with process(model, tmp_path) as service, service.connect() as half:
         half.sendall(HEAD + b"Content-Length: 100\r\n\r\n")
         assert service.ask("GET", "/healthz").status == 200

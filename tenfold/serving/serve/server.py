@@ -131,8 +131,17 @@ class _Server(uvicorn.Server):
         log("listening", url=url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        aborting = asyncio.create_task(self._abort_when_forced())
         await super().shutdown(sockets)
+        aborting.cancel()
         gc.unfreeze()
+
+    async def _abort_when_forced(self) -> None:
+        """Close all connections after a second Ctrl-C: since Python 3.12, asyncio waits for each of them."""
+        while not self.force_exit:
+            await asyncio.sleep(0.1)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:  # a tick is a tenth of a second
