@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from tenfold.errors import Terminated
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,6 +34,17 @@ def printable(text: str) -> str:
 def remark(text: str) -> None:
     """Say one line on standard error, literally: brackets in it are no markup, names of files no commands."""
     stderr().print(printable(text), markup=False)
+
+
+@contextlib.contextmanager
+def resumable(unit: str, done: Callable[[], int], total: int | None = None) -> Iterator[None]:
+    """Where Ctrl-C or SIGTERM ends the block, say how many are done, and that the same command resumes."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        of = "" if total is None else f" of {total:,}"
+        remark(f"stopped after {done():,}{of} {unit}; the same command resumes")
+        raise
 
 
 @contextlib.contextmanager

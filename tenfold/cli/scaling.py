@@ -118,7 +118,7 @@ def _shape_options(dataset: "Dataset", size: int, resize: str) -> list[str]:
 
 
 def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dict[str, "Recipe"]:
-    """Recipes by what a bench calls them: their names, or their files' without ending."""
+    """Recipes by their own names, which their runs have too; what a file is called does not matter."""
     from tenfold.training.recipe import find_recipe
 
     recipes: dict[str, Recipe] = {}
@@ -126,9 +126,10 @@ def _find_recipes(names: str, epochs: float | None, val_size: int | None) -> dic
         if not name:
             raise UsageError(f"a name is missing between the commas of {names!r}")
         choose_recipe(name, epochs, val_size)  # what is wrong with one is said before any of them is trained
-        if Path(name).stem in recipes:
-            raise UsageError(f"recipes must have different names, but two are called {Path(name).stem}")
-        recipes[Path(name).stem] = find_recipe(name)
+        recipe = find_recipe(name)
+        if recipe.name in recipes:
+            raise UsageError(f'two recipes are named {recipe.name}: change "name" in the file of one ({name})')
+        recipes[recipe.name] = recipe
     return recipes
 
 
@@ -231,7 +232,7 @@ def tune(
     chosen, val_images = _hold_out(chosen, dataset, val_size)
     where = (_found_again(data, dataset), size, resize, device)
     setting = tuning.Setting(chosen, read_space(space, chosen), val_images, *where, seed, _content(dataset))
-    path = out or RUNS / f"tune-{Path(recipe).stem}"
+    path = out or RUNS / f"tune-{chosen.name}"
     if cluster:
         from tenfold.scaling import cluster as clustering
 

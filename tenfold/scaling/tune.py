@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tenfold.console import Advance, progress
+from tenfold.console import Advance, progress, resumable
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
 from tenfold.files import format_object, is_unused, parse_object, storage_errors, write_text
 from tenfold.scaling.space import Space, fields_of, suggest, with_fields
@@ -92,7 +92,8 @@ def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
         if not (out / SETTINGS).exists():
             write_text(out / SETTINGS, format_object(setting.to_json()))
         study = _open_study(out)
-        with progress("tune", trials, done=len(counted(study))) as bar:
+        stopped = resumable("trials", lambda: len(counted(study)), trials)
+        with progress("tune", trials, done=len(counted(study))) as bar, stopped:
             yield Search(study, setting, trials, bar)
     finally:
         lock.release()

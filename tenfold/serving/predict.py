@@ -22,7 +22,7 @@ import filelock
 import numpy as np
 
 from tenfold.console import Advance, printable, remark
-from tenfold.errors import BusyError, DataError, ImageError, StorageError, UsageError
+from tenfold.errors import BusyError, DataError, ImageError, StorageError, Terminated, UsageError
 from tenfold.files import parse_object, storage_errors, write_text
 from tenfold.machine import cores
 from tenfold.serving.inputs import Input
@@ -223,6 +223,8 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._held.close()
+        if kind in (KeyboardInterrupt, Terminated):
+            remark(f"stopped; the same command resumes {self.path}")
 
     def _release(self) -> None:
         with contextlib.suppress(PermissionError):  # Windows unlinks nothing that is open

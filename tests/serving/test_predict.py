@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tenfold.console import printable
-from tenfold.errors import BusyError, DataError, StorageError, UsageError
+from tenfold.errors import BusyError, DataError, StorageError, Terminated, UsageError
 from tenfold.serving.export import pack
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import Answer, Journal, answer, make_form, skip_done
@@ -345,6 +345,15 @@ def test_one_process_writes_it(tmp_path: Path) -> None:
     with Journal(tmp_path / "a.jsonl", REQUEST), pytest.raises(BusyError, match="is being written by another"), second:
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.unfinished"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])
+def test_an_interrupted_file_says_how_to_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind), Journal(tmp_path / "a.jsonl", REQUEST):
+        raise kind
+    assert capsys.readouterr().err == f"stopped; the same command resumes {tmp_path / 'a.jsonl'}\n"
 
 
 @pytest.mark.parametrize("torn", [b'{"path"', b"x" * 200_000, b""])
