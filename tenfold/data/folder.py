@@ -23,7 +23,7 @@ import numpy as np
 from PIL import __version__ as pillow_version
 
 from tenfold.console import progress, remark
-from tenfold.data.cache import home, map_array, npy_header
+from tenfold.data.cache import home, map_array, npy_header, writing_home
 from tenfold.data.dataset import Dataset, Origin, Split
 from tenfold.data.image import RESIZES, decode, read_file, sniff
 from tenfold.data.listing import PICTURES, File, Finding, Listing, list_folder, shown_name
@@ -136,6 +136,7 @@ def _stamps(listing: Listing) -> Iterator[object]:
             yield [file.name, file.split, file.label]
 
 
+@writing_home()
 def _decode_all(listing: Listing, size: int, resize: str, path: Path) -> None:
     """Fill the cache: to a temporary folder that is renamed when it is whole."""
     with storage_errors(path):
