@@ -12,6 +12,7 @@ from tenfold.cli.app import (
     Device,
     Json,
     RunPath,
+    TargetError,
     app,
     print_accuracy,
     print_json,
@@ -50,6 +51,7 @@ def evaluate(
             "--honesty", help="Examine the score: copies in the test set, corruptions, labels, spread; minutes."
         ),
     ] = False,
+    target_error: TargetError = None,
     full: Annotated[bool, typer.Option("--full", help="Corrupt all test images, not the first 1,000.")] = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -60,6 +62,8 @@ def evaluate(
 
     if full and not honesty:
         raise UsageError("--full goes with --honesty")
+    if target_error and data is not None and not is_folder(data):
+        raise UsageError("--target-error is about the run's own validation images: leave --data out")
     if honesty and data is not None and not is_folder(data):
         raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
     _refuse_busy(run)
@@ -72,8 +76,9 @@ def evaluate(
     with opened.locked():
         dataset, own = _load_data(opened, data, honesty)
         plan = make_plan(device)
-        evaluated = evaluation.evaluate(opened, dataset, plan, own=own)
+        evaluated = evaluation.evaluate(opened, dataset, plan, own=own, target_error=target_error)
         scores = evaluation.rewrite_scores(opened, evaluated) if own else evaluated.scores | {"data": dataset.name}
+        _note_stale_model(opened)
         panel = _examine(opened, dataset, evaluated, plan, full) if honesty else None
     if predictions:
         write_text(predictions, evaluation.to_csv(evaluated.predictions()))
@@ -83,6 +88,13 @@ def evaluate(
     _print_scores(scores, evaluated)
     if panel:
         _print_panel(opened, panel)
+
+
+def _note_stale_model(run: "Run") -> None:
+    from tenfold.serving.runtime import RUN_FILE, find_in_run
+
+    if (run.path / RUN_FILE).is_file() and find_in_run(run.path) is None:
+        remark(f"{run.path / RUN_FILE} has another calibration: predict, serve and export write it again")
 
 
 def _load_data(run: "Run", data: str | None, honesty: bool) -> tuple["Dataset", bool]:

@@ -18,6 +18,7 @@ from tenfold.cli.app import (
     Json,
     Resize,
     Size,
+    TargetError,
     ValSize,
     app,
     choose_recipe,
@@ -52,6 +53,7 @@ def train(
     val_size: ValSize = None,
     size: Size = 32,
     resize: Resize = "squash",
+    target_error: TargetError = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
     ] = False,
@@ -89,8 +91,10 @@ def train(
             dataset = load(data, size=size, resize=resize, seed=seed)
             if dataset.origin:
                 chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
-            trained = training.train(chosen, dataset, path, seed=seed, device=device, ranks=ranks)
-    _score_and_draw(trained, report, as_json)
+            trained = training.train(
+                chosen, dataset, path, seed=seed, device=device, ranks=ranks, target_error=target_error
+            )
+    _score_and_draw(trained, report, as_json, target_error)
 
 
 def _fit_to_folder(
@@ -109,13 +113,13 @@ def _fit_to_folder(
     return recipe
 
 
-def _score_and_draw(trained: "Trained", report: bool, as_json: bool) -> None:
+def _score_and_draw(trained: "Trained", report: bool, as_json: bool, target_error: float | None) -> None:
     """What follows training: scores first, then the table and the pictures, which take their own time."""
     from tenfold.evaluation.evaluate import evaluate, write_scores
 
     say = remark if as_json else print
     began = time.perf_counter()
-    evaluation = evaluate(trained.run, trained.dataset, trained.plan)
+    evaluation = evaluate(trained.run, trained.dataset, trained.plan, target_error=target_error)
     try:
         print_accuracy(evaluation.scores, say)
     finally:  # they are kept, too, where nobody reads the answer

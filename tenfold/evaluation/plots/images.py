@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
 
 from tenfold.evaluation.metrics import shown, sure
-from tenfold.evaluation.plots.style import BLUE, INK, MOST_ROWS, VERMILLION, new_figure, styled
+from tenfold.evaluation.plots.style import BLUE, INK, MOST_ROWS, VERMILLION, fitting, new_figure, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,18 +69,10 @@ def _draw_image(axes: Axes, image: np.ndarray) -> None:
 
 def _caption(axes: Axes, true: str, predicted: str, share: float, right: bool) -> None:
     mark, colour = ("✓", BLUE) if right else ("✗", VERMILLION)
-    text = f"{mark} {_fitting(true, 80)}\n→ {_fitting(predicted, 64)} {sure(share)}"
+    text = f"{mark} {fitting(true, 80)}\n→ {fitting(predicted, 64)} {sure(share)}"
     axes.set_xlabel(text, color=INK if right else colour, fontsize=8, labelpad=4)
     width, dashes = (0.8, "-") if right else (2.0, (0, (3, 1.5)))
     axes.spines[:].set(visible=True, color=colour, linewidth=width, linestyle=dashes)
-
-
-def _fitting(name: str, width: float) -> str:
-    """`name`, cut where it is wider than `width` points in 8-point type."""
-    text, font = shown(name), FontProperties(size=8)
-    while TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] > width:
-        text = shown(name, len(text) - 1)
-    return text
 
 
 @styled()
