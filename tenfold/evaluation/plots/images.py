@@ -83,7 +83,7 @@ def class_grid(
 
     `images` uint8 N×H×W×3, `labels` N integers in [0, K).
     """
-    names = [fitting(shown(name, 24), 95) for name in classes[:MOST_ROWS]]
+    names = [fitting(shown(name, 24), 124) for name in classes[:MOST_ROWS]]
     rng, (height, width) = np.random.default_rng(seed), images.shape[1:3]
     gap = max(1, height // 12)
     counts = np.bincount(labels, minlength=len(classes))
@@ -100,7 +100,7 @@ def class_grid(
 def _mosaic_figure(mosaic: np.ndarray, row_labels: list[str], title: str, k: int) -> Figure:
     rows, (height, width) = len(row_labels), mosaic.shape[:2]
     note = f"the first {rows} of {k:,} classes" if rows < k else ""
-    figure = new_figure(8.2, 6.6 * height / width + 0.8, title, note)
+    figure = new_figure(8.8, 6.6 * height / width + 0.8, title, note)
     axes = figure.subplots()
     axes.imshow(mosaic, interpolation="nearest")
     axes.set_anchor("E")  # where its shape leaves room, that is the names'
