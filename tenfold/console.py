@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from tenfold.errors import Terminated
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -47,6 +49,17 @@ def remark(text: str) -> None:
 def warn(text: str) -> None:
     """Say one line that must not be overlooked: as `remark`, after "Warning:", and bold on a terminal."""
     stderr().print(f"Warning: {printable(text)}", markup=False, style="bold yellow")
+
+
+@contextlib.contextmanager
+def resumable(unit: str, done: Callable[[], int], total: int | None = None) -> Iterator[None]:
+    """Where Ctrl-C or SIGTERM ends the block, say how many are done, and that the same command resumes."""
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated):
+        of = "" if total is None else f" of {total:,}"
+        remark(f"stopped after {done():,}{of} {unit}; the same command resumes")
+        raise
 
 
 @contextlib.contextmanager

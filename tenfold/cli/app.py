@@ -90,6 +90,16 @@ Epochs = Annotated[
     float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
 ]
 ValSize = Annotated[int | None, typer.Option(envvar="TENFOLD_VAL_SIZE", help="Hold out the last N training images.")]
+TargetError = Annotated[
+    float | None,
+    typer.Option(
+        envvar="TENFOLD_TARGET_ERROR",
+        min=0.001,
+        max=0.5,
+        help="Share of wrong answers that the threshold of predict --reject is to keep, by default 0.01; "
+        "fitted on validation images (train --val-size).",
+    ),
+]
 Cluster = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Do it on the Ray cluster at HOST:PORT, or auto: this machine's.")
 ]

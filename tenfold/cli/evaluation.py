@@ -13,6 +13,7 @@ from tenfold.cli.app import (
     Device,
     Json,
     RunPath,
+    TargetError,
     app,
     print_accuracy,
     print_json,
@@ -59,6 +60,7 @@ def evaluate(
             "--honesty", help="Examine the score: copies in the test set, corruptions, labels, spread; minutes."
         ),
     ] = False,
+    target_error: TargetError = None,
     full: Annotated[bool, typer.Option("--full", help="Corrupt all test images, not the first 1,000.")] = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -69,6 +71,8 @@ def evaluate(
 
     if full and not honesty:
         raise UsageError("--full goes with --honesty")
+    if target_error and data is not None and not is_folder(data):
+        raise UsageError("--target-error is about the run's own validation images: leave --data out")
     if honesty and data is not None and not is_folder(data):
         raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
     if data is None or honesty:
@@ -81,8 +85,9 @@ def evaluate(
     opened, plan = Run.open(run), make_plan(device)
     dataset, own = _load_data(opened, data, honesty, skip_bad)
     with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
-        evaluated = evaluation.evaluate(opened, dataset, plan, own=own)
+        evaluated = evaluation.evaluate(opened, dataset, plan, own=own, target_error=target_error)
         rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
+        _note_stale_model(opened)
         panel = _examine(opened, dataset, evaluated, plan, full) if honesty and dataset else None
     scores = rewritten or evaluated.scores | {"data": dataset.name if dataset else data}
     if predictions:
@@ -95,6 +100,13 @@ def evaluate(
         print(f"{dataset.skipped:,} images of {dataset.name} could not be read and were skipped")
     if panel:
         _print_panel(opened, panel)
+
+
+def _note_stale_model(run: "Run") -> None:
+    from tenfold.serving.runtime import RUN_FILE, find_in_run
+
+    if (run.path / RUN_FILE).is_file() and find_in_run(run.path) is None:
+        remark(f"{run.path / RUN_FILE} has another calibration: predict, serve and export write it again")
 
 
 def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None) -> tuple["Dataset | None", bool]:

@@ -125,7 +125,7 @@ def _shape_options(dataset: "Dataset") -> list[str]:
 
 
 def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
-    """Recipes by what a bench calls them: their names, or their files' without ending."""
+    """Recipes by their own names, which their runs have too; what a file is called does not matter."""
     from tenfold.training.recipe import find_recipe
 
     recipes: dict[str, Recipe] = {}
@@ -134,9 +134,10 @@ def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: 
             raise UsageError(f"a name is missing between the commas of {names!r}")
         choose_recipe(name, epochs, val_size, size=size)  # what is wrong with one is said before any of them is trained
         remark_size(name, size)
-        if Path(name).stem in recipes:
-            raise UsageError(f"recipes must have different names, but two are called {Path(name).stem}")
-        recipes[Path(name).stem] = find_recipe(name)
+        recipe = find_recipe(name)
+        if recipe.name in recipes:
+            raise UsageError(f'two recipes are named {recipe.name}: change "name" in the file of one ({name})')
+        recipes[recipe.name] = recipe
     return recipes
 
 
@@ -241,7 +242,7 @@ def tune(
     chosen, val_images = _hold_out(chosen, dataset, val_size)
     where = (_found_again(data, dataset), size, resize, device)
     setting = tuning.Setting(chosen, read_space(space, chosen), val_images, *where, seed, _content(dataset), skip_bad)
-    path = out or RUNS / f"tune-{Path(recipe).stem}"
+    path = out or RUNS / f"tune-{chosen.name}"
     if cluster:
         from tenfold.scaling import cluster as clustering
 

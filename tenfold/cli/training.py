@@ -19,6 +19,7 @@ from tenfold.cli.app import (
     Resize,
     Size,
     SkipBad,
+    TargetError,
     ValSize,
     app,
     choose_recipe,
@@ -55,6 +56,7 @@ def train(
     size: Size = 32,
     resize: Resize = "squash",
     skip_bad: SkipBad = "1%",
+    target_error: TargetError = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
     ] = False,
@@ -95,8 +97,10 @@ def train(
             dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
             if dataset.origin:
                 chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
-            trained = training.train(chosen, dataset, path, seed=seed, device=device, ranks=ranks)
-    _score_and_draw(trained, report, export, as_json)
+            trained = training.train(
+                chosen, dataset, path, seed=seed, device=device, ranks=ranks, target_error=target_error
+            )
+    _score_and_draw(trained, report, export, as_json, target_error)
 
 
 def _fit_to_folder(
@@ -116,7 +120,7 @@ def _fit_to_folder(
     return recipe
 
 
-def _score_and_draw(trained: "Trained", report: bool, export: bool, as_json: bool) -> None:
+def _score_and_draw(trained: "Trained", report: bool, export: bool, as_json: bool, target_error: float | None) -> None:
     """What follows training: scores first, then the model file, the table and the pictures, which take their own time.
 
     Where the model file cannot be made, the rest is done all the same before this is raised.
@@ -125,7 +129,7 @@ def _score_and_draw(trained: "Trained", report: bool, export: bool, as_json: boo
 
     say = remark if as_json else print
     began = time.perf_counter()
-    evaluation = evaluate(trained.run, trained.dataset, trained.plan)
+    evaluation = evaluate(trained.run, trained.dataset, trained.plan, target_error=target_error)
     try:
         print_accuracy(evaluation.scores, say)
     finally:  # they are kept, too, where nobody reads the answer

@@ -43,10 +43,33 @@ def home() -> Path:
         try:
             return Path(folder).expanduser().absolute()
         except RuntimeError as error:
-            raise StorageError(f"TENFOLD_HOME is {folder}: there is no such user") from error
+            raise StorageError(f"TENFOLD_HOME is {folder}: there is no such home directory") from error
     from platformdirs import user_cache_path
 
-    return user_cache_path("tenfold")
+    try:
+        path = user_cache_path("tenfold")
+    except RuntimeError:  # no HOME, and a user without a name, as in many containers
+        path = Path("~")  # what older versions begin with then
+    if not path.is_absolute():
+        raise StorageError("there is no home directory for the cache: set TENFOLD_HOME to a folder that can be written")
+    return path
+
+
+@contextlib.contextmanager
+def writing_home() -> Iterator[None]:
+    """Make the cache's folder, which the block writes to; errors say how to put it elsewhere. Raises `StorageError`."""
+    path, elsewhere = home(), "TENFOLD_HOME=FOLDER puts the cache elsewhere"
+    try:
+        with storage_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise StorageError(f"{path} cannot be a folder ({error.strerror}); {elsewhere}") from error
+    except StorageError as error:
+        raise StorageError(f"{error}; {elsewhere}") from error
+    try:
+        yield
+    except StorageError as error:
+        raise StorageError(f"{error}; {elsewhere}") from error
 
 
 def get_cifar10(from_path: Path | None = None, *, spec: Spec = CIFAR10) -> Cached:
@@ -115,25 +138,18 @@ def _lock() -> Iterator[None]:
     from filelock import FileLock, Timeout  # here, as in `get_cifar10`
 
     path = home() / "data.lock"
-    with storage_errors(path):
-        _make_home()
-        lock = FileLock(path)
+    with writing_home():
+        with storage_errors(path):
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                remark(f"Another process is changing the cache; waiting for it ({path})")
+                lock.acquire()
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            remark(f"Another process is changing the cache; waiting for it ({path})")
-            lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _make_home() -> None:
-    try:
-        home().mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise StorageError(f"{home()} cannot be a folder ({error.strerror}); set TENFOLD_HOME to one") from error
+            yield
+        finally:
+            lock.release()
 
 
 def _store(source: str, arrays: Arrays) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import __version__ as pillow_version
 
 from tenfold.console import progress, remark
-from tenfold.data.cache import home, map_array, npy_header
+from tenfold.data.cache import home, map_array, npy_header, writing_home
 from tenfold.data.entries import SKIP_BAD, Entry
 from tenfold.data.frames import count_frames
 from tenfold.data.ignored import PICTURES
@@ -139,6 +139,7 @@ def _stamps(listing: Listing) -> Iterator[object]:
             yield [file.name, file.split, file.label]
 
 
+@writing_home()
 def _decode_all(listing: Listing, size: int, resize: str, bit_depth: int, path: Path) -> None:
     """Fill the cache: to a temporary folder that is renamed when it is whole."""
     with storage_errors(path):

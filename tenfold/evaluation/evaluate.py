@@ -10,7 +10,7 @@ from tenfold.console import remark
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError
 from tenfold.evaluation import metrics
-from tenfold.evaluation.calibration import Calibration, calibrate, describe
+from tenfold.evaluation.calibration import PROMISED_ERROR, Calibration, calibrate, describe
 from tenfold.evaluation.outputs import Outputs, keep, kept_outputs, outputs_of
 from tenfold.files import format_object
 from tenfold.training.device import Plan, make_plan
@@ -81,18 +81,27 @@ class Evaluation:
         }
 
 
-def evaluate(run: Run, dataset: Dataset | None = None, plan: Plan | None = None, *, own: bool = True) -> Evaluation:
+def evaluate(
+    run: Run,
+    dataset: Dataset | None = None,
+    plan: Plan | None = None,
+    *,
+    own: bool = True,
+    target_error: float | None = None,
+) -> Evaluation:
     """Score a trained run on the test images of `dataset`, without writing anything.
 
     dataset: by default what the run was trained on; where that changed or is not here, the logits and labels that the
     run directory keeps are enough, and this is said. own: whether `dataset` is what the run was trained on; with other
-    data, the calibration is the run's, not theirs. Raises `ModelError` for a run that is unfinished or damaged,
-    `DataError` for data of other classes or without labelled test images, and as `dataset_of` does.
+    data, the calibration is the run's, not theirs. target_error: the share of wrong answers that the threshold is to
+    keep; None for the run's own, else 1 %. Raises `ModelError` for a run that is unfinished or damaged, `DataError` for
+    data of other classes or without labelled test images, and as `dataset_of` does.
     """
     plan = plan or make_plan()
     if dataset is None:
         found = find_data(run)
-        kept = None if found.own else _from_kept(run, plan)
+        by_logits = not found.own and target_error is None  # a new threshold takes the validation images
+        kept = _from_kept(run, plan) if by_logits else None
         if kept:
             remark(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
             return kept
@@ -102,7 +111,7 @@ def evaluate(run: Run, dataset: Dataset | None = None, plan: Plan | None = None,
     test = outputs_of(run, model, dataset.test, plan, "test")
     held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
     val = outputs_of(run, model, held_out, plan, "val") if held_out else None
-    calibration = calibrate(val.single, val.labels) if val else None
+    calibration = calibrate(val.single, val.labels, target_error or _target_error(run)) if val else None
     if not own:
         calibration = _earlier_calibration(run)
     more = {
@@ -166,6 +175,12 @@ def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
 def _named(classes: tuple[str, ...], most: int = 20) -> str:
     more = f" and {len(classes) - most:,} more" if len(classes) > most else ""
     return ", ".join(metrics.shown(name) for name in classes[:most]) + more
+
+
+def _target_error(run: Run) -> float:
+    """What was asked for earlier: when it was scored, or when its training was started."""
+    earlier = _earlier_calibration(run)
+    return earlier.promised_error if earlier else float(run.env.get("target_error") or PROMISED_ERROR)
 
 
 def _earlier_calibration(run: Run) -> Calibration | None:

@@ -11,8 +11,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -21,8 +21,8 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field, TypeAdapter
 
-from tenfold.console import progress, remark
-from tenfold.errors import DivergedError, ModelError, RunFailedError, Terminated, UsageError
+from tenfold.console import progress, remark, resumable
+from tenfold.errors import DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.summary import STEADY, Diverged, Measured, Outcome, Timed
 from tenfold.training.device import cpu_has_bfloat16, matrix_rate
@@ -107,17 +107,19 @@ def bench(
     """
     setting = setting or Setting()
     done: dict[str, list[Outcome]] = {name: [] for name in recipes}
-    with opened(recipes, out, setting), progress("bench", len(seeds) * len(recipes)) as bar:
-        try:
-            for seed, name in product(seeds, recipes):
-                outcome = run_once(name, seed, out, setting.options)
-                done[name].append(outcome)
-                bar(1, note=note(name, outcome, setting.measured_on))
-        except (KeyboardInterrupt, Terminated):
-            ended = sum(map(len, done.values()))
-            remark(f"stopped after {ended} of {len(seeds) * len(recipes)} runs; the same command goes on")
-            raise
+    progressing = progress("bench", len(seeds) * len(recipes))
+    with opened(recipes, out, setting), interruptible(recipes, seeds, out), progressing as bar:
+        for seed, name in product(seeds, recipes):
+            outcome = run_once(name, seed, out, setting.options)
+            done[name].append(outcome)
+            bar(1, note=note(name, outcome, setting.measured_on))
     return done
+
+
+def interruptible(recipes: Iterable[str], seeds: Sequence[int], out: Path) -> AbstractContextManager[None]:
+    """Where a bench is interrupted, say how many of its runs are recorded, and how to resume."""
+    records = [record_of(name, seed, out) for seed, name in product(seeds, recipes)]
+    return resumable("runs", lambda: sum(record.exists() for record in records), len(records))
 
 
 def note(name: str, outcome: Outcome, on: Measured) -> str:

@@ -21,7 +21,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenfold.console import progress, remark
+from tenfold.console import progress, remark, resumable
 from tenfold.data import load
 from tenfold.errors import DataError, RunFailedError, TenfoldError, UsageError
 from tenfold.files import is_unused, make_folder, note_all_own, write_bytes, write_text
@@ -96,7 +96,7 @@ def bench(
     """
     with connected(address) as ray:
         _room(ray, request)
-        with benching.opened(recipes, out, setting):
+        with benching.opened(recipes, out, setting), benching.interruptible(recipes, seeds, out):
             pairs = [(name, seed) for seed, name in product(seeds, recipes)]
             todo = [pair for pair in pairs if not benching.record_of(*pair, out).exists()]
             remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(measure)
@@ -279,7 +279,8 @@ def predict(question: Question, model: bytes, out: Path, address: str) -> Count:
     lock, count = Lock(out), Count()
     lock.acquire(now())
     try:
-        with connected(address) as ray, progress("predicting", None) as bar:
+        stopped = resumable("images", lambda: count.inputs)
+        with connected(address) as ray, progress("predicting", None) as bar, stopped:
             for part in _parts(ray, chain([first], blocks), question, model, out):
                 for path, error in part.errors:
                     remark(f"{path}: {error}")

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tenfold.console import Advance, progress
+from tenfold.console import Advance, progress, resumable
 from tenfold.data.entries import SKIP_BAD
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
@@ -94,7 +94,8 @@ def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
         if not (out / SETTINGS).exists():
             write_text(out / SETTINGS, format_object(setting.to_json()))
         study = _open_study(out)
-        with progress("tune", trials, done=len(counted(study))) as bar:
+        stopped = resumable("trials", lambda: len(counted(study)), trials)
+        with progress("tune", trials, done=len(counted(study))) as bar, stopped:
             yield Search(study, setting, trials, bar)
     finally:
         lock.release()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import onnx
@@ -195,7 +195,16 @@ def describe(run: Run, model: Model) -> About:
         quantized=False,
         made_with=made_with | {"data": Path(env["data"]).name},
         bit_depth=run.description.bit_depth,
+        calibration=_noted(calibration),
     )
+
+
+def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
+    """What a file says of how its temperature and threshold were found; None for scores of earlier versions."""
+    if "images_needed" not in calibration:
+        return None
+    names = ("confidence", "images", "images_needed")
+    return {"target_error": calibration["promised_error"]} | {name: calibration[name] for name in names}
 
 
 def pack(network: onnx.ModelProto, about: About) -> bytes:

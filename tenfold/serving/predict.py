@@ -22,16 +22,17 @@ import filelock
 import numpy as np
 
 from tenfold.console import Advance, percent, printable, remark
-from tenfold.errors import BusyError, DataError, ImageError, StorageError, UsageError
+from tenfold.errors import BusyError, DataError, ImageError, StorageError, Terminated, UsageError
 from tenfold.files import make_folder, parse_object, storage_errors, write_text
 from tenfold.machine import cores
 from tenfold.serving.inputs import Input
-from tenfold.serving.runtime import Classifier
+from tenfold.serving.runtime import About, Classifier
 
 BATCH_SIZE = 128
 _AHEAD = 4 * BATCH_SIZE
 """Images that may wait decoded for their turn."""
 REJECTED = "none of these"
+_LOOSER = "tenfold evaluate RUN --target-error 0.05 allows more errors"
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,22 @@ def answer(
     """Answer inputs batch by batch, in their order. Raises `UsageError` at once for `reject` without a threshold."""
     threshold = classifier.about.threshold
     if reject and threshold is None:
-        raise UsageError(
-            "this model has no threshold, as it was trained without enough validation images (tenfold train --val-size "
-            "N): leave --reject out"
-        )
+        raise UsageError(f"this model has no threshold: {_why_no_threshold(classifier.about)}; or leave --reject out")
     return _answer_batches(classifier, inputs, top, threshold if reject else None)
+
+
+def _why_no_threshold(about: About) -> str:
+    """What is missing, and how to get it."""
+    found = about.calibration
+    if found is None:
+        return "it was trained without validation images (tenfold train --val-size N)"
+    error, had = f"{100 * found['target_error']:.3g} %", f"{found['images']:,}"
+    if found["images"] >= found["images_needed"]:
+        return f"too many answers on {had} validation images are wrong for an error of at most {error}: {_LOOSER}"
+    return (
+        f"an error of at most {error} takes at least {found['images_needed']:,} validation images (tenfold train "
+        f"--val-size N), and it had {had}: {_LOOSER}"
+    )
 
 
 def _answer_batches(
@@ -223,6 +235,8 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._held.close()
+        if kind in (KeyboardInterrupt, Terminated):
+            remark(f"stopped; the same command resumes {self.path}")
 
     def _release(self) -> None:
         with contextlib.suppress(PermissionError):  # Windows unlinks nothing that is open

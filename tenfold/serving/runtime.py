@@ -46,8 +46,9 @@ class About:
 
     threshold: the least probability at which an answer is given when unsure ones are to be rejected; None where the
     model was trained without validation data. temperature: what the logits are divided by. accuracy: share of test
-    images that are right at the first guess. made_with: tenfold's version, recipe, seed, and the name of the data.
-    bit_depth: how many bits of 16-bit images are brought to 8; files of before this was recorded mean all.
+    images whose first guess is right. made_with: version, recipe, seed, and the name of the data. bit_depth: how many
+    bits of 16-bit images are brought to 8; older files mean all. calibration: on how many validation images, and for
+    which target error, threshold and temperature were chosen; None in older files.
     """
 
     classes: tuple[str, ...]
@@ -59,6 +60,7 @@ class About:
     quantized: bool
     made_with: dict[str, Any]
     bit_depth: int = 16
+    calibration: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, with the version of this format."""
@@ -73,7 +75,13 @@ class About:
         for field, sound in _SOUND.items():
             if field not in told or not sound(told[field]):
                 raise ValueError(f"{field} is missing or wrong")
-        return About(**{field: told[field] for field in _SOUND} | {"classes": tuple(told["classes"])})
+        return About(
+            **{field: told[field] for field in _SOUND}
+            | {
+                "classes": tuple(told["classes"]),
+                "calibration": told.get("calibration") if isinstance(told.get("calibration"), dict) else None,
+            }
+        )
 
 
 def _is_share(value: Any) -> bool:
@@ -199,7 +207,8 @@ def find_in_run(run: Path) -> Path | None:
     calibration = results.get("calibration") or {}
     about = read_about(read_content(file), str(file))
     wanted = calibration.get("temperature", 1.0), calibration.get("threshold")
-    return file if (about.temperature, about.threshold) == wanted else None
+    same = about.calibration is None or about.calibration.get("target_error") == calibration.get("promised_error")
+    return file if same and (about.temperature, about.threshold) == wanted else None
 
 
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:

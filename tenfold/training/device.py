@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from tenfold.errors import UsageError
+from tenfold.machine import cores, cores_message
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 NORMAL_RATE = 750.0
@@ -43,7 +44,7 @@ class Plan:
 
 
 def make_plan(device: str = "auto", dtype: torch.dtype | None = None) -> Plan:
-    """Choose device and dtype, and set the allocator up. Raises `UsageError` for a device that is not here."""
+    """Choose device, dtype and threads, and set the allocator up. Raises `UsageError` for a device that is not here."""
     chosen = torch.device(_choose_device(device))
     why_device = f"device {chosen}: {'as asked' if device != 'auto' else 'the fastest kind found here'}"
     best, why_dtype = _best_dtype(chosen)
@@ -51,8 +52,17 @@ def make_plan(device: str = "auto", dtype: torch.dtype | None = None) -> Plan:
         best, why_dtype = dtype, f"{str(dtype).removeprefix('torch.')}: as asked"
     reasons = [why_device, why_dtype]
     if chosen.type == "cpu":
-        reasons += [f"{torch.get_num_threads()} threads", keep_freed_memory()]
+        reasons += [_set_threads(), keep_freed_memory()]
     return Plan(chosen, best, torch.get_num_threads(), tuple(reasons))
+
+
+def _set_threads() -> str:
+    """Use no more threads than a CPU quota allows, which torch does not know of; say how many, and why."""
+    variable = next((name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)), None)
+    if variable is None and torch.get_num_threads() > cores():
+        torch.set_num_threads(cores())
+        return f"{cores()} thread{'s' if cores() > 1 else ''}: {cores_message()}"
+    return f"{torch.get_num_threads()} threads" + (f": {variable}" if variable else "")
 
 
 def _choose_device(name: str) -> str:

@@ -18,8 +18,8 @@ import torch
 from tenfold.data.cache import home, load_cifar10
 from tenfold.data.download import npm_client
 from tenfold.data.sources import PUBLISHER_URL, offline
-from tenfold.errors import DataError, UsageError
-from tenfold.machine import cores
+from tenfold.errors import DataError, StorageError, UsageError
+from tenfold.machine import cores_message
 from tenfold.training.device import DEVICES, NORMAL_RATE, cpu_features, make_plan, matrix_rate
 
 PACKAGES = ("tenfold", "torch", "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "safetensors")
@@ -66,7 +66,7 @@ def _processor() -> Iterator[Finding]:
     name = str(features.get("cpu_name") or platform.processor() or "unknown")
     plan = make_plan("cpu")
     _, dtype, threads, allocator = plan.reasons
-    yield Finding("processor", f"{name}, {cores()} cores for this process", f"trains with {threads}")
+    yield Finding("processor", f"{name}, {cores_message()} for this process", f"trains with {threads}")
     yield Finding("vector units", units, dtype)
     yield Finding("allocator", platform.libc_ver()[0] or "not glibc", allocator)
     rate = matrix_rate(plan.dtype)
@@ -113,6 +113,8 @@ def _cache() -> Iterator[Finding]:
         yield Finding("cache", f"{home()}: CIFAR-10, {len(dataset.train) + len(dataset.test):,} images, verified", so)
     except DataError as error:
         yield Finding("cache", f"{home()}: {error}", f"tenfold data get fills it; {so}")
+    except StorageError as error:
+        yield Finding("cache", str(error), so)
 
 
 def _sources() -> Iterator[Finding]:

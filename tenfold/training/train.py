@@ -52,9 +52,18 @@ class Trained:
 
 
 def train(
-    recipe: Recipe, dataset: Dataset, out: Path, *, seed: int = 0, device: str = "auto", ranks: Ranks = ALONE
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    ranks: Ranks = ALONE,
+    target_error: float | None = None,
 ) -> Trained:
     """Train in the new run directory `out`, and seal it; where there are other ranks, as their first.
+
+    target_error: noted for the calibration that follows (`evaluate`).
 
     Ctrl-C and SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`,
     `DivergedError`, `StorageError`.
@@ -64,7 +73,8 @@ def train(
     if dataset.val_size:
         recipe = recipe.with_val_size(dataset.val_size)
     fitting = _prepare(recipe, dataset, seed, plan, ranks)
-    run = Run.create(out, recipe, describe_environment(dataset.name, seed, plan, ranks) | note_origin(dataset))
+    env = describe_environment(dataset.name, seed, plan, ranks) | note_origin(dataset)
+    run = Run.create(out, recipe, env | {"target_error": target_error})
     return _train(run, fitting, dataset)
 
 
@@ -142,8 +152,9 @@ def _note_resumption(run: Run, plan: Plan, dataset: Dataset, ranks: Ranks) -> No
     changed = [key for key in ("device", "dtype", "threads", "ranks", "versions", "cpu") if env.get(key) != here[key]]
     if changed:
         remark(f"{', '.join(changed)} changed since this run was begun: it goes on, but not bit for bit")
-    times = {"started": env.get("started"), "resumed": [*env.get("resumed", []), here["started"]]}
-    run.write_json("env.json", here | note_origin(dataset) | times)  # with the place where the folder is now
+    kept = {"target_error": env.get("target_error"), "started": env.get("started")}
+    kept["resumed"] = [*env.get("resumed", []), here["started"]]
+    run.write_json("env.json", here | note_origin(dataset) | kept)  # with the place where the folder is now
 
 
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: Plan, ranks: Ranks) -> Fit:

@@ -226,7 +226,7 @@ def test_remove(folder: Path) -> None:
 
 def test_home_that_is_no_folder(home: Path, archive: Path) -> None:
     home.write_text("a file")
-    with pytest.raises(StorageError, match=r"home cannot be a folder .*; set TENFOLD_HOME"):
+    with pytest.raises(StorageError, match=r"home cannot be a folder .*; TENFOLD_HOME=FOLDER puts the cache elsewhere"):
         get_cifar10(archive, spec=SPEC)
 
 

@@ -13,6 +13,7 @@ from tenfold.evaluation.calibration import (
     describe,
     find_threshold,
     fit_temperature,
+    images_needed,
     say,
 )
 
@@ -34,6 +35,7 @@ def test_the_temperature_undoes_a_known_distortion(distortion: float) -> None:
 def test_the_temperature_is_where_torch_finds_the_smallest_loss() -> None:
     logits, labels = draw_calibrated(500, 4, seed=2)
     found = fit_temperature(logits * 2.5, labels)
+    assert found is not None
     log_t = torch.tensor(np.log(found), dtype=torch.float64, requires_grad=True)
     scaled = torch.from_numpy(logits * 2.5) / log_t.exp()
     torch.nn.functional.cross_entropy(scaled, torch.from_numpy(labels)).backward()
@@ -44,7 +46,51 @@ def test_where_all_is_right_no_certainty_is_invented() -> None:
     """Five images, hardly told apart: their likelihood alone asks for a temperature near nought."""
     logits = np.diag(np.linspace(0.4, 2.2, 5))
     found = calibrate(logits, logits.argmax(axis=1))
-    assert found.temperature == 1 and found.threshold is None
+    assert (found.temperature, found.threshold, found.wrong, found.fitted) == (1, None, 0, False)
+
+
+def test_a_temperature_that_could_not_be_fitted_is_not_called_fitted() -> None:
+    """With 24 images, all of them right, it said "temperature 1.000, fitted on 24 validation images"."""
+    right = np.eye(3)[np.arange(24) % 3]
+    certainty, promise = say(describe(calibrate(right, right.argmax(axis=1)), right, right.argmax(axis=1)))
+    assert certainty == (
+        "temperature not fitted: all 24 validation images are classified correctly; 1 is used, which leaves the "
+        "probabilities as they are"
+    )
+    assert promise == (
+        "at most 1 % wrong when it answers: no threshold can be shown to keep that on 24 validation images: it takes "
+        "at least 597, none of them wrong; --val-size holds out more, --target-error allows more errors"
+    )
+
+
+def test_a_temperature_at_the_bound_is_not_used() -> None:
+    """Wrong with certainty, all of them: the flatter the better, up to the bound of 100."""
+    logits = 5.0 * np.eye(4)
+    figures = describe(calibrate(logits, np.array([1, 2, 3, 0])), logits, np.arange(4))
+    assert (figures["temperature"], figures["fitted"], figures["wrong"]) == (1, False, 4)
+    assert say(figures)[0].startswith("temperature not fitted: 4 of 4 validation images are misclassified, and no")
+
+
+def test_few_errors_are_said() -> None:
+    logits, labels = np.repeat([[2.0, 0.0]], 100, axis=0), np.zeros(100, int)
+    labels[:9] = 1
+    figures = describe(calibrate(logits, labels), logits, labels)
+    assert figures["temperature"] == pytest.approx(2 / np.log(91 / 9), rel=1e-4)  # 91 % sure, as they are right
+    assert "on 100 validation images, only 9 of them misclassified, so it is uncertain: calib" in say(figures)[0]
+    labels[9] = 1
+    assert (
+        "fitted on 100 validation images: calibration error"
+        in say(describe(calibrate(logits, labels), logits, labels))[0]
+    )
+
+
+@pytest.mark.parametrize(("target_error", "needed"), [(0.01, 597), (0.05, 117), (0.1, 57), (0.001, 5989)])
+def test_the_number_of_images_that_a_threshold_takes(target_error: float, needed: int) -> None:
+    """By scipy's binomial distribution, and by the code that finds the threshold."""
+    assert images_needed(target_error) == needed
+    assert binom.cdf(0, needed - 1, target_error) > 0.05 / 20 >= binom.cdf(0, needed, target_error)
+    for images, found in ((needed - 1, None), (needed, 0)):
+        assert find_threshold(np.linspace(0.5, 1, images), np.ones(images, bool), target_error) == found
 
 
 def test_calibration_makes_the_error_vanish_and_the_loss_fall() -> None:
@@ -117,7 +163,9 @@ def test_coverage_and_error_by_hand() -> None:
     assert "from probability 0.9000 on, it answers 60.0% of the test images, 33.33% of them wrong" in say(figures)[1]
     without = describe(Calibration(1.0, None, 0.01, 0.95, 100), logits, labels)
     assert without["coverage"] is without["error"] is without["threshold"] is None
-    assert "no threshold can be shown to keep that on 100 images" in say(without)[1]
+    assert "no threshold can be shown to keep that on 100 validation images: it takes at least 597" in say(without)[1]
+    many = describe(Calibration(1.0, None, 0.01, 0.95, 5000), logits, labels)
+    assert "no threshold can be shown to keep that on 5,000 images; --target-error allows more errors" in say(many)[1]
     nothing = describe(Calibration(1.0, 0.999, 0.01, 0.95, 100), logits, labels)
     assert (nothing["answered"], nothing["error"]) == (0, 0)
 
@@ -125,5 +173,7 @@ def test_coverage_and_error_by_hand() -> None:
 def test_a_calibration_reads_what_it_wrote() -> None:
     calibration = Calibration(1.3, None, 0.01, 0.95, 100)
     assert Calibration.from_json(describe(calibration, np.eye(3), np.arange(3))) == calibration
+    old = {"temperature": 1.3, "threshold": None, "promised_error": 0.01, "confidence": 0.95, "images": 100}
+    assert Calibration.from_json(old) == calibration
     with pytest.raises(ModelError, match="calibration has no 'threshold'"):
         Calibration.from_json({"temperature": 1.0})

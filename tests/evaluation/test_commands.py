@@ -51,6 +51,20 @@ def answer(result: tuple[int, str, str]) -> dict[str, Any]:
     return json.loads(out)  # type: ignore[no-any-return]
 
 
+def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path) -> None:
+    """On the logits that the run keeps. Only 1 % could be asked for, which these 700 images show of no threshold."""
+    before = answer(invoke("evaluate", run, "--json"))["calibration"]
+    assert (before["promised_error"], before["images"], before["images_needed"]) == (0.01, 700, 597)
+    assert before["threshold"] is None
+    looser = answer(invoke("evaluate", run, "--target-error", "0.5", "--json"))["calibration"]
+    assert (looser["promised_error"], looser["images_needed"]) == (0.5, 9)
+    assert json.loads((run / "results.json").read_text())["calibration"] == looser
+    assert answer(invoke("evaluate", run, "--json"))["calibration"] == looser, "what was asked for stays"
+    code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", "shapes")
+    assert (code, out) == (2, "") and "about the run's own validation images: leave --data out" in err
+    assert invoke("evaluate", run, "--target-error", "0")[0] == 2
+
+
 def test_evaluate_answers_and_writes_the_same(invoke: Invoke, run: Path) -> None:
     before = json.loads((run / "results.json").read_text())
     said = answer(invoke("evaluate", run, "--json"))

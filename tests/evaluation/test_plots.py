@@ -16,6 +16,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -476,3 +477,67 @@ def test_letters_that_no_font_has_are_said_once(
     )
     plots.to_png(plots.confusion(np.eye(2, dtype=int), ["عربي", "Ελληνικά ✓"]), dpi=40)  # DejaVu has them
     assert capsys.readouterr().err == ""
+
+
+# -- nothing lies over anything else
+
+
+def collisions(figure: Figure) -> list[tuple[str, str]]:
+    """Which of title, note, legends and axes (with all that belongs to them) overlap, or leave the figure."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    blocks = [(text.get_text(), text.get_window_extent(renderer)) for text in figure.texts]
+    blocks += [("legend", legend.get_window_extent(renderer)) for legend in figure.legends]
+    blocks += [(axes.get_title(loc="left") or "axes", axes.get_tightbbox(renderer)) for axes in figure.axes]
+    found = [(name, "the edge") for name, box in blocks if box.x0 < -1 or box.x1 > figure.bbox.width + 1]
+    for index, (name, box) in enumerate(blocks):
+        for other, its in blocks[index + 1 :]:
+            across = min(box.x1, its.x1) - max(box.x0, its.x0)
+            if across > 1 and min(box.y1, its.y1) - max(box.y0, its.y0) > 1:
+                found.append((name, other))
+    return found
+
+
+def searched(trials: int, fields: int) -> dict[str, Any]:
+    states = ["completed", "pruned", "failed"] * trials
+    tried = [
+        {"val_accuracy": 0.8 + n / 1000 if states[n] == "completed" else None, "state": states[n]}
+        for n in range(trials)
+    ]
+    importances = {f"stages.{n}.learning_rate": 1 / (n + 1) for n in range(fields)}
+    row = {"recipe": "r" * 64, "trials": tried, "best": {"val_accuracy": 0.85}, "noise": 0.01}
+    return row | {"pruned": trials // 3, "failed": trials // 3, "importances": importances}
+
+
+@pytest.mark.parametrize(("trials", "fields"), [(3, 0), (40, 8), (300, 20)])
+def test_the_legend_of_a_search_does_not_cover_its_note(trials: int, fields: int) -> None:
+    """It lay over "… ended early and … failed"."""
+    assert collisions(plots.search(searched(trials, fields))) == []
+
+
+@pytest.mark.parametrize(("k", "name"), [(2, "cat"), (2, "W" * 60), (20, "W" * 40), (100, "a long name of a class ")])
+def test_long_names_and_many_classes_collide_with_nothing(k: int, name: str) -> None:
+    """A title ran out of a narrow figure, and "why W…: gradients" over its neighbours."""
+    names, title = [f"{name}{number}" for number in range(k)], "a recipe of a long name, on data of a long name, seed 0"
+    rng = np.random.default_rng(k)
+    true, predicted, images = rng.integers(0, k, 500), rng.integers(0, k, 500), draw_images(500)
+    table = metrics.reliability(rng.standard_normal((500, k)), true)
+    figures = [
+        plots.confusion(metrics.confusion_matrix(true, predicted, k), names, title * 2),
+        plots.class_scores(metrics.per_class(true, predicted, names), title * 2),
+        plots.reliability(table, table, title * 2),
+        plots.gallery(images, true, predicted, rng.random(500), names, title * 2),
+        plots.class_grid(images, true, names, title * 2),
+        plots.history(epochs_of([1, 2, 3]), steps_of(30, 3), title * 2, 0.9),
+        plots.explanation(
+            [
+                ("what it sees", images[0]),
+                (f"why {names[0]}: gradients", images[1]),
+                ("if covered: occlusion", images[2]),
+            ],
+            [(each, 0.5) for each in names[:5]],
+            title * 2,
+            f"orange speaks for {names[0]}, blue against it; the two maps agree to 0.50",
+        ),
+    ]
+    assert [collisions(figure) for figure in figures] == [[]] * len(figures)

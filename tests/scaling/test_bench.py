@@ -15,7 +15,7 @@ import pytest
 from made_up_runs import HERE, timed
 from PIL import Image
 
-from tenfold.errors import BusyError, ModelError, RunFailedError, UsageError
+from tenfold.errors import BusyError, ModelError, RunFailedError, Terminated, UsageError
 from tenfold.scaling import bench
 from tenfold.scaling.bench import Setting
 from tenfold.scaling.summary import Diverged, Timed
@@ -107,6 +107,7 @@ def test_every_run_is_made_from_the_bench_s_own_copy_of_the_recipe(
         lines.append(line)
         return finished(Path(line[line.index("--out") + 1]), timed(0.9, 9).results)
 
+    monkeypatch.setattr(bench, "_rate", lambda: 700.0)  # measured, it may change, and the run be repeated
     monkeypatch.setattr(subprocess, "run", run)
     recipe = Recipe.from_json(tiny_recipe.read_bytes())
     monkeypatch.setenv("TENFOLD_EPOCHS", "3")
@@ -207,6 +208,7 @@ def test_the_code_that_is_noted_is_that_of_the_beginning(tmp_path: Path, monkeyp
         (package / "a.py").write_text("after")
         return finished(tmp_path / "out" / "fast89-0", timed(0.9, 9).results)
 
+    monkeypatch.setattr(bench, "_rate", lambda: 700.0)  # measured, it may change, and the run be repeated with "after"
     monkeypatch.setattr(subprocess, "run", run)
     (outcome,) = bench.bench(ONE, [0], tmp_path / "out")["fast89"]
     assert isinstance(outcome, Timed) and outcome.environment["code"] == expected
@@ -222,7 +224,8 @@ def test_a_killed_process_is_called_that() -> None:
 
 def test_two_recipes_of_one_name_are_refused(command: Command, tiny_recipe: Path) -> None:
     answer = command("bench", "--recipe", f"{tiny_recipe},{tiny_recipe}", "--data", "shapes")
-    assert (answer.returncode, answer.stdout) == (2, "") and "different names" in answer.stderr
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert f'two recipes are named tiny: change "name" in the file of one ({tiny_recipe})' in answer.stderr
 
 
 def test_an_unsteady_run_is_measured_again_and_the_steadiest_kept(
@@ -250,6 +253,22 @@ def test_a_try_that_is_interrupted_does_not_take_the_one_before_with_it(
         bench.bench(ONE, [0], tmp_path)
     (kept,) = bench.bench(ONE, [0], tmp_path)["fast89"]
     assert isinstance(kept, Timed) and kept.rate_before == 400
+
+
+def test_an_interrupted_bench_says_how_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tries = iter([timed(0.9, 3), timed(0.9, 3, seed=1)])
+
+    def measure(*_: object) -> Timed:
+        if (outcome := next(tries, None)) is None:
+            raise Terminated
+        return outcome
+
+    monkeypatch.setattr(bench, "_measure", measure)
+    with pytest.raises(Terminated):
+        bench.bench(ONE, range(1200), tmp_path)
+    assert capsys.readouterr().err == "stopped after 2 of 1,200 runs; the same command resumes\n"
 
 
 def test_a_long_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,9 +301,9 @@ def test_a_gpu_s_time_is_not_normalised_by_the_cpu(tmp_path: Path, monkeypatch: 
 
 
 def test_real_runs_of_two_recipes(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
-    wide = tmp_path / "wide.json"
+    wide = tmp_path / "my.json"  # what it is called does not matter: every figure and folder has the recipe's name
     recipe = Recipe.from_json(tiny_recipe.read_bytes())
-    wide.write_text(replace(recipe, network=replace(recipe.network, widths=(16, 32))).to_json())
+    wide.write_text(replace(recipe, name="wide", network=replace(recipe.network, widths=(16, 32))).to_json())
     out = tmp_path / "b"
     words = ("bench", "--recipe", f"{tiny_recipe},{wide}", "--runs", 3, "--data", "shapes", "--out", out, "--json")
     answer = json.loads(command(*words).stdout)
@@ -292,6 +311,7 @@ def test_real_runs_of_two_recipes(command: Command, tiny_recipe: Path, tmp_path:
     assert (tiny["recipe"], tiny["n"], other["recipe"], other["n"]) == ("tiny", 3, "wide", 3)
     for row in (tiny, other):
         singles = [json.loads((out / f"{row['recipe']}-{i}" / "results.json").read_bytes()) for i in range(3)]
+        assert {single["recipe"] for single in singles} == {row["recipe"]}
         assert [run["accuracy"] for run in row["runs"]] == [single["test_accuracy"] for single in singles]
         assert all(row["seconds"][part]["min"] > 0 for part in ("setup", "train", "evaluation"))
         parts = [single[f"{part}_seconds"] for single in singles for part in ("setup", "train", "evaluation")]

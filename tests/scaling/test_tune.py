@@ -323,6 +323,20 @@ def test_a_real_search_killed_and_gone_on_with(
     assert with_fields(tuned, answer["best"]["fields"]) == tuned and tuned.name == "tiny-tuned"
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_search_says_how_to_resume(
+    words: list[str | Path], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """SIGTERM and Ctrl-C ended it without a word."""
+    line = [sys.executable, "-m", "tenfold", *map(str, words), "--trials", "20"]
+    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        wait_for_trials(tmp_path / "t" / "tune.db", 1)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, "")
+    assert err.splitlines()[-1] == "stopped after 0 of 20 trials; the same command resumes"
+
+
 def parsed(folder: Path, path: str | Path) -> dict[str, Any]:
     """What of tune.json is more than plain data."""
     recipe = Recipe.from_json(Path(path).read_bytes())

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tenfold.console import printable
-from tenfold.errors import BusyError, DataError, StorageError, UsageError
+from tenfold.errors import BusyError, DataError, StorageError, Terminated, UsageError
 from tenfold.serving.export import pack
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import Answer, Journal, answer, make_form, skip_done
@@ -185,6 +185,33 @@ def test_a_model_without_threshold_rejects_nothing(command: Command, run: Run, p
     assert result.returncode == 2 and [path.name for path in tmp_path.iterdir()] == ["x.onnx"]  # nothing was begun
 
 
+@pytest.mark.parametrize(
+    ("calibration", "said"),
+    [
+        (None, "it was trained without validation images (tenfold train --val-size N); or leave --reject out"),
+        (
+            {"target_error": 0.01, "confidence": 0.95, "images": 24, "images_needed": 597},
+            "an error of at most 1 % takes at least 597 validation images (tenfold train --val-size N), and it had 24: "
+            "tenfold evaluate RUN --target-error 0.05 allows more errors; or leave --reject out",
+        ),
+        (
+            {"target_error": 0.05, "confidence": 0.95, "images": 5000, "images_needed": 117},
+            "too many answers on 5,000 validation images are wrong for an error of at most 5 %: ",
+        ),
+    ],
+)
+def test_why_there_is_no_threshold_is_said(
+    run: Run, tmp_path: Path, calibration: dict[str, float] | None, said: str
+) -> None:
+    """It said "without enough validation images", but not how many are needed, nor how many there were."""
+    loaded = onnx.load(run.path / "model.onnx")
+    about = replace(open_model(run.path / "model.onnx").about, threshold=None, calibration=calibration)
+    (tmp_path / "x.onnx").write_bytes(pack(loaded, about))
+    with pytest.raises(UsageError) as refused:
+        answer(open_model(tmp_path / "x.onnx"), [], reject=True)
+    assert f"this model has no threshold: {said}" in str(refused.value)
+
+
 def test_the_model_that_comes_along_answers_without_torch(photos: Path) -> None:
     """In a process where importing what an install without extras lacks is an error."""
     code = (
@@ -343,6 +370,15 @@ def test_one_process_writes_it(tmp_path: Path) -> None:
     with Journal(tmp_path / "a.jsonl", REQUEST), pytest.raises(BusyError, match="is being written by another"), second:
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.unfinished"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, Terminated])
+def test_an_interrupted_file_says_how_to_resume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: type[BaseException]
+) -> None:
+    with pytest.raises(kind), Journal(tmp_path / "a.jsonl", REQUEST):
+        raise kind
+    assert capsys.readouterr().err == f"stopped; the same command resumes {tmp_path / 'a.jsonl'}\n"
 
 
 @pytest.mark.parametrize("torn", [b'{"path"', b"x" * 200_000, b""])

@@ -5,7 +5,6 @@ import http.client
 import io
 import json
 import socket
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -123,7 +122,10 @@ def test_one_connection_answers_many(service: Service, contents: list[bytes]) ->
 
 
 def test_who_keeps_a_connection_does_not_wait(service: Service) -> None:
-    """Were an answer's parts not sent at once, the second waited for the client's receipt of the first: 44 ms each."""
+    """Were an answer's parts not sent at once, the second waited for the client's receipt of the first: 44 ms each.
+
+    The first few are receipted at once. A busy machine slows some of the others down, the fault nearly all.
+    """
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
     seconds = []
     for _ in range(50):
@@ -132,7 +134,7 @@ def test_who_keeps_a_connection_does_not_wait(service: Service) -> None:
         assert connection.getresponse().read()
         seconds.append(time.perf_counter() - began)
     connection.close()
-    assert statistics.median(seconds) < 0.02
+    assert sorted(seconds[10:])[10] < 0.02
 
 
 def test_unsure_answers_have_no_label(service: Service, contents: list[bytes]) -> None:

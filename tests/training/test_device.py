@@ -42,7 +42,10 @@ def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch, name: str, there: boo
 
 
 @pytest.mark.usefixtures("bare_machine")
-def test_a_cpu_without_bfloat16_computes_in_float32() -> None:
+def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(device, "cores", torch.get_num_threads)  # no quota
     plan = make_plan("auto")
     assert (plan.device, plan.dtype, plan.dtype_name) == (torch.device("cpu"), torch.float32, "float32")
     assert plan.threads == torch.get_num_threads()

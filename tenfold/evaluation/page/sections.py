@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from tenfold.console import percent as format_percent
 from tenfold.evaluation import metrics
+from tenfold.evaluation.calibration import temperature_message, threshold_message
 from tenfold.evaluation.metrics import Reliability, shown
 from tenfold.evaluation.page.charts import Axis, Line, chart, plain, short_percent, span, thin
 
@@ -151,6 +152,8 @@ def certainty_text(scores: dict[str, Any]) -> list[str]:
         return [lean, f"This run has no validation images, so nothing was fitted. {advice}"]
     errors = f"{percent(found['ece_before'])} to {percent(found['ece_after'])}"
     losses = f"{found['cross_entropy_before']:.4f} to {found['cross_entropy_after']:.4f}"
+    if not found.get("fitted", True):
+        return [lean, f"{temperature_message(found).capitalize()}.", _promise(found)]
     fitted = (
         f"Dividing the logits by {found['temperature']:.3f}, fitted on {found['images']:,} validation images, brings "
         f"the calibration error on the test images from {errors} and their cross-entropy from {losses}."
@@ -161,8 +164,7 @@ def certainty_text(scores: dict[str, Any]) -> list[str]:
 def _promise(found: dict[str, Any]) -> str:
     promised = f"at most {100 * found['promised_error']:.3g} % wrong when it answers"
     if found["threshold"] is None:
-        wanted = "more validation images, or a better model, may do"
-        return f"“{promised.capitalize()}” cannot be shown of any threshold: {wanted}."
+        return f"“{promised.capitalize()}”: {threshold_message(found)}."
     low, high = (percent(limit) for limit in found["error_interval"])
     return (
         f"“{promised.capitalize()}”, promised with {percent(found['confidence'], 0)} confidence, is kept from a "

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 from tenfold.console import percent
 from tenfold.evaluation.metrics import shown
-from tenfold.evaluation.plots.style import BLUE, INK, MUTED, new_figure, styled
+from tenfold.evaluation.plots.style import BLUE, INK, MUTED, fitting, new_figure, styled
+
+_CELL = 136  # points across an image
 
 
 @styled()
@@ -20,7 +22,7 @@ def explanation(
     *cells, last = figure.subplots(1, len(pictures) + 1)
     for axes, (name, pixels) in zip(cells, pictures, strict=True):
         axes.imshow(pixels, interpolation="nearest")
-        axes.set_title(name, fontsize=9)
+        axes.set_title(fitting(name, _CELL, 9), fontsize=9)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color=MUTED, linewidth=0.6)
     _draw_bars(last, guesses)

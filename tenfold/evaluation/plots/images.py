@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextToPath
 
 from tenfold.evaluation.metrics import shown, sure
-from tenfold.evaluation.plots.style import BLUE, INK, MOST_ROWS, VERMILLION, new_figure, styled
+from tenfold.evaluation.plots.style import BLUE, INK, MOST_ROWS, VERMILLION, fitting, new_figure, styled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,18 +69,10 @@ def _draw_image(axes: Axes, image: np.ndarray) -> None:
 
 def _caption(axes: Axes, true: str, predicted: str, share: float, right: bool) -> None:
     mark, colour = ("✓", BLUE) if right else ("✗", VERMILLION)
-    text = f"{mark} {_fitting(true, 80)}\n→ {_fitting(predicted, 64)} {sure(share)}"
+    text = f"{mark} {fitting(true, 80)}\n→ {fitting(predicted, 64)} {sure(share)}"
     axes.set_xlabel(text, color=INK if right else colour, fontsize=8, labelpad=4)
     width, dashes = (0.8, "-") if right else (2.0, (0, (3, 1.5)))
     axes.spines[:].set(visible=True, color=colour, linewidth=width, linestyle=dashes)
-
-
-def _fitting(name: str, width: float) -> str:
-    """`name`, cut where it is wider than `width` points in 8-point type."""
-    text, font = shown(name), FontProperties(size=8)
-    while TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] > width:
-        text = shown(name, len(text) - 1)
-    return text
 
 
 @styled()
@@ -93,7 +83,7 @@ def class_grid(
 
     `images` uint8 N×H×W×3, `labels` N integers in [0, K).
     """
-    names = [shown(name, 24) for name in classes[:MOST_ROWS]]
+    names = [fitting(shown(name, 24), 124) for name in classes[:MOST_ROWS]]
     rng, (height, width) = np.random.default_rng(seed), images.shape[1:3]
     gap = max(1, height // 12)
     counts = np.bincount(labels, minlength=len(classes))
@@ -110,9 +100,10 @@ def class_grid(
 def _mosaic_figure(mosaic: np.ndarray, row_labels: list[str], title: str, k: int) -> Figure:
     rows, (height, width) = len(row_labels), mosaic.shape[:2]
     note = f"the first {rows} of {k:,} classes" if rows < k else ""
-    figure = new_figure(8.2, 6.6 * height / width + 0.8, title, note)
+    figure = new_figure(8.8, 6.6 * height / width + 0.8, title, note)
     axes = figure.subplots()
     axes.imshow(mosaic, interpolation="nearest")
+    axes.set_anchor("E")  # where its shape leaves room, that is the names'
     axes.set_yticks((np.arange(rows) + 0.5) * height / rows, row_labels)
     axes.set_xticks([])
     axes.tick_params(length=0)

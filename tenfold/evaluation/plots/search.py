@@ -11,6 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.plots.style import BLUE, FAINT, MUTED, VERMILLION, new_figure, percent, styled
 
+_ABOVE_LEGEND = 24  # points between an axis and its title, with a legend of one line between them
+
 
 @styled()
 def search(row: dict[str, Any]) -> Figure:
@@ -20,8 +22,8 @@ def search(row: dict[str, Any]) -> Figure:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_history(left, row["trials"], row["best"]["val_accuracy"], row["noise"])
     _draw_importances(right, row["importances"])
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)  # within, it would cover trials
+    # within, it would cover trials; at the figure's foot, the note
+    left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, columnspacing=1.0)
     return figure
 
 
@@ -35,14 +37,16 @@ def _draw_history(axes: Axes, trials: Sequence[dict[str, Any]], best: float, noi
         places = [i for i, trial in enumerate(trials) if trial["state"] == state]
         foot = axes.get_xaxis_transform()
         axes.plot(places, [0.02] * len(places), mark, color=colour, markersize=5, transform=foot, label=f"_{state}")
-    axes.set(title="How it went", xlabel="trial", ylabel="validation accuracy", xlim=(-0.5, len(trials) - 0.5))
+    axes.set_title("How it went", pad=_ABOVE_LEGEND)
+    axes.set(xlabel="trial", ylabel="validation accuracy", xlim=(-0.5, len(trials) - 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(percent())
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
 
 
 def _draw_importances(axes: Axes, importances: dict[str, float]) -> None:
-    axes.set(title="What mattered", xlabel="share of the variance explained")
+    axes.set_title("What mattered", pad=_ABOVE_LEGEND)
+    axes.set(xlabel="share of the variance explained")
     if not importances:
         axes.text(0.5, 0.5, "too few trials completed to say", transform=axes.transAxes, ha="center", color=MUTED)
         axes.set_axis_off()

@@ -9,7 +9,9 @@ from pathlib import Path
 import matplotlib
 import matplotlib.style
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.textpath import TextToPath
 from matplotlib.ticker import FuncFormatter
 
 from tenfold.evaluation.metrics import shown
@@ -20,6 +22,7 @@ from tenfold.files import note_own, write_bytes
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D4D4D4"
 MOST_ROWS = 30  # of figures that give each class one
+_TITLE_SIZE, _EDGE = 10.8, 6  # points
 _TICK = {"color": MUTED, "labelcolor": INK, "labelsize": 8}
 _STYLE = {
     "axes.axisbelow": True,
@@ -28,6 +31,7 @@ _STYLE = {
     "axes.spines.top": False,
     "axes.titlelocation": "left",
     "axes.titlesize": 10,
+    "figure.titlesize": _TITLE_SIZE,
     "figure.titleweight": "bold",
     "font.size": 9,
     "legend.fontsize": 8,
@@ -50,10 +54,19 @@ def styled() -> Iterator[None]:
 def new_figure(width: float, height: float, title: str, note: str = "") -> Figure:
     """An empty figure, in inches, with a title above and a note at its foot."""
     figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
-    figure.suptitle(shown(title, 80), x=0.08 / width, ha="left")
+    room = 72 * width - 2 * _EDGE
+    figure.suptitle(fitting(shown(title, 80), room, _TITLE_SIZE, "bold"), x=0.08 / width, ha="left")
     if note:
-        figure.supxlabel(note, x=0.08 / width, ha="left", fontsize=8, color=MUTED)
+        figure.supxlabel(fitting(note, room, 8), x=0.08 / width, ha="left", fontsize=8, color=MUTED)
     return figure
+
+
+def fitting(text: str, width: float, size: float = 8, weight: str = "normal") -> str:
+    """`text`, cut where it is wider than `width` points in type of that size."""
+    font, text = FontProperties(size=size, weight=weight), shown(text, len(text) + 1)
+    while TextToPath().get_text_width_height_descent(text, font, ismath=False)[0] > width:
+        text = shown(text, len(text) - 1)
+    return text
 
 
 def percent() -> FuncFormatter:
