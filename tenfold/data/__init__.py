@@ -5,8 +5,7 @@ from pathlib import Path
 
 from tenfold.console import remark
 from tenfold.data.cache import Cached, get_cifar10, load_cifar10, remove_cifar10
-from tenfold.data.dataset import Dataset, Origin, Split
-from tenfold.data.entries import SKIP_BAD
+from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from tenfold.console import progress, remark
-from tenfold.data.entries import SKIP_BAD, examine_entries, most_bad
+from tenfold.data.dataset import SKIP_BAD
+from tenfold.data.entries import examine_entries, most_bad
 from tenfold.data.folder import IMBALANCE, folder_name
 from tenfold.data.ignored import SUFFIXES
 from tenfold.data.image_cache import Pictures, read_pictures

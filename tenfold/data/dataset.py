@@ -8,6 +8,9 @@ import numpy as np
 Resize = Literal["squash", "crop", "pad"]
 """How images of other shapes are brought to size: see `image.resize_pixels`."""
 
+SKIP_BAD = "1%"
+"""How many of a folder's image files may be skipped unless the user says otherwise; at least one in any case."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -47,7 +50,7 @@ class Origin:
     size: int
     resize: str
     bit_depth: int = 16
-    skip_bad: str = "1%"
+    skip_bad: str = SKIP_BAD
     skipped: int = 0
 
 

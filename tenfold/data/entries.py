@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tenfold.console import remark
+from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.listing import Finding, Listing
 from tenfold.errors import UsageError
 
-SKIP_BAD = "1%"
-"""How many of a folder's image files may be skipped unless the user says otherwise; at least one in any case."""
 EMPTY_CLASS = "empty class"
 _MOST_NAMED = 10
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tenfold.console import remark
-from tenfold.data.dataset import Dataset, Origin, Split
-from tenfold.data.entries import EMPTY_CLASS, SKIP_BAD, examine_entries, most_bad, remark_skipped
+from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
+from tenfold.data.entries import EMPTY_CLASS, examine_entries, most_bad, remark_skipped
 from tenfold.data.image import RESIZES
 from tenfold.data.image_cache import Pictures, read_pictures
 from tenfold.data.listing import Finding, list_folder, shown_name

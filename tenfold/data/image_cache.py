@@ -23,7 +23,8 @@ from PIL import __version__ as pillow_version
 
 from tenfold.console import progress, remark
 from tenfold.data.cache import home, map_array, npy_header, writing_home
-from tenfold.data.entries import SKIP_BAD, Entry
+from tenfold.data.dataset import SKIP_BAD
+from tenfold.data.entries import Entry
 from tenfold.data.frames import count_frames
 from tenfold.data.ignored import PICTURES
 from tenfold.data.image import decode_measured, read_file, resize_pixels, sniff

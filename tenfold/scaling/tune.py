@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tenfold.console import Advance, progress, resumable
-from tenfold.data.entries import SKIP_BAD
+from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.space import Space, fields_of, suggest, with_fields

@@ -14,8 +14,7 @@ import numpy as np
 
 from tenfold.console import remark
 from tenfold.data import NAMES, Dataset, Origin, is_cached, is_folder, load, load_named
-from tenfold.data.dataset import Split
-from tenfold.data.entries import SKIP_BAD
+from tenfold.data.dataset import SKIP_BAD, Split
 from tenfold.errors import DataError, ModelError, StorageError, UsageError
 from tenfold.files import write_text
 from tenfold.training.recipe import RECIPES, Recipe

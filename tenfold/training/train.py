@@ -14,7 +14,7 @@ from torch import nn
 
 from tenfold.console import progress, remark, warn
 from tenfold.data import Dataset, load
-from tenfold.data.entries import SKIP_BAD
+from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
 from tenfold.training.device import Plan, cpu_features, make_plan

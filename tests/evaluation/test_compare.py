@@ -82,10 +82,10 @@ def test_a_class_without_test_images_is_named(
     made: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wider = replace(DATASET, classes=(*DATASET.classes, "comet <b>"))
-    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda run: wider)
+    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda *_: wider)
     page = write_comparison(made[:2], tmp_path / "comparison.html").read_text()
     assert "Without test images, and so left out: comet &lt;b&gt;." in page
-    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda run: DATASET)
+    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda *_: DATASET)
     assert "Without test images" not in write_comparison(made[:2], tmp_path / "comparison.html").read_text()
 
 

@@ -190,7 +190,7 @@ def test_the_command_and_the_page(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = Path(shutil.copytree(made[0].run.path, tmp_path / "run"))
-    monkeypatch.setattr("tenfold.training.provenance.load", lambda name: DATASET)
+    monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: DATASET)
     monkeypatch.setattr("tenfold.evaluation.evaluate.outputs_of", lambda *a: _outputs(made[0], a[-1]))
     _invoke(monkeypatch, "report", run)
     page = (run / "report.html").read_text()

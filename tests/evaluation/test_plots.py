@@ -450,9 +450,7 @@ def test_letters_are_drawn_in_an_installed_font_that_has_them(
     letters: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Squares of ink instead of boxes with four digits, whatever the font is called; nothing is said."""
-    monkeypatch.setattr(
-        font_manager.fontManager, "ttflist", [e for e in font_manager.fontManager.ttflist if "DejaVu" in e.name]
-    )
+    keep_own_fonts(monkeypatch)
     add_font(tmp_path / "Any Name.ttf", letters, monkeypatch)
     figure = plots.confusion(np.eye(2, dtype=int), [letters, f"a{letters}"])
     png = plots.to_png(figure)
@@ -465,9 +463,7 @@ def test_letters_that_no_font_has_are_said_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In one line that names what to install; Matplotlib's own warnings do not appear."""
-    monkeypatch.setattr(
-        font_manager.fontManager, "ttflist", [e for e in font_manager.fontManager.ttflist if "DejaVu" in e.name]
-    )
+    keep_own_fonts(monkeypatch)
     for names in (["猫", "ascii"], ["猫", "été"]):
         plots.to_png(plots.confusion(np.eye(2, dtype=int), names), dpi=40)
     said = capsys.readouterr().err.split()

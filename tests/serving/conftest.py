@@ -32,7 +32,7 @@ DATASET = make_shapes(train=2000, test=500)
 def few_shapes() -> Iterator[None]:
     """The data of a run is loaded by its name; less of it will do."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tenfold.training.provenance.load", {"shapes": DATASET}.__getitem__)
+        patch.setattr("tenfold.training.provenance.load_named", {"shapes": DATASET}.__getitem__)
         yield
 
 

@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     """`resume` loads the data set by its name."""
-    monkeypatch.setattr("tenfold.training.provenance.load", {"shapes": DATASET}.__getitem__)
+    monkeypatch.setattr("tenfold.training.provenance.load_named", {"shapes": DATASET}.__getitem__)
 
 
 # --- what it leaves --------------------------------------------------------------------------------------------------
