@@ -59,7 +59,7 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # a narrow encoding must not end a run at its table
     asked = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
     if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty() and not asked:
-        sys.stdout.reconfigure(encoding="utf-8")
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def main() -> None:

@@ -87,7 +87,8 @@ def evaluate(
     with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
         evaluated = evaluation.evaluate(opened, dataset, plan, own=own, target_error=target_error)
         rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
-        _note_stale_model(opened)
+        if own:
+            _note_stale_model(opened)
         panel = _examine(opened, dataset, evaluated, plan, full) if honesty and dataset else None
     scores = rewritten or evaluated.scores | {"data": dataset.name if dataset else data}
     if predictions:
@@ -103,9 +104,15 @@ def evaluate(
 
 
 def _note_stale_model(run: "Run") -> None:
+    from tenfold.errors import ModelError
     from tenfold.serving.runtime import RUN_FILE, find_in_run
 
-    if (run.path / RUN_FILE).is_file() and find_in_run(run.path) is None:
+    try:
+        is_stale = (run.path / RUN_FILE).is_file() and find_in_run(run.path) is None
+    except ModelError as error:  # scores do not need that file
+        remark(str(error))
+        return
+    if is_stale:
         remark(f"{run.path / RUN_FILE} has another calibration: predict, serve and export write it again")
 
 

@@ -30,7 +30,7 @@ from tenfold.cli.app import (
     require_extra,
 )
 from tenfold.console import remark
-from tenfold.errors import ModelError, UsageError
+from tenfold.errors import TenfoldError, UsageError
 from tenfold.machine import peak_memory, process_seconds
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _score_and_draw(trained: "Trained", report: bool, export: bool, as_json: boo
         raise failure
 
 
-def _export(trained: "Trained") -> ModelError | None:
+def _export(trained: "Trained") -> TenfoldError | None:
     """Write model.onnx, checked on test images; return what went wrong with it."""
     if importlib.util.find_spec("onnx") is None:
         remark(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {trained.run.path}")
@@ -172,8 +172,8 @@ def _export(trained: "Trained") -> ModelError | None:
 
     try:
         exported = export(trained.run, data=trained.dataset)
-    except ModelError as error:
-        return ModelError(f"trained and scored, but {error}")
+    except TenfoldError as error:
+        return type(error)(f"trained and scored, but {error}")
     remark(f"model for predict and serve: {exported.path}, checked on {exported.verified_images:,} test images")
     return None
 

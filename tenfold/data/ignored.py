@@ -36,8 +36,6 @@ _LITTER = {
         "ehthumbs_vista.db",
         "desktop.ini",
         "$recycle.bin",
-        "recycler",
-        "recycled",
     ),  # Windows
     "system volume information",
     *("lost+found", "lost.dir"),  # file systems of Linux and Android

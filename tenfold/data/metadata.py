@@ -98,11 +98,16 @@ def png_chunks(content: bytes) -> Iterator[Part]:
 def _png(content: bytes) -> tuple[bytes, int]:
     """Keep the critical chunks, which begin with a capital letter, and the transparent colour."""
     left_out, exif, xmp = [], b"", b""
+    seen: set[bytes] = set()  # of each keyword the first chunk counts: many that inflate would take minutes
     for begin, end, name in _bounded(png_chunks(content)):
         if name[0] & 0x20 and name != b"tRNS":
             left_out.append((begin, end))
             if name in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") and _is_whole(content, begin, end):
                 data = content[begin + 8 : end - 4]
+                keyword = name if name == b"eXIf" else name + data[:80].partition(b"\0")[0]
+                if keyword in seen:
+                    continue
+                seen.add(keyword)
                 exif = exif or (data if name == b"eXIf" else _raw_exif(data, name))
                 xmp = xmp or (_png_xmp(data) if name == b"iTXt" else b"")
     return _without(content, left_out), _orientation(exif, xmp)
@@ -129,8 +134,8 @@ def _raw_exif(data: bytes, name: bytes) -> bytes:
         return b""
     text = _inflated(text[1:]) if name == b"zTXt" else text[:MOST_TEXT]
     try:
-        return bytes.fromhex(b"".join(text.split(b"\n")[3:]).decode("ascii"))
-    except ValueError:
+        return bytes.fromhex(text.split(b"\n", 3)[3].replace(b"\n", b"").decode("ascii"))
+    except (ValueError, IndexError):
         return b""
 
 

@@ -14,7 +14,7 @@ _WORDS = PLAIN | {
     **dict.fromkeys(("validate", "dev", "devel", "development", "eval", "evaluation"), "val"),
     **dict.fromkeys(("tests", "testing", "tst"), "test"),
 }
-_NOUNS = r"(?:sets?|split|data|datasets?|images?|imgs?|photos?|pictures?|samples?|files?|folder|\d{1,4})"
+_NOUNS = r"(?:sets?|split|data|datasets?|images?|imgs?|photos?|pictures?|samples?|files?|folder|\d{1,4}(?!\d))"
 _NAME = re.compile(rf"(?:(?P<prefix>.*) )?(?P<word>{'|'.join(sorted(_WORDS, key=len, reverse=True))})(?: ?{_NOUNS})*")
 _MOST_DEPTH = 5  # folders that are looked through, one in the other, for where the classes lie
 _MOST_NAMED = 3  # names in a message

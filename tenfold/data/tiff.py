@@ -44,7 +44,7 @@ def pages(content: bytes) -> Iterator[Tags]:
             first = at + struct.calcsize(f"={layout.count}")
             yield dict(_tags(content, layout, first, min(count, _MOST_TAGS)))
             at = layout.read(layout.offset, content, first + count * layout.entry)
-    except struct.error:
+    except (struct.error, OverflowError):  # beyond the file, or beyond what an offset can be
         return
 
 

@@ -276,3 +276,12 @@ def test_a_clean_folder_is_trained_on_without_warnings(root: Path, capsys: pytes
     tenfold.load(str(root))
     said = capsys.readouterr().err
     assert said.startswith("pictures/: 2 classes") and len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["Recycled", "Recycler"])
+def test_a_class_of_waste_is_a_class(name: str, tmp_path: Path) -> None:
+    """The bins of Windows XP were called so; today it is a class of a well-known kind of data set."""
+    for folder in (name, "Compost"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").write_bytes(b"")
+    assert set(list_folder(tmp_path).classes) == {name, "Compost"}

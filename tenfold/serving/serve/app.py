@@ -240,12 +240,12 @@ def _add_model(app: FastAPI, service: Service) -> None:
 
     async def is_named(name: str) -> None:
         if name != service.name:
-            raise RefusalError(404, f"there is no such model here: it is called {service.name}")
+            raise RefusalError(404, "there is no such model here: /model says what it is called")
 
     async def has_version(name: str, version: str) -> None:
         await is_named(name)
         if version != service.version:
-            raise RefusalError(404, f"there is no such version of this model: it is {service.version}")
+            raise RefusalError(404, "there is no such version of this model: its metadata lists the versions")
 
     size, (metadata, ready, infer) = service.classifier.about.size, _model_routes(service)
     for path, check in (("/v2/models/{name}", is_named), ("/v2/models/{name}/versions/{version}", has_version)):

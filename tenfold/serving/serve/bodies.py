@@ -10,7 +10,6 @@ import string
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -134,6 +133,9 @@ _WHITESPACE = string.whitespace.encode()
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
+_ESCAPES = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%0A": b"", b"%0D": b"", b"%20": b""}
+
+
 def _from_base64(text: str) -> bytes:
     """Base64 as people's tools write it: broken into lines, without padding, of either alphabet, or as a data: URI.
 
@@ -144,7 +146,8 @@ def _from_base64(text: str) -> bytes:
         head, comma, content = content.partition(b",")
         if not comma or not head.lower().endswith(b";base64"):
             raise ValueError("a data: URI that is not in base64")
-        content = unquote_to_bytes(content)
+        for escape, sign in _ESCAPES.items():  # others stand for nothing that base64 has, and are refused below
+            content = content.replace(escape, sign).replace(escape.lower(), sign)
     content = content.translate(_URL_SAFE, _WHITESPACE)
     if not content.endswith(b"="):
         content += b"=" * (-len(content) % 4)

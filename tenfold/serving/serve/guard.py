@@ -27,7 +27,7 @@ OPEN = frozenset(
     {"/", "/page.js", "/page.css", "/icon.svg", "/docs", "/docs.js", "/healthz", "/v2/health/live", "/v2/health/ready"}
 )
 """Paths that need no token: the pages, which are the same for everybody, and whether the service is well."""
-_READY = re.compile(r"/healthz|/v2/health/ready|/v2/models/.+/ready")
+_READY = re.compile(r"/healthz|/v2/health/ready|/v2/models/[^/]+/ready|/v2/models/[^/]+/versions/[^/]+/ready")
 """Paths by which load balancers learn whether to send more requests."""
 _ALIVE = "/v2/health/live"
 _POLICY = (
