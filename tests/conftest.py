@@ -5,15 +5,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import tenfold
+from tenfold import cli
 from tenfold.data import Dataset
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Invoke = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -52,6 +57,23 @@ def command() -> Command:
     def run(*arguments: str | Path, **keywords: object) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "tenfold", *map(str, arguments)]
         return subprocess.run(words, capture_output=True, text=True, timeout=600, **keywords)  # type: ignore[call-overload, no-any-return]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def invoke() -> Invoke:
+    """Run the command within this process: exit code, standard output, standard error."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        out, err = StringIO(), StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(sys, "argv", ["tenfold", *map(str, arguments)])
+            patch.setattr("tenfold.console.stderr", lambda: Console(file=err, soft_wrap=True))
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out.getvalue(), err.getvalue()
 
     return run
 

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tenfold.cli.app import HomeTyper, Json, Resize, Size, SkipBad, app, print_json, print_table, require_extra
+from tenfold.cli.app import (
+    SKIP_BAD,
+    HomeTyper,
+    Json,
+    Resize,
+    Size,
+    SkipBad,
+    app,
+    print_json,
+    print_table,
+    require_extra,
+)
 from tenfold.console import printable
 from tenfold.errors import DataError, SkippedError
 
@@ -61,7 +72,7 @@ def data_show(
     seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Which images are drawn.")] = 0,
     size: Size = 32,
     resize: Resize = "squash",
-    skip_bad: SkipBad = "1%",
+    skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
     """Draw some images of every class and count them."""
@@ -91,7 +102,7 @@ def data_show(
 @data_app.command("check")
 def data_check(
     folder: Annotated[Path, typer.Argument(help="A folder of images with a subfolder a class.")],
-    skip_bad: SkipBad = "1%",
+    skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
     """Say what is odd in a folder of images, file by file, and what to do about it; nothing is changed.

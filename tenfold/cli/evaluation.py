@@ -67,14 +67,7 @@ def evaluate(
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
     require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
-    from tenfold.data import is_folder
-
-    if full and not honesty:
-        raise UsageError("--full goes with --honesty")
-    if target_error and data is not None and not is_folder(data):
-        raise UsageError("--target-error is about the run's own validation images: leave --data out")
-    if honesty and data is not None and not is_folder(data):
-        raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
+    _refuse_combinations(data, full, honesty, target_error)
     if data is None or honesty:
         _refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
@@ -101,6 +94,18 @@ def evaluate(
         print(f"{dataset.skipped:,} images of {dataset.name} could not be read and were skipped")
     if panel:
         _print_panel(opened, panel)
+
+
+def _refuse_combinations(data: str | None, full: bool, honesty: bool, target_error: float | None) -> None:
+    from tenfold.data import is_folder
+
+    by_name = data is not None and not is_folder(data)  # a folder may be the run's own, where it is now
+    if full and not honesty:
+        raise UsageError("--full goes with --honesty")
+    if target_error and by_name:
+        raise UsageError("--target-error is about the run's own validation images: leave --data out")
+    if honesty and by_name:
+        raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
 
 
 def _note_stale_model(run: "Run") -> None:

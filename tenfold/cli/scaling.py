@@ -9,6 +9,7 @@ import typer
 from tenfold.cli.app import (
     CLUSTER_EXTRA,
     RUNS,
+    SKIP_BAD,
     TRAIN_EXTRA,
     TUNE_EXTRA,
     Cluster,
@@ -64,7 +65,7 @@ def bench(
     ] = False,
     size: Size = 32,
     resize: Resize = "squash",
-    skip_bad: SkipBad = "1%",
+    skip_bad: SkipBad = SKIP_BAD,
     cluster: Cluster = None,
     cpus: Cpus = None,
     as_json: Json = False,
@@ -89,7 +90,7 @@ def bench(
     from tenfold.scaling import bench as benching
 
     data = _found_again(data, dataset)
-    options = ["--data", data, "--device", device, *_shape_options(dataset)]
+    options = ["--data", data, "--device", device, *(dataset.origin.options() if dataset.origin else [])]
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
     # who asks for validation images is choosing, and spares the test images
@@ -114,14 +115,6 @@ def _found_again(data: str, dataset: "Dataset") -> str:
 def _content(dataset: "Dataset") -> str | None:
     """By which a folder is known to have changed."""
     return dataset.origin.sha256 if dataset.origin else None
-
-
-def _shape_options(dataset: "Dataset") -> list[str]:
-    """What another command needs to read a folder's images as they were."""
-    if (origin := dataset.origin) is None:
-        return []
-    skip_bad = ["--skip-bad", origin.skip_bad] if origin.skip_bad != "1%" else []
-    return ["--size", str(origin.size), "--resize", origin.resize, *skip_bad]
 
 
 def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
@@ -221,7 +214,7 @@ def tune(
     ] = None,
     size: Size = 32,
     resize: Resize = "squash",
-    skip_bad: SkipBad = "1%",
+    skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
     """Search for better values of a recipe's fields, on validation images only; the best recipe comes as a file."""
@@ -281,7 +274,7 @@ def _bench_command(recipes: str, setting: "Setting", dataset: "Dataset") -> str:
     """How recipes are compared on a search's data, with seeds that the search did not see."""
     held_out = [] if dataset.val_size else ["--val-size", str(setting.val_images)]
     same = ["--data", setting.data, "--device", setting.device]
-    same += _shape_options(dataset)
+    same += dataset.origin.options() if dataset.origin else []
     return shlex.join(["tenfold", "bench", "--recipe", recipes, "--seed0", str(setting.seed + 1), *held_out, *same])
 
 

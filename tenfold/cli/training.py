@@ -11,6 +11,7 @@ import typer
 
 from tenfold.cli.app import (
     RUNS,
+    SKIP_BAD,
     TRAIN_EXTRA,
     Data,
     Device,
@@ -55,7 +56,7 @@ def train(
     val_size: ValSize = None,
     size: Size = 32,
     resize: Resize = "squash",
-    skip_bad: SkipBad = "1%",
+    skip_bad: SkipBad = SKIP_BAD,
     target_error: TargetError = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
@@ -218,7 +219,7 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     folder = env.get("folder")
     if folder:
-        settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", "1%")}
+        settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", SKIP_BAD)}
         del settings["data"]  # its content tells whether it is the same
     for name, value in settings.items():
         asked = context.params[name]

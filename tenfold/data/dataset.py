@@ -53,6 +53,11 @@ class Origin:
     skip_bad: str = SKIP_BAD
     skipped: int = 0
 
+    def options(self) -> list[str]:
+        """The words by which another command reads the images in the same way."""
+        skip_bad = ["--skip-bad", self.skip_bad] if self.skip_bad != SKIP_BAD else []
+        return ["--size", str(self.size), "--resize", self.resize, *skip_bad]
+
 
 @dataclass(frozen=True)
 class Dataset:

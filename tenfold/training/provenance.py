@@ -258,9 +258,7 @@ def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None) ->
             named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
     source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
     if origin:
-        options += f" --size {origin.size} --resize {origin.resize}"
-        if origin.skip_bad != SKIP_BAD:
-            options += f" --skip-bad {origin.skip_bad}"
+        options += f" {shlex.join(origin.options())}"
     elif data not in NAMES:
         return f'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed={seed})'
     return f"tenfold train --recipe {source} --data {shlex.quote(data)} --seed {seed}{options}"

@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,10 +15,8 @@ import pandas as pd
 import pytest
 from pictures import write_mixed_shapes
 from PIL import Image
-from rich.console import Console
 
 import tenfold
-from tenfold import cli
 from tenfold.data.image import decode
 from tenfold.serving.card import has_card
 
@@ -39,23 +35,6 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TENFOLD_HOME", str(tmp_path_factory.mktemp("home")))
         yield
     signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture(scope="module")
-def invoke() -> Invoke:
-    """Run the command within this process: exit code, standard output, standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        out, err = StringIO(), StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr(sys, "argv", ["tenfold", *map(str, arguments)])
-            patch.setattr("tenfold.console.stderr", lambda: Console(file=err, soft_wrap=True))
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out.getvalue(), err.getvalue()
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,9 @@ import pytest
 from pictures import save
 
 import tenfold
+from tenfold.cli.app import SKIP_BAD as OF_THE_COMMAND_LINE
 from tenfold.data.check import check_folder
+from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import most_bad
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
@@ -169,3 +171,8 @@ def test_a_run_of_before_has_the_usual_limit(tmp_path: Path) -> None:
     from tenfold.data import Origin
 
     assert Origin(path="x", sha256="0", size=32, resize="squash").skip_bad == "1%"
+
+
+def test_the_command_line_has_the_same_default() -> None:
+    """Written twice, since the data set's module brings NumPy, and --help starts without it."""
+    assert OF_THE_COMMAND_LINE == SKIP_BAD

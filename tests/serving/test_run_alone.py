@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from rich.console import Console
 from served import process
 
 import tenfold
-from tenfold import cli
 from tenfold.data.dataset import Dataset
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError
@@ -55,23 +51,6 @@ def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TENFOLD_HOME", str(tmp_path_factory.mktemp("home")))
         yield
     signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture(scope="module")
-def invoke() -> Invoke:
-    """Run the command within this process: exit code, standard output, standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        out, err = StringIO(), StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr(sys, "argv", ["tenfold", *map(str, arguments)])
-            patch.setattr("tenfold.console.stderr", lambda: Console(file=err, soft_wrap=True))
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out.getvalue(), err.getvalue()
-
-    return run
 
 
 def write_images(root: Path, dataset: Dataset) -> Path:

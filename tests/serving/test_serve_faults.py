@@ -21,14 +21,14 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from served import Service, Slow, in_thread, process, slow_app
+from served import Service, Slow, in_thread, process, slow_app, wait_for
 
 from tenfold.data.image import decode
 from tenfold.errors import ImageError, StorageError
@@ -78,16 +78,6 @@ def many_scans() -> bytes:
     data = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
     empty = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\1\0\1\x3f\0" + data
     return head + tables + first + empty * 5000 + b"\xff\xd9"
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    """Whether it comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        threading.Event().wait(0.01)
-    return True
 
 
 def read_all(connection: socket.socket) -> bytes:

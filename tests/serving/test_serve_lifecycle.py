@@ -4,6 +4,7 @@ Each test failed before what it tests was there; the docstrings say how.
 """
 
 import contextlib
+import functools
 import http.client
 import io
 import json
@@ -16,10 +17,9 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import served
 from PIL import Image
 from served import Answer, Service, Slow, in_thread, process, slow_app
 
@@ -44,14 +45,7 @@ def picture(grey: int = 255) -> bytes:
     return content.getvalue()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> bool:
-    """Whether it comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        threading.Event().wait(0.01)
-    return True
+wait_for = functools.partial(served.wait_for, seconds=60)
 
 
 def exchange(service: Service, sent: bytes) -> bytes:
