@@ -67,18 +67,20 @@ def evaluate(
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
     require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
-    _refuse_combinations(data, full, honesty, target_error)
+    _refuse_combinations(data, full, honesty)
     if data is None or honesty:
         _refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
     from tenfold.files import write_text
     from tenfold.training.device import make_plan
+    from tenfold.training.provenance import is_own
     from tenfold.training.run import Run
 
     opened, plan = Run.open(run), make_plan(device)
-    dataset, own = _load_data(opened, data, honesty, skip_bad)
+    dataset = _load_data(opened, data, honesty, skip_bad)
+    own = dataset is None or is_own(opened.env, dataset)
     with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
-        evaluated = evaluation.evaluate(opened, dataset, plan, own=own, target_error=target_error)
+        evaluated = evaluation.evaluate(opened, dataset, plan, target_error=target_error)
         rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
         if own:
             _note_stale_model(opened)
@@ -96,14 +98,12 @@ def evaluate(
         _print_panel(opened, panel)
 
 
-def _refuse_combinations(data: str | None, full: bool, honesty: bool, target_error: float | None) -> None:
+def _refuse_combinations(data: str | None, full: bool, honesty: bool) -> None:
     from tenfold.data import is_folder
 
     by_name = data is not None and not is_folder(data)  # a folder may be the run's own, where it is now
     if full and not honesty:
         raise UsageError("--full goes with --honesty")
-    if target_error and by_name:
-        raise UsageError("--target-error is about the run's own validation images: leave --data out")
     if honesty and by_name:
         raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
 
@@ -121,8 +121,8 @@ def _note_stale_model(run: "Run") -> None:
         remark(f"{run.path / RUN_FILE} has another calibration: predict, serve and export write it again")
 
 
-def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None) -> tuple["Dataset | None", bool]:
-    """What to score on, and whether the run was trained on it.
+def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None) -> "Dataset | None":
+    """What to score on.
 
     None is its own data, found by `evaluate`, which may do without; for `honesty`, images are needed in any case.
     """
@@ -130,8 +130,8 @@ def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None
 
     if honesty:
         by_hand = "tenfold.evaluation.honesty.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
-        return dataset_of(run, Path(data) if data else None, by_hand), True
-    return other_data(run, data, skip_bad) if data else (None, True)
+        return dataset_of(run, Path(data) if data else None, by_hand)
+    return other_data(run, data, skip_bad) if data else None
 
 
 def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from tenfold.errors import ModelError
 from tenfold.evaluation import metrics
+from tenfold.training.run import TARGET_ERROR, check_target_error
 
-PROMISED_ERROR = 0.01
 CONFIDENCE = 0.95
 _COVERAGES = np.arange(1, 21) / 20
 _LEVEL = (1 - CONFIDENCE) / len(_COVERAGES)  # of the test of each coverage, so that all hold together
@@ -50,8 +50,9 @@ class Calibration:
         return Calibration(**known)
 
 
-def calibrate(logits: np.ndarray, labels: np.ndarray, promised_error: float = PROMISED_ERROR) -> Calibration:
-    """Choose temperature and threshold on validation images."""
+def calibrate(logits: np.ndarray, labels: np.ndarray, promised_error: float = TARGET_ERROR) -> Calibration:
+    """Choose temperature and threshold on validation images. Raises `UsageError` as `check_target_error`."""
+    check_target_error(promised_error)
     found = fit_temperature(logits, labels)
     temperature = 1.0 if found is None else found
     sure, correct = _answers(logits, labels, temperature)

@@ -8,16 +8,16 @@ import torch
 
 from tenfold.console import remark
 from tenfold.data.dataset import Dataset
-from tenfold.errors import DataError
+from tenfold.errors import DataError, UsageError
 from tenfold.evaluation import metrics
-from tenfold.evaluation.calibration import PROMISED_ERROR, Calibration, calibrate, describe
+from tenfold.evaluation.calibration import Calibration, calibrate, describe
 from tenfold.evaluation.outputs import Outputs, keep, kept_outputs, outputs_of
 from tenfold.files import format_object
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.fit import split
 from tenfold.training.model import count_parameters, penalty
-from tenfold.training.provenance import dataset_of, find_data
-from tenfold.training.run import Run
+from tenfold.training.provenance import dataset_of, find_data, is_own, is_read_alike
+from tenfold.training.run import Run, check_target_error, target_error_of
 from tenfold.training.weights import Model
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Evaluation:
     """What a run does on a test set, and on its validation images where it has some.
 
     scores: the numbers that go to `results.json`. names: the test images' files, below the folder that they are from.
+    own: whether they are the test images of the data that the run was trained on; only then the run may keep them.
     """
 
     test: Outputs
@@ -39,6 +40,7 @@ class Evaluation:
     classes: tuple[str, ...]
     scores: dict[str, Any]
     names: np.ndarray | None = None
+    own: bool = True
 
     @property
     def logits(self) -> np.ndarray:
@@ -86,18 +88,18 @@ def evaluate(
     dataset: Dataset | None = None,
     plan: Plan | None = None,
     *,
-    own: bool = True,
     target_error: float | None = None,
 ) -> Evaluation:
     """Score a trained run on the test images of `dataset`, without writing anything.
 
     dataset: by default what the run was trained on; where that changed or is not here, the logits and labels that the
-    run directory keeps are enough, and this is said. own: whether `dataset` is what the run was trained on; with other
-    data, the calibration is the run's, not theirs. target_error: the share of wrong answers that the threshold is to
-    keep; None for the run's own, else 1 %. Raises `ModelError` for a run that is unfinished or damaged, `DataError` for
-    data of other classes or without labelled test images, and as `dataset_of` does.
+    run directory keeps are enough, and this is said. With data other than the run's own (see `Evaluation.own`), the
+    calibration is the run's, not theirs. target_error: the share of wrong answers that the threshold is to keep, from
+    0.001 to 0.5; None for the run's own, else 1 %. Raises `ModelError` for a run that is unfinished or damaged,
+    `DataError` for data of other classes or without labelled test images, and as `dataset_of` does, `UsageError` for
+    another target error, or one with other data.
     """
-    plan = plan or make_plan()
+    target_error, plan = check_target_error(target_error), plan or make_plan()
     if dataset is None:
         found = find_data(run)
         by_logits = not found.own and target_error is None  # a new threshold takes the validation images
@@ -106,12 +108,20 @@ def evaluate(
             remark(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
             return kept
         dataset = found.dataset if found.own and found.dataset else dataset_of(run, in_python=_HAND_OVER)
+    return _score(run, dataset, plan, target_error)
+
+
+def _score(run: Run, dataset: Dataset, plan: Plan, target_error: float | None) -> Evaluation:
     model = run.load_model(plan)
     _require_fitting(run, model, dataset)
+    own = _is_own(run, dataset)
+    if target_error is not None and not own:
+        about = f"the target error is about the validation images of {run.path}"
+        raise UsageError(f"{about}: leave it out with other data ({dataset.name})")
     test = outputs_of(run, model, dataset.test, plan, "test")
     held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
     val = outputs_of(run, model, held_out, plan, "val") if held_out else None
-    calibration = calibrate(val.single, val.labels, target_error or _target_error(run)) if val else None
+    calibration = calibrate(val.single, val.labels, target_error or target_error_of(run)) if val else None
     if not own:
         calibration = _earlier_calibration(run)
     more = {
@@ -120,7 +130,7 @@ def evaluate(
     }
     if dataset.origin:
         more["skipped_images"] = dataset.skipped
-    return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names)
+    return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names, own)
 
 
 def _from_kept(run: Run, plan: Plan) -> Evaluation | None:
@@ -159,6 +169,24 @@ def class_numbers(names: "pd.Series[str]", classes: tuple[str, ...]) -> np.ndarr
     return names.map(numbers).to_numpy(np.int64)
 
 
+def _is_own(run: Run, dataset: Dataset) -> bool:
+    """Whether the run was trained on `dataset`. Raises `DataError` for its own folder read otherwise.
+
+    Among test images that another seed draws are training images, so their scores would be too good.
+    """
+    own = is_own(run.env, dataset)
+    if own and dataset.origin and not is_read_alike(run, dataset):
+        how = "with another seed, resize mode or bit depth"
+        raise DataError(f"{dataset.name} was read otherwise than for {run.path}, {how}: tenfold.evaluate(run) reads it")
+    return own
+
+
+def require_own(run: Run, evaluation: Evaluation) -> None:
+    """Raise `UsageError` for scores on other data than the run's own: they are not to replace its own."""
+    if not evaluation.own:
+        raise UsageError(f"these scores are of other data than {run.path} was trained on: the run keeps only its own")
+
+
 def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
     if dataset.classes != model.classes:
         unknown = tuple(name for name in dataset.classes if name not in model.classes)
@@ -175,12 +203,6 @@ def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
 def _named(classes: tuple[str, ...], most: int = 20) -> str:
     more = f" and {len(classes) - most:,} more" if len(classes) > most else ""
     return ", ".join(metrics.shown(name) for name in classes[:most]) + more
-
-
-def _target_error(run: Run) -> float:
-    """What was asked for earlier: when it was scored, or when its training was started."""
-    earlier = _earlier_calibration(run)
-    return earlier.promised_error if earlier else float(run.env.get("target_error") or PROMISED_ERROR)
 
 
 def _earlier_calibration(run: Run) -> Calibration | None:
@@ -213,8 +235,9 @@ def _scores(run: Run, model: Model, test: Outputs) -> dict[str, Any]:
 def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict[str, Any]:
     """Write results.json (the scores and `more`), predictions.csv and the logits; seal the run, return the results.
 
-    The caller owns the run's lock.
+    The caller owns the run's lock. Raises `UsageError` for scores of other data.
     """
+    require_own(run, evaluation)
     env = run.env
     results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
     parts = {"test": evaluation.test, "val": evaluation.val}
@@ -226,6 +249,7 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
 
 def rewrite_scores(run: Run, evaluation: Evaluation) -> dict[str, Any]:
     """As `write_scores`, but keep what training measured, times and memory. Raises `ModelError` for damaged results."""
+    require_own(run, evaluation)
     if not run.scored:
         return write_scores(run, evaluation, {})
     run.verify("results.json")

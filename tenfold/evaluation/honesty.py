@@ -25,7 +25,7 @@ from tenfold.errors import DataError, DivergedError, ModelError, UsageError
 from tenfold.evaluation import labels as label_errors
 from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
 from tenfold.evaluation.duplicates import PUBLISHED, embed, find_duplicates
-from tenfold.evaluation.evaluate import Evaluation
+from tenfold.evaluation.evaluate import Evaluation, require_own
 from tenfold.evaluation.explain import explain, overlay
 from tenfold.evaluation.metrics import accuracy, probabilities
 from tenfold.evaluation.spread import spread_over_runs
@@ -72,8 +72,10 @@ def _digest(part: Split) -> str:
 def examine(subject: Subject, plan: Plan, full: bool = False) -> tuple[dict[str, Part], bool]:
     """Have every part, and say whether one of them is new. The caller owns the run's lock.
 
-    full: corrupt all test images, not the first thousand. Raises `ModelError`, `StorageError`.
+    full: corrupt all test images, not the first thousand. Raises `ModelError`, `StorageError`, and `UsageError` for
+    other data than the run's own.
     """
+    require_own(subject.run, subject.evaluation)
     kept = read_panel(subject) or {}
     model = subject.run.load_model(plan)
     images = len(subject.dataset.test) if full else min(IMAGES_A_CELL, len(subject.dataset.test))

@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
-from tenfold.evaluation.evaluate import Evaluation, to_csv
+from tenfold.evaluation.evaluate import Evaluation, require_own, to_csv
 from tenfold.evaluation.honesty import Subject, read_panel
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import write_text
 from tenfold.training.provenance import reproduction
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Run
+from tenfold.training.run import Run, target_error_of
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (
@@ -41,8 +41,10 @@ _SECTIONS = (
 def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Path]:
     """Draw a scored run into `plots/*.png`, write per_class.csv and the page report.html, seal all; return their paths.
 
-    The caller owns the run's lock. Raises `ModelError` where a file that is drawn from is damaged, `StorageError`.
+    The caller owns the run's lock. Raises `ModelError` where a file that is drawn from is damaged, `StorageError`, and
+    `UsageError` for scores of other data.
     """
+    require_own(run, evaluation)
     results = run.require_scores()
     run.verify("results.json", "metrics.csv", "steps.csv")
     known = Known(run, dataset, evaluation, results)
@@ -249,7 +251,8 @@ def _environment(known: Known) -> sections.Facts:
 
 
 def _command(known: Known) -> str:
-    return reproduction(known.run.recipe, known.results["seed"], known.dataset.name, known.dataset.origin)
+    run, dataset = known.run, known.dataset
+    return reproduction(run.recipe, known.results["seed"], dataset.name, dataset.origin, target_error_of(run))
 
 
 _REPRODUCE_NOTE = (

@@ -15,7 +15,7 @@ from tenfold.evaluation.metrics import expected_calibration_error, wilson_interv
 from tenfold.files import write_text
 from tenfold.serving.runtime import About, Classifier, open_model
 from tenfold.training.provenance import find_data, origin_of, reproduction
-from tenfold.training.run import Run
+from tenfold.training.run import Run, target_error_of
 
 _TITLE = "# Model card: "
 
@@ -75,7 +75,8 @@ temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{cla
 
 def _training(run: Run) -> str:
     env, recipe = run.env, run.recipe
-    command = reproduction(recipe, env["seed"], env["data"], origin_of(run, env) if "folder" in env else None)
+    origin = origin_of(run, env) if "folder" in env else None
+    command = reproduction(recipe, env["seed"], env["data"], origin, target_error_of(run))
     language, prompt = ("console", "$ ") if command.startswith("tenfold train") else ("python", "")
     versions = ", ".join(f"{name} {number}" for name, number in env.get("versions", {}).items())
     held_out = "no training images held out: temperature and threshold are not fitted"

@@ -18,7 +18,7 @@ from tenfold.data.dataset import SKIP_BAD, Split
 from tenfold.errors import DataError, ModelError, StorageError, UsageError
 from tenfold.files import write_text
 from tenfold.training.recipe import RECIPES, Recipe
-from tenfold.training.run import Run
+from tenfold.training.run import TARGET_ERROR, Run
 
 SPLIT_FILE = "split.csv"
 _SAMPLE = 200
@@ -151,6 +151,17 @@ def is_own(env: Mapping[str, Any], dataset: Dataset) -> bool:
     return dataset.name == env["data"] and noted in (None, fingerprint(dataset))
 
 
+def is_read_alike(run: Run, dataset: Dataset) -> bool:
+    """Whether the run's own folder was read as for the run: by the same seed, which draws test images, to such pixels.
+
+    Old runs have no list of their test images.
+    """
+    origin, names = origin_of(run, run.env), dataset.test.names
+    listed = {name for name, split in _listed(run) if split == "test"}
+    same_images = not listed or names is None or listed == set(names.tolist())
+    return same_images and (dataset.resize, dataset.bit_depth) == (origin.resize, origin.bit_depth)
+
+
 def _read_folder(run: Run, env: Mapping[str, Any], folder: Path | None) -> tuple[Dataset, bool]:
     """The folder that a run was trained on, as it is now, and whether it is still the same."""
     origin = origin_of(run, env)
@@ -179,8 +190,8 @@ def _say_changed(run: Run, dataset: Dataset) -> str:
     return f"{where} is not what {run.path} was trained on{_what_changed(run, dataset)}"
 
 
-def other_data(run: Run, name: str, skip_bad: str | None = None) -> tuple[Dataset, bool]:
-    """Load data for a run to be scored on, and say whether the run was trained on it.
+def other_data(run: Run, name: str, skip_bad: str | None = None) -> Dataset:
+    """Load data for a run to be scored on: its own (see `is_own`), or other.
 
     skip_bad: how many files of a folder may be unreadable; None for as many as the run's own data were allowed.
 
@@ -189,10 +200,9 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> tuple[Datase
     """
     env = run.env
     if not is_folder(name):
-        dataset = load(name)
-        return dataset, name == env["data"] and is_own(env, dataset)
+        return load(name)
     if "folder" in env and Path(name).resolve() == Path(env["folder"]["path"]):
-        return dataset_of(run), True  # if it changed, most of its images were still trained on
+        return dataset_of(run)  # if it changed, most of its images were still trained on
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
     model = run.description
@@ -204,7 +214,7 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> tuple[Datase
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
     if not own:
         _warn_of_known(run, dataset)
-    return dataset.with_classes(model.classes), own
+    return dataset.with_classes(model.classes)
 
 
 def _skip_bad(env: Mapping[str, Any]) -> str:
@@ -244,10 +254,11 @@ def _what_changed(run: Run, dataset: Dataset) -> str:
     return f"; images: {', '.join(told) or 'the same names, other content'}"
 
 
-def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None) -> str:
+def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float) -> str:
     """The command that trains this run again on data of that name: by the recipe's name where that suffices.
 
-    For a data set made in Python, which no command can load, it is the call.
+    target_error: what the run's threshold is to keep (`run.target_error_of`). For a data set made in Python, which no
+    command can load, it is the call.
     """
     named = RECIPES.get(recipe.name)
     options = ""
@@ -257,8 +268,12 @@ def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None) ->
         if named.epochs != recipe.epochs:
             named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
     source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
+    usual = target_error == TARGET_ERROR
+    if not usual:
+        options += f" --target-error {target_error!r}"
     if origin:
         options += f" {shlex.join(origin.options())}"
     elif data not in NAMES:
-        return f'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed={seed})'
+        more = "" if usual else f", target_error={target_error!r}"
+        return f'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed={seed}{more})'
     return f"tenfold train --recipe {source} --data {shlex.quote(data)} --seed {seed}{options}"

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ from tenfold.training.weights import (
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+TARGET_ERROR = 0.01
+"""The share of wrong answers that a threshold is to keep, unless the user says otherwise."""
+LEAST_TARGET_ERROR, MOST_TARGET_ERROR = 0.001, 0.5
 _KEEP_CHECKPOINTS = 2
 
 
@@ -283,6 +287,24 @@ class Run:
     def scored(self) -> bool:
         """Whether the scores were written too: nothing is left to resume."""
         return self.trained and "results.json" in self._manifest().files
+
+
+def check_target_error(value: float | None) -> float | None:
+    """The share of wrong answers that a threshold is to keep, or None. Raises `UsageError` outside of 0.001 to 0.5."""
+    if value is None:
+        return None
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and LEAST_TARGET_ERROR <= value <= MOST_TARGET_ERROR):  # nan is not, either
+        bounds = f"from {LEAST_TARGET_ERROR} to {MOST_TARGET_ERROR} (0.01 is 1 %)"
+        raise UsageError(f"target_error must be a number {bounds}, not {value!r}")
+    return float(value)
+
+
+def target_error_of(run: Run) -> float:
+    """What was asked for last, when the run was scored or when its training was started; else 1 %."""
+    calibration = run.read_json("results.json").get("calibration") if run.scored else None
+    asked = (calibration or {}).get("promised_error") or run.env.get("target_error")
+    return float(asked or TARGET_ERROR)
 
 
 def check_new(path: Path) -> None:

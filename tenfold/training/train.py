@@ -24,7 +24,7 @@ from tenfold.training.model import count_parameters, summarize
 from tenfold.training.provenance import dataset_of, is_own, note_origin, write_split
 from tenfold.training.ranks import ALONE, Ranks
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Run, check_new
+from tenfold.training.run import Run, check_new, check_target_error
 from tenfold.training.signals import HeldSignals
 from tenfold.training.unlearned import find_unlearned_classes
 from tenfold.training.weights import describe_model
@@ -63,13 +63,13 @@ def train(
 ) -> Trained:
     """Train in the new run directory `out`, and seal it; where there are other ranks, as their first.
 
-    target_error: noted for the calibration that follows (`evaluate`).
+    target_error: noted for the calibration that follows (`evaluate`), from 0.001 to 0.5.
 
     Ctrl-C and SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`,
     `DivergedError`, `StorageError`.
     """
     check_new(out)
-    plan = make_plan(ranks.device(device))
+    target_error, plan = check_target_error(target_error), make_plan(ranks.device(device))
     if dataset.val_size:
         recipe = recipe.with_val_size(dataset.val_size)
     fitting = _prepare(recipe, dataset, seed, plan, ranks)

@@ -194,7 +194,7 @@ def test_the_range_travels_with_the_model(trained: Path) -> None:
         np.testing.assert_array_equal(decoders.decode(content), expected)
     finally:
         decoders.close()
-    other, _ = other_data(run, str(fill(trained / "others", 65_535, 8)))
+    other = other_data(run, str(fill(trained / "others", 65_535, 8)))
     assert other.bit_depth == 12
     told = model.about.to_json()
     told["classes"] = list(told["classes"])

@@ -18,7 +18,9 @@ from PIL import Image
 
 import tenfold
 from tenfold.data.image import decode
+from tenfold.errors import DataError
 from tenfold.serving.card import has_card
+from tenfold.training.run import Run
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -179,6 +181,16 @@ def test_other_pictures_are_all_scored_on(
     shutil.move(tmp_path / "mine" / "star", tmp_path / "mine" / "comet")
     code, _, err = invoke(*words)
     assert code == 3 and "mine/ has other classes than" in err
+
+
+def test_its_own_folder_read_otherwise_is_not_scored(trained: dict[str, Any], shapes: Path) -> None:
+    """Another seed draws training images among the test images; it scored too well, and as the run's own."""
+    run = Run.open(Path(trained["run"]))
+    for options in ({"seed": 1}, {"resize": "crop"}):
+        with pytest.raises(DataError, match=r"shapes/ was read otherwise than for .*run, with another seed"):
+            tenfold.evaluate(run, tenfold.load(str(shapes), **options))
+    scored = tenfold.evaluate(run, tenfold.load(str(shapes)))
+    assert scored.own and scored.scores["test_accuracy"] == trained["test_accuracy"]
 
 
 def test_an_interrupted_run_goes_on_where_the_folder_moved(

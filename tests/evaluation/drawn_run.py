@@ -17,6 +17,7 @@ from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
 from tenfold.training.infer import Logits
 from tenfold.training.model import build
+from tenfold.training.provenance import note_origin
 from tenfold.training.recipe import FAST89, NetworkSpec
 from tenfold.training.run import Run
 from tenfold.training.weights import describe_model
@@ -35,7 +36,7 @@ def draw_logits(labels: np.ndarray, k: int, seed: int) -> Logits:
 
 def make_drawn_run(path: Path, dataset: Dataset, seed: int = 0, report: bool = True) -> Evaluation:
     """Write a whole run directory, by default with pictures and `report.html`, and leave it unlocked."""
-    env = {"seed": seed, "data": "shapes", "device": "cpu", "dtype": "float32"}
+    env = {"seed": seed, "data": "shapes", "device": "cpu", "dtype": "float32"} | note_origin(dataset)
     run = Run.create(path, replace(RECIPE, name=f"drawn{seed}"), env)
     network = build(RECIPE.network, len(dataset.classes))
     run.save_model(network, describe_model(RECIPE.network, dataset.classes, 32, Pixels((0.5,) * 3, (0.25,) * 3)))

@@ -51,7 +51,7 @@ def answer(result: tuple[int, str, str]) -> dict[str, Any]:
     return json.loads(out)  # type: ignore[no-any-return]
 
 
-def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path) -> None:
+def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the logits that the run keeps. Only 1 % could be asked for, which these 700 images show of no threshold."""
     before = answer(invoke("evaluate", run, "--json"))["calibration"]
     assert (before["promised_error"], before["images"], before["images_needed"]) == (0.01, 700, 597)
@@ -60,8 +60,13 @@ def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path) -> N
     assert (looser["promised_error"], looser["images_needed"]) == (0.5, 9)
     assert json.loads((run / "results.json").read_text())["calibration"] == looser
     assert answer(invoke("evaluate", run, "--json"))["calibration"] == looser, "what was asked for stays"
+    stricter = answer(invoke("evaluate", run, "--target-error", "0.4", "--data", "shapes", "--json"))["calibration"]
+    assert stricter["promised_error"] == 0.4, "they are its own data"
+    assert json.loads((run / "results.json").read_text())["calibration"] == stricter
+    assert invoke("report", run)[0] == 0 and "--target-error 0.4" in (run / "report.html").read_text()
+    monkeypatch.setattr("tenfold.training.provenance.load", lambda name: make_shapes(seed=5, train=1, test=40))
     code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", "shapes")
-    assert (code, out) == (2, "") and "about the run's own validation images: leave --data out" in err
+    assert (code, out) == (2, "") and "leave it out with other data (shapes)" in err
     assert invoke("evaluate", run, "--target-error", "0")[0] == 2
 
 

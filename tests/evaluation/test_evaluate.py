@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,20 @@ from PIL import Image
 
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
-from tenfold.errors import DataError, ModelError
+from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import outputs
 from tenfold.evaluation.calibration import calibrate, describe
 from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
+from tenfold.evaluation.honesty import Subject, examine
 from tenfold.evaluation.report import write_report
 from tenfold.training.augment import Pixels
 from tenfold.training.device import Plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
+from tenfold.training.provenance import note_origin
 from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe
 from tenfold.training.run import Run
+from tenfold.training.train import train
 from tenfold.training.weights import describe_model
 
 PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
@@ -41,7 +45,7 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
     made: list[Run] = []
 
     def make(recipe: Recipe) -> Run:
-        env = {"seed": 3, "data": "shapes", "device": "cpu", "dtype": "float32"}
+        env = {"seed": 3, "data": "shapes", "device": "cpu", "dtype": "float32"} | note_origin(DATASET)
         run = Run.create(tmp_path / recipe.name, recipe, env)
         torch.manual_seed(0)
         network = build(recipe.network)
@@ -58,7 +62,7 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
 def test_images_of_another_size_are_refused(make_run: MakeRun) -> None:
     """The network would take them, and be scored on what it never saw."""
     with pytest.raises(DataError, match=r"the images of shapes are 16 pixels a side, those of .*mine 32"):
-        evaluate(make_run(RECIPE), make_shapes(train=60, test=50, size=16), PLAN, own=False)
+        evaluate(make_run(RECIPE), make_shapes(train=60, test=50, size=16), PLAN)
 
 
 def cross_entropy_by_hand(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
@@ -188,10 +192,45 @@ def test_other_data_are_scored_with_the_runs_own_calibration(make_run: MakeRun) 
     run = make_run(RECIPE.with_val_size(20))
     results = write_scores(run, evaluate(run, DATASET, PLAN), {})
     other = make_shapes(seed=1, train=1, test=30)
-    scores = evaluate(run, other, PLAN, own=False).scores
+    scores = evaluate(run, other, PLAN).scores
     assert scores["calibration"]["temperature"] == results["calibration"]["temperature"]
     assert scores["calibration"]["ece_after"] != results["calibration"]["ece_after"]
     assert scores["val_accuracy"] is None and scores["test_images"] == 30
+
+
+def test_scores_of_other_data_do_not_replace_the_runs_own(make_run: MakeRun) -> None:
+    """`evaluate` took any data for the run's own unless `own=False` was said, and `write_scores` wrote them."""
+    run = make_run(RECIPE.with_val_size(20))
+    write_scores(run, evaluate(run, DATASET, PLAN), {})
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    other = make_shapes(seed=1, train=60, test=30)
+    evaluation = evaluate(run, other, PLAN)
+    assert not evaluation.own and evaluate(run, DATASET, PLAN).own
+    for keep in (
+        lambda: write_scores(run, evaluation, {}),
+        lambda: rewrite_scores(run, evaluation),
+        lambda: write_report(run, other, evaluation),
+        lambda: examine(Subject(run, other, evaluation), PLAN),
+    ):
+        with pytest.raises(UsageError, match=r"of other data than .*mine was trained on: the run keeps only its own"):
+            keep()
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+    with pytest.raises(UsageError, match=r"validation images of .*mine: leave it out with other data \(shapes\)"):
+        evaluate(run, other, PLAN, target_error=0.05)
+
+
+@pytest.mark.parametrize("wrong", [1.5, 0.0, -0.1, 0.0009, 0.51, float("nan"), True, "0.05"])
+def test_a_target_error_out_of_its_bounds_is_refused(make_run: MakeRun, tmp_path: Path, wrong: Any) -> None:
+    """As on the command line. 0.0 stood for the run's own, 1.5 was noted and ended in a traceback of `math`."""
+    run, said = make_run(RECIPE.with_val_size(20)), r"target_error must be a number from 0\.001 to 0\.5 "
+    with pytest.raises(UsageError, match=said):
+        evaluate(run, DATASET, PLAN, target_error=wrong)
+    with pytest.raises(UsageError, match=said):
+        train(RECIPE, DATASET, tmp_path / "new", target_error=wrong)
+    with pytest.raises(UsageError, match=said):
+        calibrate(np.eye(10), np.arange(10), wrong)
+    assert not (tmp_path / "new").exists()
+    assert evaluate(run, DATASET, PLAN, target_error=0.5).scores["calibration"]["promised_error"] == 0.5
 
 
 def test_scoring_again_keeps_the_times_and_mends_the_rest(make_run: MakeRun) -> None:
