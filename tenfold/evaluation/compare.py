@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tenfold.console import progress
+from tenfold.console import progress, remark
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.evaluate import class_numbers, read_predictions
 from tenfold.evaluation.metrics import Paired, shown
+from tenfold.evaluation.outputs import digest_of_images, digest_of_kept_images
 from tenfold.evaluation.page import comparison_page, picture
 from tenfold.evaluation.page.sections import percent
 from tenfold.evaluation.page.sections import say as say_value
 from tenfold.evaluation.report import cut, name_images
 from tenfold.files import write_text
-from tenfold.training.provenance import dataset_of
+from tenfold.training.provenance import dataset_of, digest_of_data, have_same_data, is_own
 from tenfold.training.run import Run
 from tenfold.training.runs import compare_runs
 
@@ -99,13 +100,19 @@ def read_comparison(
 ) -> Comparison:
     """Read what each run answered; see `write_comparison` for what is raised."""
     runs = [Run.open(path) for path in paths]
-    dataset = data if isinstance(data, Dataset) else dataset_of(runs[0], data, _HAND_OVER)
+    dataset = _given(runs[0], data) if isinstance(data, Dataset) else dataset_of(runs[0], data, _HAND_OVER)
     labels = dataset.test.labels.astype(np.int64)
     names, sides = _names(paths), []
     for name, run in zip(names, runs, strict=True):
         sides.append(_read_side(name, run, dataset, labels, runs[0]))
         advance(1)
     return Comparison(dataset, labels, sides)
+
+
+def _given(first: Run, data: Dataset) -> Dataset:
+    if not is_own(first.env, data):
+        raise DataError(f"{data.name} is not what {first.path}, the first of the runs, was trained on")
+    return data
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -139,9 +146,16 @@ def _has_same_images(run: Run, first: Run, frame: pd.DataFrame, dataset: Dataset
 
     Where a folder lies, and what size its images were brought to, may differ; the seed may draw other images from it.
     """
-    origins = [env.get("folder", {}).get("sha256", env["data"]) for env in (run.env, first.env)]
     names = dataset.test.names
-    return origins[0] == origins[1] and (names is None or np.array_equal(frame.get("path", []), names))
+    if have_same_data(run.env, first.env):
+        return names is None or np.array_equal(frame.get("path", []), names)
+    if "folder" in run.env or "folder" in first.env or run.env["data"] != first.env["data"]:
+        return False
+    if digest_of_kept_images(run, "test") != digest_of_images(dataset.test):
+        return False
+    other = f"{run.path} was trained on other data called {run.env['data']!r} than {first.path}"
+    remark(f"{other}: only their test images are the same, so what differs may be due to the data")
+    return True
 
 
 # --- the page ---
@@ -206,6 +220,8 @@ def _score_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
     for known, say in ((shares, percent), (numbers, lambda value: f"{value:,.4g}")):
         for key, name in known.items():
             rows.append((name, ["" if results.get(key) is None else say(results[key]) for results in every]))
+    if len(digests := {digest_of_data(side.run.env) for side in sides}) > 1 and None not in digests:
+        rows.append(("SHA-256 of the data", [(digest_of_data(side.run.env) or "")[:12] for side in sides]))
     rows += [(key, [say_value(results.get(key, "")) for results in every]) for key in _PLAIN]
     return [row for row in rows if any(row[1])]
 

@@ -73,6 +73,21 @@ def kept_outputs(run: Run, name: str, labels: np.ndarray) -> Outputs | None:
     return Outputs(tensors["single"], tensors["averaged"], labels, key, fresh=False)
 
 
+def digest_of_images(part: Split) -> str:
+    """SHA-256 of the pixels, in hexadecimal, as `digest_of_kept_images` has it."""
+    return hashlib.sha256(np.ascontiguousarray(part.images).data).hexdigest()
+
+
+def digest_of_kept_images(run: Run, name: str) -> str | None:
+    """SHA-256 of the images whose logits the run keeps under `name`; None where it keeps none. Raises `ModelError`."""
+    relative = f"{FOLDER}/{name}.safetensors"
+    if run.digest(relative) is None:
+        return None
+    run.verify(relative)
+    key = _key_in(run.path / relative)
+    return key.get("images") if isinstance(key, dict) else None
+
+
 def keep(run: Run, outputs: Outputs, name: str) -> str:
     """Write the logits into the run directory, whose lock the caller owns; return the file's name for the manifest."""
     tensors = {"single": outputs.single, "averaged": outputs.averaged}
@@ -93,7 +108,7 @@ def _model_key(run: Run, recipe: Recipe) -> dict[str, Any]:
 
 def _key(run: Run, recipe: Recipe, part: Split, plan: Plan) -> dict[str, Any]:
     return _model_key(run, recipe) | {
-        "images": hashlib.sha256(np.ascontiguousarray(part.images).data).hexdigest(),
+        "images": digest_of_images(part),
         "shape": list(part.images.shape),
         "device": plan.device.type,
         "dtype": plan.dtype_name,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import ModelError
-from tenfold.training.recipe import Recipe
+from tenfold.training.provenance import have_same_data
 from tenfold.training.run import Run
 from tenfold.training.runs import list_runs
 
@@ -21,8 +21,8 @@ def spread_over_runs(run: Run) -> dict[str, Any]:
     folder = run.path.resolve().parent
     if not (folder / _BENCH).is_file():
         return {"missing": "this run is not part of a bench: tenfold bench trains several"}
-    rows = [row for row in list_runs(folder) if row.data == run.env["data"] and row.accuracy is not None]
-    same = [row for row in rows if _has_recipe(Path(row.run), run.recipe)]  # not just one of that name
+    rows = [row for row in list_runs(folder) if row.accuracy is not None]
+    same = [row for row in rows if _is_alike(Path(row.run), run)]
     by_seed = {row.seed: row.accuracy for row in same if row.accuracy is not None}  # a copied run is no other draw
     values = list(by_seed.values())
     if len(values) < 2:
@@ -34,8 +34,10 @@ def spread_over_runs(run: Run) -> dict[str, Any]:
     return {"missing": None, "n": len(values), "mean": statistics.fmean(values), "std": std, "real_difference": real}
 
 
-def _has_recipe(path: Path, recipe: Recipe) -> bool:
+def _is_alike(path: Path, run: Run) -> bool:
+    """Whether that run has the very recipe and data, not just those of the same names."""
     try:
-        return Run.open(path).recipe == recipe
+        other = Run.open(path)
+        return other.recipe == run.recipe and have_same_data(other.env, run.env)
     except ModelError:  # a damaged neighbour is none
         return False

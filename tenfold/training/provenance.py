@@ -151,6 +151,20 @@ def is_own(env: Mapping[str, Any], dataset: Dataset) -> bool:
     return dataset.name == env["data"] and noted in (None, fingerprint(dataset))
 
 
+def have_same_data(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether runs of these environments were trained on the same data, as far as they noted: see `is_own`."""
+    if "folder" in first or "folder" in second:
+        return digest_of_data(first) == digest_of_data(second)
+    noted = (digest_of_data(first), digest_of_data(second))
+    return first["data"] == second["data"] and (None in noted or noted[0] == noted[1])
+
+
+def digest_of_data(env: Mapping[str, Any]) -> str | None:
+    """What a run noted of its data's content; None for old runs on data with a name."""
+    found = env["folder"].get("sha256") if "folder" in env else env.get("data_sha256")
+    return None if found is None else str(found)
+
+
 def is_read_alike(run: Run, dataset: Dataset) -> bool:
     """Whether the run's own folder was read as for the run: by the same seed, which draws test images, to such pixels.
 

@@ -1,5 +1,6 @@
 """Runs side by side: what is counted, which images are shown, and what cannot be compared."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn_run import make_drawn_run
+from safetensors.numpy import load, save
 
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.compare import read_comparison, write_comparison
+from tenfold.training.provenance import fingerprint
 from tenfold.training.run import Run
 
 DATASET = make_shapes()
@@ -118,6 +121,33 @@ def test_runs_of_other_test_images_are_refused(runs: list[Path]) -> None:
     Run.open(runs[1]).seal_more("predictions.csv")
     with pytest.raises(DataError, match=r"run-1 and .*run-0 were not scored on the same test images"):
         read_comparison(runs)
+
+
+def note_other_data(path: Path, images: str | None = None) -> None:
+    """Make it a run on other data of the same name, whose kept logits are of test images with that digest."""
+    run = Run.open(path)
+    run.write_json("env.json", run.env | {"data_sha256": "f" * 64})
+    logits = path / "logits" / "test.safetensors"
+    tensors = load(logits.read_bytes())
+    logits.write_bytes(save(tensors, {"tenfold": json.dumps({"images": images})}))
+    run.seal_more("env.json", "logits/test.safetensors")
+
+
+def test_other_data_of_the_same_name_are_not_taken_for_the_same(
+    runs: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Labels may well be the same; only the name was looked at. Known test images can be compared, and this is said."""
+    note_other_data(runs[1])
+    with pytest.raises(DataError, match=r"run-1 and .*run-0 were not scored on the same test images"):
+        read_comparison(runs[:2])
+    note_other_data(runs[1], hashlib.sha256(DATASET.test.images.tobytes()).hexdigest())
+    assert len(read_comparison(runs[:2]).sides) == 2
+    assert "run-1 was trained on other data called 'shapes' than " in capsys.readouterr().err
+    page = write_comparison(runs[:2], tmp_path / "page.html").read_text()
+    assert "SHA-256 of the data" in page and "f" * 12 in page and fingerprint(DATASET)[:12] in page
+    assert "SHA-256 of the data" not in write_comparison(runs[::2], tmp_path / "page.html").read_text()
+    with pytest.raises(DataError, match=r"shapes is not what .*run-0, the first of the runs, was trained on"):
+        read_comparison(runs[::2], data=replace(DATASET, test=DATASET.test[::-1]))
 
 
 def test_damaged_and_unfinished_runs_are_refused(runs: list[Path]) -> None:

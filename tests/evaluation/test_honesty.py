@@ -163,6 +163,10 @@ def test_spread_by_hand(made: tuple[Subject, dict[str, Any]], tmp_path: Path) ->
     found = spread_over_runs(Run.open(tmp_path / "drawn-0"))
     assert (found["n"], found["mean"], found["std"]) == (3, pytest.approx(0.82), pytest.approx(0.02))
     assert found["real_difference"] == pytest.approx(0.1217, abs=1e-4)
+    env = json.loads((tmp_path / "drawn-2" / "env.json").read_text()) | {"data_sha256": "f" * 64}
+    for name in ("drawn-2", "the same again"):  # on other data of the same name: no other draw
+        (tmp_path / name / "env.json").write_text(json.dumps(env))
+    assert spread_over_runs(Run.open(tmp_path / "drawn-0"))["n"] == 2
 
 
 def test_a_class_too_small_to_judge_is_said(made: tuple[Subject, dict[str, Any]]) -> None:
