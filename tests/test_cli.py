@@ -319,6 +319,15 @@ def test_a_resumed_run_keeps_its_settings(
     assert code == 2 and said in err
 
 
+@pytest.mark.parametrize(("option", "value"), [("--size", "16"), ("--resize", "crop"), ("--skip-bad", "5%")])
+def test_a_resumed_run_without_a_folder_takes_no_option_about_one(
+    invoke: Invoke, unfinished: Path, option: str, value: str
+) -> None:
+    """It was silently without effect."""
+    code, out, err = invoke("train", "--resume", "--out", unfinished, option, value)
+    assert (code, out) == (2, "") and err.strip().endswith(f"is trained on none: leave {option} out")
+
+
 def test_settings_that_are_the_same_are_no_contradiction(
     invoke: Invoke, asked: dict[str, Any], unfinished: Path, tiny_recipe: Path
 ) -> None:

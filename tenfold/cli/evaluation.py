@@ -128,6 +128,8 @@ def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None
     """
     from tenfold.training.provenance import dataset_of, other_data
 
+    if skip_bad and (honesty or not data):
+        remark(f"--skip-bad {skip_bad} is without effect: the run's own images are read as they were for its training")
     if honesty:
         by_hand = "tenfold.evaluation.honesty.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
         return dataset_of(run, Path(data) if data else None, by_hand)

@@ -218,6 +218,7 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
     recipe, env = run.recipe, run.env
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     folder = env.get("folder")
+    _refuse_folder_options(context, run)
     if folder:
         settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", SKIP_BAD)}
         del settings["data"]  # its content tells whether it is the same
@@ -235,6 +236,15 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
             f"not with what {context.params['recipe']} says now: leave --recipe out"
         )
     return Path(context.params["data"]) if folder and _given(context, "data") else None
+
+
+def _refuse_folder_options(context: typer.Context, run: "Run") -> None:
+    """Raise `UsageError` where an option says how to read a folder, and the run was trained on none."""
+    usual = {"size": 32, "resize": "squash", "skip_bad": SKIP_BAD}
+    for name, value in usual.items():
+        if "folder" not in run.env and _given(context, name) and context.params[name] != value:
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} is about a folder of images, {run.path} is trained on none: leave {option} out")
 
 
 def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:

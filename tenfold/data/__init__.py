@@ -54,6 +54,8 @@ def load(
     _mention_folder(name)
     if (size, resize) != (32, "squash"):
         raise UsageError(f"the images of {name} are 32 pixels wide: only those of a folder are resized")
+    if skip_bad != SKIP_BAD:
+        raise UsageError(f"{name} has no bad files: --skip-bad is about a folder of images, leave it out")
     return load_named(name)
 
 

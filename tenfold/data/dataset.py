@@ -92,7 +92,8 @@ class Dataset:
         """Number the labels as in `classes`, where these hold all of the data's own; else it stays as it is."""
         if not set(self.classes) <= set(classes):
             return self
-        numbers = np.array([classes.index(name) for name in self.classes], self.train.labels.dtype)
+        wide_enough = np.promote_types(self.train.labels.dtype, np.min_scalar_type(len(classes)))
+        numbers = np.array([classes.index(name) for name in self.classes], wide_enough)
         train, test = (replace(part, labels=numbers[part.labels]) for part in (self.train, self.test))
         return replace(self, classes=classes, train=train, test=test)
 

@@ -214,8 +214,10 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> Dataset:
     """
     env = run.env
     if not is_folder(name):
-        return load(name)
+        return load(name, skip_bad=skip_bad or SKIP_BAD)
     if "folder" in env and Path(name).resolve() == Path(env["folder"]["path"]):
+        if skip_bad and skip_bad != _skip_bad(env):
+            remark(f"--skip-bad {skip_bad} is without effect: {name} is read as {run.path} was trained on it")
         return dataset_of(run)  # if it changed, most of its images were still trained on
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 

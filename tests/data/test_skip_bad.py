@@ -19,6 +19,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Invoke = Callable[..., tuple[int, str, str]]
 SHAPES = make_shapes(0, 80, 1).train.images
 
 
@@ -158,6 +159,28 @@ def test_other_images_are_allowed_what_is_asked_for(command: Command, trained: A
     said = command("evaluate", folder / "run", "--data", root, "--skip-bad", "15%", "--json")
     answer = json.loads(said.stdout)
     assert (said.returncode, answer["test_images"], answer["skipped_images"]) == (0, 34, 6)
+
+
+def test_where_no_folder_is_read_the_option_is_not_silently_without_effect(
+    invoke: Invoke, trained: Any, tmp_path: Path
+) -> None:
+    run = trained[1] / "run"
+    named = "--skip-bad is about a folder of images"
+    bench = ("bench", "--data", "shapes", "--out", tmp_path / "bench")
+    for words in (
+        ("train", "--data", "shapes", "--out", tmp_path / "run"),
+        (*bench, "--runs", "1"),
+        (*bench, "--profile"),
+        ("tune", "fast89", "--trials", "1", "--data", "shapes", "--out", tmp_path / "tune"),
+        ("data", "show", "shapes", "--out", tmp_path / "x.png"),
+        ("evaluate", run, "--data", "shapes"),
+    ):
+        code, out, err = invoke(*words, "--skip-bad", "5%")
+        assert (code, out) == (2, "") and named in err, err
+    assert list(tmp_path.iterdir()) == []
+    for more in ((), ("--data", trained[1] / "x")):
+        code, _, err = invoke("evaluate", run, "--skip-bad", "all", *more)
+        assert code == 0 and "--skip-bad all is without effect: " in err
 
 
 def test_data_check_counts_by_the_same_rule(command: Command, tmp_path: Path) -> None:
