@@ -148,4 +148,6 @@ def test_each_of_many_tiny_classes_keeps_an_image() -> None:
     sampler = make(0.6, labels=labels)
     deal(sampler, range(10))
     assert sampler.hard == 59 + 9, "41 images of class 0 keep 0.2 of them, rounded up"
-    assert set(range(1, 60)) <= set(deal(sampler, range(10, 16))) | set(sampler.kept.nonzero().flatten().tolist())
+    dealt, kept = deal(sampler, range(10, 16)), set(range(1, 60)) | set(range(91, COUNT))
+    assert set(sampler.kept.nonzero().flatten().tolist()) == kept, "and of class 0 the nine hardest"
+    assert len(set(dealt)) == 60 and set(dealt) <= kept, "six whole batches of them, no image twice"
