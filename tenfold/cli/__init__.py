@@ -13,7 +13,7 @@ from types import FrameType
 import typer
 
 # each adds its verbs to the app, in the order in which the help lists them
-from tenfold.cli import data, training, evaluation, serving, scaling  # noqa: F401  # isort: skip
+from tenfold.cli import data, training, evaluation, serving, scaling, runs  # noqa: F401  # isort: skip
 from tenfold.cli.app import app
 from tenfold.console import remark
 from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError, is_memory

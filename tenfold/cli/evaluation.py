@@ -35,33 +35,38 @@ if TYPE_CHECKING:
     from tenfold.training.run import Run
 
 
+ScoredData = Annotated[
+    str | None,
+    typer.Option(
+        help="Score on the test images of other data; the run then stays as it is. "
+        "Or: where the run's own folder is now."
+    ),
+]
+SkipBadIn = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TENFOLD_SKIP_BAD",
+        metavar="N|N%|all",
+        help="With --data: how many images may be unreadable; by default, as the run's own data were allowed.",
+    ),
+]
+Predictions = Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")]
+Honesty = Annotated[
+    bool,
+    typer.Option("--honesty", help="Examine the score: copies in the test set, corruptions, labels, spread; minutes."),
+]
+Full = Annotated[bool, typer.Option("--full", help="Corrupt all test images, not the first 1,000.")]
+
+
 @app.command()
 def evaluate(
     run: RunPath,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Score on the test images of other data; the run then stays as it is. "
-            "Or: where the run's own folder is now."
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        str | None,
-        typer.Option(
-            envvar="TENFOLD_SKIP_BAD",
-            metavar="N|N%|all",
-            help="With --data: how many images may be unreadable; by default, as the run's own data were allowed.",
-        ),
-    ] = None,
-    predictions: Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")] = None,
-    honesty: Annotated[
-        bool,
-        typer.Option(
-            "--honesty", help="Examine the score: copies in the test set, corruptions, labels, spread; minutes."
-        ),
-    ] = False,
+    data: ScoredData = None,
+    skip_bad: SkipBadIn = None,
+    predictions: Predictions = None,
+    honesty: Honesty = False,
     target_error: TargetError = None,
-    full: Annotated[bool, typer.Option("--full", help="Corrupt all test images, not the first 1,000.")] = False,
+    full: Full = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

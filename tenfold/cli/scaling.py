@@ -1,4 +1,4 @@
-"""tenfold bench, tenfold tune, tenfold runs."""
+"""tenfold bench, tenfold tune."""
 
 import shlex
 from pathlib import Path
@@ -27,42 +27,44 @@ from tenfold.cli.app import (
     remark_size,
     require_extra,
 )
-from tenfold.console import percent, remark
+from tenfold.console import remark
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tenfold.data import Dataset
+    from tenfold.scaling.bench import Setting as BenchSetting
     from tenfold.scaling.cluster import Request
     from tenfold.scaling.summary import Measured, Outcome
     from tenfold.scaling.tune import Setting
     from tenfold.training.recipe import Recipe
-    from tenfold.training.runs import Row
 
 Cpus = Annotated[
     int | None,
     typer.Option(min=1, help="With --cluster: CPUs and threads of each run; by default, those here."),
 ]
+Recipes = Annotated[str, typer.Option(help="Names or JSON files of recipes, with commas between.")]
+Runs = Annotated[int, typer.Option(min=1, help="Runs of each recipe.")]
+FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first run; the others follow.")]
+BenchFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the runs, by default runs/bench-RECIPES; runs in it are kept.")
+]
+ScoredOn = Annotated[int | None, typer.Option(help="Hold out the last N training images, and give accuracies of them.")]
+Profile = Annotated[bool, typer.Option("--profile", help="Train nothing: say where the time of a recipe's step goes.")]
 
 
 @app.command()
 def bench(
-    recipe: Annotated[str, typer.Option(help="Names or JSON files of recipes, with commas between.")] = "fast89",
-    runs: Annotated[int, typer.Option(min=1, help="Runs of each recipe.")] = 5,
-    seed0: Annotated[int, typer.Option(min=0, help="Seed of the first run; the others follow.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the runs, by default runs/bench-RECIPES; runs in it are kept.")
-    ] = None,
+    recipe: Recipes = "fast89",
+    runs: Runs = 5,
+    seed0: FirstSeed = 0,
+    out: BenchFolder = None,
     data: Data = "cifar10",
     device: Device = "auto",
     epochs: Epochs = None,
-    val_size: Annotated[
-        int | None, typer.Option(help="Hold out the last N training images, and give accuracies of them.")
-    ] = None,
-    profile: Annotated[
-        bool, typer.Option("--profile", help="Train nothing: say where the time of a recipe's step goes.")
-    ] = False,
+    val_size: ScoredOn = None,
+    profile: Profile = False,
     size: Size = 32,
     resize: Resize = "squash",
     skip_bad: SkipBad = SKIP_BAD,
@@ -85,26 +87,30 @@ def bench(
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
     if profile:
         images = len(dataset.train) if dataset.origin else None  # to which a folder's recipe is fitted
-        _profile(choose_recipe(recipe, epochs, val_size, images, size), dataset, as_json)
-        return
-    from tenfold.scaling import bench as benching
+        return _profile(choose_recipe(recipe, epochs, val_size, images, size), dataset, as_json)
+    data, seeds = _found_again(data, dataset), range(seed0, seed0 + runs)
+    setting = _setting(data, dataset, device, epochs, val_size)
+    path = out or RUNS / f"bench-{'-'.join(recipes)}"
+    if cluster:
+        from tenfold.scaling.cluster import bench as bench_there
 
-    data = _found_again(data, dataset)
+        read = (data, size, resize, skip_bad)
+        outcomes = bench_there(recipes, seeds, path, setting, read, cluster, _request(cpus, device))
+    else:
+        from tenfold.scaling.bench import bench as bench_here
+
+        outcomes = bench_here(recipes, seeds, path, setting)
+    _tell(outcomes, setting.measured_on, path, as_json)
+
+
+def _setting(data: str, dataset: "Dataset", device: str, epochs: float | None, val_size: int | None) -> "BenchSetting":
+    """What every run of a bench is started with. Who asks for validation images is choosing, and spares test images."""
+    from tenfold.scaling.bench import Setting
+
     options = ["--data", data, "--device", device, *(dataset.origin.options() if dataset.origin else [])]
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
-    # who asks for validation images is choosing, and spares the test images
-    setting = benching.Setting(tuple(options), "validation" if val_size else "test", _content(dataset))
-    path = out or RUNS / f"bench-{'-'.join(recipes)}"
-    seeds = range(seed0, seed0 + runs)
-    if cluster:
-        from tenfold.scaling import cluster as clustering
-
-        request = _request(cpus, device)
-        outcomes = clustering.bench(recipes, seeds, path, setting, (data, size, resize, skip_bad), cluster, request)
-    else:
-        outcomes = benching.bench(recipes, seeds, path, setting)
-    _tell(outcomes, setting.measured_on, path, as_json)
+    return Setting(tuple(options), "validation" if val_size else "test", _content(dataset))
 
 
 def _found_again(data: str, dataset: "Dataset") -> str:
@@ -194,24 +200,32 @@ def _rate_cells(rate: float | None, ceiling: float) -> tuple[str, str]:
     return ("", "") if rate is None else (f"{rate:.0f}", f"{rate / ceiling:.0%}")
 
 
+FirstRecipe = Annotated[str, typer.Argument(help="Name of the recipe to begin with, or a JSON file.")]
+Trials = Annotated[int, typer.Option(min=1, help="Trials in all; those found in --out count.")]
+SearchSeed = Annotated[int, typer.Option(min=0, help="What trials and their training are drawn from.")]
+SearchFolder = Annotated[
+    Path | None, typer.Option(help="Folder of the search, by default runs/tune-RECIPE; a search in it goes on.")
+]
+Space = Annotated[
+    Path | None, typer.Option(help="JSON file of fields and their ranges; by default one for the fast recipes.")
+]
+TrialImages = Annotated[
+    int | None, typer.Option(min=1, help="Hold out the last N training images, by default a tenth of them.")
+]
+
+
 @app.command()
 def tune(
-    recipe: Annotated[str, typer.Argument(help="Name of the recipe to begin with, or a JSON file.")],
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all; those found in --out count.")],
-    seed: Annotated[int, typer.Option(min=0, help="What trials and their training are drawn from.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the search, by default runs/tune-RECIPE; a search in it goes on.")
-    ] = None,
-    space: Annotated[
-        Path | None, typer.Option(help="JSON file of fields and their ranges; by default one for the fast recipes.")
-    ] = None,
+    recipe: FirstRecipe,
+    trials: Trials,
+    seed: SearchSeed = 0,
+    out: SearchFolder = None,
+    space: Space = None,
     data: Data = "cifar10",
     device: Device = "auto",
     cluster: Cluster = None,
     cpus: Cpus = None,
-    val_size: Annotated[
-        int | None, typer.Option(min=1, help="Hold out the last N training images, by default a tenth of them.")
-    ] = None,
+    val_size: TrialImages = None,
     size: Size = 32,
     resize: Resize = "squash",
     skip_bad: SkipBad = SKIP_BAD,
@@ -287,49 +301,3 @@ def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tup
     if not 0 < held_out < images:
         raise UsageError(f"--val-size {held_out} leaves nothing of {images:,} training images")
     return (recipe.for_images(images - dataset.val_size) if dataset.origin else recipe), held_out
-
-
-@app.command("runs")
-def list_runs(
-    pair: Annotated[list[Path] | None, typer.Argument(metavar="[RUN RUN]", help="Two runs to compare.")] = None,
-    folder: Annotated[Path, typer.Option(help="Where the runs are.")] = RUNS,
-    sort: Annotated[str, typer.Option(help="date, accuracy, seconds or name.")] = "date",
-    as_json: Json = False,
-) -> None:
-    """List the runs of a folder, or show field by field how two runs differ."""
-    from tenfold.training import runs
-
-    if not pair:
-        _tell_runs(runs.list_runs(folder, sort), as_json)
-        return
-    if len(pair) != 2:
-        raise UsageError("two runs can be compared: name none to list all, or two")
-    first, second = pair
-    _tell_differences(first, second, runs.compare_runs(first, second), as_json)
-
-
-def _tell_differences(a: Path, b: Path, differences: dict[str, tuple[Any, Any]], as_json: bool) -> None:
-    if as_json:
-        print_json({"a": str(a), "b": str(b), "differences": differences})
-    else:
-        rows = [(name, _cell(first), _cell(second)) for name, (first, second) in differences.items()]
-        print_table(("field", str(a), str(b)), rows)
-
-
-def _tell_runs(rows: "Sequence[Row]", as_json: bool) -> None:
-    from dataclasses import asdict
-
-    if as_json:
-        print_json({"runs": [asdict(row) for row in rows]})
-    else:
-        cells = [asdict(row) | {"accuracy": _percent(row.accuracy)} for row in rows]
-        header = ("run", "recipe", "data", "seed", "accuracy", "seconds", "date", "state")
-        print_table(header, [[_cell(row[name]) for name in header] for row in cells])
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else percent(share, 2, "%")
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -36,21 +36,34 @@ from tenfold.machine import peak_memory, process_seconds
 
 if TYPE_CHECKING:
     from tenfold.data import Dataset
+    from tenfold.training.ranks import Ranks
     from tenfold.training.recipe import Recipe
     from tenfold.training.run import Run
     from tenfold.training.train import Trained
 
 
+RecipeName = Annotated[str, typer.Option(envvar="TENFOLD_RECIPE", help="Name of a recipe, or a JSON file.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
+]
+Seed = Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="What all randomness is drawn from.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")]
+WithReport = Annotated[
+    bool, typer.Option("--report/--no-report", help="Whether to draw pictures and write report.html at the end.")
+]
+WithExport = Annotated[
+    bool, typer.Option("--export/--no-export", help="Whether to write model.onnx, else predict does at first use.")
+]
+
+
 @app.command()
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Option(envvar="TENFOLD_RECIPE", help="Name of a recipe, or a JSON file.")] = "fast89",
+    recipe: RecipeName = "fast89",
     data: Data = "cifar10",
-    out: Annotated[
-        Path | None,
-        typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
-    ] = None,
-    seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="What all randomness is drawn from.")] = 0,
+    out: Out = None,
+    seed: Seed = 0,
     device: Device = "auto",
     epochs: Epochs = None,
     val_size: ValSize = None,
@@ -58,39 +71,28 @@ def train(
     resize: Resize = "squash",
     skip_bad: SkipBad = SKIP_BAD,
     target_error: TargetError = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")
-    ] = False,
-    report: Annotated[
-        bool, typer.Option("--report/--no-report", help="Whether to draw pictures and write report.html at the end.")
-    ] = True,
-    export: Annotated[
-        bool, typer.Option("--export/--no-export", help="Whether to write model.onnx, else predict does at first use.")
-    ] = True,
+    resume: Resume = False,
+    report: WithReport = True,
+    export: WithExport = True,
     as_json: Json = False,
 ) -> None:
     """Train a classifier, score it on the test images, and draw what it does."""
     require_extra("train", TRAIN_EXTRA)
-    from tenfold.training.lock import Lock
-
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts; the others do as it does
-    if resume and out and first and (out / "recipe.json").is_file():
-        Lock(out).check()  # a run in use is refused before torch is loaded
+    if resume and out:
+        _refuse_busy(out)
     chosen = choose_recipe(recipe, epochs, val_size, size=32 if resume else size)  # a resumed run has its own
     from tenfold.data import load
     from tenfold.training import train as training
     from tenfold.training.device import make_plan
     from tenfold.training.ranks import joined
-    from tenfold.training.run import Run, check_new, find_unfinished
+    from tenfold.training.run import check_new
 
     with joined() as ranks:
         if not ranks.first:
             training.follow(ranks)
             return
         if resume:
-            path = out or find_unfinished(RUNS).path
-            folder = _refuse_changes(context, Run.open(path))
-            trained = training.resume(path, device if _given(context, "device") else None, folder, ranks)
+            trained = _resume(context, out, ranks)
         else:
             path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
             check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
@@ -102,6 +104,24 @@ def train(
                 chosen, dataset, path, seed=seed, device=device, ranks=ranks, target_error=target_error
             )
     _score_and_draw(trained, report, export, as_json, target_error)
+
+
+def _refuse_busy(out: Path) -> None:
+    """Raise `BusyError` for a run in use, before torch is loaded; of the processes of torchrun the first one asks."""
+    from tenfold.training.lock import Lock
+
+    if os.environ.get("RANK", "0") == "0" and (out / "recipe.json").is_file():
+        Lock(out).check()
+
+
+def _resume(context: typer.Context, out: Path | None, ranks: "Ranks") -> "Trained":
+    """Go on with `out`, or with the newest unfinished run, on its own settings."""
+    from tenfold.training.run import Run, find_unfinished
+    from tenfold.training.train import resume
+
+    path = out or find_unfinished(RUNS).path
+    folder = _refuse_changes(context, Run.open(path))
+    return resume(path, context.params["device"] if _given(context, "device") else None, folder, ranks)
 
 
 def _fit_to_folder(

@@ -64,7 +64,7 @@ def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path, monk
     assert stricter["promised_error"] == 0.4, "they are its own data"
     assert json.loads((run / "results.json").read_text())["calibration"] == stricter
     assert invoke("report", run)[0] == 0 and "--target-error 0.4" in (run / "report.html").read_text()
-    monkeypatch.setattr("tenfold.training.provenance.load", lambda name: make_shapes(seed=5, train=1, test=40))
+    monkeypatch.setattr("tenfold.training.provenance.load", lambda name, **_: make_shapes(seed=5, train=1, test=40))
     code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", "shapes")
     assert (code, out) == (2, "") and "leave it out with other data (shapes)" in err
     assert invoke("evaluate", run, "--target-error", "0")[0] == 2
@@ -90,7 +90,7 @@ def test_evaluate_on_other_data_leaves_the_run_alone(
     invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = make_shapes(seed=5, train=1, test=40)
-    monkeypatch.setattr("tenfold.training.provenance.load", lambda name: other)
+    monkeypatch.setattr("tenfold.training.provenance.load", lambda name, **_: other)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")}
     table = run.parent / "mine.csv"
     said = answer(invoke("evaluate", run, "--data", "other", "--predictions", table, "--json"))
@@ -142,7 +142,7 @@ def test_data_of_other_classes_are_one_line(invoke: Invoke, run: Path, monkeypat
     other = make_shapes(train=1, test=40)
     monkeypatch.setattr(
         "tenfold.training.provenance.load",
-        lambda name: replace(other, classes=(*other.classes[:9], "blob"), name="mine"),
+        lambda name, **_: replace(other, classes=(*other.classes[:9], "blob"), name="mine"),
     )
     code, out, err = invoke("evaluate", run, "--data", "mine")
     assert (code, out) == (3, "") and err.startswith("tenfold: mine has other classes than ")
