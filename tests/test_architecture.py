@@ -68,6 +68,7 @@ ORDERS = {
         "model",
         "augment",
         "pruning",
+        "imbalance",
         "sampler",
         "optim",
         "judge",

@@ -179,18 +179,23 @@ def require_extra(extra: str, modules: tuple[str, ...]) -> None:
 
 
 def choose_recipe(
-    name: str, epochs: float | None, val_size: int | None, images: int | None = None, size: int = 32
+    name: str,
+    epochs: float | None,
+    val_size: int | None,
+    images: int | None = None,
+    size: int = 32,
+    rare_classes: bool = False,
 ) -> "Recipe":
     """Find the recipe of that name or file, changed as --epochs and --val-size ask.
 
-    It is fitted to so many `images` where they are a folder's, and to their `size`.
+    It is fitted to so many `images` where they are a folder's, to whether it has rare classes, and to their `size`.
 
     Raises `UsageError`.
     """
     from tenfold.training.recipe import find_recipe
 
     recipe = find_recipe(name).for_size(size)
-    recipe = recipe if images is None else recipe.for_images(images)
+    recipe = recipe if images is None else recipe.for_images(images, rare_classes)
     recipe = recipe if epochs is None else recipe.with_epochs(epochs)
     return recipe if val_size is None else recipe.with_val_size(val_size)
 

@@ -294,10 +294,14 @@ def _bench_command(recipes: str, setting: "Setting", dataset: "Dataset") -> str:
 
 def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tuple["Recipe", int]:
     """The recipe fitted to the data, and how many of its images to score trials on."""
+    from tenfold.training.imbalance import has_rare_classes
+
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
     images = len(dataset.train)
     held_out = dataset.val_size or val_size or images // 10
     if not 0 < held_out < images:
         raise UsageError(f"--val-size {held_out} leaves nothing of {images:,} training images")
-    return (recipe.for_images(images - dataset.val_size) if dataset.origin else recipe), held_out
+    if dataset.origin:
+        recipe = recipe.for_images(images - dataset.val_size, has_rare_classes(dataset.train.labels))
+    return recipe, held_out

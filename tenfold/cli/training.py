@@ -132,11 +132,15 @@ def _fit_to_folder(
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
     images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
     remark_size(name, size)
-    recipe = choose_recipe(name, epochs, val_size, images, size)
+    from tenfold.training.imbalance import has_rare_classes
+
+    rare = has_rare_classes(dataset.train.labels)
+    recipe = choose_recipe(name, epochs, val_size, images, size, rare)
     if recipe != chosen:
         remark(
             f"recipe fitted to {images:,} images: {recipe.epochs:.4g} epochs in batches of "
             f"{min(recipe.batch_size, images)} (--epochs sets another number)"
+            + ("; images of rare classes come more often" if rare and recipe.oversample else "")
         )
     return recipe
 
@@ -274,7 +278,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
     from tenfold.training.recipe import find_recipe
 
     # what --epochs, --val-size and a folder's number of images change
-    names = ("val_size", "val_split", "batch_size", "whitening_epochs", "images")
+    names = ("val_size", "val_split", "batch_size", "whitening_epochs", "easy_share", "images")
     free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
     asked = find_recipe(name).for_size(size)
     lengths = [stage.epochs for stage in recipe.stages]

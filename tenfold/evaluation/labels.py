@@ -18,6 +18,7 @@ from tenfold.evaluation.metrics import probabilities
 from tenfold.training.augment import keyed
 from tenfold.training.device import Plan
 from tenfold.training.fit import fit, to_tensors
+from tenfold.training.imbalance import has_rare_classes
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FAST89, Recipe
 
@@ -40,7 +41,9 @@ class Issue:
 def recipe_for(train: Split) -> Recipe:
     """`fast89`, fitted to so many images of that size."""
     small = train.images.shape[1] >= FAST89.small_size
-    return (FAST89 if small else replace(FAST89, small_share=0.0)).for_images(len(train))
+    return (FAST89 if small else replace(FAST89, small_share=0.0)).for_images(
+        len(train), has_rare_classes(train.labels)
+    )
 
 
 def predict_out_of_fold(

@@ -19,6 +19,7 @@ from tenfold.errors import DataError, DivergedError, ModelError, UsageError, one
 from tenfold.training.augment import Pixels, keyed, keyed_seed, make_batch, measure_pixels, shrink
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import Plan, make_plan
+from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
 from tenfold.training.judge import Judge
 from tenfold.training.model import Whitened, make_network, penalty
@@ -65,6 +66,10 @@ class Fit:
         self.schedule = make_schedule(recipe, len(train))
         some = _some(recipe, images, self.pixels)
         self.network = make_network(recipe.network, classes, some, keyed_seed(seed, "weights"), plan.device)
+        self.class_counts = labels.bincount(minlength=classes).tolist()
+        cycle = oversample(labels, recipe.oversample)
+        if len(cycle) > len(labels):
+            images, labels = images[cycle], labels[cycle]
         self.images, self.labels = images.to(plan.device), labels.to(plan.device)
         self.val = to_tensors(val) if val else None
         self.optimizers: list[Optimizer] = []

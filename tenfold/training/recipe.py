@@ -22,6 +22,8 @@ STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
 FEWEST_IN_BATCH = 32
+FEWEST_TO_PRUNE = 10_000
+"""Images: of fewer, leaving the easy ones out costs accuracy (docs/log.md)."""
 USUAL_SIDE = 32
 """Pixels a side of the images that recipes are made for."""
 REFERENCE_SIDE = 32
@@ -131,6 +133,9 @@ class Recipe:
     judge_widths: Annotated[tuple[Width, ...], Field(max_length=10)] = ()
     """Channels of the groups of a small network that is trained beside and, seeing every batch as it comes, augmented,
     at `small_size`, leaves the easier images out. Without them images are left out by their last loss."""
+    oversample: Share = 0.0
+    """Images of rare classes, those of fewer than half as many as the largest has, come (largest / own count)^p times as
+    often, where p is this: 0.5 is square-root sampling."""
     frozen_share: Share = 0.0
     """Share of the steps, the last ones, in which the first group of filters stays as it is."""
     images: Positive = 50_000
@@ -192,11 +197,12 @@ class Recipe:
             raise UsageError(f"--val-size must be 0 or more, not {val_size}")
         return replace(self, val_size=val_size, val_split="last")
 
-    def for_images(self, images: int) -> "Recipe":
+    def for_images(self, images: int, rare_classes: bool = False) -> "Recipe":
         """Fit the recipe to fewer training images than it is meant for, so that it still takes enough steps.
 
         With r = √(the recipe's images / `images`), a batch is r times smaller (32 images at the least) and epochs are r
-        times as many: about as many steps as on CIFAR-10, each r times cheaper. docs/log.md has what was tried.
+        times as many: about as many steps as on CIFAR-10, each r times cheaper. Of a small data set no image is easy
+        enough to leave out, unless `rare_classes` need the time. docs/log.md has what was tried.
         """
         ratio = math.sqrt(max(1.0, self.images / images))
         return replace(
@@ -204,6 +210,7 @@ class Recipe:
             batch_size=min(self.batch_size, max(FEWEST_IN_BATCH, round(self.batch_size / ratio))),
             whitening_epochs=self.whitening_epochs * ratio,
             val_size=round(self.val_size / ratio**2),
+            easy_share=self.easy_share if images >= FEWEST_TO_PRUNE or rare_classes else 0.0,
             images=min(self.images, images),
         )
 
@@ -290,6 +297,7 @@ FAST89 = Recipe(
     whitening_epochs=0.85,
     small_share=0.435,
     easy_share=0.6,
+    oversample=0.5,
     frozen_share=0.33,
     unsure_share=0.25,
 )

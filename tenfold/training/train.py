@@ -191,10 +191,10 @@ def _train(run: Run, fitting: Fit, dataset: Dataset) -> Trained:
 
 def _warn_of_unlearned_classes(fitting: Fit, classes: Sequence[str]) -> tuple[str, ...]:
     found = find_unlearned_classes(fitting.network, fitting.images, fitting.labels, fitting.pixels, fitting.plan)
-    counts = fitting.labels.bincount(minlength=len(classes)).tolist()
     for label in found:
+        count = fitting.class_counts[label]
         warn(
-            f"class {classes[label]!r} was not learned: none of its {counts[label]:,} training images is recognised. "
+            f"class {classes[label]!r} was not learned: none of its {count:,} training images is recognised. "
             "Its scores are worth nothing: add images of it, train longer (--epochs), or leave it out"
         )
     return tuple(classes[label] for label in found)

@@ -479,3 +479,20 @@ def test_something_must_be_left_to_train_on(size: int) -> None:
 def test_no_images_at_all() -> None:
     with pytest.raises(DataError, match="there are no training images"):
         split(SMALL[:0], QUICK, seed=0)
+
+
+# --- rare classes -----------------------------------------------------------------------------------------------------
+
+
+def test_images_of_rare_classes_come_more_often() -> None:
+    """64 squares and 4 disks: 4·√(64/4) = 16 disks a cycle, and an epoch still is 68 images."""
+    labels = np.array([0] * 64 + [1] * 4, np.uint8)
+    fitting = make_fit(replace(QUICK, oversample=0.5, batch_size=4), train=Split(SMALL.images[:68], labels))
+    assert fitting.labels.bincount().tolist() == [64, 16]
+    assert fitting.class_counts == [64, 4, *[0] * 8]
+    assert fitting.schedule.steps_per_epoch == 17
+    seen = torch.cat([fitting.sampler.deal(step)[1] for step in range(20)])
+    assert seen.sort().values.tolist() == list(range(80))  # one cycle
+    alike = Split(SMALL.images, np.arange(120, dtype=np.uint8) % 10)
+    with_it, without = (finish(make_fit(replace(QUICK, oversample=power), train=alike)) for power in (0.5, 0.0))
+    assert_same(weights(with_it), weights(without))

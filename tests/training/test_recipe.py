@@ -157,6 +157,11 @@ def test_fewer_images_take_as_many_steps_that_are_cheaper() -> None:
     assert all(abs(count - 100 * FAST89.epochs) <= 10 for count in steps)
 
 
+def test_a_small_data_set_is_not_pruned_unless_classes_are_rare() -> None:
+    assert [FAST89.for_images(images).easy_share for images in (500, 9_999, 10_000, 50_000)] == [0, 0, 0.6, 0.6]
+    assert FAST89.for_images(500, rare_classes=True).easy_share == 0.6
+
+
 def test_a_fitted_recipe_stays_as_it_is() -> None:
     """So that a run's recipe.json trains the same run again."""
     fitted = FAST89.for_images(500)
