@@ -134,8 +134,8 @@ class Recipe:
     """Channels of the groups of a small network that is trained beside and, seeing every batch as it comes, augmented,
     at `small_size`, leaves the easier images out. Without them images are left out by their last loss."""
     oversample: Share = 0.0
-    """Images of rare classes, those of fewer than half as many as the largest has, come (largest / own count)^p times as
-    often, where p is this: 0.5 is square-root sampling."""
+    """Images of rare classes (of fewer than half as many as the largest) come (largest / own count)^p times as often,
+    where p is this: 0.5 is square-root sampling."""
     frozen_share: Share = 0.0
     """Share of the steps, the last ones, in which the first group of filters stays as it is."""
     images: Positive = 50_000
