@@ -110,15 +110,15 @@ def _refuse_combinations(data: str | None, full: bool, honesty: bool, target_err
 
 def _note_stale_model(run: "Run") -> None:
     from tenfold.errors import ModelError
-    from tenfold.serving.runtime import RUN_FILE, find_in_run
+    from tenfold.serving.model_file import find_in_run
 
     try:
-        is_stale = (run.path / RUN_FILE).is_file() and find_in_run(run.path) is None
+        file = find_in_run(run.path)
     except ModelError as error:  # scores do not need that file
         remark(str(error))
         return
-    if is_stale:
-        remark(f"{run.path / RUN_FILE} has another calibration: predict, serve and export write it again")
+    if file and not file.is_current:
+        remark(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")
 
 
 def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None) -> tuple["Dataset | None", bool]:
@@ -209,6 +209,7 @@ def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
         dataset = dataset_of(opened, folder, by_hand)
         evaluation = score(opened, dataset, make_plan(device))
         rewrite_scores(opened, evaluation)
+        _note_stale_model(opened)
         return write_report(opened, dataset, evaluation)
 
 

@@ -13,7 +13,8 @@ from tenfold.console import percent, printable
 from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
-from tenfold.serving.runtime import About, Classifier, open_model
+from tenfold.serving.model_file import About
+from tenfold.serving.runtime import Classifier, open_model
 from tenfold.training.provenance import find_data, origin_of, reproduction
 from tenfold.training.run import Run
 
@@ -42,8 +43,7 @@ def write_card(run: Run, file: Path, data: Dataset | Path | None = None) -> Path
         write_text(path, "\n".join(parts))
         return path
     with run.locked():
-        write_text(path, "\n".join(parts))
-        run.seal_more(path.name)
+        run.write_sealed({path.name: "\n".join(parts)})
     return path
 
 

@@ -26,7 +26,8 @@ from tenfold.errors import BusyError, DataError, ImageError, StorageError, Termi
 from tenfold.files import make_folder, parse_object, storage_errors, write_text
 from tenfold.machine import cores
 from tenfold.serving.inputs import Input
-from tenfold.serving.runtime import About, Classifier
+from tenfold.serving.model_file import About
+from tenfold.serving.runtime import Classifier
 
 BATCH_SIZE = 128
 _AHEAD = 4 * BATCH_SIZE

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from drawn_run import RECIPE, make_drawn_run
+from drawn_run import RECIPE, draw_logits, make_drawn_run
 
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
@@ -63,6 +64,26 @@ def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path) -> N
     code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", "shapes")
     assert (code, out) == (2, "") and "about the run's own validation images: leave --data out" in err
     assert invoke("evaluate", run, "--target-error", "0")[0] == 2
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report"])
+def test_scoring_on_another_machine_keeps_the_calibration(
+    invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Another number format rounds otherwise: fitted again, the exported file would have an old calibration."""
+    shapes = make_shapes()
+    monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: shapes)
+    before = json.loads((run / "results.json").read_text())
+    monkeypatch.setattr("tenfold.evaluation.outputs.torch.__version__", "9.9.9")  # so that kept logits are not used
+    monkeypatch.setattr(
+        "tenfold.evaluation.outputs.predict_logits",
+        lambda network, images, *more, **named: draw_logits(np.arange(len(images)) % 10, 10, 9),
+    )
+    code, _, err = invoke(verb, run)
+    after = json.loads((run / "results.json").read_text())
+    assert code == 0 and after["test_accuracy"] != before["test_accuracy"], err
+    kept = ("temperature", "threshold", "promised_error", "confidence", "images", "wrong", "fitted")
+    assert [after["calibration"][name] for name in kept] == [before["calibration"][name] for name in kept]
 
 
 def test_evaluate_answers_and_writes_the_same(invoke: Invoke, run: Path) -> None:
