@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     run: RunPath,
     data: Annotated[
         str | None,
@@ -67,7 +68,9 @@ def evaluate(
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
     require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
-    _refuse_combinations(data, full, honesty, target_error)
+    asked = context.get_parameter_source("target_error")
+    is_flag = target_error is not None and asked is not None and asked.name == "COMMANDLINE"
+    _refuse_combinations(data, full, honesty)
     if data is None or honesty:
         _refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
@@ -77,6 +80,8 @@ def evaluate(
 
     opened, plan = Run.open(run), make_plan(device)
     dataset, own = _load_data(opened, data, honesty, skip_bad)
+    if is_flag and not own:  # a variable is for all commands that it concerns
+        raise UsageError("--target-error is about the run's own validation images: leave --data out")
     with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
         evaluated = evaluation.evaluate(opened, dataset, plan, own=own, target_error=target_error)
         rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
@@ -96,14 +101,12 @@ def evaluate(
         _print_panel(opened, panel)
 
 
-def _refuse_combinations(data: str | None, full: bool, honesty: bool, target_error: float | None) -> None:
+def _refuse_combinations(data: str | None, full: bool, honesty: bool) -> None:
     from tenfold.data import is_folder
 
     by_name = data is not None and not is_folder(data)  # a folder may be the run's own, where it is now
     if full and not honesty:
         raise UsageError("--full goes with --honesty")
-    if target_error and by_name:
-        raise UsageError("--target-error is about the run's own validation images: leave --data out")
     if honesty and by_name:
         raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
 

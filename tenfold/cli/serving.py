@@ -72,12 +72,14 @@ def _write_onnx(
 ) -> "Exported":
     from tenfold.serving.card import has_card, write_card
     from tenfold.serving.export import export as write
+    from tenfold.training.provenance import find_data
     from tenfold.training.run import Run
 
     run = Run.open(path)
-    exported = write(run, out, int8, data)  # type: ignore[arg-type]
+    found = find_data(run, data)  # once, for the file and its card: a folder takes its time
+    exported = write(run, out, int8, found)  # type: ignore[arg-type]
     if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        remark(f"card: {write_card(run, Path(exported.path), data)}")
+        remark(f"card: {write_card(run, Path(exported.path), found)}")
     return exported
 
 

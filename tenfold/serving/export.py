@@ -72,11 +72,14 @@ class Exported:
     images_per_second: dict[str, float] | None
 
 
-def export(run: Run, out: Path | None = None, int8: Int8 = "off", data: Dataset | Path | None = None) -> Exported:
+def export(
+    run: Run, out: Path | None = None, int8: Int8 = "off", data: Dataset | Path | FoundData | None = None
+) -> Exported:
     """Write the model of a trained run as ONNX, by default to `model.onnx` in the run directory.
 
     int8: whether to quantise, which needs real images; `auto` times both and keeps the faster one. data: the images to
-    check it on, a data set or a folder, by default those that the run was trained on. Where there are none, synthetic
+    check it on, a data set, a folder or what `find_data` found, by
+    default those that the run was trained on. Where there are none, synthetic
     ones do, and this is said. Raises `ModelError`, and writes nothing, where the file would answer otherwise than the
     network; `DataError` where `int8` is on and there are no images, and for `data` that does not fit the run;
     `BusyError` for a run in use; `StorageError`.
@@ -122,7 +125,7 @@ class Source(NamedTuple):
         return "test images" if self.found.own else "other images"
 
 
-def read_source(run: Run, data: Dataset | Path | None = None) -> Source:
+def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Source:
     """Load all that a file is made from and checked with, and say where it is not the run's own test images.
 
     Raises `ModelError`, and `DataError` where `data` does not fit the run.

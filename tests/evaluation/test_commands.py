@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn_run import RECIPE, draw_logits, make_drawn_run
+from PIL import Image
 
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
@@ -52,7 +53,7 @@ def answer(result: tuple[int, str, str]) -> dict[str, Any]:
     return json.loads(out)  # type: ignore[no-any-return]
 
 
-def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path) -> None:
+def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the logits that the run keeps. Only 1 % could be asked for, which these 700 images show of no threshold."""
     before = answer(invoke("evaluate", run, "--json"))["calibration"]
     assert (before["promised_error"], before["images"], before["images_needed"]) == (0.01, 700, 597)
@@ -61,9 +62,25 @@ def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path) -> N
     assert (looser["promised_error"], looser["images_needed"]) == (0.5, 9)
     assert json.loads((run / "results.json").read_text())["calibration"] == looser
     assert answer(invoke("evaluate", run, "--json"))["calibration"] == looser, "what was asked for stays"
-    code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", "shapes")
+    other = make_shapes(seed=5, train=1, test=40)
+    monkeypatch.setattr("tenfold.training.provenance.load", lambda name: other)
+    code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", "other")
     assert (code, out) == (2, "") and "about the run's own validation images: leave --data out" in err
     assert invoke("evaluate", run, "--target-error", "0")[0] == 2
+    monkeypatch.setenv("TENFOLD_TARGET_ERROR", "0.05")  # does not concern other data
+    told = answer(invoke("evaluate", run, "--data", "other", "--json"))
+    assert told["test_images"] == 40 and told["calibration"]["promised_error"] == 0.5
+
+
+def test_a_target_error_is_refused_with_another_folder(invoke: Invoke, run: Path, tmp_path: Path) -> None:
+    """It was left out of account without a word."""
+    shapes = make_shapes(seed=5, train=1, test=40)
+    for image, label in zip(shapes.test.images, shapes.test.labels, strict=True):
+        folder = tmp_path / "photos" / shapes.classes[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{len(list(folder.iterdir()))}.png")
+    code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", tmp_path / "photos")
+    assert (code, out) == (2, "") and "about the run's own validation images: leave --data out" in err
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "report"])
