@@ -103,6 +103,18 @@ def test_scoring_on_another_machine_keeps_the_calibration(
     assert [after["calibration"][name] for name in kept] == [before["calibration"][name] for name in kept]
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "report"])
+def test_scores_do_not_need_the_model_file(
+    invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    shapes = make_shapes()
+    monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: shapes)
+    Run.open(run).write_sealed({"model.onnx": b"sound"})
+    (run / "model.onnx").write_bytes(b"flipped")
+    code, _, err = invoke(verb, run)
+    assert code == 0 and f"model.onnx is damaged: write it again with tenfold export {run}" in err.replace("\n", "")
+
+
 def test_evaluate_answers_and_writes_the_same(invoke: Invoke, run: Path) -> None:
     before = json.loads((run / "results.json").read_text())
     said = answer(invoke("evaluate", run, "--json"))
