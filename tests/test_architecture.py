@@ -114,7 +114,18 @@ ORDERS = {
         "search",
         "__init__",
     ),
-    "serving": ("runtime", "inputs", "predict", "serve", "graph", "synthetic", "export", "keras_file", "card"),
+    "serving": (
+        "model_file",
+        "runtime",
+        "inputs",
+        "predict",
+        "serve",
+        "graph",
+        "synthetic",
+        "export",
+        "keras_file",
+        "card",
+    ),
     "serving.serve": (
         "limits",
         "decoders",
@@ -136,9 +147,10 @@ ORDERS = {
 
 # Files that start fast import less than their room may.
 STRICTER = {
-    "serving.runtime": {"data.image"},
+    "serving.model_file": {"data.image"},
+    "serving.runtime": {"data.image", "serving.model_file"},
     "serving.inputs": {"data.ignored", "data.image"},
-    "serving.predict": {"data.image", "serving.runtime", "serving.inputs"},
+    "serving.predict": {"data.image", "serving.model_file", "serving.runtime", "serving.inputs"},
     "serving.serve": {"data.image", "serving.runtime", "serving.predict"},
 }
 HEAVY = {

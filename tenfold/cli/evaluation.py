@@ -60,6 +60,7 @@ Full = Annotated[bool, typer.Option("--full", help="Corrupt all test images, not
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     run: RunPath,
     data: ScoredData = None,
     skip_bad: SkipBadIn = None,
@@ -72,6 +73,8 @@ def evaluate(
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
     require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
+    asked = context.get_parameter_source("target_error")
+    is_flag = target_error is not None and asked is not None and asked.name == "COMMANDLINE"
     _refuse_combinations(data, full, honesty)
     if data is None or honesty:
         _refuse_busy(run)
@@ -84,6 +87,8 @@ def evaluate(
     opened, plan = Run.open(run), make_plan(device)
     dataset = _load_data(opened, data, honesty, skip_bad)
     own = dataset is None or is_own(opened.env, dataset)
+    if not own and not is_flag:
+        target_error = None  # a variable is for all commands that it concerns
     with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
         evaluated = evaluation.evaluate(opened, dataset, plan, target_error=target_error)
         rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
@@ -115,15 +120,15 @@ def _refuse_combinations(data: str | None, full: bool, honesty: bool) -> None:
 
 def _note_stale_model(run: "Run") -> None:
     from tenfold.errors import ModelError
-    from tenfold.serving.runtime import RUN_FILE, find_in_run
+    from tenfold.serving.model_file import find_in_run
 
     try:
-        is_stale = (run.path / RUN_FILE).is_file() and find_in_run(run.path) is None
+        file = find_in_run(run.path)
     except ModelError as error:  # scores do not need that file
         remark(str(error))
         return
-    if is_stale:
-        remark(f"{run.path / RUN_FILE} has another calibration: predict, serve and export write it again")
+    if file and not file.is_current:
+        remark(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")
 
 
 def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None) -> "Dataset | None":
@@ -216,6 +221,7 @@ def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
         dataset = dataset_of(opened, folder, by_hand)
         evaluation = score(opened, dataset, make_plan(device))
         rewrite_scores(opened, evaluation)
+        _note_stale_model(opened)
         return write_report(opened, dataset, evaluation)
 
 

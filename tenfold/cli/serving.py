@@ -22,7 +22,7 @@ from tenfold.cli.app import (
     require_extra,
 )
 from tenfold.console import printable, progress, remark
-from tenfold.errors import DataError, SkippedError, StorageError, UsageError
+from tenfold.errors import DataError, SkippedError, StorageError, TenfoldError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,12 +72,14 @@ def _write_onnx(
 ) -> "Exported":
     from tenfold.serving.card import has_card, write_card
     from tenfold.serving.export import export as write
+    from tenfold.training.provenance import find_data
     from tenfold.training.run import Run
 
     run = Run.open(path)
-    exported = write(run, out, int8, data)  # type: ignore[arg-type]
+    found = find_data(run, data)  # once, for the file and its card: a folder takes its time
+    exported = write(run, out, int8, found)  # type: ignore[arg-type]
     if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        remark(f"card: {write_card(run, Path(exported.path), data)}")
+        remark(f"card: {write_card(run, Path(exported.path), found)}")
     return exported
 
 
@@ -160,8 +162,9 @@ def _predict_far(
     require_extra("train", TRAIN_EXTRA)
     require_extra("cluster", CLUSTER_EXTRA)
     from tenfold.scaling import cluster
+    from tenfold.serving.model_file import read_content
     from tenfold.serving.predict import answer
-    from tenfold.serving.runtime import open_bytes, read_content
+    from tenfold.serving.runtime import open_bytes
 
     file = _ensure_model_file(model)
     content = read_content(file)
@@ -212,26 +215,41 @@ def _form_name(as_json: bool, as_csv: bool, out: Path | None) -> str:
 
 
 def _ensure_model_file(model: Path | None) -> Path:
-    """The file to open; a run's is written first where it has none, which needs torch."""
-    from tenfold.serving.runtime import BUNDLED, find_in_run
+    """The file to open; a run's is written first where it has none, or one of earlier scores, which needs torch."""
+    from tenfold.serving.model_file import find_in_run
+    from tenfold.serving.runtime import BUNDLED
 
     if model is None or not model.is_dir():
         return model or BUNDLED
     file = find_in_run(model)
-    if file is None:
-        try:
-            require_extra("train", (*TRAIN_EXTRA, "onnx"))
-        except UsageError as error:
-            raise UsageError(
-                f"{model} was not exported yet: {error}; or run tenfold export where it was trained"
-            ) from None
-        remark(f"{model}: its model is written as ONNX, once")
-        try:
-            file = Path(_write_onnx(model, None).path)
-        except StorageError as error:
-            elsewhere = f"tenfold export {model} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
-            raise StorageError(f"{error}; {elsewhere}") from error
-    return file
+    if file and file.is_current:
+        return file.path
+    try:
+        return _export_run(model)
+    except TenfoldError as error:
+        if file is None:
+            raise
+        remark(
+            f"{file.path} is used as it is, with the calibration (temperature and threshold) of earlier scores; "
+            f"it cannot be written again: {error}"
+        )
+        return file.path
+
+
+def _export_run(run: Path) -> Path:
+    """Write the model file of a run. Raises `UsageError` without torch, `StorageError`, and as `export` does."""
+    try:
+        require_extra("train", (*TRAIN_EXTRA, "onnx"))
+    except UsageError as error:
+        raise UsageError(
+            f"{run} is to be exported first: {error}; or run tenfold export where it was trained"
+        ) from None
+    remark(f"{run}: its model is written as ONNX, once")
+    try:
+        return Path(_write_onnx(run, None).path)
+    except StorageError as error:
+        elsewhere = f"tenfold export {run} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
+        raise StorageError(f"{error}; {elsewhere}") from error
 
 
 @app.command()

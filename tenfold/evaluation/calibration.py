@@ -168,10 +168,12 @@ def threshold_message(figures: dict[str, Any]) -> str:
     """Why there is no threshold, and what helps."""
     images, needed = figures["images"], images_needed(figures["promised_error"])
     if images >= needed:
-        return f"no threshold can be shown to keep that on {images:,} images; --target-error allows more errors"
+        return (
+            f"no threshold can be shown to keep that on {images:,} images; a larger --target-error allows more errors"
+        )
     return (
         f"no threshold can be shown to keep that on {images:,} validation images: it takes at least {needed:,}, none "
-        "of them wrong; --val-size holds out more, --target-error allows more errors"
+        "of them wrong; --val-size holds out more, a larger --target-error allows more errors"
     )
 
 

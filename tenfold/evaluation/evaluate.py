@@ -11,7 +11,7 @@ from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import Calibration, calibrate, describe
-from tenfold.evaluation.outputs import Outputs, keep, kept_outputs, outputs_of
+from tenfold.evaluation.outputs import Outputs, kept_outputs, outputs_of, to_file
 from tenfold.files import format_object
 from tenfold.training.device import Plan, make_plan
 from tenfold.training.fit import split
@@ -94,10 +94,10 @@ def evaluate(
 
     dataset: by default what the run was trained on; where that changed or is not here, the logits and labels that the
     run directory keeps are enough, and this is said. With data other than the run's own (see `Evaluation.own`), the
-    calibration is the run's, not theirs. target_error: the share of wrong answers that the threshold is to keep, from
-    0.001 to 0.5; None for the run's own, else 1 %. Raises `ModelError` for a run that is unfinished or damaged,
-    `DataError` for data of other classes or without labelled test images, and as `dataset_of` does, `UsageError` for
-    another target error, or one with other data.
+    calibration is the run's, not theirs. target_error: the share of wrong answers that a new threshold is to keep, from
+    0.001 to 0.5; without it, a scored run keeps its calibration, on any device, since exported files hold it. Raises
+    `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without labelled test
+    images, and as `dataset_of` does, `UsageError` for another target error, or one with other data.
     """
     target_error, plan = check_target_error(target_error), plan or make_plan()
     if dataset is None:
@@ -121,9 +121,9 @@ def _score(run: Run, dataset: Dataset, plan: Plan, target_error: float | None) -
     test = outputs_of(run, model, dataset.test, plan, "test")
     held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
     val = outputs_of(run, model, held_out, plan, "val") if held_out else None
-    calibration = calibrate(val.single, val.labels, target_error or target_error_of(run)) if val else None
-    if not own:
-        calibration = _earlier_calibration(run)
+    calibration = _earlier_calibration(run) if target_error is None or not own else None
+    if val and calibration is None:
+        calibration = calibrate(val.single, val.labels, target_error or target_error_of(run))
     more = {
         "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
         "calibration": describe(calibration, test.single, test.labels) if calibration else None,
@@ -241,9 +241,9 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
     env = run.env
     results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
     parts = {"test": evaluation.test, "val": evaluation.val}
-    kept = [keep(run, outputs, name) for name, outputs in parts.items() if outputs and outputs.fresh]
-    run.seal_more(*kept)
-    run.write_sealed({"predictions.csv": to_csv(evaluation.predictions()), "results.json": format_object(results)})
+    logits = dict(to_file(outputs, name) for name, outputs in parts.items() if outputs and outputs.fresh)
+    predictions = to_csv(evaluation.predictions())
+    run.write_sealed({**logits, "predictions.csv": predictions, "results.json": format_object(results)})
     return results
 
 

@@ -29,7 +29,7 @@ from tenfold.evaluation.evaluate import Evaluation, require_own
 from tenfold.evaluation.explain import explain, overlay
 from tenfold.evaluation.metrics import accuracy, probabilities
 from tenfold.evaluation.spread import spread_over_runs
-from tenfold.files import parse_object, write_text
+from tenfold.files import parse_object
 from tenfold.training.device import Plan
 from tenfold.training.fit import to_tensors
 from tenfold.training.infer import predict_logits
@@ -140,8 +140,7 @@ def _is_sound(run: Run, name: str) -> bool:
 
 
 def _keep(subject: Subject, name: str, value: Part) -> None:
-    write_text(path_of(subject.run, name), json.dumps({"key": subject.key, "value": value}) + "\n")
-    subject.run.seal_more(f"{FOLDER}/{name}.json")
+    subject.run.write_sealed({f"{FOLDER}/{name}.json": json.dumps({"key": subject.key, "value": value}) + "\n"})
 
 
 # --- copies ------------------------------------------------------------------------------------------------------
@@ -250,8 +249,7 @@ def _write_issues(subject: Subject, part: Part) -> None:
     table.writerow(("split", "index", "path", "given", "suspected", "given_probability", "suspected_probability"))
     for name, split in _splits(dataset):
         table.writerows(_row(name, split, issue, dataset.classes) for issue in part.get(name, {"issues": []})["issues"])
-    write_text(run.path / ISSUES, text.getvalue())
-    run.seal_more(ISSUES)
+    run.write_sealed({ISSUES: text.getvalue()})
 
 
 # --- where it looks ----------------------------------------------------------------------------------------------

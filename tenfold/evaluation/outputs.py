@@ -17,7 +17,6 @@ import torch
 from tenfold.console import progress, remark
 from tenfold.data.dataset import Split
 from tenfold.errors import ModelError
-from tenfold.files import write_bytes
 from tenfold.training.device import Plan
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import Recipe
@@ -88,12 +87,10 @@ def digest_of_kept_images(run: Run, name: str) -> str | None:
     return key.get("images") if isinstance(key, dict) else None
 
 
-def keep(run: Run, outputs: Outputs, name: str) -> str:
-    """Write the logits into the run directory, whose lock the caller owns; return the file's name for the manifest."""
+def to_file(outputs: Outputs, name: str) -> tuple[str, bytes]:
+    """The file of the run directory that keeps these logits under `name`: its path in there, and its bytes."""
     tensors = {"single": outputs.single, "averaged": outputs.averaged}
-    relative = f"{FOLDER}/{name}.safetensors"
-    write_bytes(run.path / relative, safetensors.numpy.save(tensors, {"tenfold": json.dumps(outputs.key)}))
-    return relative
+    return f"{FOLDER}/{name}.safetensors", safetensors.numpy.save(tensors, {"tenfold": json.dumps(outputs.key)})
 
 
 def _model_key(run: Run, recipe: Recipe) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from tenfold.evaluation.evaluate import Evaluation, require_own, to_csv
 from tenfold.evaluation.honesty import Subject, read_panel
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
-from tenfold.files import write_text
+from tenfold.files import note_own
 from tenfold.training.provenance import reproduction
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run, target_error_of
@@ -48,18 +48,17 @@ def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Pat
     results = run.require_scores()
     run.verify("results.json", "metrics.csv", "steps.csv")
     known = Known(run, dataset, evaluation, results)
-    table, page = run.path / PER_CLASS, run.path / REPORT
-    paths = []
+    contents: dict[str, str | bytes] = {}
     with progress("report", 7) as bar:
         for stem, figure in _figures(known):
-            paths.append(run.path / "plots" / f"{stem}.png")
-            plots.save(figure, paths[-1])
+            contents[f"plots/{stem}.png"] = plots.to_png(figure)
             bar(1, note=stem)
-        write_text(table, to_csv(known.per_class.reset_index()))
-        write_text(page, _page(known))
+        contents |= {PER_CLASS: to_csv(known.per_class.reset_index()), REPORT: _page(known)}
         bar(1, note=REPORT)
-    paths += [table, page]
-    run.seal_more(*(path.relative_to(run.path).as_posix() for path in paths))
+    run.write_sealed(contents)
+    paths = [run.path / name for name in contents]
+    for picture_file in paths[:-2]:
+        note_own(picture_file)
     return paths
 
 

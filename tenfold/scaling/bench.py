@@ -33,7 +33,19 @@ TRIES = 3
 LONG = 1200.0
 """Seconds from which on a run is not measured again: two moments say little of it, and a try costs too much."""
 SETTINGS, RECIPES = "bench.json", "recipes"
-_OPTIONS = ("RECIPE", "DATA", "OUT", "SEED", "DEVICE", "EPOCHS", "VAL_SIZE", "SIZE", "RESIZE", "SKIP_BAD")
+_OPTIONS = (
+    "RECIPE",
+    "DATA",
+    "OUT",
+    "SEED",
+    "DEVICE",
+    "EPOCHS",
+    "VAL_SIZE",
+    "SIZE",
+    "RESIZE",
+    "SKIP_BAD",
+    "TARGET_ERROR",
+)
 """Of `tenfold train`, as its environment may set them: TENFOLD_… behind a bench's back."""
 _PACKAGE = Path(__file__).parents[1]
 

@@ -13,8 +13,9 @@ from tenfold.console import percent, printable
 from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
-from tenfold.serving.runtime import About, Classifier, open_model
-from tenfold.training.provenance import find_data, origin_of, reproduction
+from tenfold.serving.model_file import About
+from tenfold.serving.runtime import Classifier, open_model
+from tenfold.training.provenance import FoundData, find_data, origin_of, reproduction
 from tenfold.training.run import Run, target_error_of
 
 _TITLE = "# Model card: "
@@ -26,7 +27,7 @@ def has_card(file: Path) -> bool:
     return path.is_file() and path.read_text(errors="replace").startswith(_TITLE)
 
 
-def write_card(run: Run, file: Path, data: Dataset | Path | None = None) -> Path:
+def write_card(run: Run, file: Path, data: Dataset | Path | FoundData | None = None) -> Path:
     """Write the card of a model that was exported from `run`, beside it, as Markdown; return its path.
 
     In the run directory it is sealed. data: what the run was trained on, a data set or a folder; by default it is
@@ -42,8 +43,7 @@ def write_card(run: Run, file: Path, data: Dataset | Path | None = None) -> Path
         write_text(path, "\n".join(parts))
         return path
     with run.locked():
-        write_text(path, "\n".join(parts))
-        run.seal_more(path.name)
+        run.write_sealed({path.name: "\n".join(parts)})
     return path
 
 

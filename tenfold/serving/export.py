@@ -29,17 +29,8 @@ from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation.metrics import accuracy
 from tenfold.files import write_bytes
 from tenfold.serving.graph import INPUT, separate_pools, to_onnx
-from tenfold.serving.runtime import (
-    ABOUT,
-    DIGEST,
-    RUN_FILE,
-    About,
-    Classifier,
-    choose_runtime,
-    installed_runtimes,
-    open_bytes,
-    seal,
-)
+from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, About, seal
+from tenfold.serving.runtime import Classifier, choose_runtime, installed_runtimes, open_bytes
 from tenfold.serving.synthetic import synthetic_images
 from tenfold.training.device import make_plan
 from tenfold.training.infer import predict_logits
@@ -81,11 +72,14 @@ class Exported:
     images_per_second: dict[str, float] | None
 
 
-def export(run: Run, out: Path | None = None, int8: Int8 = "off", data: Dataset | Path | None = None) -> Exported:
+def export(
+    run: Run, out: Path | None = None, int8: Int8 = "off", data: Dataset | Path | FoundData | None = None
+) -> Exported:
     """Write the model of a trained run as ONNX, by default to `model.onnx` in the run directory.
 
     int8: whether to quantise, which needs real images; `auto` times both and keeps the faster one. data: the images to
-    check it on, a data set or a folder, by default those that the run was trained on. Where there are none, synthetic
+    check it on, a data set, a folder or what `find_data` found, by
+    default those that the run was trained on. Where there are none, synthetic
     ones do, and this is said. Raises `ModelError`, and writes nothing, where the file would answer otherwise than the
     network; `DataError` where `int8` is on and there are no images, and for `data` that does not fit the run;
     `BusyError` for a run in use; `StorageError`.
@@ -93,18 +87,20 @@ def export(run: Run, out: Path | None = None, int8: Int8 = "off", data: Dataset 
     return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, data), path, int8))
 
 
-def write_into(run: Run, out: Path | None, name: str, write: Callable[[Path], Exported]) -> Exported:
-    """Let `write` make the file `out`; by default it is `name` in the run directory, which then vouches for it.
+def write_into(run: Run, out: Path | None, name: str, make: Callable[[Path], tuple[bytes, Exported]]) -> Exported:
+    """Write what `make` gives to the file `out`; by default it is `name` in the run directory, which vouches for it.
 
     Raises `UsageError` for any other name in there.
     """
     if out is not None and out.parent.resolve() != run.path.resolve():
-        return write(out)
+        content, exported = make(out)
+        write_bytes(out, content)
+        return exported
     if out is not None and out.name != name:
         raise UsageError(f"--out {out}: in a run directory this file is called {name}")
     with run.locked():
-        exported = write(run.path / name)
-        run.seal_more(name)
+        content, exported = make(run.path / name)
+        run.write_sealed({name: content})
     return exported
 
 
@@ -129,7 +125,7 @@ class Source(NamedTuple):
         return "test images" if self.found.own else "other images"
 
 
-def read_source(run: Run, data: Dataset | Path | None = None) -> Source:
+def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Source:
     """Load all that a file is made from and checked with, and say where it is not the run's own test images.
 
     Raises `ModelError`, and `DataError` where `data` does not fit the run.
@@ -151,7 +147,7 @@ def _images_to_check(found: FoundData, size: int) -> np.ndarray:
     return np.array(test[_spread(len(test), CHECKED)].images)
 
 
-def _export(source: Source, out: Path, int8: Int8) -> Exported:
+def _export(source: Source, out: Path, int8: Int8) -> tuple[bytes, Exported]:
     model, about = source.model, source.about
     network = to_onnx(model.network, model.pixels, len(model.classes), model.size, about.temperature)
     plain, speeds = pack(separate_pools(network), about), None
@@ -163,8 +159,7 @@ def _export(source: Source, out: Path, int8: Int8) -> Exported:
     if content != plain:
         kept = open_bytes(content, out.name)
         answers = kept.predict(source.images)
-    write_bytes(out, content)
-    return Exported(
+    return content, Exported(
         path=str(out),
         format="onnx",
         quantized=kept.about.quantized,

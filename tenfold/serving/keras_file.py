@@ -25,10 +25,10 @@ from torch import Tensor, fx, nn
 
 from tenfold.data.dataset import Dataset
 from tenfold.errors import ModelError
-from tenfold.files import format_object, write_bytes
+from tenfold.files import format_object
 from tenfold.serving.export import Exported, Source, agreement, check, read_source, write_into
 from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of
-from tenfold.serving.runtime import About
+from tenfold.serving.model_file import About
 from tenfold.training.augment import Pixels
 from tenfold.training.run import Run
 
@@ -47,7 +47,7 @@ def export_keras(run: Run, out: Path | None = None, data: Dataset | Path | None 
     return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, data), path))
 
 
-def _export(source: Source, out: Path) -> Exported:
+def _export(source: Source, out: Path) -> tuple[bytes, Exported]:
     keras = import_keras()
     with tempfile.TemporaryDirectory() as draft, keras.device("cpu"):
         path = Path(draft) / RUN_FILE
@@ -55,8 +55,7 @@ def _export(source: Source, out: Path) -> Exported:
         answers = _answer(keras.saving.load_model(path), keras, source.images)
         content = path.read_bytes()
     check(answers, source.expected)
-    write_bytes(out, content)
-    return Exported(
+    return content, Exported(
         path=str(out),
         format="keras",
         quantized=False,

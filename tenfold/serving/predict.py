@@ -8,6 +8,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,13 +27,15 @@ from tenfold.errors import BusyError, DataError, ImageError, StorageError, Termi
 from tenfold.files import make_folder, parse_object, storage_errors, write_text
 from tenfold.machine import cores
 from tenfold.serving.inputs import Input
-from tenfold.serving.runtime import About, Classifier
+from tenfold.serving.model_file import About
+from tenfold.serving.runtime import Classifier
 
 BATCH_SIZE = 128
 _AHEAD = 4 * BATCH_SIZE
 """Images that may wait decoded for their turn."""
 REJECTED = "none of these"
-_LOOSER = "tenfold evaluate RUN --target-error 0.05 allows more errors"
+_LOOSER = (0.05, 0.1, 0.2, 0.5)
+"""Target errors that are suggested where a smaller one cannot be kept."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,22 @@ def _why_no_threshold(about: About) -> str:
         return "it was trained without validation images (tenfold train --val-size N)"
     error, had = f"{100 * found['target_error']:.3g} %", f"{found['images']:,}"
     if found["images"] >= found["images_needed"]:
-        return f"too many answers on {had} validation images are wrong for an error of at most {error}: {_LOOSER}"
+        return f"too many answers on {had} validation images are wrong for an error of at most {error}{_looser(found)}"
     return (
         f"an error of at most {error} takes at least {found['images_needed']:,} validation images (tenfold train "
-        f"--val-size N), and it had {had}: {_LOOSER}"
+        f"--val-size N), and it had {had}{_looser(found)}"
     )
+
+
+def _looser(found: Mapping[str, Any]) -> str:
+    """Which larger target error those validation images can be enough for; nothing where there is none.
+
+    The number needed is that of `evaluation.calibration.images_needed`, in proportion to 1 / log(1 - error).
+    """
+    wanted = found["target_error"]
+    scaled = found["images_needed"] * math.log1p(-wanted)
+    fitting = [error for error in _LOOSER if error > wanted and scaled / math.log1p(-error) <= found["images"]]
+    return f": tenfold evaluate RUN --target-error {fitting[0]:g} allows more errors" if fitting else ""
 
 
 def _answer_batches(

@@ -62,7 +62,8 @@ def _set_threads() -> str:
     if variable is None and torch.get_num_threads() > cores():
         torch.set_num_threads(cores())
         return f"{cores()} thread{'s' if cores() > 1 else ''}: {cores_message()}"
-    return f"{torch.get_num_threads()} threads" + (f": {variable}" if variable else "")
+    count = torch.get_num_threads()
+    return f"{count} thread{'s' if count != 1 else ''}" + (f": {variable}" if variable else "")
 
 
 def _choose_device(name: str) -> str:

@@ -75,12 +75,16 @@ class FoundData:
     reason: str = ""
 
 
-def find_data(run: Run, data: Dataset | Path | None = None) -> FoundData:
-    """Find images for a run, without the network: `data` (a folder, or a data set), else what it was trained on.
+def find_data(run: Run, data: Dataset | Path | FoundData | None = None) -> FoundData:
+    """Find images for a run, without the network: `data` (a folder, a data set), else what it was trained on.
+
+    What was found before is returned as it is.
 
     Its own folder may have changed, or be gone. Raises `DataError` where `data` is given and has no test images of the
     run's classes and size, `ModelError` for a damaged run.
     """
+    if isinstance(data, FoundData):
+        return data
     if data is not None:
         return _given_data(run, data)
     env = run.env

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -28,6 +28,7 @@ from tenfold.files import (
     sha256,
     storage_errors,
     umask,
+    write_bytes,
     write_text,
 )
 from tenfold.training.checkpoint import Checkpoint, list_checkpoints
@@ -217,25 +218,21 @@ class Run:
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file() and not self._is_private(path)]
         self._write_manifest({path.relative_to(self.path).as_posix(): sha256(path) for path in files})
 
-    def seal_more(self, *names: str) -> None:
-        """Take files just written into the manifest, and leave what it says of all others: damage stays damage."""
-        told = self._manifest()
-        before = {name: digest for name, digest in told.before.items() if name not in names}
-        self._write_manifest(told.files | {name: sha256(self.path / name) for name in names}, before)
-
-    def write_sealed(self, contents: dict[str, str]) -> None:
-        """Write text files and take them into the manifest; killed at any moment, it leaves each file sound.
+    def write_sealed(self, contents: Mapping[str, str | bytes]) -> None:
+        """Write files and take them into the manifest; killed at any moment, it leaves each file sound.
 
         For that, a file that was there is vouched for as it was and as it will be until all are written.
         """
         told = self._manifest()
-        new = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in contents.items()}
+        encoded = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
+        new = {name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()}
         found = {name: sha256(self.path / name) for name in new if (self.path / name).is_file()}
         there = {name: digest for name, digest in found.items() if told.vouches(name, digest)}
         before = told.before | there
-        self._write_manifest(told.files | {name: new[name] for name in there}, before)
-        for name, text in contents.items():
-            write_text(self.path / name, text)
+        # of a damaged or missing file, too: as soon as it is replaced it is sound
+        self._write_manifest(told.files | {name: new[name] for name in new if name in told.files}, before)
+        for name, content in encoded.items():
+            write_bytes(self.path / name, content)
         self._write_manifest(told.files | new, {name: digest for name, digest in before.items() if name not in new})
 
     def _write_manifest(self, digests: dict[str, str], before: dict[str, str] | None = None) -> None:

@@ -174,7 +174,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Iter
 
 def test_the_range_travels_with_the_model(trained: Path) -> None:
     """In model.json and in the file's own metadata; the pixels are those of training."""
-    from tenfold.serving.runtime import About, open_model
+    from tenfold.serving.model_file import About
+    from tenfold.serving.runtime import open_model
     from tenfold.serving.serve.decoders import Decoders
     from tenfold.serving.serve.limits import Limits
     from tenfold.training.provenance import dataset_of, other_data

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
-from drawn_run import RECIPE, make_drawn_run
+from drawn_run import RECIPE, draw_logits, make_drawn_run
+from PIL import Image
 
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
@@ -64,10 +66,57 @@ def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path, monk
     assert stricter["promised_error"] == 0.4, "they are its own data"
     assert json.loads((run / "results.json").read_text())["calibration"] == stricter
     assert invoke("report", run)[0] == 0 and "--target-error 0.4" in (run / "report.html").read_text()
-    monkeypatch.setattr("tenfold.training.provenance.load", lambda name, **_: make_shapes(seed=5, train=1, test=40))
+    other = make_shapes(seed=5, train=1, test=40)
+    monkeypatch.setattr("tenfold.training.provenance.load", lambda name, **_: other)
     code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", "shapes")
     assert (code, out) == (2, "") and "leave it out with other data (shapes)" in err
     assert invoke("evaluate", run, "--target-error", "0")[0] == 2
+    monkeypatch.setenv("TENFOLD_TARGET_ERROR", "0.05")  # does not concern other data
+    told = answer(invoke("evaluate", run, "--data", "shapes", "--json"))
+    assert told["test_images"] == 40 and told["calibration"]["promised_error"] == 0.4
+
+
+def test_a_target_error_is_refused_with_another_folder(invoke: Invoke, run: Path, tmp_path: Path) -> None:
+    """It was left out of account without a word."""
+    shapes = make_shapes(seed=5, train=1, test=40)
+    for image, label in zip(shapes.test.images, shapes.test.labels, strict=True):
+        folder = tmp_path / "photos" / shapes.classes[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{len(list(folder.iterdir()))}.png")
+    code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", tmp_path / "photos")
+    assert (code, out) == (2, "") and "leave it out with other data (photos)" in err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report"])
+def test_scoring_on_another_machine_keeps_the_calibration(
+    invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Another number format rounds otherwise: fitted again, the exported file would have an old calibration."""
+    shapes = make_shapes()
+    monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: shapes)
+    before = json.loads((run / "results.json").read_text())
+    monkeypatch.setattr("tenfold.evaluation.outputs.torch.__version__", "9.9.9")  # so that kept logits are not used
+    monkeypatch.setattr(
+        "tenfold.evaluation.outputs.predict_logits",
+        lambda network, images, *more, **named: draw_logits(np.arange(len(images)) % 10, 10, 9),
+    )
+    code, _, err = invoke(verb, run)
+    after = json.loads((run / "results.json").read_text())
+    assert code == 0 and after["test_accuracy"] != before["test_accuracy"], err
+    kept = ("temperature", "threshold", "promised_error", "confidence", "images", "wrong", "fitted")
+    assert [after["calibration"][name] for name in kept] == [before["calibration"][name] for name in kept]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report"])
+def test_scores_do_not_need_the_model_file(
+    invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    shapes = make_shapes()
+    monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: shapes)
+    Run.open(run).write_sealed({"model.onnx": b"sound"})
+    (run / "model.onnx").write_bytes(b"flipped")
+    code, _, err = invoke(verb, run)
+    assert code == 0 and f"model.onnx is damaged: write it again with tenfold export {run}" in err.replace("\n", "")
 
 
 def test_evaluate_answers_and_writes_the_same(invoke: Invoke, run: Path) -> None:

@@ -41,10 +41,9 @@ def as_folder_run(path: Path, place: str, names: np.ndarray) -> None:
     """Make it a run on a folder's images of these names."""
     run, frame = Run.open(path), pd.read_csv(path / "predictions.csv")
     folder = {"path": place, "sha256": "0", "size": 32, "resize": "squash"}
-    run.write_json("env.json", run.env | {"data": f"{Path(place).name}/", "folder": folder})
+    env = run.env | {"data": f"{Path(place).name}/", "folder": folder}
     frame.insert(1, "path", names)
-    frame.to_csv(path / "predictions.csv", index=False)
-    run.seal_more("env.json", "predictions.csv")
+    run.write_sealed({"env.json": json.dumps(env), "predictions.csv": frame.to_csv(index=False)})
 
 
 def test_a_folder_may_lie_elsewhere_but_its_test_images_are_the_same(
@@ -117,8 +116,7 @@ def test_pairs_are_corrected_together(made: list[Path]) -> None:
 def test_runs_of_other_test_images_are_refused(runs: list[Path]) -> None:
     table = runs[1] / "predictions.csv"
     lines = table.read_text().splitlines()
-    table.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
-    Run.open(runs[1]).seal_more("predictions.csv")
+    Run.open(runs[1]).write_sealed({table.name: "\n".join([lines[0], *reversed(lines[1:])]) + "\n"})
     with pytest.raises(DataError, match=r"run-1 and .*run-0 were not scored on the same test images"):
         read_comparison(runs)
 

@@ -113,8 +113,7 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, d
         path.write_bytes(content.replace(b"suspected", b"inspected"))  # not what the manifest says
         mended, new = examine(subject, PLAN)
     assert new and mended["labels"]["missing"] == "made anew" and mended["corruptions"] == panel["corruptions"]
-    path.write_bytes(content)
-    subject.run.seal_more("honesty/labels.json")
+    subject.run.write_sealed({"honesty/labels.json": content})
 
 
 def test_the_list_of_labels_is_written_again(made: tuple[Subject, dict[str, Any]]) -> None:

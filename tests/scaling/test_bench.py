@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from made_up_runs import HERE, timed
 from PIL import Image
 
+from tenfold.cli.app import app
 from tenfold.errors import BusyError, ModelError, RunFailedError, Terminated, UsageError
 from tenfold.scaling import bench
 from tenfold.scaling.bench import Setting
@@ -115,6 +117,16 @@ def test_every_run_is_made_from_the_bench_s_own_copy_of_the_recipe(
     (line,) = lines
     assert Recipe.from_json(Path(line[line.index("--recipe") + 1]).read_bytes()) == recipe
     assert line[-2:] == ["--epochs", "1"]
+
+
+def test_no_variable_of_train_reaches_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TENFOLD_TARGET_ERROR did: every option of `train` that has a variable counts."""
+    options = typer.main.get_command(app).commands["train"].params  # type: ignore[attr-defined]
+    variables = [option.envvar for option in options if option.envvar]
+    assert "TENFOLD_TARGET_ERROR" in variables
+    for name in variables:
+        monkeypatch.setenv(name, "1")
+    assert not set(variables) & bench._plain_environment().keys()
 
 
 def test_a_bench_under_way_is_not_joined(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from pyarrow import parquet
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError, UsageError
 from tenfold.scaling import bench, cluster
+from tenfold.scaling.address import check
 from tenfold.scaling.space import Range, with_fields
 from tenfold.scaling.tune import Search, Setting, Trial
 from tenfold.training.recipe import FAST89, Recipe
@@ -92,6 +93,18 @@ def test_what_is_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch, first: byte
     with listening(first) as address, pytest.raises(UsageError) as caught, cluster.connected(address):
         pass
     assert str(caught.value).startswith(said.replace("ADDRESS", address))
+
+
+def test_a_cluster_with_tls_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first bytes are an alert of TLS, since ours are none of it: that was taken for another service."""
+    alert = bytes([21, 3, 3, 0, 2, 2, 70])
+    with listening(alert) as address:
+        with pytest.raises(UsageError, match="is no Ray cluster"):
+            check(address)
+        monkeypatch.setenv("RAY_USE_TLS", "1")
+        check(address)
+    with pytest.raises(UsageError, match="no Ray cluster at"):
+        check(address)  # nothing listens there any more
 
 
 def test_a_client_address_ends_with_one_line(command: Command, tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tenfold.serving.runtime import About, Classifier
+from tenfold.serving.model_file import About
+from tenfold.serving.runtime import Classifier
 from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.guard import Guard, Hosts
 from tenfold.serving.serve.limits import Limits

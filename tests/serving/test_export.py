@@ -17,7 +17,8 @@ import torch
 from tenfold.errors import BusyError, ModelError, UsageError
 from tenfold.serving import export as exporting
 from tenfold.serving.export import export, pack
-from tenfold.serving.runtime import open_bytes, open_model, verify
+from tenfold.serving.model_file import verify
+from tenfold.serving.runtime import open_bytes, open_model
 from tenfold.training.device import Plan
 from tenfold.training.lock import Lock
 from tenfold.training.provenance import dataset_of

@@ -17,7 +17,7 @@ from tenfold.errors import BusyError, ModelError
 from tenfold.serving import keras_file
 from tenfold.serving.export import Source
 from tenfold.serving.keras_file import export_keras, import_keras, save, to_keras
-from tenfold.serving.runtime import About
+from tenfold.serving.model_file import About
 from tenfold.training.augment import Pixels
 from tenfold.training.lock import Lock
 from tenfold.training.model import count_parameters

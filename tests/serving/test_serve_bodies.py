@@ -116,6 +116,9 @@ def test_forms_and_tensors_may_be_compressed(service: Service, expected: bytes) 
         ("gzip", gzip.compress(IMAGE)[:-8] + bytes(8)),  # of another checksum
         ("gzip", gzip.compress(IMAGE) + b"more"),
         ("deflate", zlib.compress(IMAGE)[:-1]),
+        ("deflate", zlib.compress(IMAGE) * 2),  # only gzip has members
+        ("deflate", zlib.compress(IMAGE) + bytes(8)),
+        ("gzip", gzip.compress(IMAGE) + bytes(8) + b"more"),
         ("deflate", b"\xff\xff"),
         ("deflate", b"x"),
     ],
@@ -152,6 +155,12 @@ def test_a_bomb_takes_no_memory() -> None:
     finally:
         tracemalloc.stop()
     assert decompress(gzip.compress(bytes(2**20)), "gzip", 2**20) == bytes(2**20)
+
+
+def test_zeros_after_gzip_are_padding() -> None:
+    """As gzip(1) has it, wherever the pieces end that are read at a time."""
+    for count in (1, 511, 2**16, 2**17 + 1):
+        assert decompress(gzip.compress(b"a") + gzip.compress(b"b") + bytes(count), "gzip", 10) == b"ab"
 
 
 def test_a_body_of_countless_parts_is_refused() -> None:
@@ -300,6 +309,7 @@ FORMS = {
         file_part(IMAGE), file_part(b"", 'form-data; name="image"; filename=""', "application/octet-stream")
     ),
     "without a filename": form(file_part(IMAGE, 'form-data; name="image"', "image/png")),
+    "with JSON": form(file_part(b"{}", 'form-data; name="about"', "application/json"), file_part(IMAGE)),
     "with a filename that is not ASCII": form(file_part(IMAGE, "form-data; name=\"image\"; filename*=UTF-8''b%C3%A4r")),
 }
 

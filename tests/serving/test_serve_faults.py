@@ -5,6 +5,7 @@ Each protection was taken out once; the docstrings say what the test showed then
 
 import base64
 import contextlib
+import errno
 import gc
 import http.client
 import io
@@ -35,6 +36,7 @@ from tenfold.errors import ImageError, StorageError
 from tenfold.serving.serve.batching import MOST_DECODERS
 from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
+from tenfold.serving.serve.linger import LingeringTransport
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 QUICK = Limits(arrival=0.5, reading=0.5, seconds=0.5, connections=150)
@@ -145,6 +147,24 @@ def test_slow_clients_are_dropped_and_nobody_else(first: bytes, piece: bytes) ->
                 assert service.ask("POST", "/predict", picture()).status == 200
                 assert time.monotonic() - began < 2
             assert len(dripping.result()) == 100
+
+
+def test_a_connection_that_cannot_be_ended_ends_no_other_s_deadline() -> None:
+    """The error of one client who was gone already ended the task that watches over all."""
+
+    class Gone:
+        aborted = False
+
+        def write_eof(self) -> None:
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+        def abort(self) -> None:
+            self.aborted = True
+
+    gone = Gone()
+    transport = LingeringTransport(gone, lambda: None)
+    transport.end()
+    assert transport.is_ended and gone.aborted
 
 
 def test_what_is_dropped_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

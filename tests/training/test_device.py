@@ -52,7 +52,7 @@ def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPa
     assert plan.reasons[:3] == (
         "device cpu: the fastest kind found here",
         "float32: no bfloat16 instructions are known of this CPU",
-        f"{plan.threads} threads",
+        f"{plan.threads} thread{'s' if plan.threads != 1 else ''}",
     )
     with plan.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

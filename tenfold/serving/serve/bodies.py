@@ -173,8 +173,9 @@ class _Part:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is sent as a file: most clients give a name, some only a type."""
-        return self.filename is not None or not self.kind.startswith(b"text/")
+        """Whether it is sent as a file: most clients give a name, some only a type that images may have."""
+        kind = self.kind.partition(b";")[0].strip()
+        return self.filename is not None or kind.startswith(b"image/") or kind == b"application/octet-stream"
 
     @property
     def is_unfilled(self) -> bool:

@@ -38,7 +38,12 @@ def decompress(content: bytes, coding: str, most: int) -> bytes:
         for start in range(0, len(content), _PIECE):
             piece = content[start : start + _PIECE]
             while piece:
-                if engine.eof:  # what gzip files are appended to each other for
+                if engine.eof:
+                    piece = piece.lstrip(b"\0") if bits == _GZIP else piece  # padding, which gzip(1) ignores, too
+                    if not piece:
+                        break
+                    if bits != _GZIP:  # only gzip has members (RFC 1952, 2.2)
+                        raise zlib.error("bytes after the end")
                     engine, members = zlib.decompressobj(bits), members + 1
                 decompressed += engine.decompress(piece, most + 1 - len(decompressed))
                 if len(decompressed) > most or members > _MOST_MEMBERS:

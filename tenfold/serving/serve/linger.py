@@ -35,7 +35,10 @@ class LingeringTransport:
     def end(self) -> None:
         """Say that nothing more comes from us, and go on reading."""
         self.is_ended = True
-        self.plain.write_eof()
+        try:
+            self.plain.write_eof()
+        except OSError:  # the client's end is gone already: then there is nobody to wait for
+            self.plain.abort()
 
     def is_closing(self) -> bool:
         """Whether nothing more can be written."""
