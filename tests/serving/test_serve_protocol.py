@@ -93,7 +93,9 @@ def test_the_reported_version_can_be_asked_for_and_no_other(service: Service) ->
         for method, end in (("GET", ""), ("GET", "/ready"), ("HEAD", "/ready"), ("POST", "/infer")):
             answered = service.ask(method, f"{other}{end}", body if method == "POST" else None)
             assert answered.status == 404 and (method == "HEAD" or set(answered.json()) == {"error"})
-    assert "lists the versions" in service.ask("GET", "/v2/models/slow/versions/1").json()["error"]  # names none: no token
+    assert (
+        "lists the versions" in service.ask("GET", "/v2/models/slow/versions/1").json()["error"]
+    )  # names none: no token
 
 
 @pytest.mark.parametrize(
