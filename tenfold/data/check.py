@@ -36,6 +36,8 @@ _SERIOUS = (
     "stray folder",
     "outside",
     "small class",
+    "pages",
+    "frames",
     "colliding names",
 )
 _SAID = {"imbalance", "hidden folder"}  # the former by `make_dataset`; the latter is nothing to worry about
@@ -91,7 +93,7 @@ def say_findings(pictures: Pictures) -> None:
     What is refused or skipped is not said again; what does no harm is only counted.
     """
     entries = examine_entries(pictures.listing, pictures.entries, pictures.skip_bad)
-    found = [*pictures.listing.findings, *entries, *_examine_endings(pictures)]
+    found = [*pictures.listing.findings, *entries, *_examine_endings(pictures), *_examine_frames(pictures)]
     found += [*_examine_counts(_count(pictures)), *_examine_copies(pictures)]
     kinds: dict[str, list[Finding]] = {}
     for finding in found:

@@ -45,12 +45,12 @@ def read_folder(
     *,
     bit_depth: int | None = None,
     skip_bad: str = SKIP_BAD,
-    classes_known: bool = False,
+    classes: Sequence[str] = (),
 ) -> Pictures:
     """List and decode a folder, and say what is skipped, and how 16-bit values are scaled where not as a whole.
 
-    skip_bad: how many files may be unreadable, as `entries.most_bad` takes it. classes_known: a model has them already,
-    so that images of one class are enough, and a class may be empty.
+    skip_bad: how many files may be unreadable, as `entries.most_bad` takes it. classes: those of a model that is there
+    already, so that images of one class are enough, and a class may be empty; see `list_folder`.
 
     bit_depth: as in `read_pictures`. Raises `DataError` for what `tenfold data check` calls an error, `UsageError`,
     `StorageError`.
@@ -58,14 +58,17 @@ def read_folder(
     if resize not in RESIZES:
         raise UsageError(f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}")
     most_bad(skip_bad, 0)  # a wrong one is said before anything is read
-    listing = list_folder(root, fewest_classes=1 if classes_known else 2)
+    listing = list_folder(root, classes)
     _refuse(listing.findings)
     pictures = replace(read_pictures(listing, size, resize, bit_depth), skip_bad=skip_bad)
     findings = examine_entries(listing, pictures.entries, skip_bad)
-    _refuse(finding for finding in findings if not (classes_known and finding.kind == EMPTY_CLASS))
+    _refuse(finding for finding in findings if not (classes and finding.kind == EMPTY_CLASS))
     if not pictures.good():
         raise DataError(f"{root} holds no image that can be read")
     remark_skipped(findings)
+    for finding in listing.findings if classes else ():
+        if finding.kind in ("stray folder", "own output"):
+            remark(f"{finding}")
     _say_bit_depth(pictures)
     return pictures
 

@@ -1,7 +1,5 @@
 """How many frames or pages a file holds, of which only the first is read; by its structure, without decoding."""
 
-from itertools import islice
-
 from tenfold.data import tiff
 from tenfold.data.metadata import end_of_blocks, gif_palette, png_chunks, webp_chunks
 
@@ -16,10 +14,6 @@ def count_frames(content: bytes, kind: str | None) -> int:
     """
     count = _COUNTS.get(kind or "")
     return min(max(1, count(content)), MOST_FRAMES) if count else 1
-
-
-def _tiff(content: bytes) -> int:
-    return sum(1 for _ in islice(tiff.pages(content), MOST_FRAMES))
 
 
 def _png(content: bytes) -> int:
@@ -48,4 +42,4 @@ def _gif(content: bytes) -> int:
     return count
 
 
-_COUNTS = {"TIFF": _tiff, "PNG": _png, "WEBP": _webp, "GIF": _gif}
+_COUNTS = {"TIFF": tiff.count_pages, "PNG": _png, "WEBP": _webp, "GIF": _gif}

@@ -53,6 +53,7 @@ _SIGNS: tuple[set[str], ...] = (
     {"request.json", "part-00000000.parquet"},
 )
 _FIRST_SIGNS = ("recipe.json", "model.json", "bench.json", "tune.json", "request.json")  # one of each of `_SIGNS`
+_BESIDE_RECIPE = {"recipe.json", "plots", "train.log", "history.csv", "report.html", "results.json"}
 _HEAD = 18  # bytes that tell what a file is
 _MOST_NOTE = 2**24  # bytes of a note
 _MOST_DEPTH = 4  # folders in folders that are looked through for images or output
@@ -97,10 +98,14 @@ def is_output(folder: Path) -> bool:
 
 
 def shows_output(names: Collection[str]) -> bool:
-    """Whether these are the names in a folder of tenfold's. A recipe alone is a run's where no image lies beside it."""
+    """Whether these are the names in a folder of tenfold's.
+
+    A recipe without the other files of a run is a run's where nothing lies beside it but what a run has: a class of
+    food may hold a `recipe.json`, too, with its images beside it or in folders.
+    """
     if any(sign <= set(names) for sign in _SIGNS):
         return True
-    return "recipe.json" in names and not any(Path(name).suffix.casefold() in PICTURES for name in names)
+    return "recipe.json" in names and {name for name in names if not is_hidden(name)} <= _BESIDE_RECIPE
 
 
 def parse_note(content: bytes) -> frozenset[str]:

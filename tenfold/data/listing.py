@@ -8,18 +8,20 @@ decides.
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tenfold.data.ignored import PICTURES, is_hidden, is_output, is_own, own_names
+from tenfold.data.ignored import PICTURES, holds_image, is_hidden, is_output, is_own, own_names
 from tenfold.data.splits import (
+    annotations,
     choose_splits,
     explain_classes,
     holds_folders,
     inner_split,
     is_unlabelled,
     parse_split,
+    repeats,
     untrained_splits,
 )
 from tenfold.errors import DataError
@@ -80,8 +82,11 @@ def shown_name(name: str) -> str:
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
-def list_folder(root: Path, fewest_classes: int = 2) -> Listing:
-    """List a folder's classes and files. Fewer classes than `fewest_classes` are an error.
+def list_folder(root: Path, known: Collection[str] = ()) -> Listing:
+    """List a folder's classes and files. known: the classes of a model that is there already.
+
+    With them, one class is enough, folders of these names are classes whatever lies in them, and a folder of another
+    name that holds no image is left out. Without them, fewer than two classes are an error.
 
     Raises `DataError` where `root` is no folder that can be read.
     """
@@ -90,13 +95,16 @@ def list_folder(root: Path, fewest_classes: int = 2) -> Listing:
         raise DataError(f"{root} is not a folder that can be read")
     walk = _Walk(listing)
     tops = walk.class_entries(root)
-    splits = _find_splits(walk, tops[0])
+    are_classes = bool(tops[0]) and all(_same_text(path.name) in known for path in tops[0])
+    splits = {} if are_classes else _find_splits(walk, tops[0])
     by_split = {split: _class_folders(walk, *walk.class_entries(top)) for split, top in splits.items()}
     by_split = by_split or {"": _class_folders(walk, *tops)}
+    if known:
+        by_split = {split: _without_empty(walk, folders, known) for split, folders in by_split.items()}
     listing.classes = tuple(sorted(by_split.get("train", by_split.get("", {})), key=natural))
     for split, folders in by_split.items():
         _add_files(walk, split, folders)
-    _check_classes(walk, splits.get("train", root), by_split.get("train", by_split.get("", {})), fewest_classes)
+    _check_classes(walk, splits.get("train", root), by_split.get("train", by_split.get("", {})), known)
     return listing
 
 
@@ -201,7 +209,9 @@ def _note_untrained(walk: _Walk, splits: Sequence[Path]) -> None:
 def _note_stray(walk: _Walk, stray: Path, train: Path) -> None:
     if parse_split(stray.name) and (not holds_folders(stray) or is_unlabelled(stray, train)):
         what = f"{walk.name(stray)} holds no class folders"
-        do = "left out; sort its images into folders named as the classes, or have them answered by tenfold predict"
+        told = f", as {listed.name} says" if (listed := annotations(stray)) else ""
+        do = f"left out; sort its images into folders named as the classes{told}, "
+        do += "or have them answered by tenfold predict"
         walk.note("unlabelled split", "warning", what, do, [stray])
     else:
         what, name = f"{walk.name(stray)} lies beside {walk.name(train)}/", walk.name(train)
@@ -228,6 +238,15 @@ def _class_folders(walk: _Walk, folders: Sequence[Path], files: Sequence[Path]) 
     return found
 
 
+def _without_empty(walk: _Walk, folders: Mapping[str, Path], known: Collection[str]) -> dict[str, Path]:
+    """The class folders without those that a model does not know and that hold no image."""
+    empty = [path for name, path in folders.items() if name not in known and not holds_image(path)]
+    for path in empty:
+        what = f"{walk.name(path)} holds no image and is no class of the model"
+        walk.note("stray folder", "warning", what, "left out", [path])
+    return {name: path for name, path in folders.items() if path not in empty}
+
+
 def _is_text(name: str) -> bool:
     try:
         name.encode()
@@ -248,9 +267,10 @@ def _add_files(walk: _Walk, split: str, folders: dict[str, Path]) -> None:
         listing.files.extend(File(path, walk.name(path), split, labels[name]) for path in files)
 
 
-def _check_classes(walk: _Walk, top: Path, folders: Mapping[str, Path], fewest: int) -> None:
+def _check_classes(walk: _Walk, top: Path, folders: Mapping[str, Path], known: Collection[str]) -> None:
     """Note what keeps the folders in `top` from being classes."""
-    count, explained = len(folders), explain_classes(top, folders)
+    count, fewest = len(folders), 1 if known else 2
+    explained = None if known and folders.keys() & set(known) else explain_classes(top, folders)
     if explained:
         what, do = map(shown_name, explained)
         do = do if top == walk.listing.root else f"make one folder for each class in {walk.name(top)}/"
@@ -259,3 +279,6 @@ def _check_classes(walk: _Walk, top: Path, folders: Mapping[str, Path], fewest: 
         made = ", and was made by tenfold" if is_own(top) else ""
         what = f"{walk.listing.root} has {count:,} class folders instead of {fewest} to {MOST_CLASSES:,}{made}"
         walk.note("classes", "error", what, "make one subfolder for each class")
+    elif not known and (inner := repeats(folders)):
+        what = f"all classes hold the same folders, as {inner[0]} and {inner[1]}"
+        walk.note("same folders", "warning", what, "if those are the classes, turn the two levels round", ())

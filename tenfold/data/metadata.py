@@ -208,14 +208,21 @@ def end_of_blocks(content: bytes, at: int) -> int:
     return at + 1
 
 
-def _gif(content: bytes) -> tuple[bytes, int]:
-    """Leave out comments and the like before the first frame. Of a GIF no orientation is known."""
-    left_out, at = [], 13 + gif_palette(content[10]) if len(content) > 10 else len(content)
+def gif_extensions(content: bytes) -> Iterator[Part]:
+    """The extensions of a GIF before its first frame; kind: its second byte. The last may be cut short."""
+    at = 13 + gif_palette(content[10]) if len(content) > 10 else len(content)
     while at + 1 < len(content) and content[at] == _EXTENSION:
         end = end_of_blocks(content, at + 2)
-        if content[at + 1] != _GRAPHIC_CONTROL and end <= len(content):
-            left_out.append((at, end))
+        yield at, end, content[at + 1 : at + 2]
         at = end
+
+
+def _gif(content: bytes) -> tuple[bytes, int]:
+    """Leave out comments and the like before the first frame. Of a GIF no orientation is known."""
+    left_out: list[tuple[int, int]] = []
+    for begin, end, (kind,) in _bounded(gif_extensions(content)):
+        if kind != _GRAPHIC_CONTROL and end <= len(content):
+            left_out.append((begin, end))
     return _without(content, left_out), 1
 
 

@@ -31,18 +31,40 @@ class _Layout:
         return int(struct.unpack_from(self.order + kind, content, at)[0])
 
 
-def pages(content: bytes) -> Iterator[Tags]:
-    """The whole-number tags of each page, in order; what is damaged ends them, as does a loop."""
+def first_page(content: bytes) -> Tags:
+    """The whole-number tags of the first page; {} where it is damaged."""
+    layout = _layout(content)
+    try:
+        for first, count in _directories(content):
+            return dict(_tags(content, layout, first, min(count, _MOST_TAGS)))
+    except (struct.error, OverflowError):  # beyond the file, or beyond what an offset can be
+        pass
+    return {}
+
+
+def count_pages(content: bytes) -> int:
+    """How many pages there are, at most `MOST_PAGES`; what is damaged or a loop ends them. No tag is looked at."""
+    return sum(1 for _ in _directories(content))
+
+
+def _layout(content: bytes) -> _Layout:
     order, big = ("<" if content[:2] == b"II" else ">"), b"+" in content[2:4]
-    layout = _Layout(order, *(("Q", "Q", 20) if big else ("I", "H", 12)))
+    return _Layout(order, *(("Q", "Q", 20) if big else ("I", "H", 12)))
+
+
+def _directories(content: bytes) -> Iterator[tuple[int, int]]:
+    """Where the first tag of each page is, and how many tags it has; what is damaged ends them, as does a loop."""
+    layout = _layout(content)
     seen: set[int] = set()
     try:
-        at = layout.read(layout.offset, content, 8 if big else 4)
+        at = layout.read(layout.offset, content, 8 if layout.entry == 20 else 4)
         while at and at not in seen and len(seen) < MOST_PAGES:
             seen.add(at)
             count = layout.read(layout.count, content, at)
             first = at + struct.calcsize(f"={layout.count}")
-            yield dict(_tags(content, layout, first, min(count, _MOST_TAGS)))
+            if first + count * layout.entry > len(content):
+                return
+            yield first, count
             at = layout.read(layout.offset, content, first + count * layout.entry)
     except (struct.error, OverflowError):  # beyond the file, or beyond what an offset can be
         return
@@ -58,11 +80,6 @@ def _tags(content: bytes, layout: _Layout, first: int, count: int) -> Iterator[t
             if struct.calcsize(values) > struct.calcsize(f"={layout.offset}"):
                 where = layout.read(layout.offset, content, where)
             yield tag, struct.unpack_from(values, content, where)
-
-
-def first_page(content: bytes) -> Tags:
-    """The tags of the first page, none where they cannot be read."""
-    return next(pages(content), {})
 
 
 def first_value(tags: Tags, tag: int, otherwise: int) -> int:

@@ -228,7 +228,7 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> Dataset:
     model = run.description
     skip_bad = skip_bad or _skip_bad(env)
     pictures = read_folder(
-        Path(name), model.size, model.resize, bit_depth=model.bit_depth, skip_bad=skip_bad, classes_known=True
+        Path(name), model.size, model.resize, bit_depth=model.bit_depth, skip_bad=skip_bad, classes=model.classes
     )
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)

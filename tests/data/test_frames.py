@@ -1,6 +1,7 @@
 """How many pages or frames a file has, counted without decoding, and what `tenfold data check` says of them."""
 
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from pictures import PIXELS, png, save, tiff
 from PIL import Image
 
+import tenfold
 from tenfold.data.check import check_folder
 from tenfold.data.frames import MOST_FRAMES, count_frames
 from tenfold.data.image import decode_whole
@@ -49,6 +51,36 @@ def test_what_is_broken_or_endless_is_counted_too() -> None:
     assert count_frames(loop, "TIFF") == count_frames(nowhere, "TIFF") == 1
     assert count_frames(several("GIF", 3)[:-30], "GIF") <= 3
     assert count_frames(png(1, 8, 0, [b"\0"], acTL=b"\xff" * 8), "PNG") == MOST_FRAMES
+
+
+def test_counting_pages_of_a_hostile_file_looks_at_no_tags() -> None:
+    """Five hundred pages of 8,192 tags each, all over the same bytes: looking at the tags took many seconds."""
+    body = bytearray(struct.pack("<HHI", 12, 1, 1) * 200_000)
+    head = b"II*\0" + struct.pack("<I", 8)
+    content = bytearray(head + body)
+    step = 2  # pages begin two bytes apart, each with its own offset of the next behind its tags
+    length = 12 * 0x2000
+    for number in range(500):
+        at = 8 + 200_000 + number * step * 8
+        struct.pack_into("<H", content, at, 0x2000)
+        struct.pack_into("<I", content, at + 2 + length, at + step * 8)
+    struct.pack_into("<I", content, 4, 8 + 200_000)
+    began = time.process_time()
+    assert count_frames(bytes(content), "TIFF") >= 500
+    assert time.process_time() - began < 1
+
+
+def test_training_says_that_only_the_first_page_is_read(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for number in (1, 2):
+            content = several("TIFF", number + 1, description=f"{name}{number}")
+            (tmp_path / "scans" / name / f"{number}.tif").write_bytes(content)
+    tenfold.load(str(tmp_path / "scans"))
+    said = "warning: a/1.tif has 2 pages (files with more than one: 4): only the first is read"
+    assert said in capsys.readouterr().err
 
 
 def test_the_check_names_files_of_which_only_the_first_page_is_read(tmp_path: Path, home: Path) -> None:

@@ -143,6 +143,8 @@ def test_a_linked_run_is_left_out(root: Path, tmp_path: Path) -> None:
         ("runs/monday/slope.png", ("runs/.tenfold=", "runs/r/.tenfold=*", "runs/r/plots/x.png")),
         ("explanations/mine.png", ("explanations/.tenfold=\"1.png\"", "explanations/1.png")),
         ("pizza/1.jpg", ("pizza/recipe.json",)),
+        ("pizza/thin/1.jpg", ("pizza/recipe.json",)),
+        ("pizza/thin/crust/1.jpg", ("pizza/recipe.json", "pizza/notes.txt")),
         ("pizza/manifest.json.jpg", ("pizza/manifest.json", "pizza/model.json", "pizza/bench.json")),
         ("tenfold/1.png", ("tenfold/notes.txt",)),
         ("odd/1.png", ("odd/.tenfold=not a note\n[\"1.png\"]\n{", "odd/x.txt")),

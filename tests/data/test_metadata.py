@@ -12,6 +12,7 @@ from pictures import PIXELS, oriented, png, save
 from PIL import Image
 
 from tenfold.data.image import decode_whole
+from tenfold.data.metadata import MOST_PARTS, take_out
 from tenfold.errors import ImageError
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
@@ -189,3 +190,11 @@ def test_a_file_of_countless_parts_is_refused() -> None:
     at = content.index(b"IDAT") - 4
     with pytest.raises(ImageError, match="more than 1,048,576 parts"):
         decode_whole(content[:at] + empty * (2**20 + 1) + content[at:])
+
+
+def test_a_gif_of_millions_of_extensions_is_refused() -> None:
+    """Each takes three bytes, and was kept as a pair of numbers of a hundred: 20 times the file's length."""
+    head = b"GIF89a" + bytes(7)
+    with pytest.raises(ImageError, match="more than 1,048,576 parts"):
+        take_out(head + b"!\xfe\0" * (MOST_PARTS + 1), "GIF")
+    assert take_out(head + b"!\xfe\0" * 1000 + b",", "GIF") == (head + b",", 1)

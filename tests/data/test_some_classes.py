@@ -76,6 +76,17 @@ def test_a_class_that_the_model_does_not_know_is_named(command: Command, run: Pa
     )
 
 
+def test_an_empty_folder_that_is_no_class_is_left_out(command: Command, run: Path, tmp_path: Path) -> None:
+    """And the images of a class may lie in folders, of whatever names."""
+    write(tmp_path / "more" / "b" / "2019", 4, 50)
+    write(tmp_path / "more" / "b" / "2020", 4, 60)
+    (tmp_path / "more" / "comet").mkdir()
+    said = command("evaluate", run, "--data", tmp_path / "more", "--json")
+    assert said.returncode == 0, said.stderr
+    assert json.loads(said.stdout)["test_images"] == 8
+    assert "comet holds no image and is no class of the model: left out" in said.stderr
+
+
 def test_a_folder_without_any_class_or_image_is_one_line(command: Command, run: Path, tmp_path: Path) -> None:
     (tmp_path / "more" / "a").mkdir(parents=True)
     said = command("evaluate", run, "--data", tmp_path / "more")

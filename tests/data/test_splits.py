@@ -97,7 +97,9 @@ def test_splits_in_folders_of_their_names_are_loaded(tmp_path: Path) -> None:
 # What is called like a split and is a class: without a folder to train on beside it, or without folders in it.
 CLASSES: dict[str, dict[str, int]] = {
     "plain": {"train": 2, "bus": 2},
-    "all of them": {"train": 2, "test": 2, "dev": 2, "Validation": 2},
+    "of medicine": {"blood_test/1": 2, "blood_test/2": 2, "pregnancy_test/1": 2, "pregnancy_test/3": 2},
+    "of medicine, images": {"blood_test": 2, "pregnancy_test": 2},
+    "two of a split": {"test": 2, "exam": 2, "dev": 2},
     "of sports": {"training": 2, "match": 2},
     "of sports, in folders": {"training/monday": 2, "training/tuesday": 2, "match/sunday": 2},
     "dev in folders": {"dev/1": 2, "dev/2": 2, "ops/3": 2},
@@ -116,6 +118,7 @@ def test_names_of_splits_may_be_classes(name: str, tmp_path: Path) -> None:
     assert len(listing.files) == sum(CLASSES[name].values())
 
 
+FLAT = "hold images but no class folders: sort the images into one folder for each class within them"
 REFUSED: dict[str, tuple[dict[str, int], str]] = {
     "parts": (
         {f"part{number}/{name}": 1 for number in (1, 2) for name in ("cats", "dogs")},
@@ -159,6 +162,20 @@ REFUSED: dict[str, tuple[dict[str, int], str]] = {
         {"a": 2, "b": 2, "test_set/a": 1, "test_set/b": 1},
         "test_set holds folders, but there is no train/ beside it: move the classes to train on into train/",
     ),
+    "splits without classes": ({"train": 3, "test1": 2}, f"test1 and train in {{root}} {FLAT}"),
+    "splits of all kinds without classes": (
+        {"train": 2, "test": 2, "dev": 2, "Validation": 2},
+        f"dev, test, train and 1 more in {{root}} {FLAT}",
+    ),
+    "splits without classes, deeper": (
+        {"pictures/train": 2, "pictures/val": 2},
+        f"train and val in {{root}}/pictures {FLAT}",
+    ),
+    "a class without images beside one of folders": (
+        {"daisy/2019": 1, "daisy/2020": 1, "rose": 0},
+        "its folder daisy holds 2019 and 2020: name {root}/daisy instead; or, if daisy is a class itself, add images "
+        "to rose",
+    ),
     "one class": ({"a/1": 1}, "has 1 class folders instead of 2 to 1,000"),
     "one class, in a folder of its name": ({"flowers/flowers": 1}, "has 1 class folders instead of 2 to 1,000"),
     "two of a split": (
@@ -175,6 +192,62 @@ def test_classes_that_are_none_are_refused_in_one_line(name: str, tmp_path: Path
     with pytest.raises(DataError) as refused:
         load_folder(root)
     assert said.format(root=root) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("images", [("images/train", "images/val"), ("train/images", "val/images"), ("images",)])
+def test_images_with_marks_beside_are_no_classes(images: tuple[str, ...], tmp_path: Path) -> None:
+    """As YOLO has them: one text file an image, in folders of the same names below labels/."""
+    root = make(tmp_path / "root", dict.fromkeys(images, 2))
+    for name in images:
+        labels = root / name.replace("images", "labels")
+        labels.mkdir(parents=True)
+        (labels / "0.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(DataError) as refused:
+        load_folder(root)
+    assert f"images and labels in {root}" in str(refused.value) and "no classes but images" in str(refused.value)
+
+
+def test_tiny_imagenet_is_trained_on_and_its_list_is_named(tmp_path: Path) -> None:
+    counts = {"train/n01/images": 3, "train/n02/images": 3, "val/images": 2, "test/images": 2}
+    root = make(tmp_path / "tiny", counts)
+    (root / "val" / "val_annotations.txt").write_text("0.png\tn01\t0\t0\t7\t7\n")
+    listing = list_folder(root)
+    assert (listing.classes, {file.split for file in listing.files}) == (("n01", "n02"), {"train"})
+    assert [str(finding) for finding in listing.findings if finding.kind == "unlabelled split"] == [
+        "test holds no class folders: left out; sort its images into folders named as the classes, or have them "
+        "answered by tenfold predict",
+        "val holds no class folders: left out; sort its images into folders named as the classes, as "
+        "val_annotations.txt says, or have them answered by tenfold predict",
+    ]
+    assert len(load_folder(root).train) == 4  # of three images a class one is drawn for testing
+
+
+ALIKE = {f"{name}/{place}": 2 for name in ("cats", "dogs") for place in ("indoor", "outdoor")}
+
+
+def test_classes_that_hold_the_same_folders_are_warned_of_only(tmp_path: Path) -> None:
+    listing = list_folder(make(tmp_path, ALIKE))
+    assert listing.classes == ("cats", "dogs") and len(listing.files) == 8
+    (finding,) = listing.findings
+    assert (finding.severity, str(finding)) == (
+        "warning",
+        "all classes hold the same folders, as indoor and outdoor: if those are the classes, turn the two levels round",
+    )
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        ALIKE,
+        {"cats/indoor": 1, "cats/outdoor": 1},
+        {"cats/train": 1, "cats/test": 1, "dogs/train": 1, "dogs/test": 1},
+        {"cats/1": 1, "cats/2": 1, "dogs": 0, "birds": 0},
+    ],
+)
+def test_folders_named_as_a_models_classes_are_classes(counts: dict[str, int], tmp_path: Path) -> None:
+    listing = list_folder(make(tmp_path, counts), known=("cats", "dogs"))
+    assert len(listing.files) == sum(counts.values())
+    assert not [finding for finding in listing.findings if finding.severity == "error"]
 
 
 def test_images_to_answer_beside_the_splits_are_no_class(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_target_error_is_refused_with_another_folder(invoke: Invoke, run: Path
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{len(list(folder.iterdir()))}.png")
     code, out, err = invoke("evaluate", run, "--target-error", "0.05", "--data", tmp_path / "photos")
-    assert (code, out) == (2, "") and "leave it out with other data (photos)" in err
+    assert (code, out) == (2, "") and "leave it out with other data (photos/)" in err
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "report"])

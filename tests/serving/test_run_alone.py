@@ -625,14 +625,25 @@ def test_data_that_has_a_known_name_but_is_other_is_not_taken_for_it(
 # --- what it is checked on -------------------------------------------------------------------------------------------
 
 
+SYNTHETIC_MEANS = [
+    [130.72, 137.65, 136.72, 132.62, 138.21, 137.28, 129.09, 135.27, 134.64, 129.21, 134.8, 134.47],
+    [130.36, 122.1, 117.36, 131.22, 123.88, 118.28, 129.28, 123.33, 117.06, 129.59, 122.21, 117.14],
+    [123.57, 127.17, 123.75, 124.46, 128.0, 124.99, 123.87, 127.31, 124.75, 125.13, 127.58, 125.16],
+    [124.14, 123.57, 123.16, 124.59, 124.14, 124.09, 122.62, 122.43, 121.64, 121.7, 121.57, 120.94],
+    [124.75, 126.55, 127.36, 129.81, 122.32, 125.44, 133.49, 125.86, 126.88, 128.46, 127.58, 129.56],
+]
+"""Of each hundred images: mean red, green and blue of the upper left, upper right, lower left and lower right."""
+
+
 def test_synthetic_images_are_always_the_same_and_of_any_size() -> None:
-    """Their digest as it was on 2026-11-29: what a file was checked on is known."""
+    """As they were on 2026-11-29: what a file was checked on is known.
+
+    Where a CPU rounds otherwise, a value differs by 1 here and there: not the mean of 25,600 by 0.02.
+    """
     images = synthetic_images(32)
     assert images.dtype == np.uint8 and images.shape == (500, 32, 32, 3)
-    assert (
-        hashlib.sha256(images.tobytes()).hexdigest()
-        == "235abbfa1548b3965c49fed9a66725f8a2343ff007b9ad4afc6254e4d0ceb24e"
-    )
+    quarters = images.reshape(5, 100, 2, 16, 2, 16, 3).mean(axis=(1, 3, 5)).reshape(5, 12)
+    np.testing.assert_allclose(quarters, SYNTHETIC_MEANS, atol=0.02)
     assert len(np.unique(images.reshape(500, -1), axis=0)) == 500
     for size in (1, 13, 160):
         assert synthetic_images(size).shape[1:] == (size, size, 3)
