@@ -23,13 +23,15 @@ SETTING = Setting(("--device", "cpu", "--val-size", "5000"), "validation")
 def variants(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe without one idea each, by what is missing; what it does not have cannot be left out."""
     without = {
-        "no-easy-images-left-out": replace(recipe, easy_share=0.0),
-        "losses-instead-of-the-judge": replace(recipe, judge_widths=()),
-        "no-small-images": replace(recipe, small_share=0.0),
-        "nothing-frozen": replace(recipe, frozen_share=0.0),
-        "first-bias-trained-throughout": replace(recipe, whitening_epochs=max(recipe.epochs, recipe.whitening_epochs)),
+        "no-easy-images-left-out": replace(recipe, prune_fraction=0.0),
+        "losses-instead-of-the-judge": replace(recipe, proxy_widths=()),
+        "no-small-images": replace(recipe, low_res_fraction=0.0),
+        "nothing-frozen": replace(recipe, freeze_fraction=0.0),
+        "first-bias-trained-throughout": replace(
+            recipe, whiten_bias_epochs=max(recipe.epochs, recipe.whiten_bias_epochs)
+        ),
         "gelu-behind-the-first-layer": replace(recipe, network=replace(recipe.network, first_activation="gelu")),
-        "six-views-of-all": replace(recipe, unsure_share=1.0),
+        "six-views-of-all": replace(recipe, tta_fraction=1.0),
         "one-view": replace(recipe, views="one"),
         "no-label-smoothing": replace(recipe, label_smoothing=0.0),
         "flips-drawn": replace(recipe, flip="random"),

@@ -17,9 +17,9 @@ import tenfold
 from tenfold.data.dataset import Split
 from tenfold.evaluation.duplicates import embed, find_duplicates
 from tenfold.evaluation.labels import find_issues, predict_out_of_fold, recipe_for
-from tenfold.training.device import make_plan
-from tenfold.training.fit import to_tensors
+from tenfold.training.device import select_device
 from tenfold.training.run import Run
+from tenfold.training.trainer import to_tensors
 
 EACH, TRAIN, OTHERS = 200, 20_000, 1_000
 LABELLED, FLIPPED = 10_000, 0.05
@@ -56,7 +56,7 @@ CHANGES: dict[str, Change] = {
 
 def plant_copies(run: Path) -> None:
     """Change 200 training images in each way, hide them among test images, and count which are found."""
-    dataset, plan = tenfold.load("cifar10"), make_plan()
+    dataset, plan = tenfold.load("cifar10"), select_device()
     model = Run.open(run).load_model(plan)
     train = np.asarray(dataset.train.images[:TRAIN])
     copies = [change(train[EACH * row + k]) for row, change in enumerate(CHANGES.values()) for k in range(EACH)]
@@ -79,7 +79,7 @@ def plant_errors() -> None:
     flipped = rng.choice(LABELLED, round(FLIPPED * LABELLED), replace=False)
     labels[flipped] = (labels[flipped] + rng.integers(1, 10, len(flipped))) % 10
     part = Split(np.array(train.images[:LABELLED]), labels)
-    predicted = predict_out_of_fold(part, 10, make_plan(), recipe_for(part))
+    predicted = predict_out_of_fold(part, 10, select_device(), recipe_for(part))
     planted = np.isin([issue.index for issue in find_issues(labels, predicted)], flipped)
     print(f"recall {planted.sum() / len(flipped):.1%}, precision {planted.mean():.1%} of {len(planted):,} suspected")
     for first in (100, 250, 500):

@@ -14,7 +14,7 @@ from tenfold.console import remark
 from tenfold.evaluation import plots
 from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import PARTS, describe, summarize
-from tenfold.training.device import cpu_has_bfloat16, make_plan
+from tenfold.training.device import cpu_has_bfloat16, select_device
 from tenfold.training.recipe import find_recipe
 
 RUNS = {"fast89": 20, "fast94": 10, "fast96": 1}
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs"))
     parser.add_argument("--picture", type=Path, default=Path("docs/images/bench.png"))
     options = parser.parse_args()
-    if make_plan().device.type != "cpu" or not cpu_has_bfloat16():
+    if select_device().device.type != "cpu" or not cpu_has_bfloat16():
         parser.error("times can be normalised only on a CPU with bfloat16, and where there is no GPU")
     rows = [_measure(name, count, options.out) for name, count in RUNS.items()]
     print(f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|", sep="\n")

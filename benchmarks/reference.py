@@ -110,11 +110,11 @@ def keras_prediction(precision: str) -> Result:
 def tenfold_training() -> Result:
     """The loop of `tenfold train`."""
     from tenfold.data.dataset import Split
-    from tenfold.training.device import make_plan
-    from tenfold.training.fit import Fit
+    from tenfold.training.device import select_device
     from tenfold.training.recipe import REFERENCE
+    from tenfold.training.trainer import Trainer
 
-    fitting = Fit(REFERENCE, Split(*images(20 * BATCH)), 10, plan=make_plan("cpu"))
+    fitting = Trainer(REFERENCE, Split(*images(20 * BATCH)), 10, plan=select_device("cpu"))
     return {"images_per_second": rate(fitting.advance, BATCH)}
 
 
@@ -124,20 +124,20 @@ def tenfold_prediction() -> Result:
 
     from tenfold.serving.export import pack
     from tenfold.serving.graph import to_onnx
-    from tenfold.serving.runtime import About, open_bytes
-    from tenfold.training.augment import Pixels
-    from tenfold.training.device import make_plan
+    from tenfold.serving.runtime import ModelMetadata, open_bytes
+    from tenfold.training.augment import Normalization
+    from tenfold.training.device import select_device
     from tenfold.training.infer import predict_logits
     from tenfold.training.model import build
     from tenfold.training.recipe import REFERENCE
 
-    network, plan, (pixels, _) = build(REFERENCE.network).eval(), make_plan("cpu"), images(max(BATCHES))
-    about = About(tuple("abcdefghij"), 32, "squash", 1.0, None, None, False, {})
-    file = open_bytes(pack(to_onnx(network, Pixels(), 10, 32), about), "reference")
+    network, plan, (pixels, _) = build(REFERENCE.network).eval(), select_device("cpu"), images(max(BATCHES))
+    about = ModelMetadata(tuple("abcdefghij"), 32, "squash", 1.0, None, None, False, {})
+    file = open_bytes(pack(to_onnx(network, Normalization(), 10, 32), about), "reference")
     results = {f"exported, batch {n}": rate(lambda n=n: file.predict(pixels[:n]), n) for n in BATCHES}
     tensor = torch.from_numpy(pixels)
     return results | {
-        f"batch {n}": rate(lambda n=n: predict_logits(network, tensor[:n], Pixels(), plan), n) for n in BATCHES
+        f"batch {n}": rate(lambda n=n: predict_logits(network, tensor[:n], Normalization(), plan), n) for n in BATCHES
     }
 
 

@@ -92,11 +92,11 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         network=replace(NetworkSpec(), widths=(8, 16, 16)),
         stages=(Stage(1.0, 0.24, 0.1), Stage(1.0, 0.1, 0.0)),
         batch_size=50,
-        whitening_epochs=0.85,
-        small_share=0.45,
-        easy_share=0.6,
-        frozen_share=0.35,
-        unsure_share=0.25,
+        whiten_bias_epochs=0.85,
+        low_res_fraction=0.45,
+        prune_fraction=0.6,
+        freeze_fraction=0.35,
+        tta_fraction=0.25,
     )
     path = tmp_path_factory.mktemp("recipe") / "tiny.json"
     path.write_text(tiny.to_json())

@@ -43,8 +43,8 @@ machine._SELF, machine._CGROUPS = pathlib.Path(sys.argv[1]) / "self", pathlib.Pa
 machine._affinity = lambda: 8
 import torch
 before = torch.get_num_threads()
-from tenfold.training.device import make_plan
-plan = make_plan("cpu")
+from tenfold.training.device import select_device
+plan = select_device("cpu")
 print(before, torch.get_num_threads(), plan.threads, plan.reasons[2], sep="|")
 """
 

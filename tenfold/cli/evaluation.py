@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from tenfold.data import Dataset
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.evaluation.explain import Explanation
-    from tenfold.serving.predict import Answer
-    from tenfold.training.device import Plan
+    from tenfold.serving.predict import PredictionResult
+    from tenfold.training.device import DeviceConfig
     from tenfold.training.run import Run
 
 
@@ -80,11 +80,11 @@ def evaluate(
         _refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
     from tenfold.files import write_text
-    from tenfold.training.device import make_plan
+    from tenfold.training.device import select_device
     from tenfold.training.provenance import is_own
     from tenfold.training.run import Run
 
-    opened, plan = Run.open(run), make_plan(device)
+    opened, plan = Run.open(run), select_device(device)
     dataset = _load_data(opened, data, honesty, skip_bad)
     own = dataset is None or is_own(opened.env, dataset)
     if not own and not is_flag:
@@ -136,13 +136,13 @@ def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None
 
     None is its own data, found by `evaluate`, which may do without; for `honesty`, images are needed in any case.
     """
-    from tenfold.training.provenance import dataset_of, other_data
+    from tenfold.training.provenance import other_data, reload_dataset
 
     if skip_bad and (honesty or not data):
         remark(f"--skip-bad {skip_bad} is without effect: the run's own images are read as they were for its training")
     if honesty:
-        by_hand = "tenfold.evaluation.honesty.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
-        return dataset_of(run, Path(data) if data else None, by_hand)
+        by_hand = "tenfold.evaluation.audit.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
+        return reload_dataset(run, Path(data) if data else None, by_hand)
     return other_data(run, data, skip_bad) if data else None
 
 
@@ -154,9 +154,11 @@ def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:
     print(metrics.format_confusions(metrics.top_confusions(evaluated.confusion_matrix()), evaluated.classes))
 
 
-def _examine(run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "Plan", full: bool) -> dict[str, Any]:
+def _examine(
+    run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "DeviceConfig", full: bool
+) -> dict[str, Any]:
     """The honesty panel; where the run's page does not show it yet, that is written again."""
-    from tenfold.evaluation.honesty import Subject, changed, examine
+    from tenfold.evaluation.audit import Subject, changed, examine
     from tenfold.evaluation.report import REPORT, write_report
 
     panel, new = examine(Subject(run, dataset, evaluated), plan, full)
@@ -168,7 +170,7 @@ def _examine(run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "Pla
 
 
 def _print_panel(run: "Run", panel: dict[str, Any]) -> None:
-    from tenfold.evaluation.honesty import say
+    from tenfold.evaluation.audit import say
     from tenfold.evaluation.report import REPORT
 
     for sentence in say(panel):
@@ -210,16 +212,16 @@ def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
     from tenfold.evaluation.evaluate import evaluate as score
     from tenfold.evaluation.evaluate import rewrite_scores
     from tenfold.evaluation.report import write_report
-    from tenfold.training.device import make_plan
-    from tenfold.training.provenance import dataset_of
+    from tenfold.training.device import select_device
+    from tenfold.training.provenance import reload_dataset
     from tenfold.training.run import Run
 
     opened = Run.open(run)
     with opened.locked():
         opened.require_scores()
         by_hand = "tenfold.evaluation.report.write_report(run, dataset, tenfold.evaluate(run, dataset))"
-        dataset = dataset_of(opened, folder, by_hand)
-        evaluation = score(opened, dataset, make_plan(device))
+        dataset = reload_dataset(opened, folder, by_hand)
+        evaluation = score(opened, dataset, select_device(device))
         rewrite_scores(opened, evaluation)
         _note_stale_model(opened)
         return write_report(opened, dataset, evaluation)
@@ -265,9 +267,9 @@ def _explain_all(
     from tenfold.evaluation.explain import explain as look
     from tenfold.serving.inputs import find
     from tenfold.serving.predict import describe, to_answer
-    from tenfold.training.device import make_plan
+    from tenfold.training.device import select_device
 
-    model, description = run.load_model(make_plan("cpu")), run.description
+    model, description = run.load_model(select_device("cpu")), run.description
     calibration = run.read_json("results.json").get("calibration") if run.scored else None
     temperature = calibration["temperature"] if calibration else 1.0
     for item in find(sources, sys.stdin.buffer):
@@ -293,7 +295,7 @@ def _free_name(folder: Path, stem: str) -> Path:
     return path
 
 
-def _draw_explanation(path: Path, answer: "Answer", pixels: "np.ndarray", explained: "Explanation") -> None:
+def _draw_explanation(path: Path, answer: "PredictionResult", pixels: "np.ndarray", explained: "Explanation") -> None:
     from tenfold.evaluation import plots
     from tenfold.evaluation.explain import overlay
 

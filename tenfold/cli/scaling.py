@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tenfold.data import Dataset
     from tenfold.scaling.bench import Setting as BenchSetting
     from tenfold.scaling.cluster import Request
-    from tenfold.scaling.summary import Measured, Outcome
+    from tenfold.scaling.summary import EvalSplit, Outcome
     from tenfold.scaling.tune import Setting
     from tenfold.training.recipe import Recipe
 
@@ -140,7 +140,7 @@ def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: 
     return recipes
 
 
-def _tell(outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "Measured", path: Path, as_json: bool) -> None:
+def _tell(outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "EvalSplit", path: Path, as_json: bool) -> None:
     """Draw and say what the runs show."""
     from tenfold.evaluation import plots
     from tenfold.scaling.summary import Diverged, compare, describe, summarize
@@ -169,9 +169,9 @@ def _require_cluster(cluster: str | None, cpus: int | None) -> None:
 def _request(cpus: int | None, device: str) -> "Request":
     """What each run asks of a cluster's node."""
     from tenfold.scaling.cluster import Request
-    from tenfold.training.device import make_plan
+    from tenfold.training.device import select_device
 
-    return Request(cpus or make_plan("cpu").threads, int(device.startswith("cuda")))
+    return Request(cpus or select_device("cpu").threads, int(device.startswith("cuda")))
 
 
 def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:
@@ -241,10 +241,10 @@ def tune(
     from tenfold.data import load
     from tenfold.scaling import tune as tuning
     from tenfold.scaling.space import read_space
-    from tenfold.training.device import make_plan
+    from tenfold.training.device import select_device
 
     if not cluster:  # whose nodes may have other devices
-        make_plan(device)
+        select_device(device)
     dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
     chosen, val_images = _hold_out(chosen, dataset, val_size)
     where = (_found_again(data, dataset), size, resize, device)

@@ -136,7 +136,7 @@ def _predict_here(
     from tenfold.serving.runtime import open_model
 
     classifier = open_model(_ensure_model_file(model))
-    form, inputs = predicting.make_form(name, classifier.classes, top), find(sources, sys.stdin.buffer)
+    form, inputs = predicting.make_output_format(name, classifier.classes, top), find(sources, sys.stdin.buffer)
     answers = predicting.answer(classifier, inputs, top, reject)
     if out is None:
         write, count = _printer(), predicting.Count()
@@ -145,7 +145,7 @@ def _predict_here(
     else:
         asked = {"form": name, "--top": top, "--reject": reject}
         request = {"model": classifier.digest, "runtime": classifier.runtime_name} | asked
-        with predicting.Journal(out, request) as journal, _bar(sources, shown=True) as advance:
+        with predicting.ResumableWriter(out, request) as journal, _bar(sources, shown=True) as advance:
             count = predicting.skip_done(journal, form, inputs)
             advance(count.inputs)
             predicting.write_all(answers, form, journal.append, count, advance)

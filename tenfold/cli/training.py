@@ -36,10 +36,10 @@ from tenfold.machine import peak_memory, process_seconds
 
 if TYPE_CHECKING:
     from tenfold.data import Dataset
-    from tenfold.training.ranks import Ranks
+    from tenfold.training.distributed import DistContext
     from tenfold.training.recipe import Recipe
     from tenfold.training.run import Run
-    from tenfold.training.train import Trained
+    from tenfold.training.train import TrainResult
 
 
 RecipeName = Annotated[str, typer.Option(envvar="TENFOLD_RECIPE", help="Name of a recipe, or a JSON file.")]
@@ -83,8 +83,8 @@ def train(
     chosen = choose_recipe(recipe, epochs, val_size, size=32 if resume else size)  # a resumed run has its own
     from tenfold.data import load
     from tenfold.training import train as training
-    from tenfold.training.device import make_plan
-    from tenfold.training.ranks import joined
+    from tenfold.training.device import select_device
+    from tenfold.training.distributed import joined
     from tenfold.training.run import check_new
 
     with joined() as ranks:
@@ -96,7 +96,7 @@ def train(
         else:
             path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
             check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
-            make_plan(ranks.device(device))
+            select_device(ranks.device(device))
             dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
             if dataset.origin:
                 chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
@@ -114,7 +114,7 @@ def _refuse_busy(out: Path) -> None:
         Lock(out).check()
 
 
-def _resume(context: typer.Context, out: Path | None, ranks: "Ranks") -> "Trained":
+def _resume(context: typer.Context, out: Path | None, ranks: "DistContext") -> "TrainResult":
     """Go on with `out`, or with the newest unfinished run, on its own settings."""
     from tenfold.training.run import Run, find_unfinished
     from tenfold.training.train import resume
@@ -145,7 +145,9 @@ def _fit_to_folder(
     return recipe
 
 
-def _score_and_draw(trained: "Trained", report: bool, export: bool, as_json: bool, target_error: float | None) -> None:
+def _score_and_draw(
+    trained: "TrainResult", report: bool, export: bool, as_json: bool, target_error: float | None
+) -> None:
     """What follows training: scores first, then the model file, the table and the pictures, which take their own time.
 
     Where the model file cannot be made, the rest is done all the same before this is raised.
@@ -188,7 +190,7 @@ def _score_and_draw(trained: "Trained", report: bool, export: bool, as_json: boo
         raise failure
 
 
-def _export(trained: "Trained") -> TenfoldError | None:
+def _export(trained: "TrainResult") -> TenfoldError | None:
     """Write model.onnx, checked on test images; return what went wrong with it."""
     if importlib.util.find_spec("onnx") is None:
         remark(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {trained.run.path}")
@@ -203,7 +205,7 @@ def _export(trained: "Trained") -> TenfoldError | None:
     return None
 
 
-def _save_for_keras(trained: "Trained") -> None:
+def _save_for_keras(trained: "TrainResult") -> None:
     """What the reference system left too: the model in Keras's format, where Keras is installed."""
     if importlib.util.find_spec("keras") is None:
         remark(f"no model.keras: add the extra 'keras', then tenfold export {trained.run.path} --to keras")
@@ -213,7 +215,7 @@ def _save_for_keras(trained: "Trained") -> None:
     remark(f"model for Keras: {export_keras(trained.run, data=trained.dataset).path}")
 
 
-def _measure(trained: "Trained", evaluation_seconds: float) -> dict[str, float]:
+def _measure(trained: "TrainResult", evaluation_seconds: float) -> dict[str, float]:
     """Where the time went, in seconds, up to now; and the most memory held, in bytes.
 
     Set-up is what comes before the first step, training lasts until the model is saved.
@@ -278,7 +280,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
     from tenfold.training.recipe import find_recipe
 
     # what --epochs, --val-size and a folder's number of images change
-    names = ("val_size", "val_split", "batch_size", "whitening_epochs", "easy_share", "images")
+    names = ("val_size", "val_split", "batch_size", "whiten_bias_epochs", "prune_fraction", "images")
     free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
     asked = find_recipe(name).for_size(size)
     lengths = [stage.epochs for stage in recipe.stages]

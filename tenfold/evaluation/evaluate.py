@@ -11,13 +11,13 @@ from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import Calibration, calibrate, describe
-from tenfold.evaluation.outputs import Outputs, kept_outputs, outputs_of, to_file
+from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
 from tenfold.files import format_object
-from tenfold.training.device import Plan, make_plan
-from tenfold.training.fit import split
-from tenfold.training.model import count_parameters, penalty
-from tenfold.training.provenance import dataset_of, find_data, is_own, is_read_alike
+from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.model import count_parameters, l2_penalty
+from tenfold.training.provenance import find_data, is_own, is_read_alike, reload_dataset
 from tenfold.training.run import Run, check_target_error, target_error_of
+from tenfold.training.trainer import split
 from tenfold.training.weights import Model
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class Evaluation:
     own: whether they are the test images of the data that the run was trained on; only then the run may keep them.
     """
 
-    test: Outputs
-    val: Outputs | None
+    test: LogitsCache
+    val: LogitsCache | None
     classes: tuple[str, ...]
     scores: dict[str, Any]
     names: np.ndarray | None = None
@@ -86,7 +86,7 @@ class Evaluation:
 def evaluate(
     run: Run,
     dataset: Dataset | None = None,
-    plan: Plan | None = None,
+    plan: DeviceConfig | None = None,
     *,
     target_error: float | None = None,
 ) -> Evaluation:
@@ -97,9 +97,9 @@ def evaluate(
     calibration is the run's, not theirs. target_error: the share of wrong answers that a new threshold is to keep, from
     0.001 to 0.5; without it, a scored run keeps its calibration, on any device, since exported files hold it. Raises
     `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without labelled test
-    images, and as `dataset_of` does, `UsageError` for another target error, or one with other data.
+    images, and as `reload_dataset` does, `UsageError` for another target error, or one with other data.
     """
-    target_error, plan = check_target_error(target_error), plan or make_plan()
+    target_error, plan = check_target_error(target_error), plan or select_device()
     if dataset is None:
         found = find_data(run)
         by_logits = not found.own and target_error is None  # a new threshold takes the validation images
@@ -107,20 +107,20 @@ def evaluate(
         if kept:
             remark(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
             return kept
-        dataset = found.dataset if found.own and found.dataset else dataset_of(run, in_python=_HAND_OVER)
+        dataset = found.dataset if found.own and found.dataset else reload_dataset(run, in_python=_HAND_OVER)
     return _score(run, dataset, plan, target_error)
 
 
-def _score(run: Run, dataset: Dataset, plan: Plan, target_error: float | None) -> Evaluation:
+def _score(run: Run, dataset: Dataset, plan: DeviceConfig, target_error: float | None) -> Evaluation:
     model = run.load_model(plan)
     _require_fitting(run, model, dataset)
     own = _is_own(run, dataset)
     if target_error is not None and not own:
         about = f"the target error is about the validation images of {run.path}"
         raise UsageError(f"{about}: leave it out with other data ({dataset.name})")
-    test = outputs_of(run, model, dataset.test, plan, "test")
+    test = load_or_compute(run, model, dataset.test, plan, "test")
     held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
-    val = outputs_of(run, model, held_out, plan, "val") if held_out else None
+    val = load_or_compute(run, model, held_out, plan, "val") if held_out else None
     calibration = _earlier_calibration(run) if target_error is None or not own else None
     if val and calibration is None:
         calibration = calibrate(val.single, val.labels, target_error or target_error_of(run))
@@ -133,7 +133,7 @@ def _score(run: Run, dataset: Dataset, plan: Plan, target_error: float | None) -
     return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names, own)
 
 
-def _from_kept(run: Run, plan: Plan) -> Evaluation | None:
+def _from_kept(run: Run, plan: DeviceConfig) -> Evaluation | None:
     """What the run's own files say of its test images; None where they are not all there, or not of these weights.
 
     The validation images' score and the calibration are those of results.json. Raises `ModelError` for damage.
@@ -210,11 +210,11 @@ def _earlier_calibration(run: Run) -> Calibration | None:
     return Calibration.from_json(found) if found else None
 
 
-def _scores(run: Run, model: Model, test: Outputs) -> dict[str, Any]:
+def _scores(run: Run, model: Model, test: LogitsCache) -> dict[str, Any]:
     recipe, labels = run.recipe, test.labels
     right = int((test.averaged.argmax(1) == labels).sum())
     with torch.no_grad():
-        l2 = float(penalty(model.network, recipe.l2))
+        l2 = float(l2_penalty(model.network, recipe.l2))
     return {
         "run": str(run.path),
         "recipe": recipe.name,
@@ -243,7 +243,7 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
     parts = {"test": evaluation.test, "val": evaluation.val}
     logits = dict(to_file(outputs, name) for name, outputs in parts.items() if outputs and outputs.fresh)
     predictions = to_csv(evaluation.predictions())
-    run.write_sealed({**logits, "predictions.csv": predictions, "results.json": format_object(results)})
+    run.rewrite_in_manifest({**logits, "predictions.csv": predictions, "results.json": format_object(results)})
     return results
 
 

@@ -15,12 +15,12 @@ import torch
 from tenfold.data.dataset import Split
 from tenfold.errors import DataError
 from tenfold.evaluation.metrics import probabilities
-from tenfold.training.augment import keyed
-from tenfold.training.device import Plan
-from tenfold.training.fit import fit, to_tensors
+from tenfold.training.augment import make_generator
+from tenfold.training.device import DeviceConfig
 from tenfold.training.imbalance import has_rare_classes
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FAST89, Recipe
+from tenfold.training.trainer import fit, to_tensors
 
 FOLDS = 4
 LEAST_IMAGES = 2
@@ -40,8 +40,8 @@ class Issue:
 
 def recipe_for(train: Split) -> Recipe:
     """`fast89`, fitted to so many images of that size."""
-    small = train.images.shape[1] >= FAST89.small_size
-    return (FAST89 if small else replace(FAST89, small_share=0.0)).for_images(
+    small = train.images.shape[1] >= FAST89.low_res_size
+    return (FAST89 if small else replace(FAST89, low_res_fraction=0.0)).for_images(
         len(train), has_rare_classes(train.labels)
     )
 
@@ -49,7 +49,7 @@ def recipe_for(train: Split) -> Recipe:
 def predict_out_of_fold(
     train: Split,
     classes: int,
-    plan: Plan,
+    plan: DeviceConfig,
     recipe: Recipe,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> np.ndarray:
@@ -70,7 +70,7 @@ def predict_out_of_fold(
             on_step=lambda fitting: on_share(1 / fitting.schedule.total / FOLDS),
         )
         images, _ = to_tensors(own)
-        logits = predict_logits(fitted.network, images, fitted.pixels, plan, recipe.views, recipe.unsure_share)
+        logits = predict_logits(fitted.network, images, fitted.pixels, plan, recipe.tta, recipe.tta_fraction)
         found[folds == fold] = probabilities(logits.averaged.numpy())
     return found
 
@@ -80,7 +80,7 @@ def assign_folds(labels: np.ndarray, classes: int) -> np.ndarray:
     counts = np.bincount(labels, minlength=classes)
     if counts.min() < LEAST_IMAGES:
         raise DataError(f"a class has fewer training images than can be judged: {counts.min()} of {LEAST_IMAGES}")
-    order = torch.randperm(len(labels), generator=keyed(0, "folds")).numpy()
+    order = torch.randperm(len(labels), generator=make_generator(0, "folds")).numpy()
     order = order[np.argsort(labels[order], kind="stable")]
     starts = np.repeat(np.cumsum(counts) - counts, counts)
     folds = np.empty(len(labels), np.int64)

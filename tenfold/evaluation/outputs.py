@@ -17,7 +17,7 @@ import torch
 from tenfold.console import progress, remark
 from tenfold.data.dataset import Split
 from tenfold.errors import ModelError
-from tenfold.training.device import Plan
+from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
@@ -27,7 +27,7 @@ FOLDER = "logits"
 
 
 @dataclass(frozen=True)
-class Outputs:
+class LogitsCache:
     """Logits, float32 N×K, of a single view and averaged over the recipe's test-time views; labels int64 N.
 
     key: what the logits depend on. fresh: whether they were computed now, not read from the run directory.
@@ -40,23 +40,23 @@ class Outputs:
     fresh: bool
 
 
-def outputs_of(run: Run, model: Model, part: Split, plan: Plan, name: str) -> Outputs:
+def load_or_compute(run: Run, model: Model, part: Split, plan: DeviceConfig, name: str) -> LogitsCache:
     """Read what the run directory keeps under `name` (`test`, `val`), or compute it; nothing is written."""
     recipe = run.recipe
     key = _key(run, recipe, part, plan)
     labels = part.labels.astype(np.int64)
     kept = _read(run, name, key)
     if kept:
-        return Outputs(*kept, labels, key, fresh=False)
+        return LogitsCache(*kept, labels, key, fresh=False)
     images = torch.from_numpy(np.array(part.images))
     with progress(f"scoring {name} images", len(images)) as bar:
         logits = predict_logits(
-            model.network, images, model.pixels, plan, recipe.views, recipe.unsure_share, on_batch=bar
+            model.network, images, model.pixels, plan, recipe.tta, recipe.tta_fraction, on_batch=bar
         )
-    return Outputs(logits.single.numpy(), logits.averaged.numpy(), labels, key, fresh=True)
+    return LogitsCache(logits.single.numpy(), logits.averaged.numpy(), labels, key, fresh=True)
 
 
-def kept_outputs(run: Run, name: str, labels: np.ndarray) -> Outputs | None:
+def kept_outputs(run: Run, name: str, labels: np.ndarray) -> LogitsCache | None:
     """What the run directory keeps under `name`, whatever images it is of, or None where it is not of these weights.
 
     labels: int64 N, the images' true classes, which the caller knows from elsewhere. Raises `ModelError` for damage.
@@ -69,7 +69,7 @@ def kept_outputs(run: Run, name: str, labels: np.ndarray) -> Outputs | None:
     tensors = safetensors.numpy.load((run.path / relative).read_bytes())
     if not isinstance(key, dict) or key | wanted != key or len(tensors["single"]) != len(labels):
         return None
-    return Outputs(tensors["single"], tensors["averaged"], labels, key, fresh=False)
+    return LogitsCache(tensors["single"], tensors["averaged"], labels, key, fresh=False)
 
 
 def digest_of_images(part: Split) -> str:
@@ -87,7 +87,7 @@ def digest_of_kept_images(run: Run, name: str) -> str | None:
     return key.get("images") if isinstance(key, dict) else None
 
 
-def to_file(outputs: Outputs, name: str) -> tuple[str, bytes]:
+def to_file(outputs: LogitsCache, name: str) -> tuple[str, bytes]:
     """The file of the run directory that keeps these logits under `name`: its path in there, and its bytes."""
     tensors = {"single": outputs.single, "averaged": outputs.averaged}
     return f"{FOLDER}/{name}.safetensors", safetensors.numpy.save(tensors, {"tenfold": json.dumps(outputs.key)})
@@ -98,12 +98,12 @@ def _model_key(run: Run, recipe: Recipe) -> dict[str, Any]:
     return {
         "weights": run.digest(WEIGHTS),
         "model": run.digest(DESCRIPTION),
-        "views": recipe.views,
-        "unsure_share": recipe.unsure_share,
+        "views": recipe.tta,
+        "tta_fraction": recipe.tta_fraction,
     }
 
 
-def _key(run: Run, recipe: Recipe, part: Split, plan: Plan) -> dict[str, Any]:
+def _key(run: Run, recipe: Recipe, part: Split, plan: DeviceConfig) -> dict[str, Any]:
     return _model_key(run, recipe) | {
         "images": digest_of_images(part),
         "shape": list(part.images.shape),

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
+from tenfold.evaluation.audit import Subject, read_panel
 from tenfold.evaluation.evaluate import Evaluation, require_own, to_csv
-from tenfold.evaluation.honesty import Subject, read_panel
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import note_own
@@ -55,7 +55,7 @@ def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Pat
             bar(1, note=stem)
         contents |= {PER_CLASS: to_csv(known.per_class.reset_index()), REPORT: _page(known)}
         bar(1, note=REPORT)
-    run.write_sealed(contents)
+    run.rewrite_in_manifest(contents)
     paths = [run.path / name for name in contents]
     for picture_file in paths[:-2]:
         note_own(picture_file)
@@ -237,9 +237,9 @@ def _model(known: Known) -> sections.Facts:
 
 
 def _views(recipe: Recipe) -> str:
-    if recipe.views == "one" or recipe.unsure_share == 1:
-        return recipe.views
-    return f"{recipe.views}, for {recipe.unsure_share:.0%} of the images, the least sure ones"
+    if recipe.tta == "one" or recipe.tta_fraction == 1:
+        return recipe.tta
+    return f"{recipe.tta}, for {recipe.tta_fraction:.0%} of the images, the least sure ones"
 
 
 def _environment(known: Known) -> sections.Facts:

@@ -24,8 +24,8 @@ from pydantic import Field, TypeAdapter
 from tenfold.console import progress, remark, resumable
 from tenfold.errors import DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
-from tenfold.scaling.summary import STEADY, Diverged, Measured, Outcome, Timed
-from tenfold.training.device import cpu_has_bfloat16, matrix_rate
+from tenfold.scaling.summary import STEADY, Diverged, EvalSplit, Outcome, Timed
+from tenfold.training.device import cpu_has_bfloat16, matmul_gflops
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe, Share, with_defaults
 
@@ -101,7 +101,7 @@ class Setting:
     """
 
     options: tuple[str, ...] = ()
-    measured_on: Measured = "test"
+    measured_on: EvalSplit = "test"
     content: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def interruptible(recipes: Iterable[str], seeds: Sequence[int], out: Path) -> Ab
     return resumable("runs", lambda: sum(record.exists() for record in records), len(records))
 
 
-def note(name: str, outcome: Outcome, on: Measured) -> str:
+def note(name: str, outcome: Outcome, on: EvalSplit) -> str:
     """What to show of a run that ended."""
     what = "diverged" if isinstance(outcome, Diverged) else f"{outcome.accuracy(on):.2%}"
     return f"{name} seed {outcome.seed}: {what}"
@@ -224,10 +224,10 @@ def _steadier_tries(name: str, seed: int, out: Path, options: Sequence[str]) -> 
     least = math.inf
     for _ in range(TRIES):
         timed = _measure(name, seed, out, options)
-        if timed.unsteadiness < least:
-            least = timed.unsteadiness
+        if timed.speed_drift < least:
+            least = timed.speed_drift
             yield timed
-        if timed.unsteadiness <= STEADY:
+        if timed.speed_drift <= STEADY:
             return
         remark(f"{name}-{seed}: rates {timed.rate_before:.0f} and {timed.rate_after:.0f} GFLOP/s, not steady")
         if timed.seconds() > LONG:
@@ -289,7 +289,7 @@ def _reason(process: "subprocess.CompletedProcess[str]") -> str:
 
 def _rate() -> float | None:
     """The machine's speed; None where bfloat16 products are emulated, and so say nothing of float32 training."""
-    return matrix_rate() if cpu_has_bfloat16() else None
+    return matmul_gflops() if cpu_has_bfloat16() else None
 
 
 def _noted(run: Path) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from tenfold.data.image import read_file
 from tenfold.errors import DataError, ImageError, one_line
 from tenfold.files import ALL_OWN, OWN_NOTE
 from tenfold.serving.inputs import Input, find
-from tenfold.serving.predict import BATCH_SIZE, REJECTED, Answer, answer
-from tenfold.serving.runtime import Classifier
+from tenfold.serving.predict import BATCH_SIZE, REJECTED, PredictionResult, answer
+from tenfold.serving.runtime import Predictor
 
 if TYPE_CHECKING:
     from pyarrow import DataType, Table
@@ -160,7 +160,7 @@ def _data(filesystem: "FileSystem", entries: "list[FileInfo]", named: bool) -> "
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-def answer_block(classifier: Classifier, block: Block, top: int, reject: bool) -> bytes:
+def answer_block(classifier: Predictor, block: Block, top: int, reject: bool) -> bytes:
     """The block's answers as a parquet file: path, label, probability (and further guesses), error."""
     from pyarrow import parquet
 
@@ -210,7 +210,7 @@ def _bytes_of(value: Any) -> bytes:
     return content
 
 
-def _table(answers: list[Answer], top: int, block: Block) -> "Table":
+def _table(answers: list[PredictionResult], top: int, block: Block) -> "Table":
     import pyarrow
 
     columns: dict[str, Any] = {"path": pyarrow.array([_text(told.path) for told in answers], pyarrow.string())}

@@ -32,7 +32,7 @@ from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_
 from tenfold.scaling.summary import Outcome, Timed
 from tenfold.scaling.tune import Setting
 from tenfold.serving.predict import Count
-from tenfold.serving.runtime import Classifier, open_bytes
+from tenfold.serving.runtime import Predictor, open_bytes
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe
 
@@ -244,7 +244,7 @@ def try_remotely(setting: Setting, recipe: Recipe, threads: int) -> Iterator[dic
 
 
 @dataclass(frozen=True)
-class Question:
+class PredictJob:
     """What is asked of every image, of which model (its file's digest), and by what that is run on every node."""
 
     source: str
@@ -267,7 +267,7 @@ class Question:
             raise UsageError(f"{out} was begun with another request: ask the same, or choose another --out")
 
 
-def predict(question: Question, model: bytes, out: Path, address: str) -> Count:
+def predict(question: PredictJob, model: bytes, out: Path, address: str) -> Count:
     """Answer all images of a source into parquet files below `out`, a block each; count them, and name the bad ones.
 
     A file is there whole or not at all, and one that is there is not made again: so each image is answered once,
@@ -291,7 +291,7 @@ def predict(question: Question, model: bytes, out: Path, address: str) -> Count:
     return count
 
 
-def _parts(ray: "ModuleType", blocks: Iterable[Block], question: Question, model: bytes, out: Path) -> Iterator[Part]:
+def _parts(ray: "ModuleType", blocks: Iterable[Block], question: PredictJob, model: bytes, out: Path) -> Iterator[Part]:
     """Every block's part, as they come. A task gets a node to itself; twice as many as fit are under way."""
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     cpus = int(min((count for count in nodes if count), default=1))  # a head may have none
@@ -326,7 +326,7 @@ def _await_one(ray: "ModuleType", tasks: dict[Any, Path]) -> Part:
     return read_part(content)
 
 
-def answer_remotely(model: bytes, question: Question, block: Block) -> dict[str, Any]:
+def answer_remotely(model: bytes, question: PredictJob, block: Block) -> dict[str, Any]:
     """On a node: the parquet file of a block, or an error and its exit code, as `measure`."""
     try:
         return {"content": answer_block(_classifier(model, question.runtime), block, question.top, question.reject)}
@@ -335,5 +335,5 @@ def answer_remotely(model: bytes, question: Question, block: Block) -> dict[str,
 
 
 @functools.lru_cache(maxsize=1)
-def _classifier(model: bytes, runtime: str) -> Classifier:
+def _classifier(model: bytes, runtime: str) -> Predictor:
     return open_bytes(model, "the model", runtime)

@@ -19,7 +19,7 @@ FEWEST = 3
 """Pairs of runs for a verdict: of two, any interval is a guess."""
 PARTS = ("total", "setup", "train", "evaluation")
 
-Measured = Literal["validation", "test"]
+EvalSplit = Literal["validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Timed:
         return int(self.results["seed"])
 
     @property
-    def unsteadiness(self) -> float:
+    def speed_drift(self) -> float:
         """By what share the lower rate falls short of the higher."""
         if self.rate_before is None or self.rate_after is None:
             return 0.0
         return 1 - min(self.rate_before, self.rate_after) / max(self.rate_before, self.rate_after)
 
-    def accuracy(self, measured_on: Measured) -> float:
+    def accuracy(self, measured_on: EvalSplit) -> float:
         """A share of the validation or of the test images."""
         return float(self.results["val_accuracy" if measured_on == "validation" else "test_accuracy"])
 
@@ -90,7 +90,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": median, "q1": q1, "q3": q3, "min": min(values), "max": max(values)}
 
 
-def summarize(recipe: str, runs: Sequence[Outcome], measured_on: Measured = "test") -> dict[str, Any]:
+def summarize(recipe: str, runs: Sequence[Outcome], measured_on: EvalSplit = "test") -> dict[str, Any]:
     """One row of the table: accuracy's mean, spread and interval; spreads of times; memory; where; every run.
 
     Raises `DivergedError` where no run came through.
@@ -115,7 +115,7 @@ def summarize(recipe: str, runs: Sequence[Outcome], measured_on: Measured = "tes
         "seconds": seconds,
         "normalised_seconds": normalised,
         "peak_memory_bytes": max(run.results["peak_memory_bytes"] for run in done),
-        "unsteady": [run.seed for run in done if run.unsteadiness > STEADY],
+        "unsteady": [run.seed for run in done if run.speed_drift > STEADY],
         "diverged": [run.seed for run in lost],
         "environments": [run.environment for i, run in enumerate(done) if not _seen(run, done[:i])],
         "runs": [_row(run, measured_on) for run in done],
@@ -136,7 +136,7 @@ def _seen(run: Timed, earlier: Sequence[Timed]) -> bool:
     return any(run.environment == other.environment for other in earlier)
 
 
-def _row(run: Timed, measured_on: Measured) -> dict[str, Any]:
+def _row(run: Timed, measured_on: EvalSplit) -> dict[str, Any]:
     return {
         "seed": run.seed,
         "accuracy": run.accuracy(measured_on),
@@ -144,7 +144,7 @@ def _row(run: Timed, measured_on: Measured) -> dict[str, Any]:
         "normalised_seconds": run.normalised(),
         "rate_before": run.rate_before,
         "rate_after": run.rate_after,
-        "steady": run.unsteadiness <= STEADY,
+        "steady": run.speed_drift <= STEADY,
     }
 
 

@@ -13,8 +13,8 @@ from tenfold.console import percent, printable
 from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
-from tenfold.serving.model_file import About
-from tenfold.serving.runtime import Classifier, open_model
+from tenfold.serving.model_file import ModelMetadata
+from tenfold.serving.runtime import Predictor, open_model
 from tenfold.training.provenance import FoundData, find_data, origin_of, reproduction
 from tenfold.training.run import Run, target_error_of
 
@@ -43,7 +43,7 @@ def write_card(run: Run, file: Path, data: Dataset | Path | FoundData | None = N
         write_text(path, "\n".join(parts))
         return path
     with run.locked():
-        run.write_sealed({path.name: "\n".join(parts)})
+        run.rewrite_in_manifest({path.name: "\n".join(parts)})
     return path
 
 
@@ -59,7 +59,7 @@ def _code(name: str) -> str:
     return f"{fence}{space}{printable(name)}{space}{fence}"
 
 
-def _what_it_is(classifier: Classifier, file: Path) -> str:
+def _what_it_is(classifier: Predictor, file: Path) -> str:
     about, size = classifier.about, classifier.about.size
     kind = "8-bit convolutions, the first excepted" if about.quantized else "float32"
     return f"""{_TITLE}{_escaped(file.name)}
@@ -91,7 +91,7 @@ Data: {_code(env["data"])}, {held_out}.
 """
 
 
-def _scores(classifier: Classifier, probabilities: np.ndarray, test: Split) -> str:
+def _scores(classifier: Predictor, probabilities: np.ndarray, test: Split) -> str:
     right = probabilities.argmax(1) == test.labels
     low, high = wilson_interval(int(right.sum()), len(right))
     error = expected_calibration_error(np.log(probabilities.clip(1e-12)), test.labels)
@@ -132,7 +132,7 @@ def _taken_for(probabilities: np.ndarray, test: Split, label: int, names: tuple[
     return _escaped(names[guesses.argmax()]) if guesses.any() else "–"
 
 
-def _threshold(about: About, probabilities: np.ndarray, right: np.ndarray) -> str:
+def _threshold(about: ModelMetadata, probabilities: np.ndarray, right: np.ndarray) -> str:
     if about.threshold is None:
         return "It has no threshold, so it cannot say that it does not know."
     sure = probabilities.max(1) >= about.threshold
@@ -143,7 +143,7 @@ def _threshold(about: About, probabilities: np.ndarray, right: np.ndarray) -> st
     )
 
 
-def _limits(about: About) -> str:
+def _limits(about: ModelMetadata) -> str:
     return f"""## Limits and intended use
 - For trying things out, teaching, and as a baseline. Not for decisions about people, health or safety.
 - It names one of its {len(about.classes)} classes whatever the picture shows; `--reject` helps, but a probability was

@@ -29,10 +29,10 @@ from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation.metrics import accuracy
 from tenfold.files import write_bytes
 from tenfold.serving.graph import INPUT, separate_pools, to_onnx
-from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, About, seal
-from tenfold.serving.runtime import Classifier, choose_runtime, installed_runtimes, open_bytes
+from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, ModelMetadata, seal
+from tenfold.serving.runtime import Predictor, choose_runtime, installed_runtimes, open_bytes
 from tenfold.serving.synthetic import synthetic_images
-from tenfold.training.device import make_plan
+from tenfold.training.device import select_device
 from tenfold.training.infer import predict_logits
 from tenfold.training.provenance import FoundData, find_data
 from tenfold.training.run import Run
@@ -100,7 +100,7 @@ def write_into(run: Run, out: Path | None, name: str, make: Callable[[Path], tup
         raise UsageError(f"--out {out}: in a run directory this file is called {name}")
     with run.locked():
         content, exported = make(run.path / name)
-        run.write_sealed({name: content})
+        run.rewrite_in_manifest({name: content})
     return exported
 
 
@@ -113,7 +113,7 @@ class Source(NamedTuple):
 
     model: Model
     found: FoundData
-    about: About
+    about: ModelMetadata
     images: np.ndarray
     expected: np.ndarray
 
@@ -130,7 +130,7 @@ def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Sou
 
     Raises `ModelError`, and `DataError` where `data` does not fit the run.
     """
-    plan = make_plan("cpu", torch.float32)
+    plan = select_device("cpu", torch.float32)
     model, found = run.load_model(plan), find_data(run, data)
     about, images = describe(run, model), _images_to_check(found, model.size)
     logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
@@ -174,13 +174,13 @@ def _export(source: Source, out: Path, int8: Int8) -> tuple[bytes, Exported]:
     )
 
 
-def describe(run: Run, model: Model) -> About:
+def describe(run: Run, model: Model) -> ModelMetadata:
     """What the file will say about itself; no path of this machine is in it."""
     results = run.require_scores() if run.scored else {}
     calibration = results.get("calibration") or {}
     env = run.env
     made_with = {"tenfold": version("tenfold"), "recipe": run.recipe.name, "seed": env["seed"]}
-    return About(
+    return ModelMetadata(
         classes=model.classes,
         size=model.size,
         resize=run.description.resize,
@@ -202,7 +202,7 @@ def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
     return {"target_error": calibration["promised_error"]} | {name: calibration[name] for name in names}
 
 
-def pack(network: onnx.ModelProto, about: About) -> bytes:
+def pack(network: onnx.ModelProto, about: ModelMetadata) -> bytes:
     """The bytes of a model file: the graph, what is said about it, and the digest of it all."""
     packed = copy.deepcopy(network)
     packed.producer_name, packed.producer_version = "tenfold", version("tenfold")
@@ -296,7 +296,7 @@ def _can_quantize(found: FoundData, int8: Int8) -> bool:
 
 
 def _choose(
-    plain: bytes, network: onnx.ModelProto, about: About, found: FoundData, int8: Int8
+    plain: bytes, network: onnx.ModelProto, about: ModelMetadata, found: FoundData, int8: Int8
 ) -> tuple[bytes, dict[str, float]]:
     """The file to keep, float32 or 8-bit, and images per second of both in each runtime; what was measured is said.
 
@@ -324,11 +324,11 @@ def _choose(
     return pack(onnx.load_model_from_string(small), own), speeds
 
 
-def _accuracy(classifier: Classifier, part: Split) -> float:
+def _accuracy(classifier: Predictor, part: Split) -> float:
     return accuracy(classifier.predict(part.images), part.labels)
 
 
-def time_alternately(classifiers: Mapping[str, Classifier], images: np.ndarray) -> dict[str, float]:
+def time_alternately(classifiers: Mapping[str, Predictor], images: np.ndarray) -> dict[str, float]:
     """Images per second of each classifier, median of rounds in which they take turns."""
     batch = np.array(images[:_TIMED_BATCH])
     seconds: dict[str, list[float]] = {name: [] for name in classifiers}

@@ -16,14 +16,16 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from tenfold.errors import ModelError
-from tenfold.training.augment import Pixels
+from tenfold.training.augment import Normalization
 
 OPSET = 20  # the first that has Gelu
 IR_VERSION = 9  # the one that came with it: runtimes that know the operators know this
 INPUT, OUTPUT = "images", "probabilities"
 
 
-def to_onnx(network: nn.Module, pixels: Pixels, classes: int, size: int, temperature: float = 1.0) -> onnx.ModelProto:
+def to_onnx(
+    network: nn.Module, pixels: Normalization, classes: int, size: int, temperature: float = 1.0
+) -> onnx.ModelProto:
     """Convert a network in evaluation mode, with what comes before it (`pixels`) and after it (temperature, softmax).
 
     Raises `ModelError` that names a step which has no counterpart here.
@@ -130,7 +132,7 @@ class _Graph:
         self.numbers.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
         return name
 
-    def take(self, node: fx.Node, pixels: Pixels, temperature: float) -> None:
+    def take(self, node: fx.Node, pixels: Normalization, temperature: float) -> None:
         """Add one step of the network."""
         if node.op == "placeholder":
             self.names[node] = self.begin(pixels)
@@ -141,7 +143,7 @@ class _Graph:
         else:
             self.names[node] = self.translate(node, inputs)
 
-    def begin(self, pixels: Pixels) -> str:
+    def begin(self, pixels: Normalization) -> str:
         """From bytes to normalised float32 N×3×H×W: two nodes where the pixels have a mean, one where not."""
         turned = self.add("Transpose", [INPUT], "turned", perm=[0, 3, 1, 2])  # while a pixel is one byte
         mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in pixels)

@@ -2,7 +2,7 @@
 
 uint8 N×S×S×3 in, float32 probabilities N×K out; normalisation and temperature are layers inside. Its configuration
 holds what the layers need and nothing else, so that Keras 3.8 opens it as well as the newest. What the file says of
-itself (`About`: class names, resize mode, threshold, accuracy) is `tenfold.json` within it, which is a zip archive: so
+itself (`ModelMetadata`: class names, resize mode, threshold, accuracy) is `tenfold.json` within it, which is a zip archive: so
 it cannot get lost on the way. Keras saves it on its torch backend; the network's norms and dropout stay layers of their
 own, so that it can be looked at and trained on.
 """
@@ -28,8 +28,8 @@ from tenfold.errors import ModelError
 from tenfold.files import format_object
 from tenfold.serving.export import Exported, Source, agreement, check, read_source, write_into
 from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of
-from tenfold.serving.model_file import About
-from tenfold.training.augment import Pixels
+from tenfold.serving.model_file import ModelMetadata
+from tenfold.training.augment import Normalization
 from tenfold.training.run import Run
 
 RUN_FILE = "model.keras"  # in a run directory
@@ -99,7 +99,7 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def save(model: Any, about: About, path: Path) -> None:
+def save(model: Any, about: ModelMetadata, path: Path) -> None:
     """Write a model of `to_keras` as a `.keras` archive that Keras 3.8 opens, too, with `about` inside."""
     whole = path.with_name(f"whole-{path.name}")
     model.save(whole)
@@ -162,7 +162,7 @@ class _Layers:
         self.numbers: dict[str, list[np.ndarray]] = {}
         self.probabilities: Any = None
 
-    def take(self, node: fx.Node, images: Any, pixels: Pixels, temperature: float) -> None:
+    def take(self, node: fx.Node, images: Any, pixels: Normalization, temperature: float) -> None:
         """Add one step of the network."""
         inputs = [self.tensors[argument] for argument in node.args if isinstance(argument, fx.Node)]
         if node.op == "placeholder":
@@ -172,9 +172,9 @@ class _Layers:
         else:
             self.tensors[node] = self.translate(node, inputs)
 
-    def begin(self, images: Any, pixels: Pixels) -> Any:
+    def begin(self, images: Any, pixels: Normalization) -> Any:
         """From bytes to normalised float32."""
-        if pixels == Pixels():
+        if pixels == Normalization():
             return self.layers.Rescaling(1 / 255, name="normalized")(images)
         mean, std = np.array(pixels.mean), np.array(pixels.std)
         # of three axes: where the user's settings put channels first, Keras turns a vector (and so the wrong axis)

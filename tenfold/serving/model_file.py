@@ -1,6 +1,6 @@
 """A model file: what it says about itself, its digest, and where a run has it.
 
-Such a file is ONNX with two entries of metadata: `tenfold`, JSON that says all about the model (`About`), and
+Such a file is ONNX with two entries of metadata: `tenfold`, JSON that says all about the model (`ModelMetadata`), and
 `tenfold_sha256`, the digest of the whole file with its own 64 digits written as zeros. The runtimes load flipped
 weights without a word; the digest catches them. Needs no torch and no onnx.
 """
@@ -28,7 +28,7 @@ _PICKLES = (b"\x80", b"PK\x03\x04")  # plain, and zipped as torch writes them
 
 
 @dataclass(frozen=True)
-class About:
+class ModelMetadata:
     """What a model file says about itself.
 
     threshold: the least probability at which an answer is given when unsure ones are to be rejected; None where the
@@ -54,7 +54,7 @@ class About:
         return {"format": FORMAT, **asdict(self)}
 
     @staticmethod
-    def from_json(told: dict[str, Any]) -> "About":
+    def from_json(told: dict[str, Any]) -> "ModelMetadata":
         """Read and check what `to_json` gave. Raises `ValueError` that names what is wrong."""
         if told.get("format") != FORMAT:
             raise ValueError(f"format {told.get('format')!r} is unknown to this version")
@@ -62,7 +62,7 @@ class About:
         for field, sound in _SOUND.items():
             if field not in told or not sound(told[field]):
                 raise ValueError(f"{field} is missing or wrong")
-        return About(
+        return ModelMetadata(
             **{field: told[field] for field in _SOUND}
             | {
                 "classes": tuple(told["classes"]),
@@ -88,10 +88,10 @@ _SOUND: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def read_about(content: bytes, name: str) -> About:
+def read_about(content: bytes, name: str) -> ModelMetadata:
     """What a model file says about itself. Raises `ModelError`."""
     try:
-        return About.from_json(parse_object(_metadata(content)[ABOUT]))
+        return ModelMetadata.from_json(parse_object(_metadata(content)[ABOUT]))
     except (ValueError, KeyError, IndexError) as error:
         raise ModelError(f"{name}: its metadata is not understood ({error})") from error
 
@@ -203,7 +203,7 @@ def find_in_run(run: Path) -> RunFile | None:
     return RunFile(file, _has_calibration(about, results.get("calibration") or {}))
 
 
-def _has_calibration(about: About, calibration: dict[str, Any]) -> bool:
+def _has_calibration(about: ModelMetadata, calibration: dict[str, Any]) -> bool:
     wanted = calibration.get("temperature", 1.0), calibration.get("threshold")
     same = about.calibration is None or about.calibration.get("target_error") == calibration.get("promised_error")
     return same and (about.temperature, about.threshold) == wanted

@@ -27,8 +27,8 @@ from tenfold.errors import BusyError, DataError, ImageError, StorageError, Termi
 from tenfold.files import make_folder, parse_object, storage_errors, write_text
 from tenfold.machine import cores
 from tenfold.serving.inputs import Input
-from tenfold.serving.model_file import About
-from tenfold.serving.runtime import Classifier
+from tenfold.serving.model_file import ModelMetadata
+from tenfold.serving.runtime import Predictor
 
 BATCH_SIZE = 128
 _AHEAD = 4 * BATCH_SIZE
@@ -39,7 +39,7 @@ _LOOSER = (0.05, 0.1, 0.2, 0.5)
 
 
 @dataclass(frozen=True)
-class Answer:
+class PredictionResult:
     """What is said of one image.
 
     guesses: class names with probabilities, the best first; none where there is an `error`. rejected: whether the best
@@ -53,8 +53,8 @@ class Answer:
 
 
 def answer(
-    classifier: Classifier, inputs: Iterable[Input], top: int = 1, reject: bool = False
-) -> Iterator[list[Answer]]:
+    classifier: Predictor, inputs: Iterable[Input], top: int = 1, reject: bool = False
+) -> Iterator[list[PredictionResult]]:
     """Answer inputs batch by batch, in their order. Raises `UsageError` at once for `reject` without a threshold."""
     threshold = classifier.about.threshold
     if reject and threshold is None:
@@ -62,7 +62,7 @@ def answer(
     return _answer_batches(classifier, inputs, top, threshold if reject else None)
 
 
-def _why_no_threshold(about: About) -> str:
+def _why_no_threshold(about: ModelMetadata) -> str:
     """What is missing, and how to get it."""
     found = about.calibration
     if found is None:
@@ -88,28 +88,30 @@ def _looser(found: Mapping[str, Any]) -> str:
 
 
 def _answer_batches(
-    classifier: Classifier, inputs: Iterable[Input], top: int, threshold: float | None
-) -> Iterator[list[Answer]]:
+    classifier: Predictor, inputs: Iterable[Input], top: int, threshold: float | None
+) -> Iterator[list[PredictionResult]]:
     decoded = _decode_ahead(classifier, inputs)
     while batch := list(islice(decoded, BATCH_SIZE)):
         images = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
         rows = iter(classifier.predict(np.stack(images)) if images else ())
         yield [
-            Answer(name, error=str(pixels))
+            PredictionResult(name, error=str(pixels))
             if isinstance(pixels, ImageError)
             else to_answer(name, next(rows), classifier.classes, top, threshold)
             for name, pixels in batch
         ]
 
 
-def to_answer(name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None) -> Answer:
+def to_answer(
+    name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None
+) -> PredictionResult:
     """The `top` best guesses of a row of K probabilities; `threshold` says where they are rejected."""
     best = np.argsort(-row, kind="stable")[:top]
     guesses = tuple((classes[i], float(row[i])) for i in best)
-    return Answer(name, guesses, rejected=threshold is not None and guesses[0][1] < threshold)
+    return PredictionResult(name, guesses, rejected=threshold is not None and guesses[0][1] < threshold)
 
 
-def _decode_ahead(classifier: Classifier, inputs: Iterable[Input]) -> Iterator[tuple[str, np.ndarray | ImageError]]:
+def _decode_ahead(classifier: Predictor, inputs: Iterable[Input]) -> Iterator[tuple[str, np.ndarray | ImageError]]:
     """Names and pixels, or what is wrong with them, in order; threads work ahead of the one who asks."""
 
     def work(item: Input) -> np.ndarray | ImageError:
@@ -137,39 +139,39 @@ def _decode_ahead(classifier: Classifier, inputs: Iterable[Input]) -> Iterator[t
 
 
 @dataclass(frozen=True)
-class Form:
+class OutputFormat:
     """A way to write answers. header: the first line, or none; write: a line of an answer, without its end.
 
     read: the path and whether there was an error, from such a line; raises `ValueError`.
     """
 
     header: str | None
-    write: Callable[[Answer], str]
+    write: Callable[[PredictionResult], str]
     read: Callable[[str], tuple[str, bool]]
 
 
-def make_form(name: str, classes: tuple[str, ...], top: int) -> Form:
+def make_output_format(name: str, classes: tuple[str, ...], top: int) -> OutputFormat:
     """The form of that name: `table`, `json` (JSON Lines) or `csv`, for `top` guesses an answer."""
     top = min(top, len(classes))
     if name == "json":
-        return Form(None, _to_json, _from_json)
+        return OutputFormat(None, _to_json, _from_json)
     if name == "csv":
         more = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("label", "probability")]
         header = ["path", "label", "probability", *more, "error"]
-        return Form(_to_csv(header), lambda answer: _to_csv(_cells(answer, top)), _from_csv)
+        return OutputFormat(_to_csv(header), lambda answer: _to_csv(_cells(answer, top)), _from_csv)
     width = max(len(printable(label)) for label in (*classes, REJECTED))
     titles = [f"{'guess':{width}}  {'sure':>7}"] * top
-    return Form("  ".join([*titles, "path"]), lambda answer: _to_row(answer, top, width), _no_reading)
+    return OutputFormat("  ".join([*titles, "path"]), lambda answer: _to_row(answer, top, width), _no_reading)
 
 
-def describe(answer: Answer) -> dict[str, Any]:
+def describe(answer: PredictionResult) -> dict[str, Any]:
     """What is said of an image that could be read, as plain data."""
     label, probability = answer.guesses[0]
     top = [{"label": label, "probability": probability} for label, probability in answer.guesses]
     return {"label": None if answer.rejected else label, "probability": probability, "top": top}
 
 
-def _to_json(answer: Answer) -> str:
+def _to_json(answer: PredictionResult) -> str:
     told = {"error": answer.error} if answer.error is not None else describe(answer)
     return json.dumps({"path": answer.path} | told)  # in ASCII: names may hold anything
 
@@ -187,7 +189,7 @@ def _to_csv(cells: Iterable[object]) -> str:
     return line.getvalue()
 
 
-def _cells(answer: Answer, top: int) -> list[object]:
+def _cells(answer: PredictionResult, top: int) -> list[object]:
     if answer.error is not None:
         return [printable(answer.path), *[""] * 2 * top, printable(answer.error)]
     flat = [cell for label, probability in answer.guesses for cell in (printable(label), f"{probability:.6f}")]
@@ -201,7 +203,7 @@ def _from_csv(line: str) -> tuple[str, bool]:
     return cells[0], cells[-1] != ""
 
 
-def _to_row(answer: Answer, top: int, width: int) -> str:
+def _to_row(answer: PredictionResult, top: int, width: int) -> str:
     """A row of the table; unreadable images stand in it too, so that nothing goes missing in a long one."""
     guesses = [(printable(label), percent(probability, 2, "%").rjust(7)) for label, probability in answer.guesses]
     if answer.error is not None:
@@ -218,7 +220,7 @@ def _no_reading(line: str) -> tuple[str, bool]:
 # --- the file of --out -------------------------------------------------------------------------------------------
 
 
-class Journal:
+class ResumableWriter:
     """The file of answers, appended to, and beside it, until all is done, a note of what was asked.
 
     Open it with `with`. Raises `UsageError` where the file is there and is not this request's unfinished one,
@@ -230,7 +232,7 @@ class Journal:
         self.note = path.with_name(f"{path.name}.unfinished")
         self._lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "ResumableWriter":
         with storage_errors(self.path), contextlib.ExitStack() as stack:
             make_folder(self.path.parent)
             try:
@@ -321,7 +323,7 @@ class Count:
     bad: int = 0
 
 
-def skip_done(journal: Journal, form: Form, inputs: Iterator[Input]) -> Count:
+def skip_done(journal: ResumableWriter, form: OutputFormat, inputs: Iterator[Input]) -> Count:
     """Take from `inputs` those that the journal has answers of. Raises `UsageError` where they are others by now."""
     lines, count = journal.lines(), Count()
     if form.header is not None and next(lines, form.header) != form.header:
@@ -344,7 +346,11 @@ def skip_done(journal: Journal, form: Form, inputs: Iterator[Input]) -> Count:
 
 
 def write_all(
-    batches: Iterable[list[Answer]], form: Form, write: Callable[[list[str]], None], count: Count, advance: Advance
+    batches: Iterable[list[PredictionResult]],
+    form: OutputFormat,
+    write: Callable[[list[str]], None],
+    count: Count,
+    advance: Advance,
 ) -> None:
     """Write answers batch by batch, name what could not be read, and count both in `count`."""
     for answers in batches:

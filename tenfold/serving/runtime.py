@@ -18,7 +18,7 @@ import numpy as np
 from tenfold.data.image import decode
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.machine import cores
-from tenfold.serving.model_file import About, read_about, read_content, verify
+from tenfold.serving.model_file import ModelMetadata, read_about, read_content, verify
 
 BUNDLED = Path(__file__).parent / "models" / "cifar10.onnx"
 BATCH_SIZE = 256
@@ -26,10 +26,10 @@ RUNTIMES = ("onnxruntime", "openvino")
 VARIABLE = "TENFOLD_RUNTIME"
 
 
-class Classifier:
+class Predictor:
     """An opened model. Safe to use from many threads; made by `open_model`."""
 
-    def __init__(self, about: About, digest: str, runtime: str, run: Callable[[np.ndarray], np.ndarray]):
+    def __init__(self, about: ModelMetadata, digest: str, runtime: str, run: Callable[[np.ndarray], np.ndarray]):
         self.about = about
         self.digest = digest
         """SHA-256 that the file carries: two models with the same one answer the same."""
@@ -63,7 +63,7 @@ class Classifier:
         return np.concatenate([self._run(np.ascontiguousarray(images[i : i + BATCH_SIZE])) for i in starts])
 
 
-def open_model(path: Path | str = BUNDLED, runtime: str | None = None, spin: bool = True) -> Classifier:
+def open_model(path: Path | str = BUNDLED, runtime: str | None = None, spin: bool = True) -> Predictor:
     """Open a model that tenfold exported, by default the one that comes with tenfold.
 
     runtime: one of `RUNTIMES`; by default what `choose_runtime` says. spin: whether ONNX Runtime keeps the cores busy
@@ -73,7 +73,7 @@ def open_model(path: Path | str = BUNDLED, runtime: str | None = None, spin: boo
     return open_bytes(read_content(Path(path)), str(path), runtime, spin)
 
 
-def open_bytes(content: bytes, name: str, runtime: str | None = None, spin: bool = True) -> Classifier:
+def open_bytes(content: bytes, name: str, runtime: str | None = None, spin: bool = True) -> Predictor:
     """Open a model from its bytes; `name` stands for it in errors. As `open_model`."""
     digest = verify(content, name)
     about = read_about(content, name)
@@ -81,7 +81,7 @@ def open_bytes(content: bytes, name: str, runtime: str | None = None, spin: bool
     if chosen == "openvino" and not about.quantized:
         raise UsageError(f"{name}: openvino runs 8-bit files only: its answers are wrong for earlier files in float32")
     try:
-        classifier = Classifier(about, digest, f"{chosen} {version(chosen)}", _START[chosen](content, spin))
+        classifier = Predictor(about, digest, f"{chosen} {version(chosen)}", _START[chosen](content, spin))
         answer = classifier.predict(np.zeros((1, about.size, about.size, 3), np.uint8))
     except Exception as error:  # the runtimes raise kinds of their own
         raise ModelError(f"{name}: {chosen} cannot run it ({_first_line(error)})") from error

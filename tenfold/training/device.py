@@ -22,7 +22,7 @@ _KEEP_BYTES = (1 << 31) - 1  # the most that mallopt takes
 
 
 @dataclass(frozen=True)
-class Plan:
+class DeviceConfig:
     """Where and in which number format to compute.
 
     dtype is that of convolutions and matrix products; weights, norms, losses and optimizers stay float32.
@@ -43,17 +43,17 @@ class Plan:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def make_plan(device: str = "auto", dtype: torch.dtype | None = None) -> Plan:
+def select_device(device: str = "auto", dtype: torch.dtype | None = None) -> DeviceConfig:
     """Choose device, dtype and threads, and set the allocator up. Raises `UsageError` for a device that is not here."""
-    chosen = torch.device(_choose_device(device))
-    why_device = f"device {chosen}: {'as asked' if device != 'auto' else 'the fastest kind found here'}"
-    best, why_dtype = _best_dtype(chosen)
+    indices = torch.device(_choose_device(device))
+    why_device = f"device {indices}: {'as asked' if device != 'auto' else 'the fastest kind found here'}"
+    best, why_dtype = _best_dtype(indices)
     if dtype is not None:
         best, why_dtype = dtype, f"{str(dtype).removeprefix('torch.')}: as asked"
     reasons = [why_device, why_dtype]
-    if chosen.type == "cpu":
+    if indices.type == "cpu":
         reasons += [_set_threads(), keep_freed_memory()]
-    return Plan(chosen, best, torch.get_num_threads(), tuple(reasons))
+    return DeviceConfig(indices, best, torch.get_num_threads(), tuple(reasons))
 
 
 def _set_threads() -> str:
@@ -110,7 +110,7 @@ def cpu_has_bfloat16() -> bool:
     return any(features.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def matrix_rate(dtype: torch.dtype = torch.bfloat16, size: int = 2048, seconds: float = 1.0) -> float:
+def matmul_gflops(dtype: torch.dtype = torch.bfloat16, size: int = 2048, seconds: float = 1.0) -> float:
     """Measure GFLOP/s of matrix products on the CPU, those of bfloat16 being the yardstick of normalised seconds.
 
     That of the median product, so that a moment's interruption does not count.

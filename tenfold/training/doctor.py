@@ -20,7 +20,7 @@ from tenfold.data.download import npm_client
 from tenfold.data.sources import PUBLISHER_URL, offline
 from tenfold.errors import DataError, StorageError, UsageError
 from tenfold.machine import cores_message
-from tenfold.training.device import DEVICES, NORMAL_RATE, cpu_features, make_plan, matrix_rate
+from tenfold.training.device import DEVICES, NORMAL_RATE, cpu_features, matmul_gflops, select_device
 
 PACKAGES = ("tenfold", "torch", "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "safetensors")
 _VECTOR_UNITS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "sve", "bf16")
@@ -64,12 +64,12 @@ def _processor() -> Iterator[Finding]:
     features = cpu_features()
     units = ", ".join(unit for unit in _VECTOR_UNITS if features.get(unit)) or "none known"
     name = str(features.get("cpu_name") or platform.processor() or "unknown")
-    plan = make_plan("cpu")
+    plan = select_device("cpu")
     _, dtype, threads, allocator = plan.reasons
     yield Finding("processor", f"{name}, {cores_message()} for this process", f"trains with {threads}")
     yield Finding("vector units", units, dtype)
     yield Finding("allocator", platform.libc_ver()[0] or "not glibc", allocator)
-    rate = matrix_rate(plan.dtype)
+    rate = matmul_gflops(plan.dtype)
     so = "times here are not normalised, which wants bfloat16"
     if plan.dtype == torch.bfloat16:
         so = f"a time here is multiplied by {rate / NORMAL_RATE:.2f} to be normalised"
@@ -77,14 +77,14 @@ def _processor() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    chosen = make_plan("auto").device
+    indices = select_device("auto").device
     for name in DEVICES[1:]:
         try:
-            plan = make_plan(name)
+            plan = select_device(name)
         except UsageError:
             yield Finding(name, "not here", "not used")
             continue
-        used = "chosen by --device auto" if chosen.type == name else f"used with --device {name}"
+        used = "indices by --device auto" if indices.type == name else f"used with --device {name}"
         yield Finding(name, plan.dtype_name, used)
 
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tenfold.training.augment import VIEWS, Pixels, View, make_view
-from tenfold.training.device import Plan
+from tenfold.training.augment import VIEWS, Normalization, View, tta_view
+from tenfold.training.device import DeviceConfig
 
 BATCH_SIZE = 500
 """Images at a time: as many as a step of the fast recipes, whose buffers are used again. More take no less time."""
@@ -24,15 +24,15 @@ class Logits(NamedTuple):
 def predict_logits(
     model: nn.Module,
     images: Tensor,
-    pixels: Pixels,
-    plan: Plan,
+    pixels: Normalization,
+    plan: DeviceConfig,
     views: str = "one",
-    unsure_share: float = 1.0,
+    tta_fraction: float = 1.0,
     on_batch: Callable[[float], None] = lambda share: None,
 ) -> Logits:
     """Compute logits of uint8 N×H×W×3; the model is left in the mode it came in.
 
-    Every image is seen once as it is. The share `unsure_share` of them whose two best logits lie closest together is
+    Every image is seen once as it is. The share `tta_fraction` of them whose two best logits lie closest together is
     seen in the other `views` too, which gives most of the gain for part of the price. `on_batch` is told after every
     batch for how many of the N images' worth of the work it stands.
     """
@@ -40,26 +40,26 @@ def predict_logits(
     model.eval()
     try:
         plain, *others = VIEWS[views]
-        again = round(unsure_share * len(images)) * len(others)
+        again = round(tta_fraction * len(images)) * len(others)
 
         def tell(seen: int) -> None:
             on_batch(seen * len(images) / (len(images) + again))
 
         single = _run(model, images, pixels, plan, plain, tell)
         averaged = single.clone()
-        unsure = find_unsure(single, unsure_share) if others else torch.empty(0, dtype=torch.int64)
+        unsure = least_confident(single, tta_fraction) if others else torch.empty(0, dtype=torch.int64)
         if len(unsure):
-            chosen = images[unsure.to(images.device)]
+            indices = images[unsure.to(images.device)]
             total = plain[0] * single[unsure]
             for view in others:
-                total += view[0] * _run(model, chosen, pixels, plan, view, tell)
+                total += view[0] * _run(model, indices, pixels, plan, view, tell)
             averaged[unsure] = total
         return Logits(single, averaged)
     finally:
         model.train(was_training)
 
 
-def find_unsure(logits: Tensor, share: float) -> Tensor:
+def least_confident(logits: Tensor, share: float) -> Tensor:
     """Numbers (int64) of the `share` of N×K logits with the smallest gap between the best two, in rising order."""
     best = logits.topk(2, dim=1).values
     count = round(share * len(logits))
@@ -67,13 +67,13 @@ def find_unsure(logits: Tensor, share: float) -> Tensor:
 
 
 def _run(
-    model: nn.Module, images: Tensor, pixels: Pixels, plan: Plan, view: View, tell: Callable[[int], None]
+    model: nn.Module, images: Tensor, pixels: Normalization, plan: DeviceConfig, view: View, tell: Callable[[int], None]
 ) -> Tensor:
     _, mirrored, shift = view
     parts = []
     for batch in images.split(BATCH_SIZE):
-        seen = make_view(batch.to(plan.device), mirrored, shift)
+        seen = tta_view(batch.to(plan.device), mirrored, shift)
         with plan.autocast():
-            parts.append(model(pixels.to_network(seen)).float().cpu())
+            parts.append(model(pixels.normalize(seen)).float().cpu())
         tell(len(batch))
     return torch.cat(parts)

@@ -22,7 +22,7 @@ def build(spec: NetworkSpec, classes: int = 10, size: int = 32) -> nn.Module:
 
     Weights are drawn from torch's global generator. Raises `UsageError` where the images are too small for the depth.
     """
-    network = Reference(spec, classes, size) if spec.name == "reference" else Whitened(spec, classes, size)
+    network = Reference(spec, classes, size) if spec.name == "reference" else WhitenedConvNet(spec, classes, size)
     return channels_last(network)
 
 
@@ -33,7 +33,7 @@ def make_network(spec: NetworkSpec, classes: int, images: Tensor, seed: int, dev
     """
     torch.manual_seed(seed)
     network = build(spec, classes, images.shape[2])
-    if isinstance(network, Whitened):
+    if isinstance(network, WhitenedConvNet):
         network.initialize_from(images)
     return network.to(device).train()
 
@@ -63,7 +63,7 @@ class Conv(Conv3x3):
             nn.init.dirac_(self.weight[:channels_in])
 
 
-class Group(nn.Module):
+class ConvGroup(nn.Module):
     """`depth` convolutions, each with norm and GELU; the first is max-pooled to half the side before its norm.
 
     With `residual`, what the first one gave is added before the last GELU, as in the 96 % recipe of airbench (2024).
@@ -87,7 +87,7 @@ class Group(nn.Module):
         return x
 
 
-class Whitened(nn.Module):
+class WhitenedConvNet(nn.Module):
     """A fixed patch-whitening layer, groups of convolutions, a global max pool and a scaled linear head.
 
     The layout follows Keller Jordan's airbench (2024), with 3×3 patches and padding, so that every side is even.
@@ -100,7 +100,9 @@ class Whitened(nn.Module):
         self.first_activation: Callable[[Tensor], Tensor] = F.relu if spec.first_activation == "relu" else F.gelu
         widths = (self.patch.out_channels, *spec.widths)
         pairs = pairwise(widths)
-        self.groups = nn.Sequential(*(Group(*pair, spec.depth, spec.norm_momentum, spec.residual) for pair in pairs))
+        self.groups = nn.Sequential(
+            *(ConvGroup(*pair, spec.depth, spec.norm_momentum, spec.residual) for pair in pairs)
+        )
         if spec.side(size, len(spec.widths)) == 0:
             raise UsageError(f"{size}×{size} images are too small for {len(spec.widths)} groups")
         self.head = nn.Linear(spec.widths[-1], classes, bias=False)
@@ -117,7 +119,7 @@ class Whitened(nn.Module):
     def first_parameters(self) -> list[nn.Parameter]:
         """What training may leave alone towards its end: the first layer's bias, then the first group's parameters."""
         group = self.groups[0]
-        assert isinstance(group, Group)
+        assert isinstance(group, ConvGroup)
         filters = [conv.get_parameter("weight") for conv in group.convs]
         return [self.patch.get_parameter("bias"), *filters, *(norm.get_parameter("bias") for norm in group.norms)]
 
@@ -233,16 +235,16 @@ def _initialize_as_keras(module: nn.Module) -> None:
         nn.init.constant_(module.get_parameter("bias"), 0.0)
 
 
-def decayed(network: nn.Module) -> list[nn.Parameter]:
+def l2_parameters(network: nn.Module) -> list[nn.Parameter]:
     """The kernels whose squares the reference system adds to its loss: those of its 3×3 convolutions."""
     if not isinstance(network, Reference):
         return []
     return [p for name, p in network.named_parameters() if ".convs." in name and name.endswith(".weight")]
 
 
-def penalty(network: nn.Module, weight: float) -> Tensor | float:
+def l2_penalty(network: nn.Module, weight: float) -> Tensor | float:
     """The L2 term of the loss: `weight` times the sum of squares of the kernels that the reference system decays."""
-    kernels = decayed(network) if weight else []
+    kernels = l2_parameters(network) if weight else []
     if not kernels:
         return 0.0
     # by way of every filter's norm, which unlike squares need no memory

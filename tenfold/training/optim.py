@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.training.device import cpu_has_bfloat16
-from tenfold.training.model import Whitened, decayed
+from tenfold.training.model import WhitenedConvNet, l2_parameters
 from tenfold.training.recipe import Recipe
 
 
@@ -50,17 +50,17 @@ class Schedule:
         return self.learning_rate(step) / self.recipe.stages[self.stage(step)].learning_rate
 
     def whitening_factor(self, step: int) -> float:
-        """Factor of the first layer's bias: it falls to zero within the recipe's `whitening_epochs`."""
-        end = self.recipe.whitening_epochs * self.steps_per_epoch
+        """Factor of the first layer's bias: it falls to zero within the recipe's `whiten_bias_epochs`."""
+        end = self.recipe.whiten_bias_epochs * self.steps_per_epoch
         return max(0.0, 1 - step / end) if end else 0.0
 
     def small(self, step: int) -> bool:
         """Whether `step` sees the images shrunk."""
-        return step < self.recipe.small_share * self.total
+        return step < self.recipe.low_res_fraction * self.total
 
     def frozen(self, step: int) -> bool:
         """Whether the first group stays as it is at `step`."""
-        return step >= (1 - self.recipe.frozen_share) * self.total
+        return step >= (1 - self.recipe.freeze_fraction) * self.total
 
     def epoch(self, step: int) -> float:
         """How many epochs are done after `step` steps."""
@@ -128,10 +128,10 @@ def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: in
     """Return fresh optimizers for a stage; each group keeps its full rate as `initial_lr`."""
     rate = recipe.stages[stage].learning_rate
     # what the loop freezes on its way keeps its place, so that states keep their numbers
-    late = {id(p) for p in model.first_parameters()} if isinstance(model, Whitened) else set()
+    late = {id(p) for p in model.first_parameters()} if isinstance(model, WhitenedConvNet) else set()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad or id(p) in late}
     if recipe.optimizer == "adam":
-        optimizers: list[Optimizer] = [KerasAdam(trained.values(), rate, recipe.l2, decayed(model))]
+        optimizers: list[Optimizer] = [KerasAdam(trained.values(), rate, recipe.l2, l2_parameters(model))]
     else:
         filters = [p for p in trained.values() if p.ndim == 4]
         optimizers = [_nesterov(recipe, trained, batch_size), Muon(filters, lr=rate, momentum=recipe.momentum)]
@@ -141,16 +141,16 @@ def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: in
 def _nesterov(recipe: Recipe, trained: dict[str, nn.Parameter], batch_size: int) -> "Nesterov":
     def group(rate: float, kind: str, params: list[nn.Parameter]) -> dict[str, Any]:
         # the decay is wanted independent of the rate, by which the step multiplies it
-        decay = recipe.decay / rate if rate else 0.0
+        decay = recipe.weight_decay / rate if rate else 0.0
         return {"params": params, "lr": rate * batch_size, "weight_decay": decay, "kind": kind}
 
     whitening = [p for name, p in trained.items() if name == "patch.bias"]
     head = [p for p in trained.values() if p.ndim == 2]
     biases = [p for name, p in trained.items() if p.ndim == 1 and name != "patch.bias"]
     groups = [
-        group(recipe.bias_rate, "whitening", whitening),
-        group(recipe.bias_rate, "bias", biases),
-        group(recipe.head_rate, "head", head),
+        group(recipe.bias_lr, "whitening", whitening),
+        group(recipe.bias_lr, "bias", biases),
+        group(recipe.head_lr, "head", head),
     ]
     return Nesterov([g for g in groups if g["params"]], recipe.sgd_momentum)
 
@@ -212,9 +212,9 @@ class Nesterov(Optimizer):
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         for group, p, gradient, buffer in self._with_momentum():
-            decayed = gradient.add(p, alpha=group["weight_decay"])
-            buffer.mul_(self.momentum).add_(decayed)
-            p.sub_(decayed.add_(buffer, alpha=self.momentum), alpha=group["lr"])
+            l2_parameters = gradient.add(p, alpha=group["weight_decay"])
+            buffer.mul_(self.momentum).add_(l2_parameters)
+            p.sub_(l2_parameters.add_(buffer, alpha=self.momentum), alpha=group["lr"])
 
 
 class Muon(Optimizer):
@@ -262,20 +262,22 @@ class KerasAdam(Optimizer):
     """Adam with the bias corrections folded into the rate, as Keras has it: eps is added to the uncorrected √v.
 
     Kingma and Ba, 2015, the formulation before their section 2.1; Keras's constants. The gradient of `l2` times the sum
-    of squares of the `decayed` parameters is added here, on the way, instead of being computed and kept beforehand.
+    of squares of the `l2_parameters` parameters is added here, on the way, instead of being computed and kept beforehand.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, l2: float = 0.0, decayed: Iterable[Tensor] = ()):
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, l2: float = 0.0, l2_parameters: Iterable[Tensor] = ()
+    ):
         super().__init__([{"params": list(params), "lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-7}])
-        self.l2, self.decayed = l2, {id(p) for p in decayed}
+        self.l2, self.l2_parameters = l2, {id(p) for p in l2_parameters}
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            self._update([p for p in params if id(p) not in self.decayed], group, 0.0)
-            self._update([p for p in params if id(p) in self.decayed], group, 2 * self.l2)
+            self._update([p for p in params if id(p) not in self.l2_parameters], group, 0.0)
+            self._update([p for p in params if id(p) in self.l2_parameters], group, 2 * self.l2)
 
     def _update(self, params: list[nn.Parameter], group: dict[str, Any], decay: float) -> None:
         """One pass over parameters, gradients and both averages, by PyTorch's own kernel.

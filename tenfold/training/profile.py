@@ -3,7 +3,7 @@
 The ceiling is the rate of a large matrix product on the same machine, in the numbers that the recipe trains in. Each
 convolution's three products (the output, the gradient to its input, that to its weights) are timed alone on tensors of
 the step's own shapes, casts of weights included; of the rest, what PyTorch's profiler counts in whole steps by kind.
-Dense layers are small and left out; a judge, where the recipe has one, is a row by itself. The size of a product is
+Dense layers are small and left out; a proxy, where the recipe has one, is a row by itself. The size of a product is
 that of the definition, also where `convolution` needs fewer multiplications.
 """
 
@@ -21,9 +21,9 @@ from torch.profiler import ProfilerActivity
 
 from tenfold.data.dataset import Split
 from tenfold.errors import UsageError
-from tenfold.training.device import Plan, make_plan, matrix_rate
-from tenfold.training.fit import Fit
+from tenfold.training.device import DeviceConfig, matmul_gflops, select_device
 from tenfold.training.recipe import Recipe
+from tenfold.training.trainer import Trainer
 
 STEPS = 8
 WARM_UP = 4
@@ -86,27 +86,27 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
 
     Raises `UsageError` where the recipe has too few steps to take some.
     """
-    fitting = Fit(_all_trained(recipe), train, classes, plan=make_plan("cpu"))
-    if fitting.schedule.total < WARM_UP + 2 * STEPS + 1:
-        raise UsageError(f"{recipe.name} has only {fitting.schedule.total} steps: too few to profile")
+    trainer = Trainer(_all_trained(recipe), train, classes, plan=select_device("cpu"))
+    if trainer.schedule.total < WARM_UP + 2 * STEPS + 1:
+        raise UsageError(f"{recipe.name} has only {trainer.schedule.total} steps: too few to profile")
     for _ in range(WARM_UP):
-        fitting.advance()
-    plan = fitting.plan
-    before = matrix_rate(plan.dtype)
+        trainer.train_step()
+    plan = trainer.plan
+    before = matmul_gflops(plan.dtype)
     # a judge learns at some steps only, which the mean has and the median has not
-    middle = statistics.median if fitting.judge is None else statistics.fmean
-    milliseconds = 1e3 * middle(_seconds(fitting.advance))
-    ceiling = (before + matrix_rate(plan.dtype)) / 2
-    parts = (*_products(fitting), *_rest(fitting))
+    middle = statistics.median if trainer.proxy is None else statistics.fmean
+    milliseconds = 1e3 * middle(_seconds(trainer.advance))
+    ceiling = (before + matmul_gflops(plan.dtype)) / 2
+    parts = (*_products(trainer), *_rest(trainer))
     left = milliseconds - sum(part.milliseconds for part in parts)
     parts = (*parts, Part(LEFT, "", left))
-    return StepProfile(parts, fitting.schedule.batch_size, milliseconds, ceiling, plan.dtype_name)
+    return StepProfile(parts, trainer.schedule.batch_size, milliseconds, ceiling, plan.dtype_name)
 
 
 def _all_trained(recipe: Recipe) -> Recipe:
     """The recipe at full size throughout, with no layer at rest: a short one would come to that while it is timed."""
-    bias_trained = max(recipe.whitening_epochs, recipe.epochs)
-    return replace(recipe, small_share=0.0, frozen_share=0.0, whitening_epochs=bias_trained)
+    bias_trained = max(recipe.whiten_bias_epochs, recipe.epochs)
+    return replace(recipe, low_res_fraction=0.0, freeze_fraction=0.0, whiten_bias_epochs=bias_trained)
 
 
 def _seconds(action: Callable[[], object]) -> list[float]:
@@ -119,30 +119,30 @@ def _seconds(action: Callable[[], object]) -> list[float]:
     return taken
 
 
-def _products(fitting: Fit) -> Iterator[Part]:
+def _products(trainer: Trainer) -> Iterator[Part]:
     """Time each convolution alone, in every direction that the step takes."""
-    inputs = _inputs(fitting)
-    for name, layer in fitting.network.named_modules():
+    inputs = _inputs(trainer)
+    for name, layer in trainer.network.named_modules():
         if isinstance(layer, nn.Conv2d):
-            yield from _convolution(name, layer, *inputs[name], fitting.plan)
+            yield from _convolution(name, layer, *inputs[name], trainer.plan)
 
 
-def _inputs(fitting: Fit) -> dict[str, tuple[torch.Size, bool]]:
+def _inputs(trainer: Trainer) -> dict[str, tuple[torch.Size, bool]]:
     """Shapes of the convolutions' inputs, and whether a step needs the gradient to them."""
     found: dict[str, tuple[torch.Size, bool]] = {}
-    convolutions = [(name, layer) for name, layer in fitting.network.named_modules() if isinstance(layer, nn.Conv2d)]
+    convolutions = [(name, layer) for name, layer in trainer.network.named_modules() if isinstance(layer, nn.Conv2d)]
 
     def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _layer, inputs: found.update({name: (inputs[0].shape, inputs[0].requires_grad)})
 
     hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in convolutions]
-    fitting.advance()
+    trainer.train_step()
     for hook in hooks:
         hook.remove()
     return found
 
 
-def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool, plan: Plan) -> Iterator[Part]:
+def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool, plan: DeviceConfig) -> Iterator[Part]:
     directions = ["forward"]
     directions += ["to the input"] if to_input else []
     directions += ["to the weights"] if layer.weight.requires_grad else []
@@ -152,7 +152,7 @@ def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool,
         yield Part(name, direction, 1e3 * statistics.median(_seconds(action)), 2e-9 * answers * layer.weight[0].numel())
 
 
-def _alone(layer: nn.Conv2d, shape: torch.Size, direction: str, plan: Plan) -> tuple[Callable[[], object], int]:
+def _alone(layer: nn.Conv2d, shape: torch.Size, direction: str, plan: DeviceConfig) -> tuple[Callable[[], object], int]:
     """What computes one direction of a layer and nothing else, and how many numbers the layer answers."""
     layer = copy.deepcopy(layer).requires_grad_(False)
     inputs = torch.randn(shape).to(plan.dtype, memory_format=torch.channels_last)
@@ -171,15 +171,15 @@ def _alone(layer: nn.Conv2d, shape: torch.Size, direction: str, plan: Plan) -> t
     return lambda: torch.autograd.grad(answer, wanted, gradient, retain_graph=True), answer.numel()
 
 
-def _rest(fitting: Fit) -> Iterator[Part]:
-    """Time what is no convolution: the batch, then by kind of operation, then the optimizers, and a judge."""
-    yield Part("batch and augmentation", "", 1e3 * statistics.median(_seconds(fitting.deal_batch)))
+def _rest(trainer: Trainer) -> Iterator[Part]:
+    """Time what is no convolution: the batch, then by kind of operation, then the optimizers, and a proxy."""
+    yield Part("batch and augmentation", "", 1e3 * statistics.median(_seconds(trainer.next_candidates)))
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler talks to standard error
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as watched:
         for _ in range(STEPS):
-            fitting.advance()
+            trainer.train_step()
     spent = {(kind, direction): 0.0 for kind in KINDS for direction in ("forward", "backward")}
-    named = {"optimizers": 0.0} | ({"judge": 0.0} if fitting.judge is not None else {})
+    named = {"optimizers": 0.0} | ({"judge": 0.0} if trainer.proxy is not None else {})
     for event in watched.events() or ():
         if _within(event, "judge"):
             continue

@@ -25,7 +25,7 @@ _SAMPLE = 200
 
 
 def note_origin(dataset: Dataset) -> dict[str, Any]:
-    """What env.json keeps of the data, so that `dataset_of` finds it again and knows it from other data of its name."""
+    """What env.json keeps of the data, so that `reload_dataset` finds it again and knows it from other data of its name."""
     return {"folder": asdict(dataset.origin)} if dataset.origin else {"data_sha256": fingerprint(dataset)}
 
 
@@ -122,10 +122,10 @@ def _found_by_name(run: Run, env: Mapping[str, Any]) -> FoundData:
     name = env["data"]
     if name in NAMES and not is_cached(name):
         return FoundData(None, False, f"{name}, which {run.path} was trained on, is not in the cache of this machine")
-    return FoundData(dataset_of(run), True)
+    return FoundData(reload_dataset(run), True)
 
 
-def dataset_of(run: Run, folder: Path | None = None, in_python: str = "") -> Dataset:
+def reload_dataset(run: Run, folder: Path | None = None, in_python: str = "") -> Dataset:
     """Load the data that a run was trained on, a folder from where it was then, or from `folder`.
 
     in_python: what takes a data set that only Python has, for the error. Raises `DataError` where the data is such, or
@@ -222,7 +222,7 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> Dataset:
     if "folder" in env and Path(name).resolve() == Path(env["folder"]["path"]):
         if skip_bad and skip_bad != _skip_bad(env):
             remark(f"--skip-bad {skip_bad} is without effect: {name} is read as {run.path} was trained on it")
-        return dataset_of(run)  # if it changed, most of its images were still trained on
+        return reload_dataset(run)  # if it changed, most of its images were still trained on
     from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
 
     model = run.description

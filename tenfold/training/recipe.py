@@ -99,53 +99,53 @@ class Recipe:
     """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it."""
     momentum: Share = 0.6
     """Of the filters under `muon`."""
-    bias_rate: Rate = 0.053
+    bias_lr: Rate = 0.053
     """Peak learning rate of biases under `muon`, per image of the batch."""
-    head_rate: Rate = 0.67
+    head_lr: Rate = 0.67
     """Peak learning rate of the head under `muon`, per image of the batch."""
     sgd_momentum: Share = 0.85
     """Of biases and head under `muon`."""
-    decay: Rate = 2e-6
+    weight_decay: Rate = 2e-6
     """Weight decay of biases and head under `muon`, per image of the batch."""
-    whitening_epochs: Rate = 3.0
+    whiten_bias_epochs: Rate = 3.0
     """How long the first layer's bias is trained; its rate falls to zero meanwhile."""
     label_smoothing: Share = 0.0
     l2: Rate = 0.0
     """Weight of the squared kernels in the loss (`reference`: those of its 3×3 convolutions)."""
-    standardize: bool = True
+    normalize: bool = True
     """Subtract the training pixels' mean and divide by their standard deviation; else pixels are just in [0, 1]."""
     flip: Literal["none", "random", "alternating"] = "alternating"
     """`alternating`: each image is mirrored every other epoch, so that two epochs show both sides."""
-    shift: Side = 2
+    translate: Side = 2
     """Largest shift in whole pixels, the border mirrored."""
-    rotate: Degrees = 0.0
+    degrees: Degrees = 0.0
     """Largest rotation in degrees."""
-    shift_share: Share = 0.0
+    affine_translate: Share = 0.0
     """Largest shift as a share of the side, bilinear together with the rotation, the border repeated."""
     cutout: Side = 0
     """Side of a square that is greyed out, in pixels."""
-    small_share: Share = 0.0
-    """Share of the steps, the first ones, that see the images shrunk to `small_size` pixels a side."""
-    small_size: Side = 16
-    easy_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    low_res_fraction: Share = 0.0
+    """Share of the steps, the first ones, that see the images shrunk to `low_res_size` pixels a side."""
+    low_res_size: Side = 16
+    prune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the images that every pass but the first leaves out: those of the smallest loss when last seen. With
-    `judge_widths`, the share of those dealt that every batch leaves out, or less where there are too few images."""
-    judge_widths: Annotated[tuple[Width, ...], Field(max_length=10)] = ()
+    `proxy_widths`, the share of those dealt that every batch leaves out, or less where there are too few images."""
+    proxy_widths: Annotated[tuple[Width, ...], Field(max_length=10)] = ()
     """Channels of the groups of a small network that is trained beside and, seeing every batch as it comes, augmented,
-    at `small_size`, leaves the easier images out. Without them images are left out by their last loss."""
+    at `low_res_size`, leaves the easier images out. Without them images are left out by their last loss."""
     oversample: Share = 0.0
     """Images of rare classes (of fewer than half as many as the largest) come (largest / own count)^p times as often,
     where p is this: 0.5 is square-root sampling."""
-    frozen_share: Share = 0.0
+    freeze_fraction: Share = 0.0
     """Share of the steps, the last ones, in which the first group of filters stays as it is."""
     images: Positive = 50_000
     """Training images that epochs and batches are meant for; a folder of fewer gets a recipe that is fitted to it."""
     val_size: Count = 0
     val_split: Literal["last", "random"] = "last"
     """Which training images are held out: the last ones, or some drawn by the seed."""
-    views: Literal["one", "mirror", "six"] = "six"
+    tta: Literal["one", "mirror", "six"] = "six"
     """Test-time views: the image; and its mirror image; and both shifted by a pixel along the diagonal."""
-    unsure_share: Share = 1.0
+    tta_fraction: Share = 1.0
     """Share of the images, the least sure ones, that get more than one view."""
 
     @pydantic.model_validator(mode="after")
@@ -153,30 +153,32 @@ class Recipe:
         patches = 3 * self.network.whitening**2
         if self.network.name == "whitened" and self.network.whitening_pairs > patches:
             raise ValueError(f"network.whitening_pairs: patches of this size have only {patches}")
-        if self.network.name == "reference" and self.small_share:
-            raise ValueError("small_share: the reference network takes images of one size only")
-        if self.network.name == "reference" and self.frozen_share:
-            raise ValueError("frozen_share: only the whitened network can keep its first group")
+        if self.network.name == "reference" and self.low_res_fraction:
+            raise ValueError("low_res_fraction: the reference network takes images of one size only")
+        if self.network.name == "reference" and self.freeze_fraction:
+            raise ValueError("freeze_fraction: only the whitened network can keep its first group")
         if self.network.name != "reference" and self.l2:
             raise ValueError("l2: only the reference network has such a term; use decay")
         groups = len(self.network.widths)
-        if self.small_share and self.network.side(self.small_size, groups) == 0:
-            raise ValueError(f"small_size: {self.small_size} pixels are too few for {groups} groups")
-        if self.judge_widths:
-            self._fits_the_judge()
+        if self.low_res_fraction and self.network.side(self.low_res_size, groups) == 0:
+            raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few for {groups} groups")
+        if self.proxy_widths:
+            self._fits_the_proxy()
         return self
 
-    def _fits_the_judge(self) -> None:
+    def _fits_the_proxy(self) -> None:
         if self.network.name == "reference":
-            raise ValueError("judge_widths: only the whitened network can have a judge beside it")
-        groups = len(self.judge_widths)
-        if self.network.side(self.small_size, groups) == 0:
-            raise ValueError(f"small_size: {self.small_size} pixels are too few for the {groups} groups of the judge")
+            raise ValueError("proxy_widths: only the whitened network can have a judge beside it")
+        groups = len(self.proxy_widths)
+        if self.network.side(self.low_res_size, groups) == 0:
+            raise ValueError(
+                f"low_res_size: {self.low_res_size} pixels are too few for the {groups} groups of the judge"
+            )
 
     @property
-    def judged(self) -> bool:
+    def uses_proxy(self) -> bool:
         """Whether a judge leaves images out: it takes widths, and something to leave out."""
-        return bool(self.judge_widths) and self.easy_share > 0
+        return bool(self.proxy_widths) and self.prune_fraction > 0
 
     @property
     def epochs(self) -> float:
@@ -208,9 +210,9 @@ class Recipe:
         return replace(
             self.with_epochs(min(self.epochs * ratio, MOST_EPOCHS)),
             batch_size=min(self.batch_size, max(FEWEST_IN_BATCH, round(self.batch_size / ratio))),
-            whitening_epochs=self.whitening_epochs * ratio,
+            whiten_bias_epochs=self.whiten_bias_epochs * ratio,
             val_size=round(self.val_size / ratio**2),
-            easy_share=self.easy_share if images >= FEWEST_TO_PRUNE or rare_classes else 0.0,
+            prune_fraction=self.prune_fraction if images >= FEWEST_TO_PRUNE or rare_classes else 0.0,
             images=min(self.images, images),
         )
 
@@ -225,13 +227,13 @@ class Recipe:
             raise UsageError(f"recipe {self.name}: {needs}, not {size}: choose another recipe or --size")
         if size >= USUAL_SIDE:
             return self
-        starts_small = self.small_share > 0 and self.small_size <= size
+        starts_small = self.low_res_fraction > 0 and self.low_res_size <= size
         return replace(
             self,
-            shift=min(self.shift, max(1, size // 8)),
+            translate=min(self.translate, max(1, size // 8)),
             cutout=min(self.cutout, 3 * size // 8),
-            small_share=self.small_share if starts_small else 0.0,
-            small_size=min(self.small_size, size) if self.judge_widths else self.small_size,
+            low_res_fraction=self.low_res_fraction if starts_small else 0.0,
+            low_res_size=min(self.low_res_size, size) if self.proxy_widths else self.low_res_size,
         )
 
     def changes(self, other: "Recipe") -> str:
@@ -276,14 +278,14 @@ REFERENCE = Recipe(
     batch_size=64,
     optimizer="adam",
     l2=1e-4,
-    standardize=False,
+    normalize=False,
     flip="random",
-    shift=0,
-    rotate=15,
-    shift_share=0.1,
+    translate=0,
+    degrees=15,
+    affine_translate=0.1,
     val_size=10_000,
     val_split="random",
-    views="one",
+    tta="one",
 )
 
 # Widths, rates and schedule began at the published 94 % recipe of Keller Jordan's airbench (2024), made for GPUs, and
@@ -293,13 +295,13 @@ FAST89 = Recipe(
     network=NetworkSpec(first_activation="relu"),
     stages=(Stage(1.92, 0.24, 0.0),),
     label_smoothing=0.2,
-    shift=1,
-    whitening_epochs=0.85,
-    small_share=0.435,
-    easy_share=0.6,
+    translate=1,
+    whiten_bias_epochs=0.85,
+    low_res_fraction=0.435,
+    prune_fraction=0.6,
     oversample=0.5,
-    frozen_share=0.33,
-    unsure_share=0.25,
+    freeze_fraction=0.33,
+    tta_fraction=0.25,
 )
 
 FAST94 = replace(
@@ -307,27 +309,27 @@ FAST94 = replace(
     name="fast94",
     network=NetworkSpec(widths=(64, 256, 256)),
     stages=(Stage(8.5, 0.14, 0.0),),
-    shift=2,
-    whitening_epochs=2.8,
-    small_share=0.35,
-    easy_share=0.4,
-    unsure_share=0.2,
+    translate=2,
+    whiten_bias_epochs=2.8,
+    low_res_fraction=0.35,
+    prune_fraction=0.4,
+    tta_fraction=0.2,
 )
 
-# Network, shifts and holes are those of airbench's 96 % recipe (Keller Jordan, 2024), and so is the idea of a judge.
+# Network, shifts and holes are those of airbench's 96 % recipe (Keller Jordan, 2024), and so is the idea of a proxy.
 FAST96 = replace(
     FAST94,
     name="fast96",
     network=NetworkSpec(widths=(128, 384, 512), depth=3, residual=True),
     stages=(Stage(26, 0.1, 0.0),),
-    shift=4,
+    translate=4,
     cutout=12,
-    whitening_epochs=3.0,
-    small_share=0.15,
-    easy_share=0.5,
-    judge_widths=(32, 64, 64),
-    frozen_share=0.1,
-    unsure_share=0.25,
+    whiten_bias_epochs=3.0,
+    low_res_fraction=0.15,
+    prune_fraction=0.5,
+    proxy_widths=(32, 64, 64),
+    freeze_fraction=0.1,
+    tta_fraction=0.25,
 )
 
 RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, REFERENCE)}

@@ -32,7 +32,7 @@ from tenfold.files import (
     write_text,
 )
 from tenfold.training.checkpoint import Checkpoint, list_checkpoints
-from tenfold.training.device import Plan
+from tenfold.training.device import DeviceConfig
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe
 from tenfold.training.weights import (
@@ -60,7 +60,7 @@ class Manifest:
     files: dict[str, str]
     before: dict[str, str]
 
-    def vouches(self, name: str, digest: str) -> bool:
+    def matches(self, name: str, digest: str) -> bool:
         """Whether the file may have that digest."""
         return name in self.files and digest in (self.files[name], self.before.get(name))
 
@@ -200,7 +200,7 @@ class Run:
         """Write weights and buffers, and what `describe_model` says of them."""
         write_model(self.path, network, description)
 
-    def load_model(self, plan: Plan) -> Model:
+    def load_model(self, plan: DeviceConfig) -> Model:
         """Rebuild the trained network on the plan's device, checked against the manifest. Raises `ModelError`."""
         self.verify(WEIGHTS, DESCRIPTION)
         return read_model(self.path, plan)
@@ -213,12 +213,12 @@ class Run:
 
     # --- the manifest ---
 
-    def seal(self) -> None:
+    def write_manifest(self) -> None:
         """Write the manifest over everything that is here now; checkpoints vouch for themselves."""
         files = [path for path in sorted(self.path.rglob("*")) if path.is_file() and not self._is_private(path)]
         self._write_manifest({path.relative_to(self.path).as_posix(): sha256(path) for path in files})
 
-    def write_sealed(self, contents: Mapping[str, str | bytes]) -> None:
+    def rewrite_in_manifest(self, contents: Mapping[str, str | bytes]) -> None:
         """Write files and take them into the manifest; killed at any moment, it leaves each file sound.
 
         For that, a file that was there is vouched for as it was and as it will be until all are written.
@@ -227,7 +227,7 @@ class Run:
         encoded = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
         new = {name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()}
         found = {name: sha256(self.path / name) for name in new if (self.path / name).is_file()}
-        there = {name: digest for name, digest in found.items() if told.vouches(name, digest)}
+        there = {name: digest for name, digest in found.items() if told.matches(name, digest)}
         before = told.before | there
         # of a damaged or missing file, too: as soon as it is replaced it is sound
         self._write_manifest(told.files | {name: new[name] for name in new if name in told.files}, before)
@@ -266,7 +266,7 @@ class Run:
             path = self.path / name
             if not path.is_file():
                 raise ModelError(f"{path} is missing")
-            if not told.vouches(name, sha256(path)):
+            if not told.matches(name, sha256(path)):
                 raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
 
     def require_scores(self) -> dict[str, Any]:

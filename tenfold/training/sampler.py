@@ -15,7 +15,7 @@ many more as the judge will leave out.
 import torch
 from torch import Tensor
 
-from tenfold.training.augment import Draws, draw_epoch
+from tenfold.training.augment import AugmentParams, sample_augmentation
 from tenfold.training.pruning import class_minimum, top_loss_indices
 from tenfold.training.recipe import Recipe
 
@@ -31,47 +31,49 @@ class Sampler:
     def __init__(self, recipe: Recipe, labels: Tensor, size: int, seed: int, batch_size: int, device: torch.device):
         count = len(labels)
         self.recipe, self.count, self.size, self.seed, self.device = recipe, count, size, seed, device
-        self.by_losses = recipe.easy_share > 0 and not recipe.judged
-        self.dealt = min(count, round(batch_size / (1 - recipe.easy_share))) if recipe.judged else batch_size
+        self.by_losses = recipe.prune_fraction > 0 and not recipe.uses_proxy
+        self.candidate_batch_size = (
+            min(count, round(batch_size / (1 - recipe.prune_fraction))) if recipe.uses_proxy else batch_size
+        )
         self.labels = labels.to(device)
-        self.class_minimum = class_minimum(self.labels, 1 - recipe.easy_share)
-        hard = max(batch_size, round(count * (1 - recipe.easy_share)), int(self.class_minimum.sum()))
+        self.class_minimum = class_minimum(self.labels, 1 - recipe.prune_fraction)
+        hard = max(batch_size, round(count * (1 - recipe.prune_fraction)), int(self.class_minimum.sum()))
         self.hard = hard if self.by_losses else count
         self.losses = torch.full((count,), _NEVER_SEEN, device=device)
-        self.kept = torch.ones(count, dtype=torch.bool, device=device)
-        self._pass: tuple[int, Draws, Tensor] | None = None
+        self.keep_mask = torch.ones(count, dtype=torch.bool, device=device)
+        self._pass: tuple[int, AugmentParams, Tensor] | None = None
 
     def locate(self, step: int) -> tuple[int, int]:
         """The pass that `step` belongs to, and its number within that pass; both from 0."""
-        first, later = self.count // self.dealt, self.hard // self.dealt
+        first, later = self.count // self.candidate_batch_size, self.hard // self.candidate_batch_size
         if step < first:
             return 0, step
         number, index = divmod(step - first, later)
         return number + 1, index
 
-    def deal(self, step: int) -> tuple[Draws, Tensor]:
-        """The pass's draws, and the numbers (int64 B, or D for a judge) of the images of `step`; steps go in order."""
+    def next_indices(self, step: int) -> tuple[AugmentParams, Tensor]:
+        """The pass's draws, and the numbers (int64 B, or D for a proxy) of the images of `step`; steps go in order."""
         number, index = self.locate(step)
         if self._pass is None or self._pass[0] != number:
             if number and index == 0:
                 self._choose()
-            draws = draw_epoch(self.recipe, self.count, self.size, self.seed, number).to(self.device)
-            self._pass = number, draws, draws.order[self.kept[draws.order]]
+            draws = sample_augmentation(self.recipe, self.count, self.size, self.seed, number).to(self.device)
+            self._pass = number, draws, draws.order[self.keep_mask[draws.order]]
         _, draws, order = self._pass
-        return draws, order[index * self.dealt : (index + 1) * self.dealt]
+        return draws, order[index * self.candidate_batch_size : (index + 1) * self.candidate_batch_size]
 
-    def note(self, chosen: Tensor, losses: Tensor) -> None:
+    def update_losses(self, indices: Tensor, losses: Tensor) -> None:
         """Remember the losses (float B) of the images just seen."""
-        self.losses[chosen] = losses
+        self.losses[indices] = losses
 
     def _choose(self) -> None:
         if self.by_losses:
-            self.kept.zero_()
-            self.kept[top_loss_indices(self.losses, self.labels, self.hard, self.class_minimum)] = True
+            self.keep_mask.zero_()
+            self.keep_mask[top_loss_indices(self.losses, self.labels, self.hard, self.class_minimum)] = True
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint must hold: nothing where no image is left out by its loss."""
-        return {"losses": self.losses, "kept": self.kept} if self.by_losses else {}
+        return {"losses": self.losses, "keep_mask": self.keep_mask} if self.by_losses else {}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to a `state`. Raises `KeyError` or `RuntimeError` where it does not fit."""

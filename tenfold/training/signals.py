@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 from tenfold.errors import Terminated
 
 
-class HeldSignals:
+class DeferredSignals:
     """Holds back Ctrl-C and SIGTERM, so that they never land in the middle of a step; a second one is not held."""
 
     def __init__(self) -> None:
         self._held: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> "HeldSignals":
+    def __enter__(self) -> "DeferredSignals":
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._hold) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
@@ -37,7 +37,7 @@ class HeldSignals:
         """Whether a signal came."""
         return self._held is not None
 
-    def obey(self) -> NoReturn:
+    def raise_pending(self) -> NoReturn:
         """Raise what came, here or on another rank."""
         self.release()
         raise Terminated

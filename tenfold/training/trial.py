@@ -12,9 +12,9 @@ from typing import Any
 from tenfold.data import load
 from tenfold.errors import TenfoldError, is_memory
 from tenfold.files import parse_object
-from tenfold.training.device import make_plan
-from tenfold.training.fit import Fit, fit, split
+from tenfold.training.device import select_device
 from tenfold.training.recipe import Recipe
+from tenfold.training.trainer import Trainer, fit, split
 
 KILLED = 137
 
@@ -27,15 +27,15 @@ def run(request: dict[str, Any]) -> None:
     recipe = Recipe.from_json(request["recipe"], "trial")
     train, val = split(dataset.train, recipe, request["seed"])
 
-    def watch(fitting: Fit) -> None:
+    def watch(trainer: Trainer) -> None:
         nonlocal told
         if os.getppid() != parent:  # the search was killed
             sys.exit(1)
-        for row in fitting.epochs[told:]:
+        for row in trainer.epochs[told:]:
             print(json.dumps({name: row[name] for name in ("epoch", "val_accuracy")}), flush=True)
-        told = len(fitting.epochs)
+        told = len(trainer.epochs)
 
-    plan = make_plan(request["device"])
+    plan = select_device(request["device"])
     fit(recipe, train, len(dataset.classes), val=val, seed=request["seed"], plan=plan, on_step=watch)
 
 

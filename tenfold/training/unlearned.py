@@ -6,23 +6,25 @@ A high accuracy hides such a class where it is rare, so that every run is asked 
 import torch
 from torch import Tensor, nn
 
-from tenfold.training.augment import Pixels
-from tenfold.training.device import Plan
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
 
 FIRST_IMAGES = 32
 """Of each class, looked at first: one image that is recognised clears its class, so that hardly any needs more."""
 
 
-def find_unlearned_classes(network: nn.Module, images: Tensor, labels: Tensor, pixels: Pixels, plan: Plan) -> list[int]:
+def find_unlearned_classes(
+    network: nn.Module, images: Tensor, labels: Tensor, pixels: Normalization, plan: DeviceConfig
+) -> list[int]:
     """Labels, in rising order, of whose images (uint8 N×H×W×3, labels int64 N) not one is predicted right.
 
     Each image is seen once, as it is. Classes without images are left out.
     """
 
-    def recognised(chosen: Tensor) -> set[int]:
-        truth = labels[chosen].cpu()
-        predicted = predict_logits(network, images[chosen], pixels, plan).single.argmax(1)
+    def recognised(indices: Tensor) -> set[int]:
+        truth = labels[indices].cpu()
+        predicted = predict_logits(network, images[indices], pixels, plan).single.argmax(1)
         return set(truth[predicted == truth].tolist())
 
     present = labels.unique().tolist()

@@ -14,8 +14,8 @@ from torch import nn
 from tenfold.data.dataset import Resize
 from tenfold.errors import ModelError, UsageError, one_line
 from tenfold.files import format_object, write_bytes, write_text
-from tenfold.training.augment import Pixels
-from tenfold.training.device import Plan
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build, channels_last
 from tenfold.training.recipe import STRICT, NetworkSpec
 
@@ -30,7 +30,7 @@ class Model:
     network: nn.Module
     classes: tuple[str, ...]
     size: int
-    pixels: Pixels
+    pixels: Normalization
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
@@ -57,7 +57,7 @@ def describe_model(
     spec: NetworkSpec,
     classes: tuple[str, ...],
     size: int,
-    pixels: Pixels,
+    pixels: Normalization,
     resize: str = "squash",
     bit_depth: int = 16,
 ) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def read_description(folder: Path) -> ModelDescription:
         raise _not_understood(folder, error) from error
 
 
-def read_model(folder: Path, plan: Plan) -> Model:
+def read_model(folder: Path, plan: DeviceConfig) -> Model:
     """Rebuild the network on the plan's device, ready to predict. Raises `ModelError`."""
     told = read_description(folder)
     try:
@@ -91,7 +91,7 @@ def read_model(folder: Path, plan: Plan) -> Model:
         raise _not_understood(folder, error) from error
     _fill(network, folder / WEIGHTS)
     network = channels_last(network.to(plan.device)).eval()
-    return Model(network, told.classes, told.size, Pixels(told.mean, told.std))
+    return Model(network, told.classes, told.size, Normalization(told.mean, told.std))
 
 
 def _not_understood(folder: Path, error: Exception) -> ModelError:

@@ -174,15 +174,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Iter
 
 def test_the_range_travels_with_the_model(trained: Path) -> None:
     """In model.json and in the file's own metadata; the pixels are those of training."""
-    from tenfold.serving.model_file import About
+    from tenfold.serving.model_file import ModelMetadata
     from tenfold.serving.runtime import open_model
     from tenfold.serving.serve.decoders import Decoders
     from tenfold.serving.serve.limits import Limits
-    from tenfold.training.provenance import dataset_of, other_data
+    from tenfold.training.provenance import other_data, reload_dataset
     from tenfold.training.run import Run
 
     run = Run.open(trained / "run")
-    assert run.description.bit_depth == 12 and dataset_of(run).bit_depth == 12
+    assert run.description.bit_depth == 12 and reload_dataset(run).bit_depth == 12
     assert json.loads((run.path / "env.json").read_text())["folder"]["bit_depth"] == 12
     model = open_model(run.path / "model.onnx")
     assert model.about.bit_depth == 12
@@ -199,16 +199,16 @@ def test_the_range_travels_with_the_model(trained: Path) -> None:
     assert other.bit_depth == 12
     told = model.about.to_json()
     told["classes"] = list(told["classes"])
-    assert About.from_json(told) == model.about
+    assert ModelMetadata.from_json(told) == model.about
     del told["bit_depth"]  # as files of before
-    assert About.from_json(told).bit_depth == 16
+    assert ModelMetadata.from_json(told).bit_depth == 16
     with pytest.raises(ValueError, match="bit_depth is missing or wrong"):
-        About.from_json(told | {"bit_depth": 17})
+        ModelMetadata.from_json(told | {"bit_depth": 17})
 
 
 def test_a_run_of_before_reads_its_folder_as_before(trained: Path) -> None:
     """Without a word about bits in it: all 16, as it was trained."""
-    from tenfold.training.provenance import dataset_of
+    from tenfold.training.provenance import reload_dataset
     from tenfold.training.run import Run
 
     old = trained / "old"
@@ -216,4 +216,4 @@ def test_a_run_of_before_reads_its_folder_as_before(trained: Path) -> None:
     env = json.loads((old / "env.json").read_text())
     del env["folder"]["bit_depth"]
     (old / "env.json").write_text(json.dumps(env))
-    assert dataset_of(Run.open(old)).bit_depth == 16
+    assert reload_dataset(Run.open(old)).bit_depth == 16

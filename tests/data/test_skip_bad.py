@@ -138,11 +138,11 @@ def test_later_commands_allow_what_the_run_was_allowed(command: Command, trained
 
 
 def test_what_a_resumed_run_loads_is_what_it_was_allowed(trained: Any) -> None:
-    from tenfold.training.provenance import dataset_of
+    from tenfold.training.provenance import reload_dataset
     from tenfold.training.run import Run
 
     _, folder = trained
-    assert dataset_of(Run.open(folder / "run")).skipped == 5
+    assert reload_dataset(Run.open(folder / "run")).skipped == 5
 
 
 def test_a_resumed_run_is_not_allowed_another_number(command: Command, trained: Any) -> None:

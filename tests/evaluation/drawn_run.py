@@ -13,8 +13,8 @@ from tenfold.evaluation import evaluate as evaluation
 from tenfold.evaluation.evaluate import Evaluation, write_scores
 from tenfold.evaluation.report import write_report
 from tenfold.files import write_text
-from tenfold.training.augment import Pixels
-from tenfold.training.device import Plan
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import Logits
 from tenfold.training.model import build
 from tenfold.training.provenance import note_origin
@@ -22,7 +22,7 @@ from tenfold.training.recipe import FAST89, NetworkSpec
 from tenfold.training.run import Run
 from tenfold.training.weights import describe_model
 
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 RECIPE = replace(FAST89, network=NetworkSpec(widths=(8,), whitening_pairs=4), val_size=700)
 
 
@@ -39,20 +39,20 @@ def make_drawn_run(path: Path, dataset: Dataset, seed: int = 0, report: bool = T
     env = {"seed": seed, "data": "shapes", "device": "cpu", "dtype": "float32"} | note_origin(dataset)
     run = Run.create(path, replace(RECIPE, name=f"drawn{seed}"), env)
     network = build(RECIPE.network, len(dataset.classes))
-    run.save_model(network, describe_model(RECIPE.network, dataset.classes, 32, Pixels((0.5,) * 3, (0.25,) * 3)))
+    run.save_model(network, describe_model(RECIPE.network, dataset.classes, 32, Normalization((0.5,) * 3, (0.25,) * 3)))
     header = "epoch,stage,learning_rate,train_loss,train_accuracy,val_loss,val_accuracy,seconds"
     rows = "1.0,1,0.1,2.0,0.2,1.8,0.3,1.0\n2.0,1,0.1,1.0,0.6,1.1,0.5,1.0"
     write_text(path / "metrics.csv", f"{header}\n{rows}\n")
     write_text(path / "steps.csv", "step,epoch,loss,accuracy\n1,0.5,2.2,0.1\n2,1.0,1.8,0.3\n3,2.0,1.0,0.6\n")
-    run.seal()
+    run.write_manifest()
     parts = {len(dataset.test): dataset.test, RECIPE.val_size: dataset.train[-RECIPE.val_size :]}
 
-    def drawn(run_: Run, model: object, part: object, plan: Plan, name: str) -> evaluation.Outputs:
+    def drawn(run_: Run, model: object, part: object, plan: DeviceConfig, name: str) -> evaluation.LogitsCache:
         labels = parts[len(part)].labels.astype(np.int64)  # type: ignore[arg-type]
         logits = draw_logits(labels, len(dataset.classes), seed + 10 * (name == "val"))
-        return evaluation.Outputs(logits.single.numpy(), logits.averaged.numpy(), labels, {}, fresh=True)
+        return evaluation.LogitsCache(logits.single.numpy(), logits.averaged.numpy(), labels, {}, fresh=True)
 
-    with mock.patch.object(evaluation, "outputs_of", drawn):
+    with mock.patch.object(evaluation, "load_or_compute", drawn):
         evaluated = evaluation.evaluate(run, dataset, PLAN)
     write_scores(run, evaluated, {"train_seconds": 1.0})
     if report:

@@ -113,7 +113,7 @@ def test_scores_do_not_need_the_model_file(
 ) -> None:
     shapes = make_shapes()
     monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: shapes)
-    Run.open(run).write_sealed({"model.onnx": b"sound"})
+    Run.open(run).rewrite_in_manifest({"model.onnx": b"sound"})
     (run / "model.onnx").write_bytes(b"flipped")
     code, _, err = invoke(verb, run)
     assert code == 0 and f"model.onnx is damaged: write it again with tenfold export {run}" in err.replace("\n", "")

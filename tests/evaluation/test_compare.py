@@ -43,7 +43,7 @@ def as_folder_run(path: Path, place: str, names: np.ndarray) -> None:
     folder = {"path": place, "sha256": "0", "size": 32, "resize": "squash"}
     env = run.env | {"data": f"{Path(place).name}/", "folder": folder}
     frame.insert(1, "path", names)
-    run.write_sealed({"env.json": json.dumps(env), "predictions.csv": frame.to_csv(index=False)})
+    run.rewrite_in_manifest({"env.json": json.dumps(env), "predictions.csv": frame.to_csv(index=False)})
 
 
 def test_a_folder_may_lie_elsewhere_but_its_test_images_are_the_same(
@@ -52,7 +52,7 @@ def test_a_folder_may_lie_elsewhere_but_its_test_images_are_the_same(
     """Another seed draws other images, whose labels may well come in the same order."""
     names = np.array([f"{number}.png" for number in range(len(DATASET.test))], object)
     folder = replace(DATASET, test=replace(DATASET.test, names=names))
-    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda *_: folder)
+    monkeypatch.setattr("tenfold.evaluation.compare.reload_dataset", lambda *_: folder)
     as_folder_run(runs[0], "/here/shapes", names)
     as_folder_run(runs[1], "/there/drawn", names)
     as_folder_run(runs[2], "/here/shapes", names[::-1])
@@ -84,10 +84,10 @@ def test_a_class_without_test_images_is_named(
     made: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wider = replace(DATASET, classes=(*DATASET.classes, "comet <b>"))
-    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda *_: wider)
+    monkeypatch.setattr("tenfold.evaluation.compare.reload_dataset", lambda *_: wider)
     page = write_comparison(made[:2], tmp_path / "comparison.html").read_text()
     assert "Without test images, and so left out: comet &lt;b&gt;." in page
-    monkeypatch.setattr("tenfold.evaluation.compare.dataset_of", lambda *_: DATASET)
+    monkeypatch.setattr("tenfold.evaluation.compare.reload_dataset", lambda *_: DATASET)
     assert "Without test images" not in write_comparison(made[:2], tmp_path / "comparison.html").read_text()
 
 
@@ -116,7 +116,7 @@ def test_pairs_are_corrected_together(made: list[Path]) -> None:
 def test_runs_of_other_test_images_are_refused(runs: list[Path]) -> None:
     table = runs[1] / "predictions.csv"
     lines = table.read_text().splitlines()
-    Run.open(runs[1]).write_sealed({table.name: "\n".join([lines[0], *reversed(lines[1:])]) + "\n"})
+    Run.open(runs[1]).rewrite_in_manifest({table.name: "\n".join([lines[0], *reversed(lines[1:])]) + "\n"})
     with pytest.raises(DataError, match=r"run-1 and .*run-0 were not scored on the same test images"):
         read_comparison(runs)
 
@@ -128,7 +128,7 @@ def note_other_data(path: Path, images: str | None = None) -> None:
     logits = path / "logits" / "test.safetensors"
     tensors = load(logits.read_bytes())
     logits.write_bytes(save(tensors, {"tenfold": json.dumps({"images": images})}))
-    run.seal_more("env.json", "logits/test.safetensors")
+    run.add_to_manifest("env.json", "logits/test.safetensors")
 
 
 def test_other_data_of_the_same_name_are_not_taken_for_the_same(

@@ -10,13 +10,13 @@ from PIL import Image
 
 from tenfold.evaluation.corrupt import draw_plasma
 from tenfold.evaluation.duplicates import embed, find_duplicates, score_pairs
-from tenfold.training.augment import Pixels
-from tenfold.training.device import Plan
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build
 from tenfold.training.recipe import NetworkSpec
 from tenfold.training.weights import Model
 
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 EACH = 40
 
 
@@ -58,7 +58,10 @@ def test_planted_copies_are_found_and_nothing_else(size: int) -> None:
     test = np.concatenate((np.stack(copies), others))
     torch.manual_seed(0)
     model = Model(
-        build(NetworkSpec(widths=(16, 32)), size=size), tuple("abcdefghij"), size, Pixels((0.5,) * 3, (0.25,) * 3)
+        build(NetworkSpec(widths=(16, 32)), size=size),
+        tuple("abcdefghij"),
+        size,
+        Normalization((0.5,) * 3, (0.25,) * 3),
     )
     features = [embed(model, torch.from_numpy(images), PLAN) for images in (test, train)]
     assert features[0].norm(dim=1) == pytest.approx(np.ones(len(test)), abs=1e-5)

@@ -17,12 +17,12 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import outputs
+from tenfold.evaluation.audit import Subject, examine
 from tenfold.evaluation.calibration import calibrate, describe
 from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
-from tenfold.evaluation.honesty import Subject, examine
 from tenfold.evaluation.report import write_report
-from tenfold.training.augment import Pixels
-from tenfold.training.device import Plan
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
 from tenfold.training.provenance import note_origin
@@ -31,11 +31,11 @@ from tenfold.training.run import Run
 from tenfold.training.train import train
 from tenfold.training.weights import describe_model
 
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 DATASET = make_shapes(train=60, test=50)
-PIXELS = Pixels((0.4, 0.5, 0.6), (0.25, 0.25, 0.25))
+PIXELS = Normalization((0.4, 0.5, 0.6), (0.25, 0.25, 0.25))
 RECIPE = replace(FAST89, name="mine", network=NetworkSpec(widths=(8,), whitening_pairs=4), label_smoothing=0.2)
-RECIPE = replace(RECIPE, views="six", unsure_share=0.5)
+RECIPE = replace(RECIPE, tta="six", tta_fraction=0.5)
 MakeRun = Callable[[Recipe], Run]
 
 
@@ -50,7 +50,7 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
         torch.manual_seed(0)
         network = build(recipe.network)
         run.save_model(network, describe_model(recipe.network, DATASET.classes, 32, PIXELS))
-        run.seal()
+        run.write_manifest()
         made.append(run)
         return run
 
@@ -121,7 +121,7 @@ def test_other_classes_are_named_but_not_by_the_hundred(make_run: MakeRun) -> No
     names = tuple(f"class {i}" for i in range(300))
     torch.manual_seed(0)
     run.save_model(build(RECIPE.network, 300), describe_model(RECIPE.network, names, 32, PIXELS))
-    run.seal()
+    run.write_manifest()
     with pytest.raises(DataError, match=r"class 19 and 280 more; not among them: disk, "):
         evaluate(run, DATASET, PLAN)
 
@@ -164,7 +164,7 @@ def test_kept_logits_of_something_else_are_not_used(
     elif change == "dtype":
         plan = replace(PLAN, dtype=torch.bfloat16)
     elif change == "views":
-        (run.path / "recipe.json").write_text(replace(RECIPE, views="one").to_json())
+        (run.path / "recipe.json").write_text(replace(RECIPE, tta="one").to_json())
     else:
         flip_a_bit(run.path / "logits" / "test.safetensors")
     again = evaluate(run, dataset, plan)
@@ -284,7 +284,7 @@ def scored(make_run: MakeRun) -> Run:
     epochs.to_csv(run.path / "metrics.csv", index=False)
     steps = pd.DataFrame({"step": [1, 2], "epoch": [0.5, 1.0], "loss": [2.2, 1.8], "accuracy": [0.1, 0.3]})
     steps.to_csv(run.path / "steps.csv", index=False)
-    run.seal()
+    run.write_manifest()
     return run
 
 

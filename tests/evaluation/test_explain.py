@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.explain import agree, explain, overlay, patch_side
-from tenfold.training.augment import Pixels
+from tenfold.training.augment import Normalization
 from tenfold.training.weights import Model
 
 IMAGES = make_shapes(train=1, test=3).test.images
-PIXELS = Pixels((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+PIXELS = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
 class Corner(nn.Module):
@@ -32,7 +32,7 @@ class Corner(nn.Module):
 def test_evidence_lies_where_the_network_looks_and_sums_to_the_logit() -> None:
     network = Corner()
     for image, found in zip(IMAGES, explain(Model(network, ("a", "b"), 32, PIXELS), IMAGES), strict=True):
-        pixels = PIXELS.to_network(torch.from_numpy(image[None]))
+        pixels = PIXELS.normalize(torch.from_numpy(image[None]))
         gained = float(network(pixels)[0, 0] - network(torch.zeros_like(pixels))[0, 0])
         assert found.saliency.sum() == pytest.approx(gained, rel=1e-3)
         assert not found.saliency[8:].any() and not found.saliency[:, 8:].any()
@@ -44,7 +44,7 @@ def test_occlusion_is_the_loss_when_a_square_is_covered() -> None:
     """The top left pixels are covered by one square only, of 8×8, where the network looks."""
     network = Corner()
     (found,) = explain(Model(network, ("a", "b"), 32, PIXELS), IMAGES[:1])
-    pixels = PIXELS.to_network(torch.from_numpy(IMAGES[:1]))
+    pixels = PIXELS.normalize(torch.from_numpy(IMAGES[:1]))
     covered = pixels.clone()
     covered[:, :, :8, :8] = 0
     lost = float(network(pixels)[0, 0] - network(covered)[0, 0])

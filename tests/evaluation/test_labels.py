@@ -10,10 +10,10 @@ from tenfold.data.dataset import Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError
 from tenfold.evaluation.labels import FOLDS, assign_folds, find_issues, predict_out_of_fold, recipe_for
-from tenfold.training.device import Plan
+from tenfold.training.device import DeviceConfig
 from tenfold.training.recipe import NetworkSpec, Stage
 
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 
 
 def test_folds_are_even_in_every_class() -> None:
@@ -55,7 +55,7 @@ def test_issues_are_as_many_as_the_paper_counts() -> None:
 @pytest.mark.parametrize("size", [8, 32])
 def test_the_recipe_fits_the_images(size: int) -> None:
     train = make_shapes(train=500, test=1, size=size).train
-    assert recipe_for(train).small_share == (0 if size == 8 else pytest.approx(0.435))
+    assert recipe_for(train).low_res_fraction == (0 if size == 8 else pytest.approx(0.435))
     assert recipe_for(train).images == 500
 
 

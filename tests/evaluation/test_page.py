@@ -178,7 +178,7 @@ def test_thinning_keeps_means() -> None:
         (FAST89.with_val_size(500), "--recipe fast89 --data cifar10 --seed 3 --val-size 500"),
         (FAST89.with_epochs(1.5), "--recipe fast89 --data cifar10 --seed 3 --epochs 1.5"),
         (REFERENCE, "--recipe reference --data cifar10 --seed 3"),
-        (replace(FAST89, shift=2), "--recipe recipe.json --data cifar10 --seed 3"),
+        (replace(FAST89, translate=2), "--recipe recipe.json --data cifar10 --seed 3"),
         (replace(FAST89, name="mine"), "--recipe recipe.json --data cifar10 --seed 3"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_field_that_recipes_got_since_changes_none(tmp_path: Path, monkeypatch
     monkeypatch.setattr(bench, "_measure", lambda *_: timed(0.9, 1))
     bench.bench({"mine": FAST89}, [0], tmp_path)
     noted = json.loads((tmp_path / "bench.json").read_bytes())
-    del noted["recipes"]["mine"]["judge_widths"]
+    del noted["recipes"]["mine"]["proxy_widths"]
     (tmp_path / "bench.json").write_text(json.dumps(noted))
     assert len(bench.bench({"mine": FAST89}, [0], tmp_path)["mine"]) == 1
 
@@ -287,11 +287,11 @@ def test_a_long_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     tries = iter([timed(0.9, bench.LONG + 1, 400, 750)])
     monkeypatch.setattr(bench, "_measure", lambda *_: next(tries))
     (kept,) = bench.bench(ONE, [0], tmp_path)["fast89"]
-    assert isinstance(kept, Timed) and kept.unsteadiness > 0.1
+    assert isinstance(kept, Timed) and kept.speed_drift > 0.1
 
 
 def test_a_failing_run_hands_on_its_message_and_exit_code(tmp_path: Path, tiny_recipe: Path) -> None:
-    recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), shift=40)
+    recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), translate=40)
     with pytest.raises(RunFailedError, match="tiny-0: a shift of 40 pixels is too large") as failure:
         bench.bench({"tiny": recipe}, [0], tmp_path / "out", Setting(("--data", "shapes")))
     assert failure.value.exit_code == 2

@@ -15,11 +15,11 @@ from tenfold.scaling import blocks
 from tenfold.scaling.blocks import answer_block, find_blocks, read_part
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import answer
-from tenfold.serving.runtime import Classifier, open_model
+from tenfold.serving.runtime import Predictor, open_model
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
+def classifier() -> Predictor:
     return open_model()
 
 
@@ -41,7 +41,7 @@ def rows(content: bytes) -> list[dict[str, object]]:
 
 
 def test_blocks_answer_as_one_machine_does(
-    classifier: Classifier, folder: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Predictor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocks, "FILES", 128)
     parts = list(find_blocks(str(folder)))
@@ -56,7 +56,7 @@ def test_blocks_answer_as_one_machine_does(
     assert sum(row["error"] is not None for row in far) == 1
 
 
-def test_a_part_says_what_it_is_of(classifier: Classifier, folder: Path, tmp_path: Path) -> None:
+def test_a_part_says_what_it_is_of(classifier: Predictor, folder: Path, tmp_path: Path) -> None:
     (block,) = find_blocks(str(folder))
     content = answer_block(classifier, block, 1, False)
     part = read_part(content)
@@ -69,7 +69,7 @@ def test_a_part_says_what_it_is_of(classifier: Classifier, folder: Path, tmp_pat
         read_part(file)
 
 
-def test_a_uri_gives_the_same_pictures(classifier: Classifier, folder: Path) -> None:
+def test_a_uri_gives_the_same_pictures(classifier: Predictor, folder: Path) -> None:
     (near,), (far,) = find_blocks(str(folder)), find_blocks(folder.as_uri())
     assert sorted(far.names) == sorted(near.names)
     both = [rows(answer_block(classifier, block, 1, False)) for block in (near, far)]
@@ -78,7 +78,7 @@ def test_a_uri_gives_the_same_pictures(classifier: Classifier, folder: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view", "dictionary", "structure"])
-def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tmp_path: Path, kind: str) -> None:
+def test_parquet_is_answered_row_by_row(classifier: Predictor, folder: Path, tmp_path: Path, kind: str) -> None:
     files = sorted(folder.glob("[0-9]*.png"))[:10]
     contents: list[object] = [file.read_bytes() for file in files] + [None]
     if kind == "structure":
@@ -95,7 +95,7 @@ def test_parquet_is_answered_row_by_row(classifier: Classifier, folder: Path, tm
     assert (far[4]["path"], far[10]["error"]) == (f"{tmp_path}/a.parquet#1.0", "no bytes in this row")
 
 
-def test_rows_without_bytes_are_named_one_by_one(classifier: Classifier, tmp_path: Path) -> None:
+def test_rows_without_bytes_are_named_one_by_one(classifier: Predictor, tmp_path: Path) -> None:
     """Also where none has any, and the column's type is that of nothing."""
     parquet.write_table(pa.table({"image": pa.nulls(3)}), tmp_path / "a.parquet")
     (block,) = find_blocks(str(tmp_path), "image")

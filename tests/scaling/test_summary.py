@@ -47,8 +47,8 @@ def test_seconds_are_normalised_by_the_mean_of_both_rates() -> None:
 
 
 def test_unsteadiness_is_the_shortfall_of_the_lower_rate() -> None:
-    assert timed(0.9, 1, before=400, after=500).unsteadiness == pytest.approx(0.2)
-    assert timed(0.9, 1, before=None, after=None).unsteadiness == 0
+    assert timed(0.9, 1, before=400, after=500).speed_drift == pytest.approx(0.2)
+    assert timed(0.9, 1, before=None, after=None).speed_drift == 0
 
 
 def test_summary_of_three_runs() -> None:

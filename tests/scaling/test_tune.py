@@ -213,7 +213,7 @@ def test_a_field_that_recipes_got_since_changes_no_search(tmp_path: Path, monkey
     setting = make_setting(tmp_path)
     tune.tune(setting, 1, tmp_path / "out")
     noted = json.loads((tmp_path / "out" / tune.SETTINGS).read_bytes())
-    del noted["recipe"]["judge_widths"]
+    del noted["recipe"]["proxy_widths"]
     (tmp_path / "out" / tune.SETTINGS).write_text(json.dumps(noted))
     assert len(tune.summarize(tune.tune(setting, 2, tmp_path / "out"), setting)["trials"]) == 2
 
@@ -389,7 +389,11 @@ def test_a_trial_that_diverges_says_so_and_leaves_its_exit_code(tmp_path: Path, 
 
 def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe: Path) -> None:
     """As a traceback with exit code 1 it ended the search, and, drawn again, each that went on with it."""
-    large = {"network.widths": [4096, 16, 16], "batch_size": 4000, "small_share": 0.0}  # 33 GB behind its first layer
+    large = {
+        "network.widths": [4096, 16, 16],
+        "batch_size": 4000,
+        "low_res_fraction": 0.0,
+    }  # 33 GB behind its first layer
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), large)
     request = {"recipe": recipe.to_json(), "data": "shapes", "size": 32, "resize": "squash"}
     request |= {"skip_bad": "1%", "device": "cpu", "seed": 0}

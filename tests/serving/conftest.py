@@ -47,7 +47,7 @@ def small_shapes() -> Iterator[None]:
 def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of 160 steps on shapes, with temperature and threshold; its exact and its 8-bit file beside it."""
     path = tmp_path_factory.mktemp("served") / "run"
-    recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), views="one").with_epochs(4.0)
+    recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), tta="one").with_epochs(4.0)
     trained = training.train(recipe, DATASET, path, seed=0, device="cpu")
     evaluation = evaluate(trained.run, trained.dataset, trained.plan)
     calibration = {"temperature": 0.8, "threshold": 0.6, "promised_error": 0.01}

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import psutil
 
-from tenfold.serving.model_file import About
-from tenfold.serving.runtime import Classifier
+from tenfold.serving.model_file import ModelMetadata
+from tenfold.serving.runtime import Predictor
 from tenfold.serving.serve.app import make_app
-from tenfold.serving.serve.guard import Guard, Hosts
+from tenfold.serving.serve.guard import Hosts, SecurityMiddleware
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.server import bind, make_server
 
 
 @dataclass
-class Answer:
+class PredictionResult:
     status: int
     headers: dict[str, str]
     body: bytes
@@ -46,7 +46,7 @@ class Service:
     process: "subprocess.Popen[bytes] | None" = None
     log: Path | None = None
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> PredictionResult:
         """One request on a connection of its own. `_` in names of headers stands for `-`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         named = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
@@ -54,7 +54,7 @@ class Service:
             connection.request(method, path, body, named)
             response = connection.getresponse()
             told = {name.lower(): value for name, value in response.getheaders()}
-            return Answer(response.status, told, response.read())
+            return PredictionResult(response.status, told, response.read())
         finally:
             connection.close()
 
@@ -118,7 +118,7 @@ def process(model: Path, folder: Path, *words: str, **env: str) -> Iterator[Serv
 
 
 @contextlib.contextmanager
-def in_thread(app: Guard, drain: float = 0.0) -> Iterator[Service]:
+def in_thread(app: SecurityMiddleware, drain: float = 0.0) -> Iterator[Service]:
     """The service of this process, so that tests may hold it up."""
     app.limits = replace(app.limits, drain=drain)
     bound = bind("127.0.0.1", 0, None)
@@ -143,8 +143,8 @@ class Slow:
         self.go = threading.Event()
         self.go.set()
         self.batches: list[int] = []
-        about = About(("left", "<b>right</b>"), 4, "squash", 1.0, threshold, None, False, {})
-        self.classifier = Classifier(about, "0" * 64, "none", self._run)
+        about = ModelMetadata(("left", "<b>right</b>"), 4, "squash", 1.0, threshold, None, False, {})
+        self.classifier = Predictor(about, "0" * 64, "none", self._run)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
         self.batches.append(len(images))
@@ -153,5 +153,5 @@ class Slow:
         return np.stack([1 - right, right], 1).astype(np.float32)
 
 
-def slow_app(slow: Slow, limits: Limits | None = None, token: str | None = None) -> Guard:
+def slow_app(slow: Slow, limits: Limits | None = None, token: str | None = None) -> SecurityMiddleware:
     return make_app(slow.classifier, "slow", Hosts("127.0.0.1"), token, limits)

@@ -13,14 +13,14 @@ from tenfold.data import Dataset
 from tenfold.serving.card import has_card, write_card
 from tenfold.serving.export import pack
 from tenfold.serving.runtime import BUNDLED, open_model
-from tenfold.training.provenance import dataset_of
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 
 
 def test_a_card_says_what_is_true_of_the_file(run: Run, small: Path) -> None:
     """Every figure worked out again from the file's answers."""
     path = write_card(run, small)
-    text, test, model = path.read_text(), dataset_of(run).test, open_model(small)
+    text, test, model = path.read_text(), reload_dataset(run).test, open_model(small)
     assert path == small.with_suffix(".md") and model.digest in text
     probabilities = model.predict(test.images)
     right = probabilities.argmax(1) == test.labels

@@ -17,8 +17,8 @@ from PIL import Image
 
 from tenfold.serving.export import pack
 from tenfold.serving.keras_file import export_keras
-from tenfold.serving.runtime import Classifier, open_model
-from tenfold.training.provenance import dataset_of
+from tenfold.serving.runtime import Predictor, open_model
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def program(language: str, text: str = TEXT) -> str:
     return str(found)
 
 
-def rename(model: Path, out: Path, **changes: object) -> Classifier:
+def rename(model: Path, out: Path, **changes: object) -> Predictor:
     """The model with something else in its metadata, opened."""
     about = replace(open_model(model).about, **changes)  # type: ignore[arg-type]
     out.write_bytes(pack(onnx.load(model), about))
@@ -110,7 +110,7 @@ def test_keras_in_the_readme(run: Run, tmp_path: Path) -> None:
     words = [sys.executable, "-c", code]
     result = subprocess.run(words, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(str(list(dataset_of(run).classes))) and "10])" in result.stdout
+    assert result.stdout.startswith(str(list(reload_dataset(run).classes))) and "10])" in result.stdout
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from tenfold.serving import export as exporting
 from tenfold.serving.export import export, pack
 from tenfold.serving.model_file import verify
 from tenfold.serving.runtime import open_bytes, open_model
-from tenfold.training.device import Plan
+from tenfold.training.device import DeviceConfig
 from tenfold.training.lock import Lock
-from tenfold.training.provenance import dataset_of
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 
 SPEEDS = ("float32, onnxruntime", "int8, onnxruntime", "int8, openvino")
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 
 
 def expected(run: Run, images: np.ndarray) -> np.ndarray:
@@ -39,7 +39,7 @@ def expected(run: Run, images: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_file_answers_as_the_network_does(run: Run, small: Path, model: Path, runtime: str) -> None:
-    test = dataset_of(run).test
+    test = reload_dataset(run).test
     answers = expected(run, test.images)
     if runtime == "onnxruntime":
         np.testing.assert_allclose(open_model(model, runtime).predict(test.images), answers, atol=1e-4)
@@ -51,7 +51,7 @@ def test_the_file_answers_as_the_network_does(run: Run, small: Path, model: Path
 def test_the_file_says_all_that_is_needed_and_no_path(run: Run, model: Path, small: Path) -> None:
     about = open_model(model).about
     results = run.require_scores()
-    assert about.classes == dataset_of(run).classes
+    assert about.classes == reload_dataset(run).classes
     assert (about.size, about.resize, about.temperature, about.threshold) == (32, "squash", 0.8, 0.6)
     assert about.accuracy == results["test_accuracy_single_view"] and not about.quantized
     assert about.made_with == {"tenfold": "0.1.0", "recipe": "tiny", "seed": 0, "data": "shapes"}
@@ -141,7 +141,7 @@ def test_auto_keeps_the_faster(
 
 def test_a_run_of_data_known_by_name_has_no_folder(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="was trained on shapes, not on a folder: leave --data out"):
-        dataset_of(run, tmp_path)
+        reload_dataset(run, tmp_path)
 
 
 def test_a_run_in_use_is_left_alone(run: Run) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from tenfold.errors import ModelError
 from tenfold.serving.graph import separate_pools, to_onnx
-from tenfold.training.augment import Pixels
+from tenfold.training.augment import Normalization
 from tenfold.training.model import build
 from tenfold.training.recipe import REFERENCE, NetworkSpec
 
-PIXELS = Pixels((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+PIXELS = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
 def make_network(spec: NetworkSpec, classes: int, size: int) -> nn.Module:
@@ -54,12 +54,12 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
             48,
             2.5,
         ),
-        (REFERENCE.network, Pixels(), 2, 64, 0.25),
+        (REFERENCE.network, Normalization(), 2, 64, 0.25),
     ],
     ids=["whitened", "strided", "reference"],
 )
 def test_graph_and_network_say_the_same(
-    spec: NetworkSpec, pixels: Pixels, classes: int, size: int, temperature: float
+    spec: NetworkSpec, pixels: Normalization, classes: int, size: int, temperature: float
 ) -> None:
     network = make_network(spec, classes, size)
     model = to_onnx(network, pixels, classes, size, temperature)
@@ -95,7 +95,7 @@ def test_a_pool_over_single_pixels_stands_before_each_gelu_behind_a_pool() -> No
     assert kinds[5:11] == ["Gelu", "Conv", "MaxPool", "MaxPool", "Gelu", "Conv"]
     images = np.random.default_rng(2).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     np.testing.assert_array_equal(run(separated, images), run(network, images))
-    reference = to_onnx(make_network(REFERENCE.network, 2, 64), Pixels(), 2, 64)
+    reference = to_onnx(make_network(REFERENCE.network, 2, 64), Normalization(), 2, 64)
     assert "MaxPool" in {node.op_type for node in reference.graph.node} and separate_pools(reference) == reference
 
 
@@ -107,7 +107,7 @@ def test_a_norm_with_a_negative_scale_stays_after_its_pool() -> None:
             nn.init.uniform_(module.weight, -2, -1)
     images = np.random.default_rng(1).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     with torch.no_grad():
-        expected = torch.softmax(network(PIXELS.to_network(torch.from_numpy(images))), dim=1).numpy()
+        expected = torch.softmax(network(PIXELS.normalize(torch.from_numpy(images))), dim=1).numpy()
     np.testing.assert_allclose(run(to_onnx(network, PIXELS, 4, 16), images), expected, atol=2e-5)
 
 

@@ -17,11 +17,11 @@ from tenfold.errors import BusyError, ModelError
 from tenfold.serving import keras_file
 from tenfold.serving.export import Source
 from tenfold.serving.keras_file import export_keras, import_keras, save, to_keras
-from tenfold.serving.model_file import About
-from tenfold.training.augment import Pixels
+from tenfold.serving.model_file import ModelMetadata
+from tenfold.training.augment import Normalization
 from tenfold.training.lock import Lock
 from tenfold.training.model import count_parameters
-from tenfold.training.provenance import dataset_of
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.recipe import REFERENCE, NetworkSpec
 from tenfold.training.run import Run
 from tenfold.training.weights import Model
@@ -31,19 +31,19 @@ SPECS = [
     (NetworkSpec(widths=(16, 32), first_activation="relu"), PIXELS, 10, 32, 1.0),
     (NetworkSpec(widths=(8, 8, 8), depth=3, residual=True, whitening=2, whitening_pairs=4), PIXELS, 3, 45, 2.5),
     (NetworkSpec(widths=(8, 8), whitening=4, whitening_pairs=4, stride=2), PIXELS, 3, 33, 1.0),
-    (REFERENCE.network, Pixels(), 10, 32, 1.0),
-    (REFERENCE.network, Pixels(), 2, 64, 0.25),
+    (REFERENCE.network, Normalization(), 10, 32, 1.0),
+    (REFERENCE.network, Normalization(), 2, 64, 0.25),
 ]
 
 
-def make_source(spec: NetworkSpec, pixels: Pixels, classes: int, size: int, temperature: float) -> Source:
+def make_source(spec: NetworkSpec, pixels: Normalization, classes: int, size: int, temperature: float) -> Source:
     """A network whose norms have seen something, and its probabilities of random images by plain torch."""
     network, names = make_network(spec, classes, size), tuple(f"class {i}" for i in range(classes))
     images = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
     scaled = (images / 255 - np.array(pixels.mean)) / np.array(pixels.std)
     with torch.no_grad():
         logits = network(torch.from_numpy(scaled).float().permute(0, 3, 1, 2))
-    about = About(names, size, "squash", temperature, None, None, False, {})
+    about = ModelMetadata(names, size, "squash", temperature, None, None, False, {})
     expected = torch.softmax(logits / temperature, 1).numpy()
     return Source(Model(network, names, size, pixels), None, about, images, expected)  # type: ignore[arg-type]
 
@@ -61,7 +61,7 @@ def file(run: Run) -> Path:
     ("spec", "pixels", "classes", "size", "temperature"), SPECS, ids=["fast", "odd", "strided", "reference", "large"]
 )
 def test_layers_answer_as_the_network_does(
-    spec: NetworkSpec, pixels: Pixels, classes: int, size: int, temperature: float
+    spec: NetworkSpec, pixels: Normalization, classes: int, size: int, temperature: float
 ) -> None:
     """Odd sides, even kernels, strides, residuals, and a last block of more than a pixel, flattened channels last."""
     source, keras = make_source(spec, pixels, classes, size, temperature), import_keras()
@@ -87,7 +87,7 @@ def test_what_the_file_says_and_what_it_does_not(run: Run, file: Path) -> None:
         assert archive.testzip() is None
         about = json.loads(archive.read("tenfold.json"))
         content = b"".join(archive.read(name) for name in archive.namelist())
-    assert about["classes"] == list(dataset_of(run).classes)
+    assert about["classes"] == list(reload_dataset(run).classes)
     assert (about["temperature"], about["threshold"], about["resize"], about["size"]) == (0.8, 0.6, "squash", 32)
     assert not any(part.encode() in content for part in ("/tmp", str(Path.home()), str(run.path), "site-packages"))
     run.verify()
@@ -195,9 +195,9 @@ def test_without_keras_its_extra_is_named(tmp_path: Path) -> None:
 def test_tensorflow_opens_it_with_nothing_of_ours(spec: int, tmp_path: Path, run: Run) -> None:
     """256 images in a process of its own that can import neither tenfold nor torch: ≤ 1e-3, the same first guesses."""
     source = make_source(*SPECS[spec])
-    images = np.array(dataset_of(run).test.images[:256])
+    images = np.array(reload_dataset(run).test.images[:256])
     with torch.no_grad():
-        logits = source.model.network(source.model.pixels.to_network(torch.from_numpy(images)))
+        logits = source.model.network(source.model.pixels.normalize(torch.from_numpy(images)))
     save(to_keras(source, import_keras()), source.about, tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", images)
     code = (

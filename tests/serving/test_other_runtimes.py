@@ -15,7 +15,7 @@ from test_keras_file import SPECS, make_source
 from tenfold.serving.export import Source
 from tenfold.serving.keras_file import import_keras, save, to_keras
 from tenfold.serving.runtime import BUNDLED, open_model
-from tenfold.training.provenance import dataset_of
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 
 TOLERANCE = 1e-4  # of a probability; the export itself allows 1e-3
@@ -25,7 +25,7 @@ ROUNDED = 0.1  # with 8 bits: a number between two steps is rounded to the other
 @pytest.fixture(scope="module")
 def images(run: Run) -> np.ndarray:
     """Test images, uint8 200×32×32×3."""
-    return np.array(dataset_of(run).test.images[:200])
+    return np.array(reload_dataset(run).test.images[:200])
 
 
 def install(package: str, folder: Path) -> dict[str, str]:

@@ -22,9 +22,9 @@ from tenfold.errors import BusyError, DataError, StorageError, Terminated, Usage
 from tenfold.serving.export import pack
 from tenfold.serving.inputs import find
 from tenfold.serving.model_file import find_in_run
-from tenfold.serving.predict import Answer, Journal, answer, make_form, skip_done
+from tenfold.serving.predict import PredictionResult, ResumableWriter, answer, make_output_format, skip_done
 from tenfold.serving.runtime import open_model
-from tenfold.training.provenance import dataset_of
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -35,7 +35,7 @@ REQUEST = {"model": "m", "form": "json"}
 def photos(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 test images as files, every 20th of them damaged."""
     folder = tmp_path_factory.mktemp("photos")
-    for index, pixels in enumerate(dataset_of(run).test.images[:60]):
+    for index, pixels in enumerate(reload_dataset(run).test.images[:60]):
         path = folder / f"{index:02}.png"
         Image.fromarray(pixels).save(path)
         if index % 20 == 7:
@@ -50,7 +50,7 @@ BAD = (7, 27, 47)
 def expected(run: Run, model: Path) -> list[tuple[str, float]]:
     """Label and probability of each image, in one batch."""
     classifier = open_model(model)
-    rows = classifier.predict(dataset_of(run).test.images[:60])
+    rows = classifier.predict(reload_dataset(run).test.images[:60])
     return [(classifier.classes[row.argmax()], float(row.max())) for row in rows]
 
 
@@ -107,11 +107,11 @@ def test_what_is_unsure_is_none_of_these(model: Path, photos: Path) -> None:
     assert [line.guesses for line in judged] == [line.guesses for line in plain]
     assert [line.rejected for line in judged] == [line.guesses[0][1] < 0.6 for line in plain]
     assert not any(line.rejected for line in plain)
-    unsure = Answer("a.png", (("cat", 0.5), ("dog", 0.4)), rejected=True)
-    assert json.loads(make_form("json", ("cat", "dog"), 1).write(unsure))["label"] is None
-    assert json.loads(make_form("json", ("cat", "dog"), 1).write(unsure))["top"][0]["label"] == "cat"
-    assert make_form("csv", ("cat", "dog"), 2).write(unsure) == "a.png,none of these,0.500000,dog,0.400000,"
-    row = make_form("table", ("cat", "dog"), 2).write(unsure)
+    unsure = PredictionResult("a.png", (("cat", 0.5), ("dog", 0.4)), rejected=True)
+    assert json.loads(make_output_format("json", ("cat", "dog"), 1).write(unsure))["label"] is None
+    assert json.loads(make_output_format("json", ("cat", "dog"), 1).write(unsure))["top"][0]["label"] == "cat"
+    assert make_output_format("csv", ("cat", "dog"), 2).write(unsure) == "a.png,none of these,0.500000,dog,0.400000,"
+    row = make_output_format("table", ("cat", "dog"), 2).write(unsure)
     assert row == "none of these   50.00%  dog             40.00%  a.png"
 
 
@@ -120,11 +120,11 @@ def test_hostile_names_are_one_harmless_line(form: str) -> None:
     """Newlines, terminal escapes (of eight bits too), right-to-left marks, bytes that are no text, quotes, HTML."""
     name = 'a\nb\r\x1b[31m\x9b2J\u202e\udcff",<script>.png'
     classes = ("x\x1b[0m\n", "y")
-    for line in (Answer(name, ((classes[0], 0.9),)), Answer(name, error="bad\n\x1b")):
-        written = make_form(form, classes, 1).write(line)
+    for line in (PredictionResult(name, ((classes[0], 0.9),)), PredictionResult(name, error="bad\n\x1b")):
+        written = make_output_format(form, classes, 1).write(line)
         assert written.isprintable() and written.encode()
     if form != "table":
-        path, bad = make_form(form, classes, 1).read(written)
+        path, bad = make_output_format(form, classes, 1).read(written)
         assert bad and printable(path) == printable(name)
 
 
@@ -253,7 +253,7 @@ def test_a_run_is_exported_once_and_then_used(
     # a temperature that was fitted since: the file is written anew
     results = Run.open(copy).require_scores()
     results["calibration"]["temperature"] = 5.0
-    Run.open(copy).write_sealed({"results.json": json.dumps(results)})
+    Run.open(copy).rewrite_in_manifest({"results.json": json.dumps(results)})
     result = command("predict", one, "--model", copy, "--json")
     assert "its model is written as ONNX" in result.stderr
     assert json.loads(result.stdout)["probability"] < 0.5 and open_model(file).about.temperature == 5.0
@@ -281,7 +281,7 @@ def scored_since(run: Run, place: Path) -> Path:
     copy = Run.open(Path(shutil.copytree(run.path, place)))
     results = copy.require_scores()
     results["calibration"]["temperature"] = 5.0
-    copy.write_sealed({"results.json": json.dumps(results)})
+    copy.rewrite_in_manifest({"results.json": json.dumps(results)})
     return copy.path
 
 
@@ -347,7 +347,7 @@ from tenfold.serving import predict
 
 place, nth, *sys.argv[1:] = sys.argv[1:]
 predict.BATCH_SIZE = 4
-append, count = predict.Journal.append, 0
+append, count = predict.ResumableWriter.append, 0
 
 
 def struck(self, lines):
@@ -364,7 +364,7 @@ def struck(self, lines):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-predict.Journal.append = struck
+predict.ResumableWriter.append = struck
 cli.main()
 """
 
@@ -436,8 +436,12 @@ def test_where_there_was_nothing_to_answer_no_file_stays(
 
 
 def test_one_process_writes_it(tmp_path: Path) -> None:
-    second = Journal(tmp_path / "a.jsonl", REQUEST)
-    with Journal(tmp_path / "a.jsonl", REQUEST), pytest.raises(BusyError, match="is being written by another"), second:
+    second = ResumableWriter(tmp_path / "a.jsonl", REQUEST)
+    with (
+        ResumableWriter(tmp_path / "a.jsonl", REQUEST),
+        pytest.raises(BusyError, match="is being written by another"),
+        second,
+    ):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "a.jsonl.unfinished"]
 
@@ -446,7 +450,7 @@ def test_one_process_writes_it(tmp_path: Path) -> None:
 def test_an_interrupted_file_says_how_to_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: type[BaseException]
 ) -> None:
-    with pytest.raises(kind), Journal(tmp_path / "a.jsonl", REQUEST):
+    with pytest.raises(kind), ResumableWriter(tmp_path / "a.jsonl", REQUEST):
         raise kind
     assert capsys.readouterr().err == f"stopped; the same command resumes {tmp_path / 'a.jsonl'}\n"
 
@@ -454,10 +458,10 @@ def test_an_interrupted_file_says_how_to_resume(
 @pytest.mark.parametrize("torn", [b'{"path"', b"x" * 200_000, b""])
 def test_a_torn_line_is_cut(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "a.jsonl"
-    with Journal(path, REQUEST) as journal:
+    with ResumableWriter(path, REQUEST) as journal:
         journal.append(["one", "two"])
     path.write_bytes(path.read_bytes() + torn)
-    with Journal(path, REQUEST) as journal:
+    with ResumableWriter(path, REQUEST) as journal:
         assert list(journal.lines()) == ["one", "two"]
         journal.append(["three"])
         journal.finish()
@@ -469,7 +473,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
-        with Journal(path, REQUEST) as journal:
+        with ResumableWriter(path, REQUEST) as journal:
             journal.append(["one"])
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
             with pytest.raises(StorageError, match="the same command goes on when that is mended"):
@@ -477,21 +481,24 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    with Journal(path, REQUEST) as journal:
+    with ResumableWriter(path, REQUEST) as journal:
         assert list(journal.lines()) == ["one"]
 
 
 def test_a_line_that_is_damaged_is_said(tmp_path: Path) -> None:
-    with Journal(tmp_path / "a.jsonl", REQUEST) as journal:
+    with ResumableWriter(tmp_path / "a.jsonl", REQUEST) as journal:
         journal.append(["one"])
     (tmp_path / "a.jsonl").write_bytes(b"\xff\n")
-    with Journal(tmp_path / "a.jsonl", REQUEST) as journal, pytest.raises(DataError, match="is damaged"):
-        skip_done(journal, make_form("json", ("cat", "dog"), 1), iter(()))
+    with ResumableWriter(tmp_path / "a.jsonl", REQUEST) as journal, pytest.raises(DataError, match="is damaged"):
+        skip_done(journal, make_output_format("json", ("cat", "dog"), 1), iter(()))
 
 
 def test_a_note_that_is_damaged_is_said(tmp_path: Path) -> None:
     (tmp_path / "a.csv.unfinished").write_text("{")
-    with pytest.raises(UsageError, match=r"a\.csv\.unfinished is not understood"), Journal(tmp_path / "a.csv", REQUEST):
+    with (
+        pytest.raises(UsageError, match=r"a\.csv\.unfinished is not understood"),
+        ResumableWriter(tmp_path / "a.csv", REQUEST),
+    ):
         pass
 
 
@@ -511,7 +518,7 @@ finally:
 
 
 def answer_copies(model: Path, one: Path, folder: Path, count: int) -> tuple[list[str], int]:
-    """Answer `count` links to one image, every hundredth of them a bad one: lines, and the most KiB held."""
+    """PredictionResult `count` links to one image, every hundredth of them a bad one: lines, and the most KiB held."""
     folder.mkdir()
     (folder / ".bad").write_bytes(b"no image")
     for index in range(count):

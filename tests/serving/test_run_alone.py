@@ -31,16 +31,16 @@ from tenfold.serving.export import export, read_source
 from tenfold.serving.runtime import open_model
 from tenfold.serving.synthetic import synthetic_images
 from tenfold.training import train as training
-from tenfold.training.augment import Pixels
-from tenfold.training.device import Plan
-from tenfold.training.provenance import dataset_of, find_data
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
+from tenfold.training.provenance import find_data, reload_dataset
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
 
 Invoke = Callable[..., tuple[int, str, str]]
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 CLASSES = ("disk", "star", "bar")
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 OLD = Path(__file__).parents[1] / "runs" / "format-1"
 
 
@@ -357,8 +357,10 @@ def test_eight_bits_need_images(
     code, out, _ = invoke("export", run, "--int8", "on", "--data", saved, "--out", file, "--json")
     said = json.loads(out)
     assert (code, said["quantized"], said["verified_on"]) == (0, True, "test images")
-    right = open_model(file).predict(dataset_of(Run.open(run), saved).test.images).argmax(1)
-    assert said["accuracy"] == pytest.approx((right == dataset_of(Run.open(run), saved).test.labels).mean(), abs=0.1)
+    right = open_model(file).predict(reload_dataset(Run.open(run), saved).test.images).argmax(1)
+    assert said["accuracy"] == pytest.approx(
+        (right == reload_dataset(Run.open(run), saved).test.labels).mean(), abs=0.1
+    )
     other = write_images(tmp_path / "other", make_shapes(8, train=1, test=100))
     code, out, err = invoke("export", run, "--int8", "on", "--data", other, "--out", file, "--json")
     said = json.loads(out)
@@ -468,8 +470,8 @@ def test_a_cifar10_run_is_exported_where_cifar10_is_not(
     from tenfold.training.weights import describe_model
 
     network = build(run.recipe.network)
-    run.save_model(network, describe_model(run.recipe.network, make_shapes(0, 1, 1).classes, 32, Pixels()))
-    run.seal()
+    run.save_model(network, describe_model(run.recipe.network, make_shapes(0, 1, 1).classes, 32, Normalization()))
+    run.write_manifest()
     run.unlock()
     (tmp_path / "bin").mkdir()
     for name in ("npm", "curl"):
@@ -652,9 +654,13 @@ def test_synthetic_images_are_always_the_same_and_of_any_size() -> None:
 
 WRONG: dict[str, Callable[[Any, Any], tuple[Any, Any, float]]] = {
     "temperature": lambda network, pixels: (network, pixels, 1.05),
-    "normalisation": lambda network, pixels: (network, Pixels(pixels.mean, tuple(1.05 * x for x in pixels.std)), 1.0),
-    "mean": lambda network, pixels: (network, Pixels(tuple(x + 0.01 for x in pixels.mean), pixels.std), 1.0),
-    "colours": lambda network, pixels: (network, Pixels(pixels.mean[::-1], pixels.std[::-1]), 1.0),
+    "normalisation": lambda network, pixels: (
+        network,
+        Normalization(pixels.mean, tuple(1.05 * x for x in pixels.std)),
+        1.0,
+    ),
+    "mean": lambda network, pixels: (network, Normalization(tuple(x + 0.01 for x in pixels.mean), pixels.std), 1.0),
+    "colours": lambda network, pixels: (network, Normalization(pixels.mean[::-1], pixels.std[::-1]), 1.0),
     "bias": lambda network, pixels: (scaled(network, "groups.2.norms.1.bias", 0.0), pixels, 1.0),
     "norm": lambda network, pixels: (scaled(network, "groups.1.norms.1.running_var"), pixels, 1.0),
     "filters": lambda network, pixels: (scaled(network, "groups.0.convs.0.weight"), pixels, 1.0),

@@ -21,7 +21,7 @@ from tenfold.serving.predict import answer
 from tenfold.serving.runtime import open_model
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
-from tenfold.training.provenance import dataset_of
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,7 +45,7 @@ def multipart(*contents: bytes) -> tuple[bytes, str]:
 def photos(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve test images and two pictures of other shapes and kinds."""
     folder = tmp_path_factory.mktemp("photos")
-    for index, pixels in enumerate(dataset_of(run).test.images[:12]):
+    for index, pixels in enumerate(reload_dataset(run).test.images[:12]):
         Image.fromarray(pixels).save(folder / f"{index:02}.png")
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (90, 160, 3), np.uint8)).save(folder / "12.jpg")
@@ -110,7 +110,7 @@ def test_many_images_in_each_form(
 def test_one_connection_answers_many(service: Service, contents: list[bytes]) -> None:
     """Two requests in one packet are answered in their order."""
     ask = b"POST /predict?top=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%b\r\n%b"
-    last = b"Connection: close\r\n"
+    last = b"TimeoutProtocol: close\r\n"
     with service.connect() as connection:
         both = [ask % (len(content), more, content) for content, more in zip(contents[:2], (b"", last), strict=True)]
         connection.sendall(b"".join(both))
@@ -150,7 +150,7 @@ def test_what_the_model_sees_can_be_asked_for(service: Service, model: Path, con
 
 
 def test_open_inference_protocol(service: Service, run: Run, model: Path) -> None:
-    images, classifier = dataset_of(run).test.images[:3], open_model(model)
+    images, classifier = reload_dataset(run).test.images[:3], open_model(model)
     for path, key in (("/v2/health/live", "live"), ("/v2/health/ready", "ready"), ("/v2/models/model/ready", "ready")):
         assert service.ask("GET", path).json()[key] is True
     assert service.ask("GET", "/v2").json()["name"] == "tenfold"

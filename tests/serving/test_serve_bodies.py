@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
-from served import Answer, Service, Slow, in_thread, slow_app
+from served import PredictionResult, Service, Slow, in_thread, slow_app
 
 from tenfold.serving.serve.encoding import best_coding, decompress
 from tenfold.serving.serve.limits import Limits
@@ -54,13 +54,13 @@ def expected(service: Service) -> bytes:
     return ask(service, IMAGE).body
 
 
-def ask(service: Service, body: bytes | str, path: str = "/predict", **headers: str) -> Answer:
+def ask(service: Service, body: bytes | str, path: str = "/predict", **headers: str) -> PredictionResult:
     answered = service.ask("POST", path, body, **headers)
     assert answered.status == 200, answered.body
     return answered
 
 
-def refusal(answered: Answer, status: int = 400) -> str:
+def refusal(answered: PredictionResult, status: int = 400) -> str:
     assert answered.status == status and set(answered.json()) == {"error"}, answered.body
     return str(answered.json()["error"])
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import Answer, Service, Slow, in_thread, process, slow_app
+from served import PredictionResult, Service, Slow, in_thread, process, slow_app
 
 from tenfold.serving.runtime import open_model
 
@@ -41,7 +41,7 @@ def binary_tensor(size: int = 48, count: int = 1, **changes: Any) -> dict[str, A
     return {key: value for key, value in told.items() if key != "data" or "data" in changes}
 
 
-def ask(service: Service, inputs: Any, rest: bytes | None = None, **fields: Any) -> Answer:
+def ask(service: Service, inputs: Any, rest: bytes | None = None, **fields: Any) -> PredictionResult:
     """Ask as the specification says; `rest`: bytes after the JSON."""
     head = json.dumps({"inputs": inputs} | fields).encode()
     if rest is None:
@@ -49,13 +49,13 @@ def ask(service: Service, inputs: Any, rest: bytes | None = None, **fields: Any)
     return service.ask("POST", INFER, head + rest, Inference_Header_Content_Length=str(len(head)))
 
 
-def output(answered: Answer) -> dict[str, Any]:
+def output(answered: PredictionResult) -> dict[str, Any]:
     assert answered.status == 200, answered.body
     (one,) = answered.json()["outputs"]
     return dict(one)
 
 
-def split(answered: Answer) -> tuple[dict[str, Any], bytes]:
+def split(answered: PredictionResult) -> tuple[dict[str, Any], bytes]:
     """The JSON and the bytes of a binary answer."""
     assert (answered.status, answered.headers["content-type"]) == (200, "application/octet-stream")
     length = int(answered.headers["inference-header-content-length"])

@@ -12,23 +12,23 @@ from torch import Tensor
 
 from tenfold.training.augment import (
     VIEWS,
-    Draws,
-    Pixels,
+    AugmentParams,
+    Normalization,
+    channel_stats,
     cut_out,
+    derive_seed,
     draw_affine,
-    draw_epoch,
     draw_flips,
     gather,
-    keyed,
-    keyed_seed,
     make_batch,
-    make_view,
-    measure_pixels,
+    make_generator,
     resample,
+    sample_augmentation,
+    tta_view,
 )
 from tenfold.training.recipe import REFERENCE, NetworkSpec, Recipe, Stage
 
-PLAIN = Recipe("plain", NetworkSpec(), (Stage(1, 0.1, 0.0),), flip="none", shift=0)
+PLAIN = Recipe("plain", NetworkSpec(), (Stage(1, 0.1, 0.0),), flip="none", translate=0)
 
 
 def draw_images(count: int, size: int) -> np.ndarray:
@@ -44,22 +44,24 @@ def numbered(size: int) -> Tensor:
 
 
 def test_a_key_gives_its_own_draws_again() -> None:
-    assert torch.equal(torch.rand(9, generator=keyed(3, "a", 1)), torch.rand(9, generator=keyed(3, "a", 1)))
+    assert torch.equal(
+        torch.rand(9, generator=make_generator(3, "a", 1)), torch.rand(9, generator=make_generator(3, "a", 1))
+    )
 
 
 def test_every_part_of_a_key_counts() -> None:
     keys = list(product(range(10), ("order", "flip", "augment"), range(40)))
-    seeds = {keyed_seed(*key) for key in keys}
+    seeds = {derive_seed(*key) for key in keys}
     assert len(seeds) == len(keys) == 1200
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_an_epoch_is_drawn_again_from_its_number() -> None:
-    recipe = replace(REFERENCE, shift=2, cutout=5)
+    recipe = replace(REFERENCE, translate=2, cutout=5)
     first, again, other_epoch, other_seed = (
-        draw_epoch(recipe, 50, 32, *key) for key in [(1, 2), (1, 2), (1, 3), (2, 2)]
+        sample_augmentation(recipe, 50, 32, *key) for key in [(1, 2), (1, 2), (1, 3), (2, 2)]
     )
-    for name in ("order", "flip", "shift", "theta", "hole"):
+    for name in ("order", "flip", "shift", "theta", "cutout_corner"):
         assert torch.equal(getattr(first, name), getattr(again, name))
         assert not torch.equal(getattr(first, name), getattr(other_epoch, name))
         assert not torch.equal(getattr(first, name), getattr(other_seed, name))
@@ -67,8 +69,8 @@ def test_an_epoch_is_drawn_again_from_its_number() -> None:
 
 
 def test_what_a_recipe_does_not_ask_for_is_not_drawn() -> None:
-    draws = draw_epoch(PLAIN, 50, 32, 0, 0)
-    assert (draws.flip, draws.shift, draws.theta, draws.hole) == (None, None, None, None)
+    draws = sample_augmentation(PLAIN, 50, 32, 0, 0)
+    assert (draws.flip, draws.shift, draws.theta, draws.cutout_corner) == (None, None, None, None)
 
 
 # --- the reference system's rotation and shift ----------------------------------------------------------------------
@@ -90,10 +92,10 @@ def resample_by_hand(image: np.ndarray, angle: float, shift: np.ndarray) -> np.n
 def test_reference_augmentation_is_scipys_bilinear_resampling() -> None:
     """Angles and shifts from the same random numbers, a flip after them; pixels in [0, 1] agree to 1e-5."""
     images, size = draw_images(24, 32), 32
-    draws = draw_epoch(REFERENCE, 24, size, seed=5, epoch=1)
-    chosen = torch.arange(24)
-    batch = make_batch(torch.from_numpy(images), Pixels(), draws, chosen).permute(0, 2, 3, 1).numpy()
-    uniform = torch.rand(24, 3, generator=keyed(5, "augment", 1)).double().numpy() * 2 - 1
+    draws = sample_augmentation(REFERENCE, 24, size, seed=5, epoch=1)
+    indices = torch.arange(24)
+    batch = make_batch(torch.from_numpy(images), Normalization(), draws, indices).permute(0, 2, 3, 1).numpy()
+    uniform = torch.rand(24, 3, generator=make_generator(5, "augment", 1)).double().numpy() * 2 - 1
     assert draws.flip is not None and 0 < draws.flip.sum() < 24
     for index, (turn, *shift) in enumerate(uniform):
         expected = resample_by_hand(images[index], math.radians(15 * turn), 3.2 * np.array(shift))
@@ -117,7 +119,7 @@ def test_a_map_that_shifts_by_a_row_and_a_half_repeats_the_border() -> None:
 
 
 def test_angles_and_shifts_are_uniform_and_bounded() -> None:
-    theta = draw_affine(20_000, 15, 3.2, keyed(0, "test")).double().numpy()
+    theta = draw_affine(20_000, 15, 3.2, make_generator(0, "test")).double().numpy()
     rotation, offset = theta[:, :, :2], theta[:, :, 2]
     np.testing.assert_allclose(
         rotation @ rotation.transpose(0, 2, 1), np.broadcast_to(np.eye(2), (20_000, 2, 2)), atol=1e-6
@@ -162,9 +164,9 @@ def test_shifts_mirror_the_border_as_numpy_does_after_the_flip() -> None:
     images = draw_images(50, 8)
     shift = torch.tensor([*product(range(-3, 4), repeat=2), (0, 0)])
     flip = torch.arange(50) % 2 == 0
-    chosen = torch.randperm(50, generator=keyed(0, "test"))
-    ours = gather(torch.from_numpy(images), chosen, flip[chosen], shift[chosen]).numpy()
-    for index, number in enumerate(chosen.tolist()):
+    indices = torch.randperm(50, generator=make_generator(0, "test"))
+    ours = gather(torch.from_numpy(images), indices, flip[indices], shift[indices]).numpy()
+    for index, number in enumerate(indices.tolist()):
         image = images[number][:, ::-1] if flip[number] else images[number]
         padded = np.pad(image, ((3, 3), (3, 3), (0, 0)), mode="reflect")
         down, right = shift[number].tolist()
@@ -172,7 +174,7 @@ def test_shifts_mirror_the_border_as_numpy_does_after_the_flip() -> None:
 
 
 def test_shifts_are_uniform_over_whole_pixels() -> None:
-    shift = draw_epoch(replace(PLAIN, shift=2), 25_000, 32, 0, 0).shift
+    shift = sample_augmentation(replace(PLAIN, translate=2), 25_000, 32, 0, 0).shift
     assert shift is not None
     counts = torch.bincount((shift[:, 0] + 2) * 5 + shift[:, 1] + 2, minlength=25)
     assert len(counts) == 25
@@ -181,8 +183,8 @@ def test_shifts_are_uniform_over_whole_pixels() -> None:
 
 def test_a_batch_is_cut_from_the_chosen_images_and_normalised() -> None:
     images = draw_images(6, 4)
-    pixels = Pixels((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
-    draws = Draws(torch.arange(6), torch.tensor([False, True] * 3), torch.tensor([[1, -1]] * 6), None, None)
+    pixels = Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    draws = AugmentParams(torch.arange(6), torch.tensor([False, True] * 3), torch.tensor([[1, -1]] * 6), None, None)
     batch = make_batch(torch.from_numpy(images), pixels, draws, torch.tensor([5, 0])).numpy()
     for index, image in enumerate([images[5][:, ::-1], images[0]]):
         padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect")[0:4, 2:6]
@@ -194,7 +196,7 @@ def test_a_batch_is_cut_from_the_chosen_images_and_normalised() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hole", "rows", "columns"),
+    ("cutout_corner", "rows", "columns"),
     [
         ((1, 2), {1, 2, 3}, {2, 3, 4}),
         ((-1, 3), {0, 1}, {3, 4}),  # over the upper right corner
@@ -202,25 +204,25 @@ def test_a_batch_is_cut_from_the_chosen_images_and_normalised() -> None:
         ((4, 4), {4}, {4}),
     ],
 )
-def test_cutout_by_hand(hole: tuple[int, int], rows: set[int], columns: set[int]) -> None:
-    cut = cut_out(torch.ones(1, 3, 5, 5), torch.tensor([hole]), side=3)
+def test_cutout_by_hand(cutout_corner: tuple[int, int], rows: set[int], columns: set[int]) -> None:
+    cut = cut_out(torch.ones(1, 3, 5, 5), torch.tensor([cutout_corner]), side=3)
     for row, column in product(range(5), repeat=2):
         inside = row in rows and column in columns
         assert cut[0, :, row, column].tolist() == [0.0 if inside else 1.0] * 3
 
 
 def test_holes_are_uniform_over_all_places_that_touch_the_image() -> None:
-    hole = draw_epoch(replace(PLAIN, cutout=3), 20_000, 8, 0, 0).hole
-    assert hole is not None
-    for values in hole.numpy().T:
+    cutout_corner = sample_augmentation(replace(PLAIN, cutout=3), 20_000, 8, 0, 0).cutout_corner
+    assert cutout_corner is not None
+    for values in cutout_corner.numpy().T:
         places, counts = np.unique(values, return_counts=True)
         assert places.tolist() == list(range(-2, 8))
         assert stats.chisquare(counts).pvalue > 0.01
 
 
 def test_cutout_comes_after_flip_and_shift() -> None:
-    draws = Draws(torch.arange(1), torch.tensor([True]), None, None, torch.tensor([[0, 0]]))
-    batch = make_batch(numbered(3) + 1, Pixels(), draws, torch.tensor([0]), cutout=2) * 255
+    draws = AugmentParams(torch.arange(1), torch.tensor([True]), None, None, torch.tensor([[0, 0]]))
+    batch = make_batch(numbered(3) + 1, Normalization(), draws, torch.tensor([0]), cutout=2) * 255
     assert batch[0, 0].round().tolist() == [[0, 0, 1], [0, 0, 4], [9, 8, 7]]
 
 
@@ -230,21 +232,24 @@ def test_cutout_comes_after_flip_and_shift() -> None:
 def test_mean_and_deviation_are_numpys() -> None:
     images = draw_images(20, 8)
     images[..., 1] //= 3
-    mean, std = measure_pixels(torch.from_numpy(images))
+    mean, std = channel_stats(torch.from_numpy(images))
     scaled = images.astype(np.float64) / 255
     np.testing.assert_allclose(mean, scaled.mean((0, 1, 2)), rtol=1e-12)
     np.testing.assert_allclose(std, scaled.std((0, 1, 2)), rtol=1e-9)
 
 
 def test_flat_images_do_not_divide_by_zero() -> None:
-    mean, std = measure_pixels(torch.full((2, 4, 4, 3), 51, dtype=torch.uint8))
+    mean, std = channel_stats(torch.full((2, 4, 4, 3), 51, dtype=torch.uint8))
     assert mean == pytest.approx((0.2, 0.2, 0.2))
     assert std == (1e-3, 1e-3, 1e-3)
 
 
 def test_pixels_become_channels_first_but_channels_last_in_memory() -> None:
     images = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3).repeat(2, 4, 4, 1)
-    plain, normal = Pixels().to_network(images), Pixels((0.5, 0.2, 0.0), (0.5, 1.0, 0.25)).to_network(images)
+    plain, normal = (
+        Normalization().normalize(images),
+        Normalization((0.5, 0.2, 0.0), (0.5, 1.0, 0.25)).normalize(images),
+    )
     assert plain.shape == (2, 3, 4, 4) and plain.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(plain[1, :, 2, 2], torch.tensor([0.0, 0.2, 1.0]))
     torch.testing.assert_close(normal[1, :, 2, 2], torch.tensor([-1.0, 0.0, 4.0]))
@@ -271,7 +276,7 @@ def test_six_views_are_airbenchs() -> None:
 
 def test_views_by_hand() -> None:
     image = numbered(3)
-    seen = {(m, s): make_view(image, m, s)[0, ..., 0].tolist() for m in (False, True) for s in (-1, 0, 1)}
+    seen = {(m, s): tta_view(image, m, s)[0, ..., 0].tolist() for m in (False, True) for s in (-1, 0, 1)}
     assert seen[False, 0] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
     assert seen[True, 0] == [[2, 1, 0], [5, 4, 3], [8, 7, 6]]
     assert seen[False, 1] == [[4, 5, 4], [7, 8, 7], [4, 5, 4]]  # up and left, the border mirrored
@@ -283,10 +288,10 @@ def test_views_by_hand() -> None:
 def test_a_shift_in_whole_pixels_comes_before_a_rotation() -> None:
     """Without the shift where there is a rotation: it was drawn and not done."""
     images = torch.from_numpy(draw_images(4, 8))
-    recipe = replace(REFERENCE, rotate=1e-9, shift_share=0.0, shift=2, flip="none", cutout=0)
-    draws = draw_epoch(recipe, 4, 8, seed=3, epoch=0)
+    recipe = replace(REFERENCE, degrees=1e-9, affine_translate=0.0, translate=2, flip="none", cutout=0)
+    draws = sample_augmentation(recipe, 4, 8, seed=3, epoch=0)
     assert draws.shift is not None and draws.shift.abs().sum() > 0
-    chosen = torch.arange(4)
-    batch = make_batch(images, Pixels(), draws, chosen)
-    expected = Pixels().to_network(gather(images, chosen, None, draws.shift))
+    indices = torch.arange(4)
+    batch = make_batch(images, Normalization(), draws, indices)
+    expected = Normalization().normalize(gather(images, indices, None, draws.shift))
     assert torch.allclose(batch, expected, atol=1e-5)

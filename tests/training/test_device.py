@@ -1,11 +1,11 @@
-"""What the machine offers, and the sentences that say what was chosen."""
+"""What the machine offers, and the sentences that say what was indices."""
 
 import pytest
 import torch
 
 from tenfold.errors import UsageError
 from tenfold.training import device
-from tenfold.training.device import make_plan
+from tenfold.training.device import select_device
 
 
 @pytest.fixture
@@ -19,14 +19,14 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["tpu", "gpu", "", "CPU", "cpux", "cuda0"])
 def test_an_unknown_device_is_refused_by_name(name: str) -> None:
     with pytest.raises(UsageError, match=f"unknown device {name!r}: choose auto, cpu, cuda, mps"):
-        make_plan(name)
+        select_device(name)
 
 
 @pytest.mark.usefixtures("bare_machine")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])
 def test_an_absent_device_is_refused_by_name(name: str) -> None:
     with pytest.raises(UsageError, match=f"device '{name}' is not on this machine: choose auto or cpu"):
-        make_plan(name)
+        select_device(name)
 
 
 @pytest.mark.parametrize(("name", "there"), [("cuda:1", True), ("cuda:2", False), ("cuda:x", False)])
@@ -35,10 +35,10 @@ def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch, name: str, there: boo
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     if there:
-        assert make_plan(name).device == torch.device(name)
+        assert select_device(name).device == torch.device(name)
     else:
         with pytest.raises(UsageError, match="is not on this machine"):
-            make_plan(name)
+            select_device(name)
 
 
 @pytest.mark.usefixtures("bare_machine")
@@ -46,7 +46,7 @@ def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPa
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(device, "cores", torch.get_num_threads)  # no quota
-    plan = make_plan("auto")
+    plan = select_device("auto")
     assert (plan.device, plan.dtype, plan.dtype_name) == (torch.device("cpu"), torch.float32, "float32")
     assert plan.threads == torch.get_num_threads()
     assert plan.reasons[:3] == (
@@ -61,7 +61,7 @@ def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("bare_machine")
 def test_a_cpu_with_bfloat16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    plan = make_plan("cpu")
+    plan = select_device("cpu")
     assert plan.dtype_name == "bfloat16"
     assert plan.reasons[0] == "device cpu: as asked"
     assert plan.reasons[1].startswith("bfloat16: the CPU has instructions for it")
@@ -70,7 +70,7 @@ def test_a_cpu_with_bfloat16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_dtype_that_was_asked_for_is_used() -> None:
-    plan = make_plan("cpu", torch.float32)
+    plan = select_device("cpu", torch.float32)
     assert plan.dtype == torch.float32 and plan.reasons[1] == "float32: as asked"
 
 

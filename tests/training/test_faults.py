@@ -1,7 +1,7 @@
 """Training through kills, full disks, signals and bad numbers: real processes, and what they leave behind.
 
 `CHILD` is the command with one change: it saves a checkpoint after every step, so that there is something to hit. At
-its n-th checkpoint it can be struck at a chosen place.
+its n-th checkpoint it can be struck at a indices place.
 """
 
 import csv
@@ -77,7 +77,7 @@ RECIPE = replace(
     network=NetworkSpec(widths=(8, 16)),
     stages=(Stage(0.8, 0.1, 0.05), Stage(1.6, 0.05, 0.0)),
     batch_size=100,
-    whitening_epochs=0.6,
+    whiten_bias_epochs=0.6,
 )
 STEPS = 120
 
@@ -219,7 +219,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(folder: Path, stra
 def test_a_signal_is_answered_after_the_step_with_a_checkpoint(
     folder: Path, straight: Path, name: str, code: int
 ) -> None:
-    """It comes while the 35th checkpoint is being written. Without `HeldSignals`: the newest is that of step 34."""
+    """It comes while the 35th checkpoint is being written. Without `DeferredSignals`: the newest is that of step 34."""
     out = folder / name
     returned, err = finish(start(name, 35, *begin(out)))
     assert returned == code, err

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.training import infer
-from tenfold.training.augment import Pixels
-from tenfold.training.device import Plan
-from tenfold.training.infer import find_unsure, predict_logits
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
+from tenfold.training.infer import least_confident, predict_logits
 
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
-PIXELS = Pixels((0.5, 0.4, 0.3), (0.25, 0.5, 0.75))
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+PIXELS = Normalization((0.5, 0.4, 0.3), (0.25, 0.5, 0.75))
 SIZE, CLASSES = 6, 4
 WEIGHTS = {
     "one": {(False, 0): 1.0},
@@ -60,7 +60,7 @@ def test_views_are_averaged_with_their_weights(images: np.ndarray, views: str) -
 def test_only_the_unsure_share_sees_more_views(images: np.ndarray) -> None:
     model = Linear()
     single, all_views = predict_logits(model, torch.from_numpy(images), PIXELS, PLAN, "six")
-    _, some = predict_logits(model, torch.from_numpy(images), PIXELS, PLAN, "six", unsure_share=0.4)
+    _, some = predict_logits(model, torch.from_numpy(images), PIXELS, PLAN, "six", tta_fraction=0.4)
     best = np.sort(single.numpy(), axis=1)
     unsure = np.argsort(best[:, -1] - best[:, -2])[:10]  # 40 % of 25
     is_unsure = np.isin(np.arange(25), unsure)
@@ -70,16 +70,16 @@ def test_only_the_unsure_share_sees_more_views(images: np.ndarray) -> None:
 
 
 def test_no_image_is_unsure_at_share_zero(images: np.ndarray) -> None:
-    single, averaged = predict_logits(Linear(), torch.from_numpy(images), PIXELS, PLAN, "six", unsure_share=0.0)
+    single, averaged = predict_logits(Linear(), torch.from_numpy(images), PIXELS, PLAN, "six", tta_fraction=0.0)
     assert torch.equal(single, averaged)
 
 
 def test_the_unsure_have_the_smallest_gaps() -> None:
     logits = torch.tensor([[0.0, 5, 1], [3, 2.9, 0], [1, 1, 9], [2, 2, 2]])  # gaps 4, 0.1, 8, 0
-    assert find_unsure(logits, 0.5).tolist() == [1, 3]
-    assert find_unsure(logits, 0.75).tolist() == [0, 1, 3]
-    assert find_unsure(logits, 1.0).tolist() == [0, 1, 2, 3]
-    assert find_unsure(torch.zeros(4, 3), 0.5).tolist() == [0, 1]  # of equals, the first
+    assert least_confident(logits, 0.5).tolist() == [1, 3]
+    assert least_confident(logits, 0.75).tolist() == [0, 1, 3]
+    assert least_confident(logits, 1.0).tolist() == [0, 1, 2, 3]
+    assert least_confident(torch.zeros(4, 3), 0.5).tolist() == [0, 1]  # of equals, the first
 
 
 @pytest.mark.parametrize("size", [1, 7, 24])
@@ -105,7 +105,7 @@ def test_the_model_keeps_its_mode_when_it_fails() -> None:
 
 
 def test_logits_of_a_bfloat16_plan_are_float32(images: np.ndarray) -> None:
-    plan = Plan(torch.device("cpu"), torch.bfloat16, 1, ())
+    plan = DeviceConfig(torch.device("cpu"), torch.bfloat16, 1, ())
     model = Linear()
     single, _ = predict_logits(model, torch.from_numpy(images), PIXELS, plan)
     assert single.dtype == torch.float32

@@ -13,13 +13,13 @@ from torch import Tensor
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.training.model import (
-    Group,
+    ConvGroup,
     KerasNorm,
     Reference,
-    Whitened,
+    WhitenedConvNet,
     build,
     count_parameters,
-    penalty,
+    l2_penalty,
     summarize,
 )
 from tenfold.training.recipe import REFERENCE, NetworkSpec
@@ -69,10 +69,10 @@ def reference() -> Reference:
 
 
 @pytest.fixture
-def whitened() -> Whitened:
+def whitened() -> WhitenedConvNet:
     torch.manual_seed(0)
     network = build(NetworkSpec(widths=(8, 16)))
-    assert isinstance(network, Whitened)
+    assert isinstance(network, WhitenedConvNet)
     return network
 
 
@@ -177,10 +177,10 @@ def test_the_penalty_is_that_of_the_thirteen_large_kernels(reference: Reference)
     kernels = [p.detach().double().numpy() for n, p in reference.named_parameters() if n.endswith("weight")]
     squares = [float((kernel**2).sum()) for kernel in kernels if kernel.ndim == 4 and kernel.shape[2:] == (3, 3)]
     assert len(squares) == 13
-    value = penalty(reference, 1e-4)
+    value = l2_penalty(reference, 1e-4)
     assert isinstance(value, Tensor) and value.requires_grad
     assert value.item() == pytest.approx(1e-4 * sum(squares), rel=1e-5)
-    assert penalty(reference, 0.0) == 0
+    assert l2_penalty(reference, 0.0) == 0
 
 
 def test_keras_norm_averages_the_biased_variance() -> None:
@@ -217,7 +217,7 @@ def patches(images: Tensor) -> np.ndarray:
 
 def test_whitening_makes_patches_uncorrelated_with_unit_power(pictures: Tensor) -> None:
     network = build(NetworkSpec(widths=(8,), whitening_pairs=10))
-    assert isinstance(network, Whitened)
+    assert isinstance(network, WhitenedConvNet)
     network.initialize_from(pictures)
     rows = patches(pictures)
     responses = rows @ network.patch.weight[:10].double().reshape(10, 27).numpy().T
@@ -227,7 +227,7 @@ def test_whitening_makes_patches_uncorrelated_with_unit_power(pictures: Tensor) 
     np.testing.assert_allclose(power, np.diag(values / (values + 5e-4)), atol=2e-3)
 
 
-def test_whitening_filters_come_in_pairs_with_fixed_signs(whitened: Whitened, pictures: Tensor) -> None:
+def test_whitening_filters_come_in_pairs_with_fixed_signs(whitened: WhitenedConvNet, pictures: Tensor) -> None:
     whitened.initialize_from(pictures)
     weight = whitened.patch.weight.flatten(1)
     assert torch.equal(weight[16:], -weight[:16])
@@ -239,7 +239,7 @@ def test_whitening_filters_come_in_pairs_with_fixed_signs(whitened: Whitened, pi
 def test_no_channel_of_grey_images_is_always_zero(pictures: Tensor) -> None:
     """Their colours never vary: two thirds of the channels were zero, and digits ended in NaN at the second step."""
     network = build(NetworkSpec())
-    assert isinstance(network, Whitened)
+    assert isinstance(network, WhitenedConvNet)
     grey = pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     network.initialize_from(grey)
     with torch.no_grad():
@@ -250,7 +250,7 @@ def test_no_channel_of_grey_images_is_always_zero(pictures: Tensor) -> None:
 
 def test_more_pairs_than_principal_patches_are_refused(pictures: Tensor) -> None:
     network = build(NetworkSpec(widths=(8,), whitening=2, whitening_pairs=13))
-    assert isinstance(network, Whitened)
+    assert isinstance(network, WhitenedConvNet)
     with pytest.raises(UsageError, match="whitening_pairs is 13, but 2×2 patches have only 12"):
         network.initialize_from(pictures)
 
@@ -273,7 +273,7 @@ def test_whitened_layers_are_counted() -> None:
 
 
 def test_a_residual_group_adds_what_its_first_convolution_gave() -> None:
-    group = Group(4, 8, depth=3, keep=0.6, residual=True).eval()
+    group = ConvGroup(4, 8, depth=3, keep=0.6, residual=True).eval()
     x = torch.rand(2, 4, 6, 6)
     (first, second, third), norms = group.convs, group.norms
     shortcut = F.gelu(norms[0](F.max_pool2d(first(x), 2)))
@@ -281,13 +281,13 @@ def test_a_residual_group_adds_what_its_first_convolution_gave() -> None:
     torch.testing.assert_close(group(x), expected)
 
 
-def test_the_first_filters_of_a_convolution_pass_the_signal_on(whitened: Whitened) -> None:
+def test_the_first_filters_of_a_convolution_pass_the_signal_on(whitened: WhitenedConvNet) -> None:
     conv = whitened.groups[1].convs[0]
     x = torch.rand(2, 8, 5, 5)
     torch.testing.assert_close(conv(x)[:, :8], x)
 
 
-def test_the_head_starts_with_unit_spread_and_its_scale(whitened: Whitened) -> None:
+def test_the_head_starts_with_unit_spread_and_its_scale(whitened: WhitenedConvNet) -> None:
     assert whitened.head.weight.std().item() == pytest.approx(1, rel=1e-5)
     assert build(NetworkSpec(widths=(8, 16), head_scale=4.0)).scale == 4 / 16
 
@@ -297,7 +297,7 @@ def test_what_follows_the_first_layer(
     name: Literal["gelu", "relu"], activation: Callable[[Tensor], Tensor], pictures: Tensor
 ) -> None:
     network = build(NetworkSpec(widths=(8,), whitening_pairs=4, first_activation=name))
-    assert isinstance(network, Whitened)
+    assert isinstance(network, WhitenedConvNet)
     network.initialize_from(pictures)
     seen: list[Tensor] = []
     network.groups.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
@@ -314,7 +314,7 @@ def filters(network: torch.nn.Module) -> Iterator[Tensor]:
     return (p for p in network.parameters() if p.ndim == 4)
 
 
-def test_filters_lie_channels_last(reference: Reference, whitened: Whitened) -> None:
+def test_filters_lie_channels_last(reference: Reference, whitened: WhitenedConvNet) -> None:
     for network in (reference, whitened):
         assert all(p.is_contiguous(memory_format=torch.channels_last) for p in filters(network))
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tenfold.training import optim
-from tenfold.training.augment import keyed
+from tenfold.training.augment import make_generator
 from tenfold.training.model import build
 from tenfold.training.optim import (
     KerasAdam,
@@ -27,12 +27,12 @@ RECIPE = Recipe(
     NetworkSpec(widths=(8, 16), whitening_pairs=4),
     (Stage(2.4, 0.24, 0.0),),
     batch_size=500,
-    bias_rate=0.053,
-    head_rate=0.67,
+    bias_lr=0.053,
+    head_lr=0.67,
     sgd_momentum=0.85,
-    decay=2e-6,
+    weight_decay=2e-6,
     momentum=0.6,
-    whitening_epochs=3.0,
+    whiten_bias_epochs=3.0,
 )
 
 
@@ -76,7 +76,7 @@ def test_eps_stands_where_keras_has_it() -> None:
 def test_adam_treats_every_parameter_as_alone() -> None:
     a, b, idle = (nn.Parameter(torch.zeros(2, 3)) for _ in range(3))
     optimizer = KerasAdam([a, b, idle], lr=0.1)
-    generator = keyed(0, "test")
+    generator = make_generator(0, "test")
     gradients = torch.randn(4, 2, 2, 3, generator=generator)
     for pair in gradients:
         a.grad, b.grad = pair[0].clone(), pair[1].clone()
@@ -105,7 +105,7 @@ def test_orthogonalize_is_the_polynomial_of_the_singular_values(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], in_hardware: bool, error: float
 ) -> None:
     monkeypatch.setattr(optim, "cpu_has_bfloat16", lambda: in_hardware)
-    matrix = torch.randn(shape, generator=keyed(0, "test"))
+    matrix = torch.randn(shape, generator=make_generator(0, "test"))
     expected = orthogonalize_by_hand(matrix.double().numpy())
     result = orthogonalize(matrix).numpy()
     assert result.dtype == np.float32
@@ -116,14 +116,14 @@ def test_orthogonalize_is_the_polynomial_of_the_singular_values(
 @pytest.mark.parametrize("shape", [(16, 144), (144, 16), (64, 288), (288, 64)])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_orthogonalize_brings_singular_values_near_one(shape: tuple[int, int], scale: float) -> None:
-    matrix = torch.randn(shape, generator=keyed(1, "test")) * scale
+    matrix = torch.randn(shape, generator=make_generator(1, "test")) * scale
     values = np.linalg.svd(orthogonalize(matrix).numpy(), compute_uv=False)
     assert values.min() > 0.6 and values.max() < 1.3
 
 
 def test_muon_steps_by_hand() -> None:
     """Nesterov momentum, filters rescaled to a norm of √C_out, then a step along the orthogonalised direction."""
-    generator = keyed(2, "test")
+    generator = make_generator(2, "test")
     start = torch.randn(8, 4, 3, 3, generator=generator)
     parameter = nn.Parameter(start.clone(memory_format=torch.channels_last))
     optimizer = Muon([parameter], lr=0.3, momentum=0.6)
@@ -148,14 +148,14 @@ def test_muon_leaves_filters_without_a_gradient() -> None:
 
 def test_keras_adam_adds_the_gradient_of_the_l2_terms() -> None:
     """Six steps of the formula in NumPy: two filters with L2, one without, gradients so small that eps rules."""
-    filters = [torch.randn(8, 4, 3, 3, generator=keyed(4, "test", index)) for index in range(3)]
+    filters = [torch.randn(8, 4, 3, 3, generator=make_generator(4, "test", index)) for index in range(3)]
     ours = [nn.Parameter(start.clone(memory_format=torch.channels_last)) for start in filters]
-    optimizer = KerasAdam(ours, lr=0.01, l2=1e-4, decayed=ours[:2])
+    optimizer = KerasAdam(ours, lr=0.01, l2=1e-4, l2_parameters=ours[:2])
     theirs = [start.double().numpy() for start in filters]
     state = [(np.zeros_like(start), np.zeros_like(start)) for start in theirs]
     for step in range(1, 7):
         for index, (p, scale) in enumerate(zip(ours, (1e-3, 1e-8, 1e-8), strict=True)):
-            drawn = torch.randn(8, 4, 3, 3, generator=keyed(5, "test", 10 * step + index)) * scale
+            drawn = torch.randn(8, 4, 3, 3, generator=make_generator(5, "test", 10 * step + index)) * scale
             p.grad = drawn.contiguous(memory_format=torch.channels_last)
             gradient = drawn.double().numpy() + (2e-4 * theirs[index] if index < 2 else 0)
             m, v = state[index]
@@ -170,12 +170,12 @@ def test_keras_adam_adds_the_gradient_of_the_l2_terms() -> None:
 
 def test_nesterov_is_pytorchs() -> None:
     """Five steps, the rate falling, with weight decay; a parameter without a gradient stays as it is."""
-    ours, theirs, idle = (nn.Parameter(torch.randn(4, 3, generator=keyed(3, "test"))) for _ in range(3))
+    ours, theirs, idle = (nn.Parameter(torch.randn(4, 3, generator=make_generator(3, "test"))) for _ in range(3))
     start = idle.detach().clone()
     optimizer = Nesterov([{"params": [ours, idle], "lr": 0.5, "weight_decay": 0.01}], momentum=0.85)
     peer = torch.optim.SGD([theirs], lr=0.5, momentum=0.85, nesterov=True, weight_decay=0.01)
     for step in range(5):
-        ours.grad = torch.randn(4, 3, generator=keyed(3, "gradient", step))
+        ours.grad = torch.randn(4, 3, generator=make_generator(3, "gradient", step))
         theirs.grad = ours.grad.clone()
         for group in (*optimizer.param_groups, *peer.param_groups):
             group["lr"] = 0.5 / (step + 1)
@@ -231,7 +231,7 @@ def test_rates_per_image_are_multiplied_by_the_batch() -> None:
 
 
 def test_a_rate_of_zero_needs_no_decay() -> None:
-    _, (sgd, _) = groups_of(replace(RECIPE, bias_rate=0.0))
+    _, (sgd, _) = groups_of(replace(RECIPE, bias_lr=0.0))
     assert {group["kind"]: group["weight_decay"] for group in sgd.param_groups}["bias"] == 0
 
 
@@ -274,17 +274,17 @@ def test_one_stage_that_falls_to_zero() -> None:
 
 
 def test_small_and_frozen_steps_are_counted_from_the_ends() -> None:
-    schedule = make_schedule(replace(RECIPE, small_share=0.25, frozen_share=0.1), 50_000)  # of 240 steps
+    schedule = make_schedule(replace(RECIPE, low_res_fraction=0.25, freeze_fraction=0.1), 50_000)  # of 240 steps
     assert [schedule.small(step) for step in (0, 59, 60, 239)] == [True, True, False, False]
     assert [schedule.frozen(step) for step in (0, 215, 216, 239)] == [False, False, True, True]
-    plain = make_schedule(replace(RECIPE, small_share=0.0, frozen_share=0.0), 50_000)
+    plain = make_schedule(replace(RECIPE, low_res_fraction=0.0, freeze_fraction=0.0), 50_000)
     assert not any(plain.small(step) or plain.frozen(step) for step in range(240))
 
 
 def test_the_first_layer_stops_early() -> None:
-    schedule = make_schedule(replace(RECIPE, whitening_epochs=0.5), 50_000)
+    schedule = make_schedule(replace(RECIPE, whiten_bias_epochs=0.5), 50_000)
     assert [schedule.whitening_factor(step) for step in (0, 10, 49, 50, 100)] == pytest.approx([1, 0.8, 0.02, 0, 0])
-    never = make_schedule(replace(RECIPE, whitening_epochs=0.0), 50_000)
+    never = make_schedule(replace(RECIPE, whiten_bias_epochs=0.0), 50_000)
     assert never.whitening_factor(0) == 0
 
 

@@ -17,7 +17,7 @@ def changed(**fields: Any) -> str:
     return json.dumps(json.loads(PLAIN.to_json()) | fields)
 
 
-EVEN_PATCHES = changed(easy_share=0.5, judge_widths=[8] * 4, network={"whitening": 2, "whitening_pairs": 6})
+EVEN_PATCHES = changed(prune_fraction=0.5, proxy_widths=[8] * 4, network={"whitening": 2, "whitening_pairs": 6})
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), PLAIN], ids=lambda recipe: recipe.name)
@@ -34,14 +34,14 @@ def test_fields_left_out_take_their_defaults() -> None:
 
 
 def test_a_recipe_with_a_judge_comes_back_as_it_went() -> None:
-    recipe = Recipe.from_json(changed(easy_share=0.5, judge_widths=[8] * 4))
-    assert recipe.judge_widths == (8, 8, 8, 8)
+    recipe = Recipe.from_json(changed(prune_fraction=0.5, proxy_widths=[8] * 4))
+    assert recipe.proxy_widths == (8, 8, 8, 8)
     assert Recipe.from_json(recipe.to_json()) == recipe
 
 
 def test_what_was_noted_before_a_field_was_is_completed() -> None:
     told = json.loads(FAST89.to_json())
-    old = {name: value for name, value in told.items() if name != "judge_widths"}
+    old = {name: value for name, value in told.items() if name != "proxy_widths"}
     assert with_defaults(old) == told == with_defaults(told)
     for other in (3, None, {**told, "from_a_later_version": 1}, {"name": "no recipe"}):
         assert with_defaults(other) == other
@@ -56,7 +56,7 @@ def test_reference_is_the_reference_systems_recipe() -> None:
     stages = [(20, 3e-4, 3e-4), (10, 1e-4, 1e-4), (5, 5e-5, 5e-5)]
     assert [(s.epochs, s.learning_rate, s.final_learning_rate) for s in REFERENCE.stages] == stages
     told = {"batch_size": 64, "optimizer": "adam", "l2": 1e-4, "label_smoothing": 0, "standardize": False}
-    told |= {"flip": "random", "shift": 0, "rotate": 15, "shift_share": 0.1, "cutout": 0}
+    told |= {"flip": "random", "shift": 0, "rotate": 15, "affine_translate": 0.1, "cutout": 0}
     told |= {"val_size": 10_000, "val_split": "random", "views": "one", "epochs": 35}
     assert {name: getattr(REFERENCE, name) for name in told} == told
     network = REFERENCE.network
@@ -72,10 +72,10 @@ def test_reference_is_the_reference_systems_recipe() -> None:
         (changed(batch_size=0), "batch_size"),
         (changed(batch_size=64.5), "batch_size"),
         (changed(label_smoothing=-0.1), "label_smoothing"),
-        (changed(decay=float("inf")), "decay"),
+        (changed(weight_decay=float("inf")), "decay"),
         (changed(l2=float("nan")), "l2"),
         (changed(flip="sideways"), "flip"),
-        (changed(unsure_share=1.5), "unsure_share"),
+        (changed(tta_fraction=1.5), "tta_fraction"),
         (changed(stages=[]), "stages"),
         (changed(stages=[{"epochs": 0, "learning_rate": 1, "final_learning_rate": 0}]), "stages.0.epochs"),
         (changed(stages=[{"epochs": 1e9, "learning_rate": 1, "final_learning_rate": 0}]), "stages.0.epochs"),
@@ -88,14 +88,17 @@ def test_reference_is_the_reference_systems_recipe() -> None:
         (changed(name="a/b"), "name"),
         (changed(name=""), "name"),
         (changed(l2=0.1), "l2"),
-        (changed(small_share=0.5, small_size=7), "small_size"),
-        (changed(small_share=0.5, network={"name": "reference"}), "small_share"),
-        (changed(easy_share=0.5, judge_widths=[8, 0]), "judge_widths.1"),
-        (changed(easy_share=0.5, judge_widths=[8] * 11), "judge_widths"),
-        (changed(easy_share=0.5, judge_widths=[8], network={"name": "reference"}), "judge_widths"),
-        (changed(easy_share=0.5, judge_widths=[8] * 5), "small_size"),  # 16 pixels are halved four times at most
-        (changed(easy_share=0.5, judge_widths=[8], small_size=2), "small_size"),  # less than a patch of the first layer
-        (EVEN_PATCHES, "small_size"),  # 15, 7, 3, 1, 0 pixels a side
+        (changed(low_res_fraction=0.5, low_res_size=7), "low_res_size"),
+        (changed(low_res_fraction=0.5, network={"name": "reference"}), "low_res_fraction"),
+        (changed(prune_fraction=0.5, proxy_widths=[8, 0]), "proxy_widths.1"),
+        (changed(prune_fraction=0.5, proxy_widths=[8] * 11), "proxy_widths"),
+        (changed(prune_fraction=0.5, proxy_widths=[8], network={"name": "reference"}), "proxy_widths"),
+        (changed(prune_fraction=0.5, proxy_widths=[8] * 5), "low_res_size"),  # 16 pixels are halved four times at most
+        (
+            changed(prune_fraction=0.5, proxy_widths=[8], low_res_size=2),
+            "low_res_size",
+        ),  # less than a patch of the first layer
+        (EVEN_PATCHES, "low_res_size"),  # 15, 7, 3, 1, 0 pixels a side
         ("{}", "name"),
         ("[1, 2]", "file"),
         ("{not json", "file"),
@@ -152,14 +155,14 @@ def test_fewer_images_take_as_many_steps_that_are_cheaper() -> None:
     """500 images are a hundredth: ten times the epochs, a tenth of the batch."""
     fitted = FAST89.for_images(500)
     assert (fitted.epochs, fitted.batch_size) == (pytest.approx(10 * FAST89.epochs), 50)
-    assert fitted.whitening_epochs == pytest.approx(10 * FAST89.whitening_epochs)
+    assert fitted.whiten_bias_epochs == pytest.approx(10 * FAST89.whiten_bias_epochs)
     steps = [make_schedule(FAST89.for_images(images), images).total for images in (500, 1_000, 5_000, 20_000, 50_000)]
     assert all(abs(count - 100 * FAST89.epochs) <= 10 for count in steps)
 
 
 def test_a_small_data_set_is_not_pruned_unless_classes_are_rare() -> None:
-    assert [FAST89.for_images(images).easy_share for images in (500, 9_999, 10_000, 50_000)] == [0, 0, 0.6, 0.6]
-    assert FAST89.for_images(500, rare_classes=True).easy_share == 0.6
+    assert [FAST89.for_images(images).prune_fraction for images in (500, 9_999, 10_000, 50_000)] == [0, 0, 0.6, 0.6]
+    assert FAST89.for_images(500, rare_classes=True).prune_fraction == 0.6
 
 
 def test_a_fitted_recipe_stays_as_it_is() -> None:

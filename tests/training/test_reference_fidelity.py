@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.data.shapes import make_shapes
-from tenfold.training.augment import draw_epoch, keyed, make_batch
-from tenfold.training.device import Plan
-from tenfold.training.fit import Fit
-from tenfold.training.model import KerasNorm, count_parameters, penalty
+from tenfold.training.augment import make_batch, make_generator, sample_augmentation
+from tenfold.training.device import DeviceConfig
+from tenfold.training.model import KerasNorm, count_parameters, l2_penalty
 from tenfold.training.optim import KerasAdam
 from tenfold.training.recipe import REFERENCE
+from tenfold.training.trainer import Trainer
 
 pytestmark = pytest.mark.acceptance
 
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 STEPS = 8
 BATCH = 16
 RECIPE = replace(
@@ -71,30 +71,30 @@ def below(prefix: str, arrays: Arrays) -> Arrays:
     return {name.removeprefix(f"{prefix}/"): array for name, array in arrays.items() if name.startswith(f"{prefix}/")}
 
 
-class DoubleFit(Fit):
+class DoubleFit(Trainer):
     """The same loop in float64, with the constants that Keras rounds to float32 rounded as it does."""
 
     def next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        batch, labels, chosen = super().next_batch()
-        return batch.double(), labels, chosen
+        batch, labels, indices = super().next_batch()
+        return batch.double(), labels, indices
 
     def _set_up_step(self) -> None:
         super()._set_up_step()
         for group in self.optimizers[0].param_groups:
             group |= {name: float(np.float32(group[name])) for name in ("lr", "beta1", "beta2")}
 
-    def advance(self) -> None:
+    def train_step(self) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Tensor, "float", lambda x: x if x.dtype == torch.float64 else x.to(torch.float32))
-            super().advance()
+            super().train_step()
 
 
 class Ours:
     """What tenfold computes, and what Keras is given to compute the same from."""
 
     def __init__(self) -> None:
-        self.fitting = DoubleFit(RECIPE, DATASET.train, 10, plan=PLAN)
-        self.given: Arrays = prefixed("before_0", to_keras(self.fitting.network.state_dict()))
+        self.trainer = DoubleFit(RECIPE, DATASET.train, 10, plan=PLAN)
+        self.given: Arrays = prefixed("before_0", to_keras(self.trainer.network.state_dict()))
         self.after: dict[int, Arrays] = {}
         self.train()
         self.look_at_one_batch()
@@ -102,35 +102,35 @@ class Ours:
         self.augment()
 
     def train(self) -> None:
-        fitting, schedule = self.fitting, self.fitting.schedule
-        fitting.network.double()
+        trainer, schedule = self.trainer, self.trainer.schedule
+        trainer.network.double()
         batches, labels = [], []
-        while not fitting.done:
-            batch, label, _ = fitting.next_batch()
+        while not trainer.done:
+            batch, label, _ = trainer.next_batch()
             batches.append(batch.permute(0, 2, 3, 1).numpy())
             labels.append(label.numpy())
-            fitting.advance()
-            self.after[fitting.step] = to_keras({n: t.clone() for n, t in fitting.network.state_dict().items()})
+            trainer.train_step()
+            self.after[trainer.step] = to_keras({n: t.clone() for n, t in trainer.network.state_dict().items()})
         rates = [stage.learning_rate for stage in RECIPE.stages]
         self.given |= prefixed("before_5", self.after[5]) | prefixed("before_7", self.after[7])
         self.given |= {"batches": np.stack(batches), "labels": np.stack(labels)}
         self.given |= {"ends": np.array(schedule.ends), "rates": np.array(rates)}
 
     def look_at_one_batch(self) -> None:
-        fitting = Fit(RECIPE, DATASET.train, 10, val=DATASET.test, plan=PLAN)
-        network = fitting.network
+        trainer = Trainer(RECIPE, DATASET.train, 10, val=DATASET.test, plan=PLAN)
+        network = trainer.network
         draw_numbers(network)
         moving = {name: tensor.clone() for name, tensor in network.state_dict().items() if "running" in name}
         self.given |= prefixed("drawn", to_keras(network.state_dict())) | prefixed("drawn_moving", to_keras(moving))
         scaled, labels = DATASET.test.images * np.float32(1 / 255), torch.from_numpy(DATASET.test.labels).long()
         self.given |= {"images": scaled, "image_labels": labels.numpy()}
         images = torch.from_numpy(scaled).permute(0, 3, 1, 2)
-        loss = F.cross_entropy(network.train()(images), labels) + penalty(network, RECIPE.l2)
+        loss = F.cross_entropy(network.train()(images), labels) + l2_penalty(network, RECIPE.l2)
         loss.backward()
         self.loss = loss.item()
         self.gradients = to_keras({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
         network.load_state_dict(moving, strict=False)
-        self.validation = fitting._validate()
+        self.validation = trainer._validate()
         with torch.no_grad():
             self.logits = network.eval()(images).numpy()
 
@@ -149,9 +149,9 @@ class Ours:
 
     def augment(self) -> None:
         images = DATASET.train.images[:64]
-        draws = draw_epoch(REFERENCE, 64, 32, seed=5, epoch=1)
-        uniform = torch.rand(64, 3, generator=keyed(5, "augment", 1)).numpy() * 2 - 1
-        batch = make_batch(torch.from_numpy(images), self.fitting.pixels, draws, torch.arange(64))
+        draws = sample_augmentation(REFERENCE, 64, 32, seed=5, epoch=1)
+        uniform = torch.rand(64, 3, generator=make_generator(5, "augment", 1)).numpy() * 2 - 1
+        batch = make_batch(torch.from_numpy(images), self.trainer.pixels, draws, torch.arange(64))
         self.augmented = batch.permute(0, 2, 3, 1).numpy()
         assert draws.flip is not None
         self.given |= {"plain_images": images * np.float32(1 / 255), "transforms": uniform * [15, 3.2, 3.2]}
@@ -198,7 +198,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_the_same_numbers_are_counted(ours: Ours, theirs: Arrays) -> None:
-    network = ours.fitting.network
+    network = ours.trainer.network
     counts = [count_parameters(network), count_parameters(network, trainable=True)]
     assert counts == theirs["parameters"].tolist() == [17_001_930, 16_998_986]
     start = below("before_0", ours.given)
@@ -264,7 +264,7 @@ def test_weights_and_moving_statistics_after_a_stage(ours: Ours, theirs: Arrays,
 
 def test_reported_losses_and_accuracies(ours: Ours, theirs: Arrays) -> None:
     """Of each batch, of the epoch, and of validation images, L2 terms included."""
-    own, (row,) = ours.fitting.log.numpy(), ours.fitting.epochs
+    own, (row,) = ours.trainer.log.numpy(), ours.trainer.epochs
     np.testing.assert_allclose(own[:, 0], theirs["/losses"], rtol=1e-5)
     np.testing.assert_allclose(own[:, 1], theirs["/accuracies"], atol=1e-6)
     assert row["train_loss"] == pytest.approx(theirs["/losses"].mean(), rel=1e-5)

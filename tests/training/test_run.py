@@ -20,18 +20,18 @@ import torch
 from torch import nn
 
 from tenfold.errors import BusyError, ModelError, StorageError, UsageError
-from tenfold.training.augment import Pixels
+from tenfold.training.augment import Normalization
 from tenfold.training.checkpoint import Checkpoint
-from tenfold.training.device import Plan
+from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build
 from tenfold.training.recipe import NetworkSpec, Recipe, Stage
 from tenfold.training.run import MANIFEST, Run, find_unfinished
 from tenfold.training.weights import describe_model
 
-PLAN = Plan(torch.device("cpu"), torch.float32, 1, ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 RECIPE = Recipe("mine", NetworkSpec(widths=(8, 16), whitening_pairs=4), (Stage(1, 0.1, 0.0),))
 CLASSES = ("ant", "bee", "猫")
-PIXELS = Pixels((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+PIXELS = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def finished(run: Run) -> Run:
     run.write_json("results.json", {"test_accuracy": 0.5})
     (run.path / "plots").mkdir()
     (run.path / "plots" / "history.png").write_bytes(bytes(range(256)))
-    run.seal()
+    run.write_manifest()
     return run
 
 
@@ -152,7 +152,7 @@ def test_the_newest_unfinished_run_is_found(tmp_path: Path) -> None:
         run = Run.create(tmp_path / name, RECIPE, {})
         if name == "scored":
             run.write_json("results.json", {})
-            run.seal()
+            run.write_manifest()
         run.unlock()
         os.utime(run.path, (1e9, 1e9 + {"newest": 50, "scored": 60, ".draft": 70}.get(name, age)))
     assert find_unfinished(tmp_path).path == tmp_path / "newest"
@@ -315,7 +315,7 @@ def test_a_model_comes_back_with_all_it_must_know(finished: Run) -> None:
 
 def rewrite_description(run: Run, **changes: Any) -> None:
     run.write_json("model.json", run.read_json("model.json") | changes)
-    run.seal()
+    run.write_manifest()
 
 
 @pytest.mark.parametrize(
@@ -459,17 +459,17 @@ def test_scores_written_again_are_sound_wherever_a_kill_cuts_in(finished: Run, m
 
         monkeypatch.setattr(Path, "replace", replaced)
 
-    finished.write_sealed({"results.json": "{}\n", "predictions.csv": "0\n"})
+    finished.rewrite_in_manifest({"results.json": "{}\n", "predictions.csv": "0\n"})
     for round_ in range(3):
         for count in range(4):  # manifest, scores, predictions, manifest
             contents = {"results.json": f'{{"round": {round_}, "cut": {count}}}\n', "predictions.csv": f"{count}\n"}
             killed_after(count)
             with pytest.raises(KeyboardInterrupt):
-                finished.write_sealed(contents)
+                finished.rewrite_in_manifest(contents)
             finished.verify()
             assert finished.scored
     monkeypatch.undo()
-    finished.write_sealed({"results.json": "{}\n", "predictions.csv": "\n"})
+    finished.rewrite_in_manifest({"results.json": "{}\n", "predictions.csv": "\n"})
     finished.verify()
     assert "before" not in finished.read_json(MANIFEST)
     (finished.path / "results.json").write_text("{} \n")

@@ -7,7 +7,7 @@ from types import FrameType
 import pytest
 
 from tenfold.errors import Terminated
-from tenfold.training.signals import HeldSignals
+from tenfold.training.signals import DeferredSignals
 
 
 def send(number: int) -> None:
@@ -17,7 +17,7 @@ def send(number: int) -> None:
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
 def test_a_signal_waits_until_it_is_released(number: int, raised: type[BaseException]) -> None:
     before = signal.getsignal(number)
-    with pytest.raises(raised), HeldSignals() as held:
+    with pytest.raises(raised), DeferredSignals() as held:
         held.release()
         assert not held.waiting
         send(number)
@@ -27,7 +27,7 @@ def test_a_signal_waits_until_it_is_released(number: int, raised: type[BaseExcep
 
 
 def test_a_second_signal_is_not_held() -> None:
-    with pytest.raises(KeyboardInterrupt), HeldSignals():
+    with pytest.raises(KeyboardInterrupt), DeferredSignals():
         send(signal.SIGTERM)
         send(signal.SIGINT)
         pytest.fail("the second signal was held")
@@ -36,14 +36,14 @@ def test_a_second_signal_is_not_held() -> None:
 def test_a_signal_after_the_last_step_is_not_lost() -> None:
     """Without the release at the end of the block: it is."""
     reached = False
-    with pytest.raises(Terminated), HeldSignals():
+    with pytest.raises(Terminated), DeferredSignals():
         send(signal.SIGTERM)
         reached = True
     assert reached
 
 
 def test_an_error_goes_before_a_signal() -> None:
-    with pytest.raises(ZeroDivisionError), HeldSignals():
+    with pytest.raises(ZeroDivisionError), DeferredSignals():
         send(signal.SIGTERM)
         _ = 1 / 0
 
@@ -56,7 +56,7 @@ def test_handlers_of_others_come_back() -> None:
 
     before = signal.signal(signal.SIGTERM, mine)
     try:
-        with HeldSignals():
+        with DeferredSignals():
             pass
         send(signal.SIGTERM)
     finally:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tenfold.data.dataset import Split
 from tenfold.errors import UsageError
-from tenfold.training.fit import fit
 from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, NetworkSpec, Recipe
+from tenfold.training.trainer import fit
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SIZES = (8, 9, 11, 15, 16, 17, 23, 24, 31, 32, 33, 48, 63, 64)
@@ -23,17 +23,17 @@ def narrow(recipe: Recipe) -> Recipe:
     """The same layers with next to no channels, for one short epoch."""
     if recipe.network.name == "whitened":
         recipe = replace(recipe, network=replace(recipe.network, widths=(2, 2, 2)))
-    recipe = replace(recipe, judge_widths=(2, 2, 2) if recipe.judge_widths else (), batch_size=4)
-    return replace(recipe.with_epochs(1), whitening_epochs=0.5)
+    recipe = replace(recipe, proxy_widths=(2, 2, 2) if recipe.proxy_widths else (), batch_size=4)
+    return replace(recipe.with_epochs(1), whiten_bias_epochs=0.5)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("recipe", [FAST89, FAST94, FAST96], ids=lambda recipe: recipe.name)
 def test_every_fast_recipe_trains_at_every_size(recipe: Recipe, size: int) -> None:
-    """Before, all of them failed below 16 pixels: "small_size: 16 is more than the images' 8 pixels"."""
+    """Before, all of them failed below 16 pixels: "low_res_size: 16 is more than the images' 8 pixels"."""
     images = np.random.default_rng(0).integers(0, 256, (20, size, size, 3), np.uint8)
-    fitting = fit(narrow(recipe).for_size(size), Split(images, np.arange(20, dtype=np.uint8) % 3), 3)
-    assert fitting.done and np.isfinite(fitting.log.numpy()).all()
+    trainer = fit(narrow(recipe).for_size(size), Split(images, np.arange(20, dtype=np.uint8) % 3), 3)
+    assert trainer.done and np.isfinite(trainer.log.numpy()).all()
 
 
 @pytest.mark.parametrize("size", [32, 33, 64])
@@ -52,11 +52,11 @@ def test_a_fitted_recipe_stays_and_a_usual_size_changes_nothing(recipe: Recipe) 
 
 def test_what_is_fitted_by_hand() -> None:
     assert FAST96.changes(FAST96.for_size(8)) == (
-        "shift 1 instead of 4, cutout 3 instead of 12, small_share 0.0 instead of 0.15, small_size 8 instead of 16"
+        "shift 1 instead of 4, cutout 3 instead of 12, low_res_fraction 0.0 instead of 0.15, low_res_size 8 instead of 16"
     )
     assert FAST96.changes(FAST96.for_size(16)) == "shift 2 instead of 4, cutout 6 instead of 12"
     assert FAST89.for_size(16) == FAST89
-    assert FAST89.changes(FAST89.for_size(15)) == "small_share 0.0 instead of 0.435"
+    assert FAST89.changes(FAST89.for_size(15)) == "low_res_fraction 0.0 instead of 0.435"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_is_fitted_by_hand() -> None:
 )
 def test_the_smallest_images_of_a_network(network: NetworkSpec, smallest: int) -> None:
     assert network.smallest == smallest
-    recipe = replace(FAST89, network=network, small_share=0.0, frozen_share=0.0)
+    recipe = replace(FAST89, network=network, low_res_fraction=0.0, freeze_fraction=0.0)
     recipe.for_size(smallest)
     said = f"its network needs images of {smallest} pixels a side or more, not {smallest - 1}: choose another recipe"
     with pytest.raises(UsageError, match=said):
@@ -109,6 +109,6 @@ def test_eight_pixels_a_side_from_training_to_prediction(command: Command, tmp_p
     words = ("train", "--data", tmp_path / "data", "--size", "8", "--epochs", "3", "--out", tmp_path / "run")
     said = command(*words, env=env)
     assert said.returncode == 0, said.stderr
-    assert "recipe fitted to images of 8 pixels: small_share 0.0 instead of 0.435" in said.stderr
+    assert "recipe fitted to images of 8 pixels: low_res_fraction 0.0 instead of 0.435" in said.stderr
     said = command("predict", tmp_path / "data", "--model", tmp_path / "run", "--json", env=env)
     assert said.returncode == 0 and len(said.stdout.splitlines()) == 24

@@ -14,10 +14,10 @@ import torch
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import ModelError, UsageError
 from tenfold.training import train as training
-from tenfold.training.fit import Fit, fit
 from tenfold.training.recipe import FAST89, NetworkSpec, Stage
 from tenfold.training.run import Run
-from tenfold.training.train import Trained, _Keeper, resume, train
+from tenfold.training.train import TrainResult, _Keeper, resume, train
+from tenfold.training.trainer import Trainer, fit
 
 DATASET = make_shapes(train=120, test=40)
 RECIPE = replace(
@@ -31,7 +31,7 @@ RECIPE = replace(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainResult]:
     trained = train(RECIPE, DATASET, tmp_path_factory.mktemp("train") / "run", seed=5, device="cpu")
     yield trained
     trained.run.unlock()
@@ -46,7 +46,7 @@ def small_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- what it leaves --------------------------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_its_files(trained: Trained) -> None:
+def test_a_run_leaves_its_files(trained: TrainResult) -> None:
     folder = trained.run.path
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     (checkpoint,) = (name for name in found if name.startswith("checkpoints/"))
@@ -66,7 +66,7 @@ def test_a_run_leaves_its_files(trained: Trained) -> None:
     assert trained.run.recipe == RECIPE
 
 
-def test_the_environment_is_written_down(trained: Trained) -> None:
+def test_the_environment_is_written_down(trained: TrainResult) -> None:
     env = trained.run.read_json("env.json")
     assert (env["seed"], env["data"], env["device"]) == (5, "shapes", "cpu")
     assert env["dtype"] in ("bfloat16", "float32") and env["threads"] == torch.get_num_threads()
@@ -74,22 +74,22 @@ def test_the_environment_is_written_down(trained: Trained) -> None:
     assert list(trained.plan.reasons) == env["reasons"]
 
 
-def test_disk_changes_nothing(trained: Trained) -> None:
+def test_disk_changes_nothing(trained: TrainResult) -> None:
     """`fit`, which touches no disk, ends with the weights in the file; its log is the tables'."""
     val = DATASET.train[100:]
-    fitting = fit(RECIPE, DATASET.train[:100], 10, val=val, seed=5, plan=trained.plan)
+    trainer = fit(RECIPE, DATASET.train[:100], 10, val=val, seed=5, plan=trained.plan)
     model = trained.run.load_model(trained.plan)
-    expected = fitting.network.state_dict()
+    expected = trainer.network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.network.state_dict().items())
-    assert model.pixels == fitting.pixels and model.classes == DATASET.classes and model.size == 32
+    assert model.pixels == trainer.pixels and model.classes == DATASET.classes and model.size == 32
     steps = pd.read_csv(trained.run.path / "steps.csv")
     assert steps["step"].tolist() == list(range(1, 13))
     np.testing.assert_allclose(steps["epoch"], np.arange(1, 13) / 5, rtol=1e-5)
-    np.testing.assert_allclose(steps[["loss", "accuracy"]], fitting.log, rtol=1e-5)
+    np.testing.assert_allclose(steps[["loss", "accuracy"]], trainer.log, rtol=1e-5)
     epochs = pd.read_csv(trained.run.path / "metrics.csv")
     assert epochs["epoch"].tolist() == [1, 2, 2.4]
     for name in ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
-        np.testing.assert_allclose(epochs[name], [row[name] for row in fitting.epochs], rtol=1e-5)
+        np.testing.assert_allclose(epochs[name], [row[name] for row in trainer.epochs], rtol=1e-5)
     assert 0 < epochs["seconds"].sum() < trained.seconds < epochs["seconds"].sum() + 2, "saving takes its time, too"
 
 
@@ -121,14 +121,14 @@ class StoppedError(Exception):
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = Fit.advance
+    advance = Trainer.train_step
 
-    def stopping(self: Fit) -> None:
+    def stopping(self: Trainer) -> None:
         if self.step == step:
             raise StoppedError
         advance(self)
 
-    monkeypatch.setattr(Fit, "advance", stopping)
+    monkeypatch.setattr(Trainer, "advance", stopping)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)
 
@@ -140,7 +140,7 @@ def begin_and_stop(out: Path, step: int, seed: int = 5) -> None:
 
 
 def test_a_run_goes_on_with_its_own_settings(
-    trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: TrainResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
     begin_and_stop(out, step=7)
@@ -153,7 +153,7 @@ def test_a_run_goes_on_with_its_own_settings(
     resumed.run.unlock()
 
 
-def test_a_run_that_saved_nothing_begins_again(trained: Trained, tmp_path: Path) -> None:
+def test_a_run_that_saved_nothing_begins_again(trained: TrainResult, tmp_path: Path) -> None:
     out = tmp_path / "run"
     begin_and_stop(out, step=0)
     resumed = resume(out)
@@ -167,13 +167,13 @@ def test_a_trained_run_without_scores_only_wants_them(tmp_path: Path, monkeypatc
     first = train(RECIPE, DATASET, out, device="cpu")
     first.run.unlock()
     weights = (out / "model.safetensors").read_bytes()
-    monkeypatch.setattr(Fit, "advance", None)  # no step is taken
+    monkeypatch.setattr(Trainer, "advance", None)  # no step is taken
     again = resume(out)
     assert 0 < again.seconds_before < first.seconds, "of the steps alone"
     assert again.seconds - again.seconds_before < 1.0
     assert (out / "model.safetensors").read_bytes() == weights
     again.run.write_json("results.json", {})
-    again.run.seal()
+    again.run.write_manifest()
     again.run.unlock()
     with pytest.raises(ModelError, match=f"nothing to resume: {out} is finished"):
         resume(out)

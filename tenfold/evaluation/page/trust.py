@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tenfold.data.dataset import Dataset, Split
+from tenfold.evaluation.audit import cell_margin
 from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
-from tenfold.evaluation.honesty import cell_margin
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page.picture import make_sheet
 from tenfold.evaluation.page.sections import percent

@@ -15,12 +15,12 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from tenfold.serving.predict import describe, to_answer
-from tenfold.serving.runtime import Classifier
+from tenfold.serving.runtime import Predictor
 from tenfold.serving.serve import schema
 from tenfold.serving.serve.batching import Batcher
-from tenfold.serving.serve.bodies import Bodies, images_of
+from tenfold.serving.serve.bodies import BodyReader, images_of
 from tenfold.serving.serve.encoding import SMALLEST, best_coding, compress
-from tenfold.serving.serve.guard import Guard, Hosts
+from tenfold.serving.serve.guard import Hosts, SecurityMiddleware
 from tenfold.serving.serve.inference import (
     EXTENSIONS,
     HEADER_LENGTH,
@@ -32,7 +32,7 @@ from tenfold.serving.serve.inference import (
 )
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError
-from tenfold.serving.serve.watch import Watch
+from tenfold.serving.serve.watch import Telemetry
 
 STATIC = Path(__file__).parent / "static"
 FILES = {
@@ -56,11 +56,11 @@ class Service:
 
     name: str
     batcher: Batcher
-    bodies: Bodies
+    bodies: BodyReader
     limits: Limits
 
     @property
-    def classifier(self) -> Classifier:
+    def classifier(self) -> Predictor:
         return self.batcher.classifier
 
     @property
@@ -80,10 +80,10 @@ class Service:
 
 
 def make_app(
-    classifier: Classifier, name: str, hosts: Hosts, token: str | None = None, limits: Limits | None = None
-) -> Guard:
+    classifier: Predictor, name: str, hosts: Hosts, token: str | None = None, limits: Limits | None = None
+) -> SecurityMiddleware:
     """The service of one model, which it calls `name`, as an ASGI application."""
-    limits, watch = limits or Limits(), Watch()
+    limits, watch = limits or Limits(), Telemetry()
     batcher = Batcher(classifier, limits, watch)
     app = FastAPI(
         title="tenfold",
@@ -94,7 +94,7 @@ def make_app(
         redirect_slashes=False,
         telemetry=_NO_TELEMETRY,
     )
-    service = Service(name, batcher, Bodies(limits, batcher), limits)
+    service = Service(name, batcher, BodyReader(limits, batcher), limits)
     schema.describe_security(app, token is not None)
     _add_errors(app)
     _add_files(app)
@@ -104,7 +104,7 @@ def make_app(
     _add_model(app, service)
     _add_heads(app)
     paths = frozenset(getattr(route, "path", "") for route in app.routes)
-    return Guard(app, batcher, limits, watch, hosts, token, paths)
+    return SecurityMiddleware(app, batcher, limits, watch, hosts, token, paths)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -143,7 +143,7 @@ def _sender(content: bytes, kind: str) -> Any:
     return send
 
 
-def _add_state(app: FastAPI, service: Service, watch: Watch) -> None:
+def _add_state(app: FastAPI, service: Service, watch: Telemetry) -> None:
     about = service.classifier.about
 
     @app.options("/", include_in_schema=False)  # how HAProxy asks unless told otherwise

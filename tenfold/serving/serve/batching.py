@@ -15,11 +15,11 @@ import numpy as np
 
 from tenfold.errors import ImageError, TooManyPixelsError
 from tenfold.machine import cores
-from tenfold.serving.runtime import Classifier
+from tenfold.serving.runtime import Predictor
 from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError, busy
-from tenfold.serving.serve.watch import Watch
+from tenfold.serving.serve.watch import Telemetry
 
 MOST_IN_A_BATCH = 64
 MOST_DECODERS = 4  # each may take a gigabyte
@@ -31,7 +31,7 @@ Waiting = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]
 class Batcher:
     """The one way from requests to the classifier. Used from one event loop."""
 
-    def __init__(self, classifier: Classifier, limits: Limits, watch: Watch):
+    def __init__(self, classifier: Predictor, limits: Limits, watch: Telemetry):
         self.classifier = classifier
         self._limits = limits
         self._watch = watch

@@ -22,7 +22,7 @@ from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError, busy
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies, and knows how much of them is held by all requests together."""
 
     def __init__(self, limits: Limits, batcher: Batcher):

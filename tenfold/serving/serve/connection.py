@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.linger import LINGER, LingeringTransport
-from tenfold.serving.serve.watch import UNREAD, Watch, log
+from tenfold.serving.serve.watch import UNREAD, Telemetry, log
 
 _PIECE = 4096
 """Bytes that are parsed at a time."""
@@ -43,7 +43,7 @@ _EARLY = {
 }
 
 
-class Connection(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """One client. Its application has `limits`, `watch`, and `full`: whether to refuse work."""
 
     transport: Any
@@ -54,7 +54,7 @@ class Connection(H11Protocol):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.transport = LingeringTransport(transport, self._finish)
         self.limits: Limits = self.app.limits
-        self.watch: Watch = self.app.watch
+        self.watch: Telemetry = self.app.watch
         self.began = self.loop.time()
         """When we began to wait for the request, or, after an answer, for the rest of it or the client's close."""
         self.received, self.latest = 0, self.began  # bytes since `began`
@@ -63,7 +63,7 @@ class Connection(H11Protocol):
         self.work: str | None = None
         self.stuck: float | None = None
         if len(self.connections) > self.limits.connections:
-            waiting = [other for other in self.connections if isinstance(other, Connection) and other.is_waiting()]
+            waiting = [other for other in self.connections if isinstance(other, TimeoutProtocol) and other.is_waiting()]
             # rather one that was answered, or asks nothing, than one in the middle of a request
             order = lambda other: (not other.is_lingering, not other.between, other.began)  # noqa: E731
             min(waiting, key=order, default=self).drop("too many")

@@ -21,7 +21,7 @@ from tenfold.errors import UsageError
 from tenfold.serving.serve.batching import Batcher
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError, busy
-from tenfold.serving.serve.watch import Watch, log_error
+from tenfold.serving.serve.watch import Telemetry, log_error
 
 OPEN = frozenset(
     {"/", "/page.js", "/page.css", "/icon.svg", "/docs", "/docs.js", "/healthz", "/v2/health/live", "/v2/health/ready"}
@@ -74,7 +74,7 @@ def _sound_name(name: str) -> str:
     return sound[1].strip("[]").lower()
 
 
-class Guard:
+class SecurityMiddleware:
     """An ASGI application around another one: asks for Host, Origin and token; gives ids; counts and logs."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Guard:
         app: ASGIApp,
         batcher: Batcher,
         limits: Limits,
-        watch: Watch,
+        watch: Telemetry,
         hosts: Hosts,
         token: str | None,
         paths: frozenset[str],
@@ -148,7 +148,9 @@ class Guard:
         if host not in self._hosts and not is_health:  # checks come without one (HAProxy), or with any (Kubernetes)
             raise RefusalError(400, "the Host header names another host: tenfold serve --allow-host NAME admits it")
         if b"content-length" in headers and b"transfer-encoding" in headers:  # as RFC 9112, 6.1 advises
-            raise RefusalError(400, "two lengths of one body: an attack, or a broken proxy", {"Connection": "close"})
+            raise RefusalError(
+                400, "two lengths of one body: an attack, or a broken proxy", {"TimeoutProtocol": "close"}
+            )
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").partition("://")[2].lower() != host.lower():
             raise RefusalError(403, "a page of another origin may not ask here")
@@ -182,7 +184,7 @@ async def _not_ready(scope: Scope, receive: Receive, send: Send) -> None:
 class _Answer:
     """Passes an answer on, with our headers, and remembers its status."""
 
-    def __init__(self, send: Send, receive: Receive, guard: Guard, headers: dict[bytes, bytes]):
+    def __init__(self, send: Send, receive: Receive, guard: SecurityMiddleware, headers: dict[bytes, bytes]):
         self.ident, self.status = _ident(headers.get(b"x-request-id", b"")), _GONE
         self._send, self._receive, self._guard = send, receive, guard
         self._began = time.perf_counter()

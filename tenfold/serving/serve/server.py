@@ -15,10 +15,10 @@ import uvicorn
 
 from tenfold.console import remark
 from tenfold.errors import BusyError, Terminated, UsageError
-from tenfold.serving.runtime import Classifier
+from tenfold.serving.runtime import Predictor
 from tenfold.serving.serve.app import make_app
-from tenfold.serving.serve.connection import Connection, sweep
-from tenfold.serving.serve.guard import Guard, Hosts
+from tenfold.serving.serve.connection import TimeoutProtocol, sweep
+from tenfold.serving.serve.guard import Hosts, SecurityMiddleware
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.watch import begin_log, log
 
@@ -62,7 +62,7 @@ def check_token(token: str | None) -> None:
 
 
 def serve(
-    classifier: Classifier,
+    classifier: Predictor,
     name: str,
     bound: socket.socket,
     token: str | None = None,
@@ -106,11 +106,11 @@ def _open_files() -> int:
     return limit
 
 
-def make_server(app: Guard) -> uvicorn.Server:
+def make_server(app: SecurityMiddleware) -> uvicorn.Server:
     """What runs the service, with its deadlines, on sockets that are bound."""
     config = uvicorn.Config(
         app,
-        http=Connection,
+        http=TimeoutProtocol,
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -129,7 +129,7 @@ def make_server(app: Guard) -> uvicorn.Server:
 class _Server(uvicorn.Server):
     """uvicorn's, which says where it is, drops late connections, and drains before it ends."""
 
-    def __init__(self, config: uvicorn.Config, app: Guard):
+    def __init__(self, config: uvicorn.Config, app: SecurityMiddleware):
         super().__init__(config)
         self._app = app
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -37,7 +37,7 @@ UNREAD = "unread"
 """The route of a request that was answered before it was known what it asks for."""
 
 
-class Watch:
+class Telemetry:
     """The numbers of one service."""
 
     def __init__(self) -> None:

@@ -16,8 +16,8 @@ from drawn_run import PLAN, hostile_dataset, make_drawn_run
 
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
-from tenfold.evaluation import honesty
-from tenfold.evaluation.honesty import Subject, examine, read_panel
+from tenfold.evaluation import audit
+from tenfold.evaluation.audit import Subject, examine, read_panel
 from tenfold.evaluation.metrics import probabilities
 from tenfold.evaluation.spread import spread_over_runs
 from tenfold.training.run import Run
@@ -76,8 +76,8 @@ def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, dict[str, Any]
     assert table["mean_accuracy"] == pytest.approx(cells.mean())
     assert table["by_severity"] == pytest.approx(cells.mean(axis=0))
     model = subject.run.load_model(PLAN)
-    seen = honesty.corrupt(DATASET.test.images, "fog", 4)
-    logits = model.network(model.pixels.to_network(torch.from_numpy(seen))).detach().numpy()
+    seen = audit.corrupt(DATASET.test.images, "fog", 4)
+    logits = model.network(model.pixels.normalize(torch.from_numpy(seen))).detach().numpy()
     assert table["accuracy"]["fog"][3] == pytest.approx((logits.argmax(1) == DATASET.test.labels).mean())
 
 
@@ -113,7 +113,7 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, d
         path.write_bytes(content.replace(b"suspected", b"inspected"))  # not what the manifest says
         mended, new = examine(subject, PLAN)
     assert new and mended["labels"]["missing"] == "made anew" and mended["corruptions"] == panel["corruptions"]
-    subject.run.write_sealed({"honesty/labels.json": content})
+    subject.run.rewrite_in_manifest({"honesty/labels.json": content})
 
 
 def test_the_list_of_labels_is_written_again(made: tuple[Subject, dict[str, Any]]) -> None:
@@ -142,7 +142,7 @@ def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, dict
         assert not examine(subject, PLAN, full=True)[1]  # there are no more than 60
         with mock.patch.object(honesty, "read_panel", lambda _: panel | {"corruptions": {"images": 59}}):
             assert examine(subject, PLAN, full=True)[0]["corruptions"] == {"images": 60}
-    honesty._keep(subject, "corruptions", panel["corruptions"])
+    audit._keep(subject, "corruptions", panel["corruptions"])
 
 
 def test_spread_by_hand(made: tuple[Subject, dict[str, Any]], tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_class_too_small_to_judge_is_said(made: tuple[Subject, dict[str, Any]]
     subject, _ = made
     few = np.flatnonzero(DATASET.train.labels != 3)
     lonely = replace(DATASET, train=DATASET.train[np.append(few, np.flatnonzero(DATASET.train.labels == 3)[:1])])
-    part = honesty._labels(replace(subject, dataset=lonely), PLAN)
+    part = audit._labels(replace(subject, dataset=lonely), PLAN)
     assert (
         "a class has fewer training images than can be judged: 1 of 2" in part["missing"]
         and "train" not in part
@@ -181,9 +181,9 @@ def test_a_class_too_small_to_judge_is_said(made: tuple[Subject, dict[str, Any]]
     one = DATASET.test[DATASET.test.labels == 3]
     logits = subject.evaluation.logits[DATASET.test.labels == 3]
     evaluation = mock.Mock(logits=logits, labels=one.labels)
-    part = honesty._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), PLAN)
+    part = audit._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), PLAN)
     assert "test labels were not judged: all labels are the same" in part["missing"] and "test" not in part
-    honesty._write_issues(subject, made[1]["labels"])
+    audit._write_issues(subject, made[1]["labels"])
 
 
 def test_the_command_and_the_page(
@@ -194,7 +194,7 @@ def test_the_command_and_the_page(
 ) -> None:
     run = Path(shutil.copytree(made[0].run.path, tmp_path / "run"))
     monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: DATASET)
-    monkeypatch.setattr("tenfold.evaluation.evaluate.outputs_of", lambda *a: _outputs(made[0], a[-1]))
+    monkeypatch.setattr("tenfold.evaluation.evaluate.load_or_compute", lambda *a: _outputs(made[0], a[-1]))
     _invoke(monkeypatch, "report", run)
     page = (run / "report.html").read_text()
     assert "Test images that copy training images" in page and "Not examined yet" not in page

@@ -18,10 +18,10 @@ from torch import nn
 
 from tenfold.data import load
 from tenfold.errors import UsageError
-from tenfold.training.device import make_plan
-from tenfold.training.fit import Fit
-from tenfold.training.ranks import ALONE, Ranks, joined
+from tenfold.training.device import select_device
+from tenfold.training.distributed import SINGLE_PROCESS, DistContext, joined
 from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training.trainer import Trainer
 
 STEPS = 60
 RECIPE = replace(
@@ -30,15 +30,15 @@ RECIPE = replace(
     network=NetworkSpec(widths=(8, 16)),
     stages=(Stage(1.8, 0.002, 0.0),),  # at greater rates, differences in the last bit grow tenfold a step
     batch_size=99,  # two ranks have shares of different sizes
-    head_rate=0.1,
-    bias_rate=0.01,
-    whitening_epochs=0.5,
+    head_lr=0.1,
+    bias_lr=0.01,
+    whiten_bias_epochs=0.5,
 )
 LOSSES = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_ranks import losses
-from tenfold.training.ranks import joined
+from tenfold.training.distributed import joined
 
 with joined() as ranks:
     print(losses(ranks, tuple(map(int, sys.argv[2:]))))
@@ -47,24 +47,24 @@ KILLED = """
 import os, signal, sys
 from tenfold import cli
 from tenfold.training import train
-from tenfold.training.fit import Fit
+from tenfold.training.trainer import Trainer
 
-advance, (rank, step, number), sys.argv[1:] = Fit.advance, map(int, sys.argv[1:4]), sys.argv[4:]
+advance, (rank, step, number), sys.argv[1:] = Trainer.train_step, map(int, sys.argv[1:4]), sys.argv[4:]
 train.CHECKPOINT_SECONDS, train.CHECKPOINT_SHARE = 0.0, 1e9
 
 
-def struck(fitting):
-    if (fitting.ranks.rank, fitting.step) == (rank, step):
+def struck(trainer):
+    if (trainer.ranks.rank, trainer.step) == (rank, step):
         os.kill(os.getpid(), number)
-    advance(fitting)
+    advance(trainer)
 
 
-Fit.advance = struck
+Trainer.train_step = struck
 cli.main()
 """
 
 
-def losses(ranks: Ranks, judge_widths: tuple[int, ...]) -> list[float]:
+def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     """Of the first steps, in float32 throughout.
 
     Norms keep their first statistics: these are what ranks differ in from one process. The optimizer's bfloat16 would
@@ -72,15 +72,15 @@ def losses(ranks: Ranks, judge_widths: tuple[int, ...]) -> list[float]:
     """
     torch.set_num_threads(1)
     data = load("shapes")
-    recipe = replace(RECIPE, judge_widths=judge_widths)
-    fitting = Fit(recipe, data.train, len(data.classes), plan=make_plan("cpu", torch.float32), ranks=ranks)
-    for module in fitting.network.modules():
+    recipe = replace(RECIPE, proxy_widths=proxy_widths)
+    trainer = Trainer(recipe, data.train, len(data.classes), plan=select_device("cpu", torch.float32), ranks=ranks)
+    for module in trainer.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     with patch("tenfold.training.optim.cpu_has_bfloat16", lambda: False):
-        while fitting.step < STEPS:
-            fitting.advance()
-    return [loss for loss, _ in fitting.log[:STEPS].tolist()]
+        while trainer.step < STEPS:
+            trainer.train_step()
+    return [loss for loss, _ in trainer.log[:STEPS].tolist()]
 
 
 def start(words: list[str], count: int) -> list["subprocess.Popen[str]"]:
@@ -95,22 +95,22 @@ def start(words: list[str], count: int) -> list["subprocess.Popen[str]"]:
 
 
 def test_shares_follow_each_other_and_none_is_empty() -> None:
-    parts = [Ranks(rank, 3).share(100) for rank in range(3)]
+    parts = [DistContext(rank, 3).share(100) for rank in range(3)]
     assert [list(range(100))[part] for part in parts] == [list(range(33)), list(range(33, 66)), list(range(66, 100))]
     with pytest.raises(UsageError, match="2 images is too small for 3 ranks"):
-        Ranks(0, 3).share(2)
+        DistContext(0, 3).shard(2)
 
 
 def test_without_torchrun_a_process_is_alone_and_nothing_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with joined() as ranks:
-        assert ranks is ALONE and ranks.any(True) and not ranks.any(False) and ranks.from_first(3) == 3
+        assert ranks is SINGLE_PROCESS and ranks.any(True) and not ranks.any(False) and ranks.broadcast(3) == 3
 
 
-@pytest.mark.parametrize("judge_widths", [(), (8, 8)], ids=["by losses", "judge"])
-def test_two_ranks_have_the_losses_of_one_process(judge_widths: tuple[int, ...]) -> None:
-    processes = start(["-c", LOSSES, str(Path(__file__).parent), *map(str, judge_widths)], 2)
-    alone = losses(ALONE, judge_widths)
+@pytest.mark.parametrize("proxy_widths", [(), (8, 8)], ids=["by losses", "judge"])
+def test_two_ranks_have_the_losses_of_one_process(proxy_widths: tuple[int, ...]) -> None:
+    processes = start(["-c", LOSSES, str(Path(__file__).parent), *map(str, proxy_widths)], 2)
+    alone = losses(SINGLE_PROCESS, proxy_widths)
     told = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert told[0] == told[1]
     assert max(abs(a - b) for a, b in zip(alone, told[0], strict=True)) <= 1e-5

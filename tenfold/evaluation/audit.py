@@ -30,10 +30,10 @@ from tenfold.evaluation.explain import explain, overlay
 from tenfold.evaluation.metrics import accuracy, probabilities
 from tenfold.evaluation.spread import spread_over_runs
 from tenfold.files import parse_object
-from tenfold.training.device import Plan
-from tenfold.training.fit import to_tensors
+from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
 from tenfold.training.run import Run
+from tenfold.training.trainer import to_tensors
 from tenfold.training.weights import DESCRIPTION, WEIGHTS, Model
 
 FOLDER = "honesty"
@@ -69,7 +69,7 @@ def _digest(part: Split) -> str:
     return hashed.hexdigest()
 
 
-def examine(subject: Subject, plan: Plan, full: bool = False) -> tuple[dict[str, Part], bool]:
+def examine(subject: Subject, plan: DeviceConfig, full: bool = False) -> tuple[dict[str, Part], bool]:
     """Have every part, and say whether one of them is new. The caller owns the run's lock.
 
     full: corrupt all test images, not the first thousand. Raises `ModelError`, `StorageError`, and `UsageError` for
@@ -140,13 +140,13 @@ def _is_sound(run: Run, name: str) -> bool:
 
 
 def _keep(subject: Subject, name: str, value: Part) -> None:
-    subject.run.write_sealed({f"{FOLDER}/{name}.json": json.dumps({"key": subject.key, "value": value}) + "\n"})
+    subject.run.rewrite_in_manifest({f"{FOLDER}/{name}.json": json.dumps({"key": subject.key, "value": value}) + "\n"})
 
 
 # --- copies ------------------------------------------------------------------------------------------------------
 
 
-def _duplicates(subject: Subject, model: Model, plan: Plan) -> Part:
+def _duplicates(subject: Subject, model: Model, plan: DeviceConfig) -> Part:
     dataset = subject.dataset
     with progress("looking for copies", len(dataset.test) + len(dataset.train)) as bar:
         features = [embed(model, to_tensors(part)[0], plan, bar) for part in (dataset.test, dataset.train)]
@@ -171,7 +171,7 @@ def _duplicates(subject: Subject, model: Model, plan: Plan) -> Part:
 # --- corruptions -------------------------------------------------------------------------------------------------
 
 
-def _corruptions(subject: Subject, model: Model, plan: Plan, images: int) -> Part:
+def _corruptions(subject: Subject, model: Model, plan: DeviceConfig, images: int) -> Part:
     test = subject.dataset.test[slice(images)]
     truth = test.labels.astype(np.int64)
     table: dict[str, list[float]] = {}
@@ -196,7 +196,7 @@ def _corruptions(subject: Subject, model: Model, plan: Plan, images: int) -> Par
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
-def _labels(subject: Subject, plan: Plan) -> Part:
+def _labels(subject: Subject, plan: DeviceConfig) -> Part:
     dataset, missing = subject.dataset, []
     part: Part = {}
     judges: dict[str, Callable[[], np.ndarray]] = {
@@ -227,7 +227,7 @@ def _suspects(split: Split, predicted: np.ndarray) -> Part:
     }
 
 
-def _judge_training_images(dataset: Dataset, plan: Plan) -> np.ndarray:
+def _judge_training_images(dataset: Dataset, plan: DeviceConfig) -> np.ndarray:
     recipe = label_errors.recipe_for(dataset.train)
     with progress("judging labels", 100) as bar:
         return label_errors.predict_out_of_fold(
@@ -249,7 +249,7 @@ def _write_issues(subject: Subject, part: Part) -> None:
     table.writerow(("split", "index", "path", "given", "suspected", "given_probability", "suspected_probability"))
     for name, split in _splits(dataset):
         table.writerows(_row(name, split, issue, dataset.classes) for issue in part.get(name, {"issues": []})["issues"])
-    run.write_sealed({ISSUES: text.getvalue()})
+    run.rewrite_in_manifest({ISSUES: text.getvalue()})
 
 
 # --- where it looks ----------------------------------------------------------------------------------------------

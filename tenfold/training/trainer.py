@@ -1,6 +1,6 @@
 """Training in memory: one loop for all recipes, no disk.
 
-All randomness is keyed by (seed, purpose, epoch or step), so the state of a run is its tensors and a step number, and
+All randomness is make_generator by (seed, purpose, epoch or step), so the state of a run is its tensors and a step number, and
 a run resumed from them goes on bit for bit.
 """
 
@@ -16,13 +16,13 @@ from torch.profiler import record_function
 
 from tenfold.data.dataset import Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError, one_line
-from tenfold.training.augment import Pixels, keyed, keyed_seed, make_batch, measure_pixels, shrink
+from tenfold.training.augment import Normalization, channel_stats, derive_seed, downsample, make_batch, make_generator
 from tenfold.training.checkpoint import Checkpoint
-from tenfold.training.device import Plan, make_plan
+from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
-from tenfold.training.judge import Judge
-from tenfold.training.model import Whitened, make_network, penalty
+from tenfold.training.model import WhitenedConvNet, l2_penalty, make_network
 from tenfold.training.optim import (
     Optimizer,
     begin_step,
@@ -31,15 +31,15 @@ from tenfold.training.optim import (
     tensors_below,
     training_state,
 )
-from tenfold.training.ranks import ALONE, Ranks
+from tenfold.training.proxy import ProxyModel
 from tenfold.training.recipe import Recipe
 from tenfold.training.sampler import Sampler
 
 WHITENING_IMAGES = 2000
 
 
-class Fit:
-    """A training run in memory: network, optimizers, step number and log; `advance` takes one step.
+class Trainer:
+    """A training run in memory: network, optimizers, step number and log; `train_step` takes one step.
 
     `train` and `val` hold uint8 N×H×W×3 and N labels below `classes`. Raises `UsageError` where the recipe's sizes do
     not fit the images'.
@@ -53,19 +53,19 @@ class Fit:
         *,
         val: Split | None = None,
         seed: int = 0,
-        plan: Plan,
-        ranks: Ranks = ALONE,
+        plan: DeviceConfig,
+        ranks: DistContext = SINGLE_PROCESS,
     ):
         self.recipe, self.seed, self.plan, self.ranks = recipe, seed, plan, ranks
         images, labels = to_tensors(train)
-        if (recipe.small_share or recipe.judged) and recipe.small_size > images.shape[1]:
-            raise UsageError(f"small_size: {recipe.small_size} is more than the images' {images.shape[1]} pixels")
-        if recipe.shift >= images.shape[1]:
-            raise UsageError(f"a shift of {recipe.shift} pixels is too large for images of {images.shape[1]}")
-        self.pixels = measure_pixels(images) if recipe.standardize else Pixels()
+        if (recipe.low_res_fraction or recipe.uses_proxy) and recipe.low_res_size > images.shape[1]:
+            raise UsageError(f"low_res_size: {recipe.low_res_size} is more than the images' {images.shape[1]} pixels")
+        if recipe.translate >= images.shape[1]:
+            raise UsageError(f"a shift of {recipe.translate} pixels is too large for images of {images.shape[1]}")
+        self.pixels = channel_stats(images) if recipe.normalize else Normalization()
         self.schedule = make_schedule(recipe, len(train))
         some = _some(recipe, images, self.pixels)
-        self.network = make_network(recipe.network, classes, some, keyed_seed(seed, "weights"), plan.device)
+        self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), plan.device)
         self.class_counts = labels.bincount(minlength=classes).tolist()
         cycle = oversample(labels, recipe.oversample)
         if len(cycle) > len(labels):
@@ -78,15 +78,15 @@ class Fit:
         self.epochs: list[dict[str, float]] = []  # rows of metrics.csv
         self.seconds = 0.0
         self.sampler = Sampler(recipe, labels, images.shape[1], seed, self.schedule.batch_size, plan.device)
-        leaves_out = self.sampler.dealt > self.schedule.batch_size  # a small data set has none to spare
-        self.judge = Judge(self.schedule, classes, some, seed, plan) if leaves_out else None
+        leaves_out = self.sampler.candidate_batch_size > self.schedule.batch_size  # a small data set has none to spare
+        self.proxy = ProxyModel(self.schedule, classes, some, seed, plan) if leaves_out else None
 
     @property
     def done(self) -> bool:
         """Whether every step was taken."""
         return self.step >= self.schedule.total
 
-    def advance(self) -> None:
+    def train_step(self) -> None:
         """Take one training step; end the epoch where one ends. Raises `DivergedError` before a bad update."""
         began = time.perf_counter()
         self._set_up_step()
@@ -99,10 +99,10 @@ class Fit:
     def _set_up_step(self) -> None:
         """Fresh optimizers where a stage begins, this step's rates, and what is trained at all by now."""
         self.optimizers = begin_step(self.optimizers, self.network, self.schedule, self.step)
-        if isinstance(self.network, Whitened):
+        if isinstance(self.network, WhitenedConvNet):
             self._freeze(self.network)
 
-    def _freeze(self, network: Whitened) -> None:
+    def _freeze(self, network: WhitenedConvNet) -> None:
         frozen = self.schedule.frozen(self.step)
         bias, *group = network.first_parameters()
         # a bias at rate 0 needs no gradient, and without it the first group's input needs none either
@@ -112,13 +112,13 @@ class Fit:
 
     def _update(self) -> tuple[float, float]:
         """Forward, backward, update; return the batch's loss and accuracy."""
-        batch, labels, chosen = self.next_batch()
-        torch.manual_seed(keyed_seed(self.seed, "dropout", self.step * self.ranks.count + self.ranks.rank))
+        batch, labels, indices = self.next_batch()
+        torch.manual_seed(derive_seed(self.seed, "dropout", self.step * self.ranks.count + self.ranks.rank))
         with self.plan.autocast():
             logits = self.network(batch)
         logits = logits.float()
         if self.sampler.by_losses:
-            self._note_losses(chosen, F.cross_entropy(logits.detach(), labels, reduction="none"))
+            self._update_losses(indices, F.cross_entropy(logits.detach(), labels, reduction="none"))
         share = len(labels) / self.schedule.batch_size  # 1 for a process that is alone
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) * share
         value, accuracy = self._figures(loss.detach(), (logits.argmax(1) == labels).float().mean() * share)
@@ -133,16 +133,16 @@ class Fit:
         self.network.zero_grad()
         return value, accuracy
 
-    def _note_losses(self, chosen: Tensor, losses: Tensor) -> None:
+    def _update_losses(self, indices: Tensor, losses: Tensor) -> None:
         whole = self.schedule.batch_size
-        self.sampler.note(self.ranks.join(chosen, whole), self.ranks.join(losses, whole))
+        self.sampler.update_losses(self.ranks.all_gather(indices, whole), self.ranks.all_gather(losses, whole))
 
     def _figures(self, loss: Tensor, accuracy: Tensor) -> tuple[float, float]:
         """Loss, with its L2 terms, and accuracy of the whole batch, of this rank's shares of them."""
         figures = torch.stack((loss, accuracy))
-        self.ranks.add([figures])
+        self.ranks.all_reduce([figures])
         with torch.no_grad():  # of its gradient the optimizer takes care
-            figures[0] += penalty(self.network, self.recipe.l2)
+            figures[0] += l2_penalty(self.network, self.recipe.l2)
         value, share = figures.tolist()
         return value, share
 
@@ -156,36 +156,36 @@ class Fit:
         ]
         for tensor in statistics:
             tensor.div_(self.ranks.count)
-        self.ranks.add([p.grad for p in self.network.parameters() if p.grad is not None] + statistics)
+        self.ranks.all_reduce([p.grad for p in self.network.parameters() if p.grad is not None] + statistics)
 
     def next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's share of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B).
 
         A judge may learn meanwhile: with one, ask once a step.
         """
-        batch, chosen = self.deal_batch()
-        if self.judge is not None:
-            picked = self._pick(self.judge, batch, chosen)
-            picked = picked[self.ranks.share(len(picked))]
-            batch, chosen = batch[picked], chosen[picked]
+        batch, indices = self.next_candidates()
+        if self.proxy is not None:
+            selected = self._select(self.proxy, batch, indices)
+            selected = selected[self.ranks.shard(len(selected))]
+            batch, indices = batch[selected], indices[selected]
         if self.schedule.small(self.step):
-            batch = shrink(batch, self.recipe.small_size)
-        return batch, self.labels[chosen], chosen
+            batch = downsample(batch, self.recipe.low_res_size)
+        return batch, self.labels[indices], indices
 
-    def _pick(self, judge: Judge, batch: Tensor, chosen: Tensor) -> Tensor:
+    def _select(self, proxy: ProxyModel, batch: Tensor, indices: Tensor) -> Tensor:
         """Where the images are that the first rank's judge leaves in; those of the other ranks are never asked."""
-        picked = judge.pick(self.step, batch, self.labels[chosen]).tolist() if self.ranks.first else None
-        return torch.tensor(self.ranks.from_first(picked), device=chosen.device)
+        selected = proxy.select(self.step, batch, self.labels[indices]).tolist() if self.ranks.first else None
+        return torch.tensor(self.ranks.broadcast(selected), device=indices.device)
 
-    def deal_batch(self) -> tuple[Tensor, Tensor]:
+    def next_candidates(self) -> tuple[Tensor, Tensor]:
         """The images of the step to come at full size, float32 B×3×H×W, and their numbers, int64 B.
 
-        With a judge, all D that it will pick from; without, this rank's share.
+        With a proxy, all D that it will pick from; without, this rank's share.
         """
-        draws, chosen = self.sampler.deal(self.step)
-        if self.judge is None:
-            chosen = chosen[self.ranks.share(len(chosen))]
-        return make_batch(self.images, self.pixels, draws, chosen, self.recipe.cutout), chosen
+        draws, indices = self.sampler.next_indices(self.step)
+        if self.proxy is None:
+            indices = indices[self.ranks.shard(len(indices))]
+        return make_batch(self.images, self.pixels, draws, indices, self.recipe.cutout), indices
 
     def _end_epoch(self) -> None:
         began = time.perf_counter()
@@ -212,7 +212,7 @@ class Fit:
         logits = predict_logits(self.network, images, self.pixels, self.plan).single
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         with torch.no_grad():
-            loss = loss + float(penalty(self.network, self.recipe.l2))
+            loss = loss + float(l2_penalty(self.network, self.recipe.l2))
         return loss.item(), (logits.argmax(1) == labels).float().mean().item()
 
     # --- to disk and back ---
@@ -220,8 +220,8 @@ class Fit:
     def checkpoint(self) -> Checkpoint:
         """Everything that the next step depends on, and the log. Raises `DivergedError` where it is not finite."""
         tensors = training_state(self.network, self.optimizers)
-        if self.judge is not None:
-            tensors |= {f"judge.{name}": tensor for name, tensor in self.judge.state().items()}
+        if self.proxy is not None:
+            tensors |= {f"proxy.{name}": tensor for name, tensor in self.proxy.state().items()}
         tensors |= {f"sampler.{name}": tensor for name, tensor in self.sampler.state().items()}
         tensors["log"] = self.log[: self.step]
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
@@ -235,8 +235,8 @@ class Fit:
         """Go back to a checkpoint of the same recipe, data and seed. Raises `ModelError` where it does not fit."""
         try:
             self.optimizers = restore_training(checkpoint.tensors, self.network, self.schedule, checkpoint.step)
-            if self.judge is not None:
-                self.judge.restore(tensors_below("judge.", checkpoint.tensors), checkpoint.step)
+            if self.proxy is not None:
+                self.proxy.restore(tensors_below("proxy.", checkpoint.tensors), checkpoint.step)
             self.sampler.restore(tensors_below("sampler.", checkpoint.tensors))
             self.step, self.seconds = checkpoint.step, checkpoint.notes["seconds"]
             self.epochs = list(checkpoint.notes["epochs"])
@@ -253,20 +253,20 @@ def fit(
     *,
     val: Split | None = None,
     seed: int = 0,
-    plan: Plan | None = None,
-    on_step: Callable[[Fit], None] | None = None,
-) -> Fit:
+    plan: DeviceConfig | None = None,
+    on_step: Callable[[Trainer], None] | None = None,
+) -> Trainer:
     """Train the recipe's network on all of `train` in memory, calling `on_step` after every step; no disk is touched.
 
-    `val` is scored after every epoch; the recipe's own `val_size` is `split`'s to apply. Raises as `Fit` and its
-    `advance` do.
+    `val` is scored after every epoch; the recipe's own `val_size` is `split`'s to apply. Raises as `Trainer` and its
+    `train_step` do.
     """
-    fitting = Fit(recipe, train, classes, val=val, seed=seed, plan=plan or make_plan())
-    while not fitting.done:
-        fitting.advance()
+    trainer = Trainer(recipe, train, classes, val=val, seed=seed, plan=plan or select_device())
+    while not trainer.done:
+        trainer.train_step()
         if on_step:
-            on_step(fitting)
-    return fitting
+            on_step(trainer)
+    return trainer
 
 
 def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
@@ -280,14 +280,14 @@ def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]
         return train, None
     if recipe.val_split == "last":
         return train[: -recipe.val_size], train[-recipe.val_size :]
-    order = torch.randperm(len(train), generator=keyed(seed, "split")).numpy()
+    order = torch.randperm(len(train), generator=make_generator(seed, "split")).numpy()
     return train[np.sort(order[: -recipe.val_size])], train[np.sort(order[-recipe.val_size :])]
 
 
-def _some(recipe: Recipe, images: Tensor, pixels: Pixels) -> Tensor:
+def _some(recipe: Recipe, images: Tensor, pixels: Normalization) -> Tensor:
     """The images that first layers are set by, from all over N×H×W×3: float32 at most 2000×3×H×W."""
     count = WHITENING_IMAGES if recipe.network.name == "whitened" else 1  # the other kind asks for the size only
-    return pixels.to_network(images[:: max(1, len(images) // count)][:count])
+    return pixels.normalize(images[:: max(1, len(images) // count)][:count])
 
 
 def to_tensors(part: Split) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from tenfold.errors import DivergedError
-from tenfold.training.augment import keyed_seed, shrink
-from tenfold.training.device import Plan
+from tenfold.training.augment import derive_seed, downsample
+from tenfold.training.device import DeviceConfig
 from tenfold.training.model import make_network
 from tenfold.training.optim import (
     Optimizer,
@@ -30,21 +30,21 @@ LEARNS_EVERY = 4
 """Steps. To tell hard from easy it need not be good, and learning costs about twice what answering does."""
 
 
-class Judge:
-    """A network of the recipe's `judge_widths` that sees batches at `small_size` pixels.
+class ProxyModel:
+    """A network of the recipe's `proxy_widths` that sees batches at `low_res_size` pixels.
 
     `some` of the training images, normalised float N×3×H×W, are what its first layer is set by.
     """
 
-    def __init__(self, schedule: Schedule, classes: int, some: Tensor, seed: int, plan: Plan):
+    def __init__(self, schedule: Schedule, classes: int, some: Tensor, seed: int, plan: DeviceConfig):
         recipe = schedule.recipe
-        self.schedule, self.plan, self.size = schedule, plan, recipe.small_size
+        self.schedule, self.plan, self.size = schedule, plan, recipe.low_res_size
         self.smoothing = recipe.label_smoothing
-        spec = replace(recipe.network, widths=recipe.judge_widths, depth=2, residual=False)
-        self.network = make_network(spec, classes, shrink(some, self.size), keyed_seed(seed, "judge"), plan.device)
+        spec = replace(recipe.network, widths=recipe.proxy_widths, depth=2, residual=False)
+        self.network = make_network(spec, classes, downsample(some, self.size), derive_seed(seed, "judge"), plan.device)
         self.optimizers: list[Optimizer] = []
 
-    def pick(self, step: int, batch: Tensor, labels: Tensor) -> Tensor:
+    def select(self, step: int, batch: Tensor, labels: Tensor) -> Tensor:
         """Where in a batch of full size (float32 D×3×H×W, labels int64 D) its hardest images are: int64 B, ascending.
 
         Of every class some are among them (`top_loss_indices`). At every fourth step it learns from these, so that
@@ -59,15 +59,15 @@ class Judge:
                 raise DivergedError(f"the judge's loss is not finite at step {step}: a lower learning rate may do")
             count = self.schedule.batch_size
             minimum = class_minimum(labels, count / len(labels))
-            picked = top_loss_indices(losses.detach(), labels, count, minimum)
+            selected = top_loss_indices(losses.detach(), labels, count, minimum)
             if learns:
-                self._learn(losses[picked].mean())
-        return picked
+                self._learn(losses[selected].mean())
+        return selected
 
     def _losses(self, batch: Tensor, labels: Tensor) -> Tensor:
         """Each image's loss, float32 D; the norms go by this batch, as in training, so old statistics do no harm."""
         with self.plan.autocast():
-            logits = self.network(shrink(batch, self.size))
+            logits = self.network(downsample(batch, self.size))
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing, reduction="none")
 
     def _learn(self, loss: Tensor) -> None:

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from tenfold.data.dataset import Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
-from tenfold.training.augment import Draws, draw_epoch
-from tenfold.training.device import Plan
-from tenfold.training.fit import Fit, fit, split
+from tenfold.training.augment import AugmentParams, sample_augmentation
+from tenfold.training.device import DeviceConfig
+from tenfold.training.distributed import DistContext
 from tenfold.training.infer import predict_logits
-from tenfold.training.ranks import Ranks
 from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe, Stage
+from tenfold.training.trainer import Trainer, fit, split
 
-PLAN = Plan(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
+PLAN = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
 DATASET = make_shapes(train=2000, test=500)
 SMALL = DATASET.train[:120]
 SMALL_VAL = DATASET.test[:40]
@@ -32,24 +32,24 @@ QUICK = Recipe(
     NetworkSpec(widths=(8, 16), whitening_pairs=4),
     (Stage(1.5, 0.1, 0.05), Stage(1.0, 0.05, 0.0)),
     batch_size=20,
-    whitening_epochs=0.5,
+    whiten_bias_epochs=0.5,
     label_smoothing=0.1,
 )
 ADAM = replace(QUICK, name="adam", optimizer="adam", stages=(Stage(1.5, 1e-2, 5e-3), Stage(1.0, 5e-3, 0.0)))
 
 
-def make_fit(recipe: Recipe = QUICK, seed: int = 0, val: Split | None = None, train: Split = SMALL) -> Fit:
-    return Fit(recipe, train, 10, val=val, seed=seed, plan=PLAN)
+def make_trainer(recipe: Recipe = QUICK, seed: int = 0, val: Split | None = None, train: Split = SMALL) -> Trainer:
+    return Trainer(recipe, train, 10, val=val, seed=seed, plan=PLAN)
 
 
-def finish(fitting: Fit) -> Fit:
-    while not fitting.done:
-        fitting.advance()
-    return fitting
+def finish(trainer: Trainer) -> Trainer:
+    while not trainer.done:
+        trainer.train_step()
+    return trainer
 
 
-def weights(fitting: Fit) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in fitting.network.state_dict().items()}
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
 
 
 def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
@@ -64,8 +64,8 @@ def test_it_learns_shapes() -> None:
     """Ten classes, so 10 % is chance; a hundred steps of 50 images reach about 98 %."""
     recipe = replace(FAST89, network=NetworkSpec(widths=(8, 16, 16)), batch_size=50, stages=(Stage(3, 0.1, 0.0),))
     steps = []
-    fitting = fit(recipe, DATASET.train, 10, plan=PLAN, on_step=lambda now: steps.append(now.step))
-    logits = predict_logits(fitting.network, torch.from_numpy(DATASET.test.images), fitting.pixels, PLAN).single
+    trainer = fit(recipe, DATASET.train, 10, plan=PLAN, on_step=lambda now: steps.append(now.step))
+    logits = predict_logits(trainer.network, torch.from_numpy(DATASET.test.images), trainer.pixels, PLAN).single
     assert (logits.argmax(1).numpy() == DATASET.test.labels).mean() > 0.9
     assert steps == list(range(1, 121))
 
@@ -73,13 +73,13 @@ def test_it_learns_shapes() -> None:
 # --- the same steps as a plain loop -----------------------------------------------------------------------------------
 
 
-def plain_batch(train: Split, draws: Draws, chosen: np.ndarray) -> Tensor:
+def plain_batch(train: Split, draws: AugmentParams, indices: np.ndarray) -> Tensor:
     """Flip, shift by two pixels at most with a mirrored border, normalise: image by image in NumPy."""
     scaled = train.images / 255
     mean, std = scaled.mean((0, 1, 2)), scaled.std((0, 1, 2))
     assert draws.flip is not None and draws.shift is not None
     batch = []
-    for number in chosen:
+    for number in indices:
         image = train.images[number][:, ::-1] if draws.flip[number] else train.images[number]
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
         down, right = draws.shift[number].tolist()
@@ -130,24 +130,24 @@ def plain_muon(parameters: dict[str, nn.Parameter], state: dict[str, Any], rate:
 )
 def test_it_takes_the_steps_of_a_plain_loop(recipe: Recipe, update: Any, tolerance: float) -> None:
     """Eight steps, over the end of an epoch; within the first stage, whose rate falls from its first to its last."""
-    fitting = make_fit(recipe)
-    network = copy.deepcopy(fitting.network)
+    trainer = make_trainer(recipe)
+    network = copy.deepcopy(trainer.network)
     state: dict[str, Any] = {}
     first, last = recipe.stages[0].learning_rate, recipe.stages[0].final_learning_rate
     for step in range(8):
         epoch, index = divmod(step, 6)
-        draws = draw_epoch(recipe, 120, 32, 0, epoch)
-        chosen = draws.order[20 * index : 20 * index + 20].numpy()
-        labels = torch.from_numpy(SMALL.labels[chosen].astype(np.int64))
-        logits = network(plain_batch(SMALL, draws, chosen))
+        draws = sample_augmentation(recipe, 120, 32, 0, epoch)
+        indices = draws.order[20 * index : 20 * index + 20].numpy()
+        labels = torch.from_numpy(SMALL.labels[indices].astype(np.int64))
+        logits = network(plain_batch(SMALL, draws, indices))
         loss = plain_loss(logits, labels, 0.1)
         network.zero_grad()
         loss.backward()
         trained = {name: p for name, p in network.named_parameters() if p.grad is not None}
         with torch.no_grad():
             update(trained, state, first + (last - first) * step / 9, step)
-        fitting.advance()
-        ours = fitting.log[step].tolist()
+        trainer.train_step()
+        ours = trainer.log[step].tolist()
         assert ours[0] == pytest.approx(loss.item(), rel=tolerance)
         if recipe is ADAM:
             assert ours[1] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
@@ -158,18 +158,20 @@ def test_it_takes_the_steps_of_a_plain_loop(recipe: Recipe, update: Any, toleran
 
 
 def test_the_logged_loss_of_reference_includes_the_l2_terms() -> None:
-    recipe = replace(REFERENCE, network=replace(REFERENCE.network, dropout=0.0), rotate=0, shift_share=0, flip="none")
+    recipe = replace(
+        REFERENCE, network=replace(REFERENCE.network, dropout=0.0), degrees=0, affine_translate=0, flip="none"
+    )
     recipe = replace(recipe, batch_size=4, stages=(Stage(1, 3e-4, 3e-4),))
-    fitting = make_fit(recipe, train=DATASET.train[:4])
-    network, squares = copy.deepcopy(fitting.network), 0.0
+    trainer = make_trainer(recipe, train=DATASET.train[:4])
+    network, squares = copy.deepcopy(trainer.network), 0.0
     for name, parameter in network.named_parameters():
         if ".convs." in name and name.endswith("weight"):
             squares += parameter.detach().double().square().sum().item()
-    order = draw_epoch(recipe, 4, 32, 0, 0).order.numpy()
+    order = sample_augmentation(recipe, 4, 32, 0, 0).order.numpy()
     images = torch.from_numpy(DATASET.train.images[order].astype(np.float32) / 255).permute(0, 3, 1, 2)
     cross_entropy = plain_loss(network(images), torch.from_numpy(DATASET.train.labels[order].astype(np.int64)), 0.0)
-    fitting.advance()
-    assert fitting.log[0, 0].item() == pytest.approx(cross_entropy.item() + 1e-4 * squares, rel=1e-5)
+    trainer.train_step()
+    assert trainer.log[0, 0].item() == pytest.approx(cross_entropy.item() + 1e-4 * squares, rel=1e-5)
 
 
 # --- it stops at a bad loss -------------------------------------------------------------------------------------------
@@ -179,28 +181,28 @@ def test_the_logged_loss_of_reference_includes_the_l2_terms() -> None:
 @pytest.mark.parametrize("recipe", [QUICK, ADAM], ids=["muon", "adam"])
 def test_a_bad_loss_stops_training_before_the_update(bad: float, recipe: Recipe) -> None:
     """Without the test of the loss: no error."""
-    fitting = make_fit(recipe)
+    trainer = make_trainer(recipe)
     for _ in range(3):
-        fitting.advance()
+        trainer.train_step()
     with torch.no_grad():
-        fitting.network.get_parameter("head.weight")[3, 0] = bad
-    trained = {name: parameter.detach().clone() for name, parameter in fitting.network.named_parameters()}
+        trainer.network.get_parameter("head.weight")[3, 0] = bad
+    trained = {name: parameter.detach().clone() for name, parameter in trainer.network.named_parameters()}
     with pytest.raises(DivergedError, match=r"loss is (nan|inf) at step 3, epoch 0\.50: a lower learning rate may do"):
-        fitting.advance()
-    assert fitting.step == 3
-    for name, parameter in fitting.network.named_parameters():
+        trainer.train_step()
+    assert trainer.step == 3
+    for name, parameter in trainer.network.named_parameters():
         torch.testing.assert_close(parameter.detach(), trained[name], rtol=0, atol=0, equal_nan=True)
 
 
 def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
     """Without that test: it does, and pushes a good one out."""
-    fitting = make_fit()
-    fitting.advance()
-    fitting.checkpoint()
+    trainer = make_trainer()
+    trainer.train_step()
+    trainer.checkpoint()
     with torch.no_grad():
-        fitting.network.get_parameter("head.weight")[3, 0] = math.nan
+        trainer.network.get_parameter("head.weight")[3, 0] = math.nan
     with pytest.raises(DivergedError, match=r"head\.weight is not finite after step 1"):
-        fitting.checkpoint()
+        trainer.checkpoint()
 
 
 # --- it repeats itself ------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def test_weights_that_are_not_finite_make_no_checkpoint() -> None:
 
 @pytest.mark.parametrize("recipe", [QUICK, ADAM], ids=["muon", "adam"])
 def test_the_same_seed_gives_the_same_bits(recipe: Recipe) -> None:
-    first, second, other = (finish(make_fit(recipe, seed)) for seed in (7, 7, 8))
+    first, second, other = (finish(make_trainer(recipe, seed)) for seed in (7, 7, 8))
     assert_same(weights(first), weights(second))
     assert torch.equal(first.log, second.log)
     assert not torch.equal(first.network.get_parameter("head.weight"), other.network.get_parameter("head.weight"))
@@ -219,12 +221,12 @@ def test_dropout_repeats_itself() -> None:
     recipe = replace(REFERENCE, batch_size=4, stages=(Stage(2, 3e-4, 3e-4),))
     logs = []
     for disturb in (False, True):
-        fitting = make_fit(recipe, train=DATASET.train[:4])
-        while not fitting.done:
+        trainer = make_trainer(recipe, train=DATASET.train[:4])
+        while not trainer.done:
             if disturb:
                 torch.rand(5)
-            fitting.advance()
-        logs.append(fitting.log)
+            trainer.train_step()
+        logs.append(trainer.log)
     assert torch.equal(*logs)
 
 
@@ -233,10 +235,10 @@ def test_dropout_repeats_itself() -> None:
     [
         QUICK,
         ADAM,
-        replace(QUICK, flip="random", rotate=15.0),
-        replace(QUICK, easy_share=0.4, frozen_share=0.5),
-        replace(QUICK, easy_share=0.4, judge_widths=(8, 8), small_share=0.3),
-        replace(ADAM, easy_share=0.4, judge_widths=(8, 8)),
+        replace(QUICK, flip="random", degrees=15.0),
+        replace(QUICK, prune_fraction=0.4, freeze_fraction=0.5),
+        replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8), low_res_fraction=0.3),
+        replace(ADAM, prune_fraction=0.4, proxy_widths=(8, 8)),
     ],
     ids=["muon", "adam", "turning", "hard images, first group frozen", "judge", "judge by adam"],
 )
@@ -247,14 +249,14 @@ def test_a_restored_run_ends_with_the_same_bits(recipe: Recipe) -> None:
     a stage that begins when it is done: states under other numbers, restored to other parameters. Without the judge's
     tensors in the checkpoint: other images.
     """
-    straight = make_fit(recipe, val=SMALL_VAL)
+    straight = make_trainer(recipe, val=SMALL_VAL)
     saved = {}
     while not straight.done:
-        straight.advance()
+        straight.train_step()
         if straight.step in (1, 4, 6, 9, 11, 15):
             saved[straight.step] = straight.checkpoint()  # a snapshot: without the clone, later steps changed it
     for step, checkpoint in saved.items():
-        restored = make_fit(recipe, val=SMALL_VAL)
+        restored = make_trainer(recipe, val=SMALL_VAL)
         restored.restore(checkpoint)
         assert restored.step == step
         finish(restored)
@@ -264,12 +266,12 @@ def test_a_restored_run_ends_with_the_same_bits(recipe: Recipe) -> None:
 
 def test_the_first_group_stays_as_it_is_in_the_last_steps() -> None:
     """15 steps, the last 6 of them frozen. Without it, everything moves until the end."""
-    fitting = make_fit(replace(QUICK, frozen_share=0.4))
-    while fitting.step < 9:
-        fitting.advance()
-    before = weights(fitting)
-    finish(fitting)
-    after = weights(fitting)
+    trainer = make_trainer(replace(QUICK, freeze_fraction=0.4))
+    while trainer.step < 9:
+        trainer.train_step()
+    before = weights(trainer)
+    finish(trainer)
+    after = weights(trainer)
     learned = {
         name for name in before if name.endswith(("weight", "bias")) and not torch.equal(before[name], after[name])
     }
@@ -278,136 +280,136 @@ def test_the_first_group_stays_as_it_is_in_the_last_steps() -> None:
 
 def test_the_first_steps_see_small_images() -> None:
     """15 steps, the first 6 of them at 16×16. Without the shrinking in the loop, all of them were at full size."""
-    fitting, full = make_fit(replace(QUICK, small_share=0.4)), make_fit()
+    trainer, full = make_trainer(replace(QUICK, low_res_fraction=0.4)), make_trainer()
     sizes = []
-    while not fitting.done:
-        small, large = fitting.next_batch()[0], full.next_batch()[0]
+    while not trainer.done:
+        small, large = trainer.next_batch()[0], full.next_batch()[0]
         sizes.append(small.shape[2])
         if small.shape[2] == 16:
             expected = large.numpy().reshape(20, 3, 16, 2, 16, 2).mean((3, 5))
             np.testing.assert_allclose(small, expected, atol=1e-6)
-        fitting.advance(), full.advance()
+        trainer.train_step(), full.train_step()
     assert sizes == [16] * 6 + [32] * 9
 
 
 def test_losses_are_noted_by_image_and_unsmoothed() -> None:
     """Without the note every pass would leave out the same images, whatever the network makes of them."""
-    fitting = make_fit(replace(QUICK, easy_share=0.4))
+    trainer = make_trainer(replace(QUICK, prune_fraction=0.4))
     for _ in range(3):
-        batch, labels, chosen = fitting.next_batch()
+        batch, labels, indices = trainer.next_batch()
         with torch.no_grad():
-            logits = copy.deepcopy(fitting.network)(batch).double().numpy()
+            logits = copy.deepcopy(trainer.network)(batch).double().numpy()
         expected = np.log(np.exp(logits).sum(1)) - logits[np.arange(20), labels]
-        before = fitting.sampler.losses.clone()
-        fitting.advance()
-        np.testing.assert_allclose(fitting.sampler.losses[chosen], expected, rtol=1e-4)
+        before = trainer.sampler.losses.clone()
+        trainer.train_step()
+        np.testing.assert_allclose(trainer.sampler.losses[indices], expected, rtol=1e-4)
         others = torch.ones(120, dtype=torch.bool)
-        others[chosen] = False
-        assert torch.equal(fitting.sampler.losses[others], before[others])
+        others[indices] = False
+        assert torch.equal(trainer.sampler.losses[others], before[others])
 
 
 def test_a_judge_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
     """33 of 120 images dealt, 20 of them trained on; an epoch stays 6 steps, whoever is seen."""
-    recipe = replace(QUICK, easy_share=0.4, judge_widths=(8, 8), small_share=0.4)
-    fitting = make_fit(recipe)
-    assert (fitting.schedule.steps_per_epoch, fitting.schedule.total) == (6, 15)
-    assert fitting.schedule.ends == make_fit().schedule.ends
+    recipe = replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8), low_res_fraction=0.4)
+    trainer = make_trainer(recipe)
+    assert (trainer.schedule.steps_per_epoch, trainer.schedule.total) == (6, 15)
+    assert trainer.schedule.ends == make_trainer().schedule.ends
     for step in range(15):
-        whole, numbers = fitting.deal_batch()
+        whole, numbers = trainer.next_candidates()
         assert whole.shape == (33, 3, 32, 32)
-        judge = copy.deepcopy(fitting.judge)
-        assert judge is not None
-        picked = judge.pick(step, whole, fitting.labels[numbers])
-        with patch.object(fitting, "network", wraps=fitting.network) as network:
-            fitting.advance()
+        proxy = copy.deepcopy(trainer.proxy)
+        assert proxy is not None
+        selected = proxy.select(step, whole, trainer.labels[numbers])
+        with patch.object(trainer, "network", wraps=trainer.network) as network:
+            trainer.train_step()
         (seen,) = network.call_args.args
         side = 16 if step < 6 else 32
         assert seen.shape == (20, 3, side, side) and seen.is_contiguous(memory_format=torch.channels_last)
-        np.testing.assert_allclose(seen, F.avg_pool2d(whole[picked], 32 // side), atol=1e-6)
+        np.testing.assert_allclose(seen, F.avg_pool2d(whole[selected], 32 // side), atol=1e-6)
 
 
 def test_with_nothing_to_leave_out_there_is_no_judge() -> None:
     """As a search may draw it, or a small data set has it: the recipe is then as without."""
-    fitting = make_fit(replace(QUICK, easy_share=0.0, judge_widths=(8, 8)))
-    assert fitting.judge is None and not fitting.sampler.by_losses
-    assert make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)), train=SMALL[:20]).judge is None
-    assert make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)), train=SMALL[:21]).judge is not None
-    plain = finish(make_fit(replace(QUICK, easy_share=0.0)))
-    assert torch.equal(finish(fitting).log, plain.log)
+    trainer = make_trainer(replace(QUICK, prune_fraction=0.0, proxy_widths=(8, 8)))
+    assert trainer.proxy is None and not trainer.sampler.by_losses
+    assert make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:20]).proxy is None
+    assert make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:21]).proxy is not None
+    plain = finish(make_trainer(replace(QUICK, prune_fraction=0.0)))
+    assert torch.equal(finish(trainer).log, plain.log)
 
 
 def test_a_judge_takes_the_place_of_the_losses() -> None:
-    fitting = make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)))
-    before = fitting.sampler.losses.clone()
-    finish(fitting)
-    assert torch.equal(fitting.sampler.losses, before)
-    names = set(fitting.checkpoint().tensors)
+    trainer = make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8)))
+    before = trainer.sampler.losses.clone()
+    finish(trainer)
+    assert torch.equal(trainer.sampler.losses, before)
+    names = set(trainer.checkpoint().tensors)
     assert not any(name.startswith("sampler.") for name in names)
-    assert {"judge.network.head.weight", "judge.optimizer.0.0.momentum_buffer"} <= names
+    assert {"proxy.network.head.weight", "proxy.optimizer.0.0.momentum_buffer"} <= names
 
 
 def test_a_rank_takes_its_share_of_what_the_first_one_picked() -> None:
-    """Whatever it would have picked itself. Without `from_first`: its own choice."""
-    recipe = replace(QUICK, easy_share=0.4, judge_widths=(8, 8))
-    fitting = Fit(recipe, SMALL, 10, seed=0, plan=PLAN, ranks=Ranks(1, 2))
-    whole, numbers = fitting.deal_batch()
-    with patch.object(Ranks, "from_first", lambda _self, _value: list(range(13, 33))):
-        batch, labels, chosen = fitting.next_batch()
-    assert torch.equal(chosen, numbers[23:33]) and torch.equal(batch, whole[23:33])
-    assert torch.equal(labels, fitting.labels[chosen])
+    """Whatever it would have selected itself. Without `from_first`: its own choice."""
+    recipe = replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8))
+    trainer = Trainer(recipe, SMALL, 10, seed=0, plan=PLAN, ranks=DistContext(1, 2))
+    whole, numbers = trainer.next_candidates()
+    with patch.object(DistContext, "broadcast", lambda _self, _value: list(range(13, 33))):
+        batch, labels, indices = trainer.next_batch()
+    assert torch.equal(indices, numbers[23:33]) and torch.equal(batch, whole[23:33])
+    assert torch.equal(labels, trainer.labels[indices])
 
 
 def test_a_judge_that_is_not_finite_makes_no_checkpoint() -> None:
-    fitting = make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8)))
-    fitting.advance()
-    fitting.checkpoint()
-    assert fitting.judge is not None
+    trainer = make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8)))
+    trainer.train_step()
+    trainer.checkpoint()
+    assert trainer.proxy is not None
     with torch.no_grad():
-        fitting.judge.network.get_parameter("head.weight")[3, 0] = math.nan
+        trainer.proxy.network.get_parameter("head.weight")[3, 0] = math.nan
     with pytest.raises(DivergedError, match=r"judge\.network\.head\.weight is not finite after step 1"):
-        fitting.checkpoint()
+        trainer.checkpoint()
 
 
 def test_a_checkpoint_without_the_judge_is_refused() -> None:
-    fitting = make_fit()
-    fitting.advance()
+    trainer = make_trainer()
+    trainer.train_step()
     with pytest.raises(ModelError, match="the checkpoint of step 1 does not fit this recipe"):
-        make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8))).restore(fitting.checkpoint())
+        make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8))).restore(trainer.checkpoint())
 
 
 def test_a_judge_sees_no_image_larger_than_it_is() -> None:
-    with pytest.raises(UsageError, match="small_size: 40 is more than the images' 32 pixels"):
-        make_fit(replace(QUICK, easy_share=0.4, judge_widths=(8, 8), small_size=40))
+    with pytest.raises(UsageError, match="low_res_size: 40 is more than the images' 32 pixels"):
+        make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8), low_res_size=40))
 
 
 GROUP = ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")
 
 
-def timeless(fitting: Fit) -> list[dict[str, float]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in fitting.epochs]
+def timeless(trainer: Trainer) -> list[dict[str, float]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in trainer.epochs]
 
 
 def test_a_checkpoint_holds_everything() -> None:
-    fitting = make_fit()
+    trainer = make_trainer()
     for _ in range(4):
-        fitting.advance()
-    checkpoint = fitting.checkpoint()
+        trainer.train_step()
+    checkpoint = trainer.checkpoint()
     names = set(checkpoint.tensors)
-    assert {f"network.{name}" for name in fitting.network.state_dict()} <= names
+    assert {f"network.{name}" for name in trainer.network.state_dict()} <= names
     momentum = {name for name in names if name.startswith("optimizer.")}
     assert len(momentum) == 4 + 4 + 1 + 1  # four filters, four biases of norms, the first layer's bias, the head
-    assert checkpoint.tensors["log"].tolist() == fitting.log[:4].tolist()
+    assert checkpoint.tensors["log"].tolist() == trainer.log[:4].tolist()
     assert checkpoint.step == 4 and set(checkpoint.notes) == {"seconds", "epochs"}
 
 
 def test_a_checkpoint_of_another_network_is_refused() -> None:
-    fitting = make_fit()
-    fitting.advance()
-    other = make_fit(replace(QUICK, network=NetworkSpec(widths=(8, 8), whitening_pairs=4)))
+    trainer = make_trainer()
+    trainer.train_step()
+    other = make_trainer(replace(QUICK, network=NetworkSpec(widths=(8, 8), whitening_pairs=4)))
     with pytest.raises(
         ModelError, match=r"the checkpoint of step 1 does not fit this recipe: .*groups\.1\.convs"
     ) as got:
-        other.restore(fitting.checkpoint())
+        other.restore(trainer.checkpoint())
     assert "\n" not in str(got.value)
 
 
@@ -415,29 +417,29 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
 
 
 def test_an_epoch_is_a_row() -> None:
-    fitting = finish(make_fit(QUICK, val=SMALL_VAL))  # 6 steps an epoch; 9 in the first stage and 6 in the second
-    rows = fitting.epochs
+    trainer = finish(make_trainer(QUICK, val=SMALL_VAL))  # 6 steps an epoch; 9 in the first stage and 6 in the second
+    rows = trainer.epochs
     assert [row["epoch"] for row in rows] == [1, 2, 2.5]
     assert [row["stage"] for row in rows] == [1, 2, 2]
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.1 - 0.05 * 5 / 9, 0.05 * 4 / 6, 0.05 / 6])
     for row, steps in zip(rows, [slice(0, 6), slice(6, 12), slice(12, 15)], strict=True):
-        assert row["train_loss"] == pytest.approx(fitting.log[steps, 0].mean().item())
-        assert row["train_accuracy"] == pytest.approx(fitting.log[steps, 1].mean().item())
-    assert sum(row["seconds"] for row in rows) == pytest.approx(fitting.seconds)
-    logits = predict_logits(fitting.network, torch.from_numpy(SMALL_VAL.images), fitting.pixels, PLAN).single
+        assert row["train_loss"] == pytest.approx(trainer.log[steps, 0].mean().item())
+        assert row["train_accuracy"] == pytest.approx(trainer.log[steps, 1].mean().item())
+    assert sum(row["seconds"] for row in rows) == pytest.approx(trainer.seconds)
+    logits = predict_logits(trainer.network, torch.from_numpy(SMALL_VAL.images), trainer.pixels, PLAN).single
     labels = torch.from_numpy(SMALL_VAL.labels.astype(np.int64))
     assert rows[-1]["val_loss"] == pytest.approx(plain_loss(logits, labels, 0.1).item(), rel=1e-5)
     assert rows[-1]["val_accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
-    assert fitting.network.training
+    assert trainer.network.training
 
 
 def test_without_validation_images_there_are_no_validation_scores() -> None:
-    rows = finish(make_fit(QUICK)).epochs
+    rows = finish(make_trainer(QUICK)).epochs
     assert all(math.isnan(row["val_loss"]) and math.isnan(row["val_accuracy"]) for row in rows)
 
 
 def test_validation_changes_no_weight() -> None:
-    assert_same(weights(finish(make_fit(QUICK, val=SMALL_VAL))), weights(finish(make_fit(QUICK))))
+    assert_same(weights(finish(make_trainer(QUICK, val=SMALL_VAL))), weights(finish(make_trainer(QUICK))))
 
 
 # --- what is held out -------------------------------------------------------------------------------------------------
@@ -487,12 +489,12 @@ def test_no_images_at_all() -> None:
 def test_images_of_rare_classes_come_more_often() -> None:
     """64 squares and 4 disks: 4·√(64/4) = 16 disks a cycle, and an epoch still is 68 images."""
     labels = np.array([0] * 64 + [1] * 4, np.uint8)
-    fitting = make_fit(replace(QUICK, oversample=0.5, batch_size=4), train=Split(SMALL.images[:68], labels))
-    assert fitting.labels.bincount().tolist() == [64, 16]
-    assert fitting.class_counts == [64, 4, *[0] * 8]
-    assert fitting.schedule.steps_per_epoch == 17
-    seen = torch.cat([fitting.sampler.deal(step)[1] for step in range(20)])
+    trainer = make_trainer(replace(QUICK, oversample=0.5, batch_size=4), train=Split(SMALL.images[:68], labels))
+    assert trainer.labels.bincount().tolist() == [64, 16]
+    assert trainer.class_counts == [64, 4, *[0] * 8]
+    assert trainer.schedule.steps_per_epoch == 17
+    seen = torch.cat([trainer.sampler.next_indices(step)[1] for step in range(20)])
     assert seen.sort().values.tolist() == list(range(80))  # one cycle
     alike = Split(SMALL.images, np.arange(120, dtype=np.uint8) % 10)
-    with_it, without = (finish(make_fit(replace(QUICK, oversample=power), train=alike)) for power in (0.5, 0.0))
+    with_it, without = (finish(make_trainer(replace(QUICK, oversample=power), train=alike)) for power in (0.5, 0.0))
     assert_same(weights(with_it), weights(without))

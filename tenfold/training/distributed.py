@@ -1,6 +1,6 @@
 """Several processes that train one network together, each on its share of every batch: what torchrun starts.
 
-Each rank holds the whole network, the whole data and the same keyed randomness, so all that travels is sums: of the
+Each rank holds the whole network, the whole data and the same make_generator randomness, so all that travels is sums: of the
 gradients, of what the losses were, and of norms' statistics. After every step all ranks hold the same numbers. Only the
 first rank writes.
 """
@@ -18,7 +18,7 @@ from tenfold.errors import RankLostError, UsageError
 
 
 @dataclass(frozen=True)
-class Ranks:
+class DistContext:
     """Which of how many this process is, in all and on its machine; alone, nothing travels and nothing is computed."""
 
     rank: int = 0
@@ -35,13 +35,13 @@ class Ranks:
         shared = name == "cuda" or (name == "auto" and torch.cuda.is_available())
         return f"cuda:{self.local}" if self.count > 1 and shared else name
 
-    def share(self, images: int) -> slice:
+    def shard(self, images: int) -> slice:
         """This rank's part of a batch; ranks follow each other. Raises `UsageError` where one would have nothing."""
         if images < self.count:
             raise UsageError(f"a batch of {images} images is too small for {self.count} ranks: start fewer")
         return slice(images * self.rank // self.count, images * (self.rank + 1) // self.count)
 
-    def add(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of the same device and dtype by their sums over all ranks. Raises `RankLostError`."""
         if self.count == 1 or not tensors:
             return
@@ -51,22 +51,22 @@ class Ranks:
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view(tensor.shape))
 
-    def join(self, part: Tensor, images: int) -> Tensor:
+    def all_gather(self, part: Tensor, images: int) -> Tensor:
         """All ranks' parts of a batch (one number an image), in order. Raises `RankLostError`."""
         if self.count == 1:
             return part
         whole = part.new_zeros(images)
-        whole[self.share(images)] = part
-        self.add([whole])
+        whole[self.shard(images)] = part
+        self.all_reduce([whole])
         return whole
 
     def any(self, flag: bool) -> bool:
         """Whether it is so on one of the ranks at least; all get the same answer. Raises `RankLostError`."""
         flags = torch.tensor([float(flag)])
-        self.add([flags])
+        self.all_reduce([flags])
         return bool(flags)
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The first rank's value (it is pickled on its way). Raises `RankLostError`."""
         if self.count == 1:
             return value
@@ -76,17 +76,17 @@ class Ranks:
         return box[0]
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = DistContext()
 
 
 @contextlib.contextmanager
-def joined() -> Iterator[Ranks]:
+def joined() -> Iterator[DistContext]:
     """The ranks that torchrun started, connected while the block runs; without it, this process alone."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
-    ranks = Ranks(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
+    ranks = DistContext(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield ranks
