@@ -170,7 +170,7 @@ def _predict_far(
     content = read_content(file)
     classifier = open_bytes(content, str(file))
     answer(classifier, [], top, reject)  # what is wrong with the question is said here, not on the nodes
-    question = cluster.Question(source, column, top, reject, classifier.digest, classifier.runtime_name)
+    question = cluster.PredictJob(source, column, top, reject, classifier.digest, classifier.runtime_name)
     return cluster.predict(question, content, out, address)
 
 

@@ -78,7 +78,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Decoded(NamedTuple):
-    """Normalization, and of a file with 16-bit values how many of their bits it uses: 1 to 16, 0 for all other files."""
+    """Pixels, and of a file with 16-bit values how many of their bits it uses: 1 to 16, 0 for all other files."""
 
     pixels: np.ndarray
     bits: int

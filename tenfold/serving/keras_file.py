@@ -2,9 +2,9 @@
 
 uint8 N×S×S×3 in, float32 probabilities N×K out; normalisation and temperature are layers inside. Its configuration
 holds what the layers need and nothing else, so that Keras 3.8 opens it as well as the newest. What the file says of
-itself (`ModelMetadata`: class names, resize mode, threshold, accuracy) is `tenfold.json` within it, which is a zip archive: so
-it cannot get lost on the way. Keras saves it on its torch backend; the network's norms and dropout stay layers of their
-own, so that it can be looked at and trained on.
+itself (`ModelMetadata`: class names, resize mode, threshold, accuracy) is `tenfold.json` within it, which is a zip
+archive: so it cannot get lost on the way. Keras saves it on its torch backend; the network's norms and dropout stay
+layers of their own, so that it can be looked at and trained on.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Batched augmentation, and the views of an image at test time.
 
-Training draws one `AugmentParams` an epoch from a key, so an epoch can be drawn again after an interruption and comes out the
-same. Shapes: N images, B of them in a batch, H×W pixels; images are uint8 N×H×W×3 and reach the network as float
-B×3×H×W, which is channels-last in memory without a copy.
+Training samples one `AugmentParams` an epoch from a key, so that after an interruption an epoch's come out the same.
+Shapes: N images, B of them in a batch, H×W pixels; images are uint8 N×H×W×3 and reach the network as float B×3×H×W,
+which is channels-last in memory without a copy.
 """
 
 import hashlib
@@ -171,7 +171,7 @@ def downsample(images: Tensor, side: int) -> Tensor:
 
 
 def cut_out(images: Tensor, cutout_corner: Tensor, side: int) -> Tensor:
-    """Set a square of `side` pixels, its top left pixel at `cutout_corner` (int64 B×2, may lie outside), to 0 (the mean).
+    """Set a square of `side` pixels, top left at `cutout_corner` (int64 B×2, may lie outside), to 0, the mean.
 
     DeVries and Taylor, "Improved regularization of convolutional neural networks with cutout", 2017.
     """

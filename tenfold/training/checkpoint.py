@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from tenfold.files import write_bytes
+from tenfold.training.aliases import rename_tensors
 
 _NAME = re.compile(r"step-(\d{8})-([0-9a-f]{16})\.safetensors")
 
@@ -44,7 +45,7 @@ class Checkpoint:
             return None
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         notes = json.loads(header["__metadata__"]["tenfold"])
-        return cls(notes.pop("step"), safetensors.torch.load(content), notes)
+        return cls(notes.pop("step"), rename_tensors(safetensors.torch.load(content)), notes)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

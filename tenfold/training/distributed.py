@@ -1,6 +1,6 @@
 """Several processes that train one network together, each on its share of every batch: what torchrun starts.
 
-Each rank holds the whole network, the whole data and the same make_generator randomness, so all that travels is sums: of the
+Each rank holds the whole network, the whole data and the same keyed randomness, so all that travels is sums: of the
 gradients, of what the losses were, and of norms' statistics. After every step all ranks hold the same numbers. Only the
 first rank writes.
 """

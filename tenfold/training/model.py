@@ -49,8 +49,8 @@ def channels_last(network: nn.Module) -> nn.Module:
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that learns a bias only, as the speed records do: the scale would be undone by the next layer."""
 
-    def __init__(self, channels: int, keep: float):
-        super().__init__(channels, momentum=1 - keep, eps=1e-12)
+    def __init__(self, channels: int, momentum: float):
+        super().__init__(channels, momentum=momentum, eps=1e-12)
         self.weight.requires_grad_(False)
 
 
@@ -69,12 +69,12 @@ class ConvGroup(nn.Module):
     With `residual`, what the first one gave is added before the last GELU, as in the 96 % recipe of airbench (2024).
     """
 
-    def __init__(self, channels_in: int, channels_out: int, depth: int, keep: float, residual: bool):
+    def __init__(self, channels_in: int, channels_out: int, depth: int, momentum: float, residual: bool):
         super().__init__()
         self.residual = residual and depth > 1
         widths = [channels_in] + [channels_out] * depth
         self.convs = nn.ModuleList(Conv(*pair) for pair in pairwise(widths))
-        self.norms = nn.ModuleList(BatchNorm(channels_out, keep) for _ in range(depth))
+        self.norms = nn.ModuleList(BatchNorm(channels_out, momentum) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N×C_in×H×W to N×C_out×H/2×W/2."""
@@ -101,7 +101,7 @@ class WhitenedConvNet(nn.Module):
         widths = (self.patch.out_channels, *spec.widths)
         pairs = pairwise(widths)
         self.groups = nn.Sequential(
-            *(ConvGroup(*pair, spec.depth, spec.norm_momentum, spec.residual) for pair in pairs)
+            *(ConvGroup(*pair, spec.depth, spec.batch_norm_momentum, spec.residual) for pair in pairs)
         )
         if spec.side(size, len(spec.widths)) == 0:
             raise UsageError(f"{size}×{size} images are too small for {len(spec.widths)} groups")
@@ -179,13 +179,13 @@ class KerasNorm(nn.BatchNorm2d):
 class ReferenceBlock(nn.Module):
     """Convolutions, plus 1×1 shortcuts from the pooled image and from the block before, then norm and max pool."""
 
-    def __init__(self, channels_in: int, channels: int, depth: int, keep: float, first: bool):
+    def __init__(self, channels_in: int, channels: int, depth: int, momentum: float, first: bool):
         super().__init__()
         widths = [channels_in] + [channels] * depth
         self.convs = nn.ModuleList(Conv3x3(*pair) for pair in pairwise(widths))
         self.from_image = nn.Conv2d(3, channels, 1)
         self.from_block = None if first else nn.Conv2d(channels_in, channels, 1)
-        self.norm = KerasNorm(channels, momentum=1 - keep, eps=KERAS_EPS)
+        self.norm = KerasNorm(channels, momentum=momentum, eps=KERAS_EPS)
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
         """Map N×C_in×H×W and the image pooled to N×3×H×W to N×C×H/2×W/2."""
@@ -207,7 +207,7 @@ class Reference(nn.Module):
             raise UsageError(f"{size}×{size} images are too small for the reference network: 32 is the least")
         inputs = (3, *(channels for channels, _ in REFERENCE_BLOCKS))
         self.blocks = nn.ModuleList(
-            ReferenceBlock(inputs[i], channels, depth, spec.norm_momentum, first=i == 0)
+            ReferenceBlock(inputs[i], channels, depth, spec.batch_norm_momentum, first=i == 0)
             for i, (channels, depth) in enumerate(REFERENCE_BLOCKS)
         )
         side = size >> len(REFERENCE_BLOCKS)

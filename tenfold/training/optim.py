@@ -262,7 +262,7 @@ class KerasAdam(Optimizer):
     """Adam with the bias corrections folded into the rate, as Keras has it: eps is added to the uncorrected √v.
 
     Kingma and Ba, 2015, the formulation before their section 2.1; Keras's constants. The gradient of `l2` times the sum
-    of squares of the `l2_parameters` parameters is added here, on the way, instead of being computed and kept beforehand.
+    of squares of the `l2_parameters` is added here, on the way, instead of being computed and kept beforehand.
     """
 
     def __init__(

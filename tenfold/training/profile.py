@@ -95,7 +95,7 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
     before = matmul_gflops(plan.dtype)
     # a judge learns at some steps only, which the mean has and the median has not
     middle = statistics.median if trainer.proxy is None else statistics.fmean
-    milliseconds = 1e3 * middle(_seconds(trainer.advance))
+    milliseconds = 1e3 * middle(_seconds(trainer.train_step))
     ceiling = (before + matmul_gflops(plan.dtype)) / 2
     parts = (*_products(trainer), *_rest(trainer))
     left = milliseconds - sum(part.milliseconds for part in parts)

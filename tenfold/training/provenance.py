@@ -25,7 +25,7 @@ _SAMPLE = 200
 
 
 def note_origin(dataset: Dataset) -> dict[str, Any]:
-    """What env.json keeps of the data, so that `reload_dataset` finds it again and knows it from other data of its name."""
+    """What env.json keeps of the data, so that `reload_dataset` finds it, and no other data of its name."""
     return {"folder": asdict(dataset.origin)} if dataset.origin else {"data_sha256": fingerprint(dataset)}
 
 

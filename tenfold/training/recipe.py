@@ -17,6 +17,7 @@ from pydantic.dataclasses import dataclass
 
 from tenfold.errors import UsageError
 from tenfold.files import to_utf8
+from tenfold.training.aliases import with_current_names
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_BYTES = 1_000_000
@@ -58,8 +59,8 @@ class NetworkSpec:
     """Behind the first layer, the largest: `relu` moves less memory, and of a patch and its negative one passes."""
     head_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     """Logits are the head's output times this, over its number of inputs."""
-    norm_momentum: Share = 0.6
-    """How much batch norm's running statistics keep of their old value at each step."""
+    batch_norm_momentum: Share = 0.4
+    """Weight of the batch in batch norm's running statistics at each step, as PyTorch means it."""
     dropout: Share = 0.0
     """Share of activations dropped after each hidden dense layer (`reference` only)."""
 
@@ -117,22 +118,23 @@ class Recipe:
     flip: Literal["none", "random", "alternating"] = "alternating"
     """`alternating`: each image is mirrored every other epoch, so that two epochs show both sides."""
     translate: Side = 2
-    """Largest shift in whole pixels, the border mirrored."""
+    """Largest translation in whole pixels, the border mirrored."""
     degrees: Degrees = 0.0
     """Largest rotation in degrees."""
     affine_translate: Share = 0.0
-    """Largest shift as a share of the side, bilinear together with the rotation, the border repeated."""
+    """Largest translation as a share of the side, bilinear together with the rotation, the border repeated."""
     cutout: Side = 0
     """Side of a square that is greyed out, in pixels."""
     low_res_fraction: Share = 0.0
     """Share of the steps, the first ones, that see the images shrunk to `low_res_size` pixels a side."""
     low_res_size: Side = 16
     prune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the images that every pass but the first leaves out: those of the smallest loss when last seen. With
-    `proxy_widths`, the share of those dealt that every batch leaves out, or less where there are too few images."""
+    """Data pruning: share of the images that every cycle but the first leaves out, those of the smallest last loss."""
     proxy_widths: Annotated[tuple[Width, ...], Field(max_length=10)] = ()
-    """Channels of the groups of a small network that is trained beside and, seeing every batch as it comes, augmented,
-    at `low_res_size`, leaves the easier images out. Without them images are left out by their last loss."""
+    """Channels of the groups of a proxy: a small network, trained beside, that sees every batch's candidates as they
+    come, augmented, at `low_res_size`, and prunes the easier ones."""
+    proxy_prune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the candidates of a batch that the proxy prunes, or less where there are too few images."""
     oversample: Share = 0.0
     """Images of rare classes (of fewer than half as many as the largest) come (largest / own count)^p times as often,
     where p is this: 0.5 is square-root sampling."""
@@ -146,7 +148,7 @@ class Recipe:
     tta: Literal["one", "mirror", "six"] = "six"
     """Test-time views: the image; and its mirror image; and both shifted by a pixel along the diagonal."""
     tta_fraction: Share = 1.0
-    """Share of the images, the least sure ones, that get more than one view."""
+    """Share of the images, the least confident ones, that get more than one view."""
 
     @pydantic.model_validator(mode="after")
     def _fits_the_network(self) -> "Recipe":
@@ -164,21 +166,25 @@ class Recipe:
             raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few for {groups} groups")
         if self.proxy_widths:
             self._fits_the_proxy()
+        if self.proxy_prune_fraction and not self.proxy_widths:
+            raise ValueError("proxy_prune_fraction: it takes a proxy (proxy_widths)")
+        if self.uses_proxy and self.prune_fraction:
+            raise ValueError("prune_fraction: the proxy prunes already (proxy_prune_fraction)")
         return self
 
     def _fits_the_proxy(self) -> None:
         if self.network.name == "reference":
-            raise ValueError("proxy_widths: only the whitened network can have a judge beside it")
+            raise ValueError("proxy_widths: only the whitened network can have a proxy beside it")
         groups = len(self.proxy_widths)
         if self.network.side(self.low_res_size, groups) == 0:
             raise ValueError(
-                f"low_res_size: {self.low_res_size} pixels are too few for the {groups} groups of the judge"
+                f"low_res_size: {self.low_res_size} pixels are too few for the {groups} groups of the proxy"
             )
 
     @property
     def uses_proxy(self) -> bool:
-        """Whether a judge leaves images out: it takes widths, and something to leave out."""
-        return bool(self.proxy_widths) and self.prune_fraction > 0
+        """Whether a proxy prunes: it takes widths, and something to prune."""
+        return bool(self.proxy_widths) and self.proxy_prune_fraction > 0
 
     @property
     def epochs(self) -> float:
@@ -206,13 +212,14 @@ class Recipe:
         times as many: about as many steps as on CIFAR-10, each r times cheaper. Of a small data set no image is easy
         enough to leave out, unless `rare_classes` need the time. docs/log.md has what was tried.
         """
-        ratio = math.sqrt(max(1.0, self.images / images))
+        ratio, prunes = math.sqrt(max(1.0, self.images / images)), images >= FEWEST_TO_PRUNE or rare_classes
         return replace(
             self.with_epochs(min(self.epochs * ratio, MOST_EPOCHS)),
             batch_size=min(self.batch_size, max(FEWEST_IN_BATCH, round(self.batch_size / ratio))),
             whiten_bias_epochs=self.whiten_bias_epochs * ratio,
             val_size=round(self.val_size / ratio**2),
-            prune_fraction=self.prune_fraction if images >= FEWEST_TO_PRUNE or rare_classes else 0.0,
+            prune_fraction=self.prune_fraction if prunes else 0.0,
+            proxy_prune_fraction=self.proxy_prune_fraction if prunes else 0.0,
             images=min(self.images, images),
         )
 
@@ -249,7 +256,8 @@ class Recipe:
     def from_json(text: str | bytes, source: str = "recipe") -> "Recipe":
         """Read a recipe; `source` names it in errors. Raises `UsageError` that names the first wrong field."""
         try:
-            return _ADAPTER.validate_json(to_utf8(text) if isinstance(text, bytes) else text, strict=True)
+            current = with_current_names(to_utf8(text) if isinstance(text, bytes) else text)
+            return _ADAPTER.validate_json(current, strict=True)
         except UnicodeDecodeError as error:
             raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
         except pydantic.ValidationError as error:
@@ -273,7 +281,7 @@ def with_defaults(told: Any) -> Any:
 
 REFERENCE = Recipe(
     name="reference",
-    network=NetworkSpec(name="reference", dropout=0.3, norm_momentum=0.99),
+    network=NetworkSpec(name="reference", dropout=0.3, batch_norm_momentum=1 - 0.99),  # Keras keeps 0.99
     stages=(Stage(20, 3e-4, 3e-4), Stage(10, 1e-4, 1e-4), Stage(5, 5e-5, 5e-5)),
     batch_size=64,
     optimizer="adam",
@@ -316,7 +324,7 @@ FAST94 = replace(
     tta_fraction=0.2,
 )
 
-# Network, shifts and holes are those of airbench's 96 % recipe (Keller Jordan, 2024), and so is the idea of a proxy.
+# Network, translations and cutout are those of airbench's 96 % recipe (Keller Jordan, 2024), as is the idea of a proxy.
 FAST96 = replace(
     FAST94,
     name="fast96",
@@ -326,8 +334,9 @@ FAST96 = replace(
     cutout=12,
     whiten_bias_epochs=3.0,
     low_res_fraction=0.15,
-    prune_fraction=0.5,
+    prune_fraction=0.0,
     proxy_widths=(32, 64, 64),
+    proxy_prune_fraction=0.5,
     freeze_fraction=0.1,
     tta_fraction=0.25,
 )

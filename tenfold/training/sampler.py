@@ -31,10 +31,9 @@ class Sampler:
     def __init__(self, recipe: Recipe, labels: Tensor, size: int, seed: int, batch_size: int, device: torch.device):
         count = len(labels)
         self.recipe, self.count, self.size, self.seed, self.device = recipe, count, size, seed, device
-        self.by_losses = recipe.prune_fraction > 0 and not recipe.uses_proxy
-        self.candidate_batch_size = (
-            min(count, round(batch_size / (1 - recipe.prune_fraction))) if recipe.uses_proxy else batch_size
-        )
+        self.by_losses = recipe.prune_fraction > 0
+        candidates = round(batch_size / (1 - recipe.proxy_prune_fraction))
+        self.candidate_batch_size = min(count, candidates) if recipe.uses_proxy else batch_size
         self.labels = labels.to(device)
         self.class_minimum = class_minimum(self.labels, 1 - recipe.prune_fraction)
         hard = max(batch_size, round(count * (1 - recipe.prune_fraction)), int(self.class_minimum.sum()))

@@ -1,7 +1,7 @@
 """Training in memory: one loop for all recipes, no disk.
 
-All randomness is make_generator by (seed, purpose, epoch or step), so the state of a run is its tensors and a step number, and
-a run resumed from them goes on bit for bit.
+All randomness is keyed by (seed, purpose, epoch or step), so the state of a run is its tensors and a step number, and
+a run resumed from them ends bit-identical.
 """
 
 import math

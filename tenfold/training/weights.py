@@ -14,6 +14,7 @@ from torch import nn
 from tenfold.data.dataset import Resize
 from tenfold.errors import ModelError, UsageError, one_line
 from tenfold.files import format_object, write_bytes, write_text
+from tenfold.training.aliases import with_current_names
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build, channels_last
@@ -77,7 +78,8 @@ def write_model(folder: Path, network: nn.Module, description: dict[str, Any]) -
 def read_description(folder: Path) -> ModelDescription:
     """What model.json says. Raises `ModelError`."""
     try:
-        return _ADAPTER.validate_json((folder / DESCRIPTION).read_bytes(), strict=True)
+        text = (folder / DESCRIPTION).read_text(encoding="utf-8")
+        return _ADAPTER.validate_json(with_current_names(text), strict=True)
     except (OSError, ValueError) as error:
         raise _not_understood(folder, error) from error
 

@@ -103,7 +103,7 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, d
     subject, panel = made
     subject.run.verify()
     assert read_panel(subject) == panel
-    with mock.patch.object(honesty, "_labels", lambda *_: {"missing": "made anew", "test": {}}):
+    with mock.patch.object(audit, "_labels", lambda *_: {"missing": "made anew", "test": {}}):
         again, new = examine(subject, PLAN)
         assert not new and again == panel
         changed = replace(DATASET, train=DATASET.train[:-1])
@@ -138,9 +138,9 @@ def test_a_damaged_part_is_named(made: tuple[Subject, dict[str, Any]], capsys: p
 
 def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, dict[str, Any]]) -> None:
     subject, panel = made
-    with mock.patch.object(honesty, "_corruptions", lambda subject, model, plan, images: {"images": images}):
+    with mock.patch.object(audit, "_corruptions", lambda subject, model, plan, images: {"images": images}):
         assert not examine(subject, PLAN, full=True)[1]  # there are no more than 60
-        with mock.patch.object(honesty, "read_panel", lambda _: panel | {"corruptions": {"images": 59}}):
+        with mock.patch.object(audit, "read_panel", lambda _: panel | {"corruptions": {"images": 59}}):
             assert examine(subject, PLAN, full=True)[0]["corruptions"] == {"images": 60}
     audit._keep(subject, "corruptions", panel["corruptions"])
 

@@ -273,7 +273,7 @@ def test_whitened_layers_are_counted() -> None:
 
 
 def test_a_residual_group_adds_what_its_first_convolution_gave() -> None:
-    group = ConvGroup(4, 8, depth=3, keep=0.6, residual=True).eval()
+    group = ConvGroup(4, 8, depth=3, momentum=0.4, residual=True).eval()
     x = torch.rand(2, 4, 6, 6)
     (first, second, third), norms = group.convs, group.norms
     shortcut = F.gelu(norms[0](F.max_pool2d(first(x), 2)))

@@ -26,7 +26,7 @@ RECIPE = Recipe(
     (Stage(1, 0.1, 0.05), Stage(1, 0.1, 0.0)),
     batch_size=20,
     label_smoothing=0.1,
-    prune_fraction=0.5,
+    proxy_prune_fraction=0.5,
     proxy_widths=(8, 16),
 )
 SCHEDULE = Schedule(RECIPE, 20, 18, (18, 36))

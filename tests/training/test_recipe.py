@@ -1,6 +1,7 @@
 """Recipes: to JSON and back, and every way of getting one wrong."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ def changed(**fields: Any) -> str:
     return json.dumps(json.loads(PLAIN.to_json()) | fields)
 
 
-EVEN_PATCHES = changed(prune_fraction=0.5, proxy_widths=[8] * 4, network={"whitening": 2, "whitening_pairs": 6})
+EVEN_PATCHES = changed(proxy_prune_fraction=0.5, proxy_widths=[8] * 4, network={"whitening": 2, "whitening_pairs": 6})
 
 
 @pytest.mark.parametrize("recipe", [*RECIPES.values(), PLAIN], ids=lambda recipe: recipe.name)
@@ -34,7 +35,7 @@ def test_fields_left_out_take_their_defaults() -> None:
 
 
 def test_a_recipe_with_a_judge_comes_back_as_it_went() -> None:
-    recipe = Recipe.from_json(changed(prune_fraction=0.5, proxy_widths=[8] * 4))
+    recipe = Recipe.from_json(changed(proxy_prune_fraction=0.5, proxy_widths=[8] * 4))
     assert recipe.proxy_widths == (8, 8, 8, 8)
     assert Recipe.from_json(recipe.to_json()) == recipe
 
@@ -47,6 +48,40 @@ def test_what_was_noted_before_a_field_was_is_completed() -> None:
         assert with_defaults(other) == other
 
 
+OLD_NAMES = {
+    "easy_share": ("prune_fraction", 0.5), "small_share": ("low_res_fraction", 0.25),
+    "small_size": ("low_res_size", 20),
+    "frozen_share": ("freeze_fraction", 0.125), "views": ("tta", "mirror"), "unsure_share": ("tta_fraction", 0.75),
+    "whitening_epochs": ("whiten_bias_epochs", 1.5), "bias_rate": ("bias_lr", 0.1), "head_rate": ("head_lr", 0.2),
+    "decay": ("weight_decay", 0.3), "standardize": ("normalize", False), "shift": ("translate", 3),
+    "shift_share": ("affine_translate", 0.4), "rotate": ("degrees", 5.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("old", OLD_NAMES)
+def test_a_recipe_with_the_old_name_of_a_field_means_the_same(old: str) -> None:
+    current, value = OLD_NAMES[old]
+    told = json.loads(PLAIN.to_json())
+    assert told.pop(current) != value
+    assert Recipe.from_json(json.dumps(told | {old: value})) == replace(PLAIN, **{current: value})
+
+
+def test_the_old_share_of_easy_images_was_the_proxys_where_there_was_one() -> None:
+    told = {name: value for name, value in json.loads(PLAIN.to_json()).items() if "pr" not in name}
+    told |= {"easy_share": 0.5, "judge_widths": [8, 8]}
+    assert Recipe.from_json(json.dumps(told)) == replace(PLAIN, proxy_widths=(8, 8), proxy_prune_fraction=0.5)
+
+
+def test_the_old_momentum_of_batch_norm_was_what_it_kept() -> None:
+    recipe = Recipe.from_json(changed(network={"norm_momentum": 0.75}))
+    assert recipe.network == NetworkSpec(batch_norm_momentum=0.25)
+
+
+def test_both_names_of_a_field_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match=r"mine\.json: shift: "):
+        Recipe.from_json(changed(shift=2), source="mine.json")
+
+
 def test_names_are_keys() -> None:
     assert {name: recipe.name for name, recipe in RECIPES.items()} == {name: name for name in RECIPES}
     assert find_recipe("fast89") is FAST89
@@ -55,12 +90,12 @@ def test_names_are_keys() -> None:
 def test_reference_is_the_reference_systems_recipe() -> None:
     stages = [(20, 3e-4, 3e-4), (10, 1e-4, 1e-4), (5, 5e-5, 5e-5)]
     assert [(s.epochs, s.learning_rate, s.final_learning_rate) for s in REFERENCE.stages] == stages
-    told = {"batch_size": 64, "optimizer": "adam", "l2": 1e-4, "label_smoothing": 0, "standardize": False}
-    told |= {"flip": "random", "shift": 0, "rotate": 15, "affine_translate": 0.1, "cutout": 0}
-    told |= {"val_size": 10_000, "val_split": "random", "views": "one", "epochs": 35}
+    told = {"batch_size": 64, "optimizer": "adam", "l2": 1e-4, "label_smoothing": 0, "normalize": False}
+    told |= {"flip": "random", "translate": 0, "degrees": 15, "affine_translate": 0.1, "cutout": 0}
+    told |= {"val_size": 10_000, "val_split": "random", "tta": "one", "epochs": 35}
     assert {name: getattr(REFERENCE, name) for name in told} == told
     network = REFERENCE.network
-    assert (network.name, network.dropout, network.norm_momentum) == ("reference", 0.3, 0.99)
+    assert (network.name, network.dropout, 1 - network.batch_norm_momentum) == ("reference", 0.3, 0.99)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +107,7 @@ def test_reference_is_the_reference_systems_recipe() -> None:
         (changed(batch_size=0), "batch_size"),
         (changed(batch_size=64.5), "batch_size"),
         (changed(label_smoothing=-0.1), "label_smoothing"),
-        (changed(weight_decay=float("inf")), "decay"),
+        (changed(weight_decay=float("inf")), "weight_decay"),
         (changed(l2=float("nan")), "l2"),
         (changed(flip="sideways"), "flip"),
         (changed(tta_fraction=1.5), "tta_fraction"),
@@ -90,14 +125,19 @@ def test_reference_is_the_reference_systems_recipe() -> None:
         (changed(l2=0.1), "l2"),
         (changed(low_res_fraction=0.5, low_res_size=7), "low_res_size"),
         (changed(low_res_fraction=0.5, network={"name": "reference"}), "low_res_fraction"),
-        (changed(prune_fraction=0.5, proxy_widths=[8, 0]), "proxy_widths.1"),
-        (changed(prune_fraction=0.5, proxy_widths=[8] * 11), "proxy_widths"),
-        (changed(prune_fraction=0.5, proxy_widths=[8], network={"name": "reference"}), "proxy_widths"),
-        (changed(prune_fraction=0.5, proxy_widths=[8] * 5), "low_res_size"),  # 16 pixels are halved four times at most
+        (changed(proxy_prune_fraction=0.5, proxy_widths=[8, 0]), "proxy_widths.1"),
+        (changed(proxy_prune_fraction=0.5, proxy_widths=[8] * 11), "proxy_widths"),
+        (changed(proxy_prune_fraction=0.5, proxy_widths=[8], network={"name": "reference"}), "proxy_widths"),
         (
-            changed(prune_fraction=0.5, proxy_widths=[8], low_res_size=2),
+            changed(proxy_prune_fraction=0.5, proxy_widths=[8] * 5),
+            "low_res_size",
+        ),  # 16 pixels are halved four times at most
+        (
+            changed(proxy_prune_fraction=0.5, proxy_widths=[8], low_res_size=2),
             "low_res_size",
         ),  # less than a patch of the first layer
+        (changed(proxy_prune_fraction=0.5), "proxy_prune_fraction"),
+        (changed(prune_fraction=0.5, proxy_prune_fraction=0.5, proxy_widths=[8]), "prune_fraction"),
         (EVEN_PATCHES, "low_res_size"),  # 15, 7, 3, 1, 0 pixels a side
         ("{}", "name"),
         ("[1, 2]", "file"),

@@ -52,9 +52,10 @@ def test_a_fitted_recipe_stays_and_a_usual_size_changes_nothing(recipe: Recipe) 
 
 def test_what_is_fitted_by_hand() -> None:
     assert FAST96.changes(FAST96.for_size(8)) == (
-        "shift 1 instead of 4, cutout 3 instead of 12, low_res_fraction 0.0 instead of 0.15, low_res_size 8 instead of 16"
+        "translate 1 instead of 4, cutout 3 instead of 12, low_res_fraction 0.0 instead of 0.15, "
+        "low_res_size 8 instead of 16"
     )
-    assert FAST96.changes(FAST96.for_size(16)) == "shift 2 instead of 4, cutout 6 instead of 12"
+    assert FAST96.changes(FAST96.for_size(16)) == "translate 2 instead of 4, cutout 6 instead of 12"
     assert FAST89.for_size(16) == FAST89
     assert FAST89.changes(FAST89.for_size(15)) == "low_res_fraction 0.0 instead of 0.435"
 

@@ -237,8 +237,8 @@ def test_dropout_repeats_itself() -> None:
         ADAM,
         replace(QUICK, flip="random", degrees=15.0),
         replace(QUICK, prune_fraction=0.4, freeze_fraction=0.5),
-        replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8), low_res_fraction=0.3),
-        replace(ADAM, prune_fraction=0.4, proxy_widths=(8, 8)),
+        replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8), low_res_fraction=0.3),
+        replace(ADAM, proxy_prune_fraction=0.4, proxy_widths=(8, 8)),
     ],
     ids=["muon", "adam", "turning", "hard images, first group frozen", "judge", "judge by adam"],
 )
@@ -310,7 +310,7 @@ def test_losses_are_noted_by_image_and_unsmoothed() -> None:
 
 def test_a_judge_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
     """33 of 120 images dealt, 20 of them trained on; an epoch stays 6 steps, whoever is seen."""
-    recipe = replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8), low_res_fraction=0.4)
+    recipe = replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8), low_res_fraction=0.4)
     trainer = make_trainer(recipe)
     assert (trainer.schedule.steps_per_epoch, trainer.schedule.total) == (6, 15)
     assert trainer.schedule.ends == make_trainer().schedule.ends
@@ -330,16 +330,18 @@ def test_a_judge_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
 
 def test_with_nothing_to_leave_out_there_is_no_judge() -> None:
     """As a search may draw it, or a small data set has it: the recipe is then as without."""
-    trainer = make_trainer(replace(QUICK, prune_fraction=0.0, proxy_widths=(8, 8)))
+    trainer = make_trainer(replace(QUICK, proxy_prune_fraction=0.0, proxy_widths=(8, 8)))
     assert trainer.proxy is None and not trainer.sampler.by_losses
-    assert make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:20]).proxy is None
-    assert make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:21]).proxy is not None
+    assert make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:20]).proxy is None
+    assert (
+        make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:21]).proxy is not None
+    )
     plain = finish(make_trainer(replace(QUICK, prune_fraction=0.0)))
     assert torch.equal(finish(trainer).log, plain.log)
 
 
 def test_a_judge_takes_the_place_of_the_losses() -> None:
-    trainer = make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8)))
+    trainer = make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)))
     before = trainer.sampler.losses.clone()
     finish(trainer)
     assert torch.equal(trainer.sampler.losses, before)
@@ -350,7 +352,7 @@ def test_a_judge_takes_the_place_of_the_losses() -> None:
 
 def test_a_rank_takes_its_share_of_what_the_first_one_picked() -> None:
     """Whatever it would have selected itself. Without `from_first`: its own choice."""
-    recipe = replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8))
+    recipe = replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8))
     trainer = Trainer(recipe, SMALL, 10, seed=0, plan=PLAN, ranks=DistContext(1, 2))
     whole, numbers = trainer.next_candidates()
     with patch.object(DistContext, "broadcast", lambda _self, _value: list(range(13, 33))):
@@ -360,7 +362,7 @@ def test_a_rank_takes_its_share_of_what_the_first_one_picked() -> None:
 
 
 def test_a_judge_that_is_not_finite_makes_no_checkpoint() -> None:
-    trainer = make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8)))
+    trainer = make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)))
     trainer.train_step()
     trainer.checkpoint()
     assert trainer.proxy is not None
@@ -374,12 +376,12 @@ def test_a_checkpoint_without_the_judge_is_refused() -> None:
     trainer = make_trainer()
     trainer.train_step()
     with pytest.raises(ModelError, match="the checkpoint of step 1 does not fit this recipe"):
-        make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8))).restore(trainer.checkpoint())
+        make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8))).restore(trainer.checkpoint())
 
 
 def test_a_judge_sees_no_image_larger_than_it_is() -> None:
     with pytest.raises(UsageError, match="low_res_size: 40 is more than the images' 32 pixels"):
-        make_trainer(replace(QUICK, prune_fraction=0.4, proxy_widths=(8, 8), low_res_size=40))
+        make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8), low_res_size=40))
 
 
 GROUP = ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")
