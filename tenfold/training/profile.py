@@ -93,7 +93,7 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
         trainer.train_step()
     plan = trainer.plan
     before = matmul_gflops(plan.dtype)
-    # a judge learns at some steps only, which the mean has and the median has not
+    # a proxy learns at some steps only, which the mean has and the median has not
     middle = statistics.median if trainer.proxy is None else statistics.fmean
     milliseconds = 1e3 * middle(_seconds(trainer.train_step))
     ceiling = (before + matmul_gflops(plan.dtype)) / 2
@@ -179,9 +179,9 @@ def _rest(trainer: Trainer) -> Iterator[Part]:
         for _ in range(STEPS):
             trainer.train_step()
     spent = {(kind, direction): 0.0 for kind in KINDS for direction in ("forward", "backward")}
-    named = {"optimizers": 0.0} | ({"judge": 0.0} if trainer.proxy is not None else {})
+    named = {"optimizers": 0.0} | ({"proxy": 0.0} if trainer.proxy is not None else {})
     for event in watched.events() or ():
-        if _within(event, "judge"):
+        if _within(event, "proxy"):
             continue
         if event.key in named:
             named[event.key] += event.cpu_time_total / 1e3 / STEPS

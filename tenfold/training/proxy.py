@@ -1,6 +1,6 @@
 """Which images of a batch are worth their time: a small network, trained beside the large one, leaves out the easier.
 
-It judges every batch as it comes, augmented, by its own loss, so that an image may be hard today and easy tomorrow. The
+It scores every batch as it comes, augmented, by its own loss, so that an image may be hard today and easy tomorrow. The
 idea is that of the proxy in airbench's 96 % recipe (Keller Jordan, airbench96_faster, 2024), which trains the small
 network first and keeps its choices; here both learn side by side. In a long run an image's own last loss says little
 (docs/log.md has both).
@@ -41,7 +41,7 @@ class ProxyModel:
         self.schedule, self.plan, self.size = schedule, plan, recipe.low_res_size
         self.smoothing = recipe.label_smoothing
         spec = replace(recipe.network, widths=recipe.proxy_widths, depth=2, residual=False)
-        self.network = make_network(spec, classes, downsample(some, self.size), derive_seed(seed, "judge"), plan.device)
+        self.network = make_network(spec, classes, downsample(some, self.size), derive_seed(seed, "proxy"), plan.device)
         self.optimizers: list[Optimizer] = []
 
     def select(self, step: int, batch: Tensor, labels: Tensor) -> Tensor:
@@ -50,13 +50,13 @@ class ProxyModel:
         Of every class some are among them (`top_loss_indices`). At every fourth step it learns from these, so that
         steps are asked for in order and once each. Raises `DivergedError` where its loss is not finite.
         """
-        with record_function("judge"):  # its place in a profile
+        with record_function("proxy"):  # its place in a profile
             self.optimizers = begin_step(self.optimizers, self.network, self.schedule, step)
             learns = step % LEARNS_EVERY == 0
             with torch.set_grad_enabled(learns):
                 losses = self._losses(batch, labels)
             if not torch.isfinite(losses).all():
-                raise DivergedError(f"the judge's loss is not finite at step {step}: a lower learning rate may do")
+                raise DivergedError(f"the proxy's loss is not finite at step {step}: a lower learning rate may do")
             count = self.schedule.batch_size
             minimum = class_minimum(labels, count / len(labels))
             selected = top_loss_indices(losses.detach(), labels, count, minimum)

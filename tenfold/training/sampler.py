@@ -8,8 +8,8 @@ stays as many images as there are, whoever is seen.
 A loss grows stale: the network may forget an image that it no longer sees. Of every class a share stays in each pass
 (`pruning.py`); within a class, images take turns by themselves, since who is seen becomes easier than who is not.
 
-Where a judge looks at the batches (`judge.py`), none is left out here: every pass deals all images, and a step gets as
-many more as the judge will leave out.
+Where a proxy looks at the batches (`proxy.py`), none is left out here: every pass deals all images, and a step gets as
+many more as the proxy will leave out.
 """
 
 import torch
@@ -23,7 +23,7 @@ _NEVER_SEEN = 1e30  # harder than anything seen, and finite, as checkpoints want
 
 
 class Sampler:
-    """Deals out N images, labels int64 N, in batches of B, or of D > B for a judge to leave the easier ones out.
+    """Deals out N images, labels int64 N, in batches of B, or of D > B for a proxy to leave the easier ones out.
 
     All it remembers is the images' last losses and the pass's choice.
     """

@@ -161,7 +161,7 @@ class Trainer:
     def next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's share of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B).
 
-        A judge may learn meanwhile: with one, ask once a step.
+        A proxy may learn meanwhile: with one, ask once a step.
         """
         batch, indices = self.next_candidates()
         if self.proxy is not None:
@@ -173,7 +173,7 @@ class Trainer:
         return batch, self.labels[indices], indices
 
     def _select(self, proxy: ProxyModel, batch: Tensor, indices: Tensor) -> Tensor:
-        """Where the images are that the first rank's judge leaves in; those of the other ranks are never asked."""
+        """Where the images are that the first rank's proxy leaves in; those of the other ranks are never asked."""
         selected = proxy.select(self.step, batch, self.labels[indices]).tolist() if self.ranks.first else None
         return torch.tensor(self.ranks.broadcast(selected), device=indices.device)
 

@@ -313,7 +313,7 @@ def test_scores_of_other_weights_are_not_used(invoke: Invoke, run: Path, changed
     with torch.no_grad():
         network.get_parameter("head.weight").mul_(1.1)
     opened.save_model(network, opened.read_json("model.json"))
-    opened.seal()
+    opened.write_manifest()
     code, _, err = invoke("evaluate", run)
     assert code == 3 and "is not there any more: say where it is with --data" in err
 
@@ -553,7 +553,7 @@ def test_where_its_images_are_needed_the_call_in_python_is_named(
     called = "call tenfold.evaluation.{} in Python"
     report = called.format("report.write_report(run, dataset, tenfold.evaluate(run, dataset))")
     compare = called.format("compare.write_comparison(paths, out, dataset)")
-    honesty = called.format("honesty.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)")
+    honesty = called.format("audit.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)")
     words = {report: ("report", mine_run), compare: ("report", mine_run, other, "--out", page)}
     for call, asked in (words | {honesty: ("evaluate", mine_run, "--honesty")}).items():
         code, _, err = invoke(*asked)

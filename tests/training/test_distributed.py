@@ -37,7 +37,7 @@ RECIPE = replace(
 LOSSES = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_ranks import losses
+from test_distributed import losses
 from tenfold.training.distributed import joined
 
 with joined() as ranks:
@@ -72,7 +72,8 @@ def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     """
     torch.set_num_threads(1)
     data = load("shapes")
-    recipe = replace(RECIPE, proxy_widths=proxy_widths)
+    by_proxy = {"prune_fraction": 0.0, "proxy_prune_fraction": RECIPE.prune_fraction} if proxy_widths else {}
+    recipe = replace(RECIPE, proxy_widths=proxy_widths, **by_proxy)
     trainer = Trainer(recipe, data.train, len(data.classes), plan=select_device("cpu", torch.float32), ranks=ranks)
     for module in trainer.network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -95,7 +96,7 @@ def start(words: list[str], count: int) -> list["subprocess.Popen[str]"]:
 
 
 def test_shares_follow_each_other_and_none_is_empty() -> None:
-    parts = [DistContext(rank, 3).share(100) for rank in range(3)]
+    parts = [DistContext(rank, 3).shard(100) for rank in range(3)]
     assert [list(range(100))[part] for part in parts] == [list(range(33)), list(range(33, 66)), list(range(66, 100))]
     with pytest.raises(UsageError, match="2 images is too small for 3 ranks"):
         DistContext(0, 3).shard(2)
@@ -107,7 +108,7 @@ def test_without_torchrun_a_process_is_alone_and_nothing_travels(monkeypatch: py
         assert ranks is SINGLE_PROCESS and ranks.any(True) and not ranks.any(False) and ranks.broadcast(3) == 3
 
 
-@pytest.mark.parametrize("proxy_widths", [(), (8, 8)], ids=["by losses", "judge"])
+@pytest.mark.parametrize("proxy_widths", [(), (8, 8)], ids=["by losses", "proxy"])
 def test_two_ranks_have_the_losses_of_one_process(proxy_widths: tuple[int, ...]) -> None:
     processes = start(["-c", LOSSES, str(Path(__file__).parent), *map(str, proxy_widths)], 2)
     alone = losses(SINGLE_PROCESS, proxy_widths)

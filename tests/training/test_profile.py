@@ -46,14 +46,14 @@ def test_what_is_no_convolution_is_timed_too(profiled: StepProfile) -> None:
     assert left.name == LEFT
 
 
-def test_a_judge_is_a_row_by_itself(profiled: StepProfile) -> None:
+def test_a_proxy_is_a_row_by_itself(profiled: StepProfile) -> None:
     """Its activations are twelve times as many as the network's; without `_within` they were counted there, too."""
     shapes = tenfold.load("shapes")
-    recipe = replace(TINY, proxy_prune_fraction=0.9, proxy_widths=(128,))
-    with_judge = profile_step(recipe, shapes.train, len(shapes.classes))
-    names = [part.name for part in with_judge.parts]
-    assert names[-3:] == ["optimizers", "judge", LEFT] and with_judge.parts[-2].milliseconds > 0
-    before, after = (next(part for part in p.parts if part.name == "activations") for p in (profiled, with_judge))
+    recipe = replace(TINY, prune_fraction=0.0, proxy_prune_fraction=0.9, proxy_widths=(128,))
+    with_proxy = profile_step(recipe, shapes.train, len(shapes.classes))
+    names = [part.name for part in with_proxy.parts]
+    assert names[-3:] == ["optimizers", "proxy", LEFT] and with_proxy.parts[-2].milliseconds > 0
+    before, after = (next(part for part in p.parts if part.name == "activations") for p in (profiled, with_proxy))
     assert after.milliseconds < 4 * before.milliseconds
 
 

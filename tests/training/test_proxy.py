@@ -1,4 +1,4 @@
-"""The judge: it picks what its network finds hardest, learns from it at every fourth step, and goes on as it was."""
+"""The proxy: it picks what its network finds hardest, learns from it at every fourth step, and goes on as it was."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ from tenfold.training.recipe import NetworkSpec, Recipe, Stage
 
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
 RECIPE = Recipe(
-    "judged",
+    "with-proxy",
     NetworkSpec(widths=(32, 32), whitening_pairs=4, depth=3, residual=True),
     (Stage(1, 0.1, 0.05), Stage(1, 0.1, 0.0)),
     batch_size=20,
@@ -44,7 +44,7 @@ def dealt(step: int) -> slice:
     return slice(40 * step % 400, 40 * step % 400 + 40)
 
 
-def judge_steps(proxy: ProxyModel, steps: range) -> list[list[int]]:
+def select_steps(proxy: ProxyModel, steps: range) -> list[list[int]]:
     return [proxy.select(step, IMAGES[dealt(step)], LABELS[dealt(step)]).tolist() for step in steps]
 
 
@@ -65,7 +65,7 @@ def plain_losses(proxy: ProxyModel, batch: Tensor, labels: Tensor) -> np.ndarray
 def test_it_picks_the_images_of_the_greatest_losses(step: int) -> None:
     """The hardest quarter of each class, then the hardest of all others. With the easiest instead: others."""
     proxy = make()
-    judge_steps(proxy, range(step))
+    select_steps(proxy, range(step))
     labels = LABELS[dealt(step)].numpy()
     losses = plain_losses(proxy, IMAGES[dealt(step)], LABELS[dealt(step)])
     owed = set()
@@ -81,7 +81,7 @@ def test_it_learns_what_it_picks() -> None:
     """Fifty lessons of twenty images each. Without them: a loss as before, 2.40."""
     proxy = make(schedule=Schedule(RECIPE, 20, 100, (100, 200)))
     before = plain_losses(proxy, IMAGES, LABELS).mean()
-    judge_steps(proxy, range(200))
+    select_steps(proxy, range(200))
     assert plain_losses(proxy, IMAGES, LABELS).mean() < 0.8 * before
 
 
@@ -89,7 +89,7 @@ def test_it_learns_at_every_fourth_step_only() -> None:
     proxy, learned = make(), []
     for step in range(9):
         before = weights(proxy)
-        judge_steps(proxy, range(step, step + 1))
+        select_steps(proxy, range(step, step + 1))
         after = weights(proxy)
         learned += [step] if any(not torch.equal(before[name], after[name]) for name in before) else []
         assert all(parameter.grad is None for parameter in proxy.network.parameters())
@@ -126,36 +126,36 @@ def test_its_network_is_its_own() -> None:
 def test_its_rates_are_those_of_the_schedule() -> None:
     """18 steps a stage; the first falls from 0.1 to 0.05, and the second begins with fresh optimizers."""
     proxy = make()
-    judge_steps(proxy, range(10))
+    select_steps(proxy, range(10))
     muon = proxy.optimizers[1]
     assert muon.param_groups[0]["lr"] == pytest.approx(0.1 - 0.05 * 9 / 18)
-    judge_steps(proxy, range(10, 19))
+    select_steps(proxy, range(10, 19))
     assert proxy.optimizers[1] is not muon and proxy.optimizers[1].param_groups[0]["lr"] == pytest.approx(0.1)
     assert proxy.optimizers[1].states() == {}, "step 18 is no lesson"
 
 
 def test_the_same_seed_picks_the_same() -> None:
-    first, second, other = (judge_steps(make(seed), range(12)) for seed in (3, 3, 4))
+    first, second, other = (select_steps(make(seed), range(12)) for seed in (3, 3, 4))
     assert first == second != other
 
 
 @pytest.mark.parametrize("step", [1, 3, 8, 18, 19, 25])
-def test_a_restored_judge_goes_on_with_the_same_bits(step: int) -> None:
+def test_a_restored_proxy_goes_on_with_the_same_bits(step: int) -> None:
     """In both stages and at their border. Without the optimizers' tensors: other weights."""
     straight, restored = make(), make(seed=1)
-    judge_steps(straight, range(step))
+    select_steps(straight, range(step))
     saved = {name: tensor.clone() for name, tensor in straight.state().items()}
-    expected = judge_steps(straight, range(step, 36))
+    expected = select_steps(straight, range(step, 36))
     restored.restore(saved, step)
-    assert judge_steps(restored, range(step, 36)) == expected
+    assert select_steps(restored, range(step, 36)) == expected
     there, here = straight.state(), restored.state()
     assert there.keys() == here.keys()
     assert all(torch.equal(there[name], here[name]) for name in there)
 
 
-def test_another_judges_state_does_not_fit() -> None:
+def test_another_proxys_state_does_not_fit() -> None:
     other = ProxyModel(replace(SCHEDULE, recipe=replace(RECIPE, proxy_widths=(8, 8))), 10, IMAGES[:100], 0, PLAN)
-    judge_steps(other, range(1))
+    select_steps(other, range(1))
     with pytest.raises(RuntimeError, match=r"groups\.1\.convs"):
         make().restore(other.state(), 1)
 
@@ -164,12 +164,12 @@ def test_another_judges_state_does_not_fit() -> None:
 def test_a_loss_that_is_not_finite_is_said(step: int) -> None:
     """Without that test it picks something, and learns nothing ever after."""
     proxy = make()
-    judge_steps(proxy, range(step))
+    select_steps(proxy, range(step))
     with torch.no_grad():
         proxy.network.get_parameter("head.weight")[3, 0] = math.nan
     before = weights(proxy)
-    with pytest.raises(DivergedError, match=f"the judge's loss is not finite at step {step}: a lower learning rate"):
-        judge_steps(proxy, range(step, step + 1))
+    with pytest.raises(DivergedError, match=f"the proxy's loss is not finite at step {step}: a lower learning rate"):
+        select_steps(proxy, range(step, step + 1))
     after = weights(proxy)
     assert all(torch.equal(before[name], after[name]) for name in before if name != "head.weight")
 
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_is_said(step: int) -> None:
 def test_in_bfloat16_it_ranks_by_losses_in_float32() -> None:
     plan = replace(PLAN, dtype=torch.bfloat16)
     proxy = ProxyModel(SCHEDULE, 10, IMAGES[:100], 0, plan)
-    judge_steps(proxy, range(5))
+    select_steps(proxy, range(5))
     batch, labels = IMAGES[dealt(5)], LABELS[dealt(5)]
     with torch.no_grad(), plan.autocast():
         logits = copy.deepcopy(proxy.network)(downsample(batch, 16))

@@ -34,7 +34,7 @@ def test_fields_left_out_take_their_defaults() -> None:
     assert Recipe.from_json(text) == PLAIN
 
 
-def test_a_recipe_with_a_judge_comes_back_as_it_went() -> None:
+def test_a_recipe_with_a_proxy_comes_back_as_it_went() -> None:
     recipe = Recipe.from_json(changed(proxy_prune_fraction=0.5, proxy_widths=[8] * 4))
     assert recipe.proxy_widths == (8, 8, 8, 8)
     assert Recipe.from_json(recipe.to_json()) == recipe

@@ -353,7 +353,7 @@ def test_weights_that_are_not_finite_are_refused(finished: Run, bad: float) -> N
     with torch.no_grad():
         network.get_parameter("groups.1.convs.0.weight")[3, 2, 1, 0] = bad
     finished.save_model(network, describe_model(RECIPE.network, CLASSES, 16, PIXELS))
-    finished.seal()
+    finished.write_manifest()
     with pytest.raises(
         ModelError, match=r"model\.safetensors: groups\.1\.convs\.0\.weight holds numbers that are not fin"
     ):
@@ -377,7 +377,7 @@ def test_a_pickle_is_refused_unopened(finished: Run, kind: str) -> None:
         path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
         finished.load_model(PLAN)
-    finished.seal()  # even where the manifest vouches for it
+    finished.write_manifest()  # even where the manifest vouches for it
     with pytest.raises(ModelError, match=r"model\.safetensors: not the weights that model\.json describes"):
         finished.load_model(PLAN)
 
@@ -387,7 +387,7 @@ def test_a_pickle_is_refused_unopened(finished: Run, kind: str) -> None:
 
 def test_the_manifest_holds_every_file_but_private_ones(finished: Run) -> None:
     finished.save_checkpoint(make_checkpoint(1))
-    finished.seal()
+    finished.write_manifest()
     manifest = json.loads((finished.path / MANIFEST).read_text())
     assert manifest["format"] == 1
     listed = {"recipe.json", "env.json", "results.json", "model.json", "model.safetensors", "plots/history.png"}

@@ -12,10 +12,11 @@ COUNT, BATCH = 100, 10
 
 
 def make(
-    prune_fraction: float, proxy_widths: tuple[int, ...] = (), count: int = COUNT, labels: torch.Tensor | None = None
+    fraction: float, proxy_widths: tuple[int, ...] = (), count: int = COUNT, labels: torch.Tensor | None = None
 ) -> Sampler:
     """A sampler of `count` images, of one class unless `labels` say otherwise."""
-    recipe = replace(FAST89, prune_fraction=prune_fraction, proxy_widths=proxy_widths)
+    by_loss, by_proxy = (0.0, fraction) if proxy_widths else (fraction, 0.0)
+    recipe = replace(FAST89, prune_fraction=by_loss, proxy_widths=proxy_widths, proxy_prune_fraction=by_proxy)
     labels = torch.zeros(count, dtype=torch.int64) if labels is None else labels
     return Sampler(recipe, labels, 32, 0, BATCH, torch.device("cpu"))
 
@@ -87,7 +88,7 @@ def test_a_step_has_its_place_in_a_pass(step: int, place: tuple[int, int]) -> No
     assert make(0.3).locate(step) == place
 
 
-def test_a_judge_gets_more_images_a_step_and_every_pass_deals_all() -> None:
+def test_a_proxy_gets_more_images_a_step_and_every_pass_deals_all() -> None:
     """Batches of 10 / (1 - 0.6) = 25 out of a hundred; whatever the losses are, none is left out."""
     sampler = make(0.6, proxy_widths=(8,))
     dealt = next_indices(sampler, range(8))
@@ -99,7 +100,7 @@ def test_a_judge_gets_more_images_a_step_and_every_pass_deals_all() -> None:
     assert sampler.state() == {}
 
 
-def test_a_judge_never_gets_more_images_than_there_are() -> None:
+def test_a_proxy_never_gets_more_images_than_there_are() -> None:
     sampler = make(0.6, proxy_widths=(8,), count=20)
     assert sorted(sampler.next_indices(3)[1].tolist()) == list(range(20)) and sampler.locate(3) == (3, 0)
 

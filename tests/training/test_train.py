@@ -128,7 +128,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
             raise StoppedError
         advance(self)
 
-    monkeypatch.setattr(Trainer, "advance", stopping)
+    monkeypatch.setattr(Trainer, "train_step", stopping)
     monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)
 
@@ -167,7 +167,7 @@ def test_a_trained_run_without_scores_only_wants_them(tmp_path: Path, monkeypatc
     first = train(RECIPE, DATASET, out, device="cpu")
     first.run.unlock()
     weights = (out / "model.safetensors").read_bytes()
-    monkeypatch.setattr(Trainer, "advance", None)  # no step is taken
+    monkeypatch.setattr(Trainer, "train_step", None)  # no step is taken
     again = resume(out)
     assert 0 < again.seconds_before < first.seconds, "of the steps alone"
     assert again.seconds - again.seconds_before < 1.0

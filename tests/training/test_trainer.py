@@ -240,13 +240,13 @@ def test_dropout_repeats_itself() -> None:
         replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8), low_res_fraction=0.3),
         replace(ADAM, proxy_prune_fraction=0.4, proxy_widths=(8, 8)),
     ],
-    ids=["muon", "adam", "turning", "hard images, first group frozen", "judge", "judge by adam"],
+    ids=["muon", "adam", "turning", "hard images, first group frozen", "proxy", "proxy by adam"],
 )
 def test_a_restored_run_ends_with_the_same_bits(recipe: Recipe) -> None:
     """Steps: 6 an epoch; the first stage ends after 9, the first layer's bias is done after 3.
 
     Without the optimizers' states in the checkpoint: other weights. Without the first layer's bias in the optimizers of
-    a stage that begins when it is done: states under other numbers, restored to other parameters. Without the judge's
+    a stage that begins when it is done: states under other numbers, restored to other parameters. Without the proxy's
     tensors in the checkpoint: other images.
     """
     straight = make_trainer(recipe, val=SMALL_VAL)
@@ -308,7 +308,7 @@ def test_losses_are_noted_by_image_and_unsmoothed() -> None:
         assert torch.equal(trainer.sampler.losses[others], before[others])
 
 
-def test_a_judge_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
+def test_a_proxy_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
     """33 of 120 images dealt, 20 of them trained on; an epoch stays 6 steps, whoever is seen."""
     recipe = replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8), low_res_fraction=0.4)
     trainer = make_trainer(recipe)
@@ -328,7 +328,7 @@ def test_a_judge_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
         np.testing.assert_allclose(seen, F.avg_pool2d(whole[selected], 32 // side), atol=1e-6)
 
 
-def test_with_nothing_to_leave_out_there_is_no_judge() -> None:
+def test_with_nothing_to_leave_out_there_is_no_proxy() -> None:
     """As a search may draw it, or a small data set has it: the recipe is then as without."""
     trainer = make_trainer(replace(QUICK, proxy_prune_fraction=0.0, proxy_widths=(8, 8)))
     assert trainer.proxy is None and not trainer.sampler.by_losses
@@ -340,7 +340,7 @@ def test_with_nothing_to_leave_out_there_is_no_judge() -> None:
     assert torch.equal(finish(trainer).log, plain.log)
 
 
-def test_a_judge_takes_the_place_of_the_losses() -> None:
+def test_a_proxy_takes_the_place_of_the_losses() -> None:
     trainer = make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)))
     before = trainer.sampler.losses.clone()
     finish(trainer)
@@ -361,25 +361,25 @@ def test_a_rank_takes_its_share_of_what_the_first_one_picked() -> None:
     assert torch.equal(labels, trainer.labels[indices])
 
 
-def test_a_judge_that_is_not_finite_makes_no_checkpoint() -> None:
+def test_a_proxy_that_is_not_finite_makes_no_checkpoint() -> None:
     trainer = make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)))
     trainer.train_step()
     trainer.checkpoint()
     assert trainer.proxy is not None
     with torch.no_grad():
         trainer.proxy.network.get_parameter("head.weight")[3, 0] = math.nan
-    with pytest.raises(DivergedError, match=r"judge\.network\.head\.weight is not finite after step 1"):
+    with pytest.raises(DivergedError, match=r"proxy\.network\.head\.weight is not finite after step 1"):
         trainer.checkpoint()
 
 
-def test_a_checkpoint_without_the_judge_is_refused() -> None:
+def test_a_checkpoint_without_the_proxy_is_refused() -> None:
     trainer = make_trainer()
     trainer.train_step()
     with pytest.raises(ModelError, match="the checkpoint of step 1 does not fit this recipe"):
         make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8))).restore(trainer.checkpoint())
 
 
-def test_a_judge_sees_no_image_larger_than_it_is() -> None:
+def test_a_proxy_sees_no_image_larger_than_it_is() -> None:
     with pytest.raises(UsageError, match="low_res_size: 40 is more than the images' 32 pixels"):
         make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8), low_res_size=40))
 
