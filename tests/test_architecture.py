@@ -25,6 +25,7 @@ ROOMS: dict[str, set[str]] = {
     "scaling": {
         "data",
         "training.device",
+        "training.aliases",
         "training.recipe",
         "training.lock",
         "serving.inputs",

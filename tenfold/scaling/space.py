@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from tenfold.errors import UsageError
 from tenfold.files import to_utf8
+from tenfold.training.aliases import current_field
 from tenfold.training.recipe import STRICT, Recipe
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         first = error.errors(include_url=False)[0]
         where = ": ".join(map(str, first["loc"][:1] + first["loc"][2:])) or "file"  # without the tag
         raise UsageError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+    space = {current_field(name): domain for name, domain in space.items()}
     for name, domain in space.items():
         for value in _ends(domain, _get(recipe, name, path)):
             with_fields(recipe, {name: value}, f"{path}: {name} = {json.dumps(value)}")
@@ -91,8 +93,8 @@ def _get(recipe: Recipe, name: str, path: Path) -> Any:
 def with_fields(recipe: Recipe, fields: Mapping[str, Any], source: str = "trial") -> Recipe:
     """The recipe with these fields (dotted names) changed. Raises `UsageError` where it is none then."""
     told = json.loads(recipe.to_json())
-    for name, value in fields.items():
-        *above, last = name.split(".")
+    for name, value in fields.items():  # a search of before has the names of before
+        *above, last = current_field(name).split(".")
         inner = told
         for part in above:
             inner = inner[int(part) if isinstance(inner, list) else part]

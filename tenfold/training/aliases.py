@@ -48,6 +48,12 @@ def rename_recipe_fields(value: Any) -> Any:
     return renamed
 
 
+def current_field(name: str) -> str:
+    """Today's name of a recipe's field, which may be dotted: `stages.0.learning_rate`."""
+    first, dot, rest = name.partition(".")
+    return RECIPE_FIELDS.get(first, first) + dot + rest
+
+
 def _current(name: str, value: dict[str, Any]) -> str:
     current = RECIPE_FIELDS.get(name, name)
     return name if current in value else current

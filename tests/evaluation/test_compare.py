@@ -125,18 +125,10 @@ def test_runs_of_other_test_images_are_refused(runs: list[Path]) -> None:
 def note_other_data(path: Path, images: str | None = None) -> None:
     """Make it a run on other data of the same name, whose kept logits are of test images with that digest."""
     run = Run.open(path)
-<<<<<<< HEAD
-    run.write_json("env.json", run.env | {"data_sha256": "f" * 64})
-    logits = path / "logits" / "test.safetensors"
-    tensors = load(logits.read_bytes())
-    logits.write_bytes(save(tensors, {"tenfold": json.dumps({"images": images})}))
-    run.add_to_manifest("env.json", "logits/test.safetensors")
-=======
     env, name = run.env | {"data_sha256": "f" * 64}, "logits/test.safetensors"
     tensors = load((path / name).read_bytes())
     logits = save(tensors, {"tenfold": json.dumps({"images": images})})
     run.rewrite_in_manifest({"env.json": format_object(env), name: logits})
->>>>>>> main
 
 
 def test_other_data_of_the_same_name_are_not_taken_for_the_same(

@@ -215,7 +215,7 @@ def test_a_run_that_no_node_can_take_is_refused(two_nodes: Any, tmp_path: Path) 
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs: ask for fewer with --cpus"):
         where = (("shapes", 32, "squash", "1%"), two_nodes.address, request)
         cluster.bench({"fast89": FAST89}, [0], tmp_path / "out", bench.Setting(), *where)
-    setting = Setting(FAST89, {"decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "squash", "cpu", 0)
+    setting = Setting(FAST89, {"weight_decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "squash", "cpu", 0)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs"):
         cluster.tune(setting, 2, tmp_path / "out", two_nodes.address, request)
     assert not (tmp_path / "out").exists()

@@ -198,7 +198,9 @@ def test_what_would_end_every_trial_ends_the_search(tmp_path: Path, monkeypatch:
     assert mended[0] == seen[0], "the trial that was cut short is drawn again"
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"val_images": 100}, {"recipe": with_fields(FAST89, {"shift": 2})}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"val_images": 100}, {"recipe": with_fields(FAST89, {"translate": 2})}]
+)
 def test_a_folder_of_another_search_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
