@@ -67,7 +67,6 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         first = error.errors(include_url=False)[0]
         where = ": ".join(map(str, first["loc"][:1] + first["loc"][2:])) or "file"  # without the tag
         raise UsageError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
-    space = {current_field(name): domain for name, domain in space.items()}
     for name, domain in space.items():
         for value in _ends(domain, _get(recipe, name, path)):
             with_fields(recipe, {name: value}, f"{path}: {name} = {json.dumps(value)}")
@@ -82,7 +81,7 @@ def _ends(domain: Range | Choices, like: Any) -> list[Any]:
 
 def _get(recipe: Recipe, name: str, path: Path) -> Any:
     value = json.loads(recipe.to_json())
-    for part in name.split("."):
+    for part in current_field(name).split("."):
         try:
             value = value[int(part) if isinstance(value, list) else part]
         except (KeyError, IndexError, ValueError, TypeError):
@@ -93,7 +92,7 @@ def _get(recipe: Recipe, name: str, path: Path) -> Any:
 def with_fields(recipe: Recipe, fields: Mapping[str, Any], source: str = "trial") -> Recipe:
     """The recipe with these fields (dotted names) changed. Raises `UsageError` where it is none then."""
     told = json.loads(recipe.to_json())
-    for name, value in fields.items():  # a search of before has the names of before
+    for name, value in fields.items():  # files and searches of before have the names of before
         *above, last = current_field(name).split(".")
         inner = told
         for part in above:

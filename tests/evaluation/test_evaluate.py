@@ -306,7 +306,7 @@ def flip_a_bit(path: Path) -> None:
 
 
 def test_drawing_does_not_seal_damage(scored: Run) -> None:
-    """Without `rewrite_in_manifest`, which leaves the other digests alone: the flipped weights counted as sound afterwards."""
+    """Without `rewrite_in_manifest`, which leaves other digests alone: the flipped weights counted as sound."""
     evaluation = evaluate(scored, DATASET, PLAN)
     flip_a_bit(scored.path / "model.safetensors")
     write_report(scored, DATASET, evaluation)

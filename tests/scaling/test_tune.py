@@ -78,6 +78,14 @@ def value_of(recipe: Recipe, name: str) -> float:
     return float(part)
 
 
+def test_a_space_with_the_old_names_of_fields_is_searched(tmp_path: Path) -> None:
+    path = tmp_path / "space.json"
+    path.write_text('{"easy_share": {"low": 0.0, "high": 0.8}, "stages.0.epochs": {"low": 1, "high": 2}}')
+    assert list(read_space(path, FAST89)) == ["easy_share", "stages.0.epochs"]
+    changed = with_fields(FAST89, {"easy_share": 0.25, "stages.0.epochs": 1.5})
+    assert (changed.prune_fraction, changed.epochs) == (0.25, 1.5)
+
+
 @pytest.mark.parametrize(
     ("space", "said"),
     [
