@@ -32,7 +32,7 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
         ),
         "gelu-behind-the-first-layer": replace(recipe, network=replace(recipe.network, first_activation="gelu")),
         "six-views-of-all": replace(recipe, tta_fraction=1.0),
-        "one-view": replace(recipe, views="one"),
+        "one-view": replace(recipe, tta="one"),
         "no-label-smoothing": replace(recipe, label_smoothing=0.0),
         "flips-drawn": replace(recipe, flip="random"),
     }

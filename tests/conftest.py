@@ -31,12 +31,18 @@ def usual_runtime() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def usual_signals() -> Iterator[None]:
-    """Processes that tests begin get SIGHUP as usual, under nohup, too: handlers are not inherited, ignoring is."""
-    before = signal.getsignal(signal.SIGHUP)
-    if before is signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, lambda *_: None)
+    """Processes that tests begin get SIGHUP and SIGINT as usual, under nohup and in the background, too.
+
+    Handlers are not inherited, ignoring is.
+    """
+    usual = {signal.SIGHUP: lambda *_: None, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.getsignal(number) for number in usual}
+    for number, handler in usual.items():
+        if before[number] is signal.SIG_IGN:
+            signal.signal(number, handler)
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -45,15 +45,15 @@ class DeviceConfig:
 
 def select_device(device: str = "auto", dtype: torch.dtype | None = None) -> DeviceConfig:
     """Choose device, dtype and threads, and set the allocator up. Raises `UsageError` for a device that is not here."""
-    indices = torch.device(_choose_device(device))
-    why_device = f"device {indices}: {'as asked' if device != 'auto' else 'the fastest kind found here'}"
-    best, why_dtype = _best_dtype(indices)
+    chosen = torch.device(_choose_device(device))
+    why_device = f"device {chosen}: {'as asked' if device != 'auto' else 'the fastest kind found here'}"
+    best, why_dtype = _best_dtype(chosen)
     if dtype is not None:
         best, why_dtype = dtype, f"{str(dtype).removeprefix('torch.')}: as asked"
     reasons = [why_device, why_dtype]
-    if indices.type == "cpu":
+    if chosen.type == "cpu":
         reasons += [_set_threads(), keep_freed_memory()]
-    return DeviceConfig(indices, best, torch.get_num_threads(), tuple(reasons))
+    return DeviceConfig(chosen, best, torch.get_num_threads(), tuple(reasons))
 
 
 def _set_threads() -> str:

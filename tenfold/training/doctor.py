@@ -77,14 +77,14 @@ def _processor() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    indices = select_device("auto").device
+    chosen = select_device("auto").device
     for name in DEVICES[1:]:
         try:
             plan = select_device(name)
         except UsageError:
             yield Finding(name, "not here", "not used")
             continue
-        used = "indices by --device auto" if indices.type == name else f"used with --device {name}"
+        used = "chosen by --device auto" if chosen.type == name else f"used with --device {name}"
         yield Finding(name, plan.dtype_name, used)
 
 

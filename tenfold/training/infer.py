@@ -49,10 +49,10 @@ def predict_logits(
         averaged = single.clone()
         unsure = least_confident(single, tta_fraction) if others else torch.empty(0, dtype=torch.int64)
         if len(unsure):
-            indices = images[unsure.to(images.device)]
+            uncertain = images[unsure.to(images.device)]
             total = plain[0] * single[unsure]
             for view in others:
-                total += view[0] * _run(model, indices, pixels, plan, view, tell)
+                total += view[0] * _run(model, uncertain, pixels, plan, view, tell)
             averaged[unsure] = total
         return Logits(single, averaged)
     finally:

@@ -41,7 +41,8 @@ class ProxyModel:
         self.schedule, self.plan, self.size = schedule, plan, recipe.low_res_size
         self.smoothing = recipe.label_smoothing
         spec = replace(recipe.network, widths=recipe.proxy_widths, depth=2, residual=False)
-        self.network = make_network(spec, classes, downsample(some, self.size), derive_seed(seed, "proxy"), plan.device)
+        first_weights = derive_seed(seed, "judge")  # the key from when a proxy was called so: a seed keeps its bits
+        self.network = make_network(spec, classes, downsample(some, self.size), first_weights, plan.device)
         self.optimizers: list[Optimizer] = []
 
     def select(self, step: int, batch: Tensor, labels: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ def write(folder: Path, count: int, first: int = 0) -> None:
 
 @pytest.fixture(scope="module")
 def run(command: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """TrainResult on three classes; `solo` has a single image to train on, and so none to test on."""
+    """Trained on three classes; `solo` has a single image to train on, and so none to test on."""
     root = tmp_path_factory.mktemp("classes")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENFOLD_HOME", str(root / "home"))

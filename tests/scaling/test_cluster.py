@@ -151,7 +151,7 @@ def test_wrong_questions_are_refused_here(
 
 def test_answers_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
-    question = cluster.Question("a", "", 1, False, "digest", "onnxruntime")
+    question = cluster.PredictJob("a", "", 1, False, "digest", "onnxruntime")
     with pytest.raises(UsageError, match="holds other things"):
         question.claim_folder(tmp_path)
     (tmp_path / "out").mkdir()

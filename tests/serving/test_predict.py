@@ -518,7 +518,7 @@ finally:
 
 
 def answer_copies(model: Path, one: Path, folder: Path, count: int) -> tuple[list[str], int]:
-    """PredictionResult `count` links to one image, every hundredth of them a bad one: lines, and the most KiB held."""
+    """Answer `count` links to one image, every hundredth of them a bad one: lines, and the most KiB held."""
     folder.mkdir()
     (folder / ".bad").write_bytes(b"no image")
     for index in range(count):

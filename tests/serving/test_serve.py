@@ -110,7 +110,7 @@ def test_many_images_in_each_form(
 def test_one_connection_answers_many(service: Service, contents: list[bytes]) -> None:
     """Two requests in one packet are answered in their order."""
     ask = b"POST /predict?top=1 HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n%b\r\n%b"
-    last = b"TimeoutProtocol: close\r\n"
+    last = b"Connection: close\r\n"
     with service.connect() as connection:
         both = [ask % (len(content), more, content) for content, more in zip(contents[:2], (b"", last), strict=True)]
         connection.sendall(b"".join(both))

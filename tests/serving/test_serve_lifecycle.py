@@ -343,7 +343,7 @@ def test_who_sends_first_and_reads_then_reads_the_answer(service: Service, case:
 
 
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"], ids=["", "expect"])
-@pytest.mark.parametrize("kept", [b"", b"TimeoutProtocol: close\r\n"], ids=["kept", "close"])
+@pytest.mark.parametrize("kept", [b"", b"Connection: close\r\n"], ids=["kept", "close"])
 def test_plain_sockets_read_the_answer(service: Service, expect: bytes, kept: bytes) -> None:
     head = HEAD + b"Authorization: Bearer secret\r\nContent-Length: %d\r\n" % LARGE + expect + kept + b"\r\n"
     with service.connect() as connection:
@@ -382,7 +382,7 @@ def test_curl_reads_the_answer(service: Service, tmp_path: Path, words: list[str
 def test_lingering_has_bounds() -> None:
     """Who never stops sending is reset by bytes, who sends nothing is let go by time."""
     app = slow_app(Slow(), Limits(body=1000, discarded=2**20))
-    refused = HEAD + b"TimeoutProtocol: close\r\nContent-Length: %d\r\n\r\n" % 2**30
+    refused = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % 2**30
     with in_thread(app) as service, service.connect() as flood, service.connect() as silent:
         silent.sendall(refused)
         assert read_all(silent).startswith(b"HTTP/1.1 413")  # we have closed our side

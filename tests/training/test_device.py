@@ -1,4 +1,4 @@
-"""What the machine offers, and the sentences that say what was indices."""
+"""What the machine offers, and the sentences that say what was chosen."""
 
 import pytest
 import torch

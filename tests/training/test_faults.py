@@ -1,7 +1,7 @@
 """Training through kills, full disks, signals and bad numbers: real processes, and what they leave behind.
 
 `CHILD` is the command with one change: it saves a checkpoint after every step, so that there is something to hit. At
-its n-th checkpoint it can be struck at a indices place.
+its n-th checkpoint it can be struck at a chosen place.
 """
 
 import csv

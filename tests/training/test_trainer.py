@@ -351,7 +351,7 @@ def test_a_proxy_takes_the_place_of_the_losses() -> None:
 
 
 def test_a_rank_takes_its_share_of_what_the_first_one_picked() -> None:
-    """Whatever it would have selected itself. Without `from_first`: its own choice."""
+    """Whatever it would have selected itself. Without `broadcast`: its own choice."""
     recipe = replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8))
     trainer = Trainer(recipe, SMALL, 10, seed=0, plan=PLAN, ranks=DistContext(1, 2))
     whole, numbers = trainer.next_candidates()

@@ -148,9 +148,7 @@ class SecurityMiddleware:
         if host not in self._hosts and not is_health:  # checks come without one (HAProxy), or with any (Kubernetes)
             raise RefusalError(400, "the Host header names another host: tenfold serve --allow-host NAME admits it")
         if b"content-length" in headers and b"transfer-encoding" in headers:  # as RFC 9112, 6.1 advises
-            raise RefusalError(
-                400, "two lengths of one body: an attack, or a broken proxy", {"TimeoutProtocol": "close"}
-            )
+            raise RefusalError(400, "two lengths of one body: an attack, or a broken proxy", {"Connection": "close"})
         origin = headers.get(b"origin")
         if origin is not None and origin.decode("latin-1").partition("://")[2].lower() != host.lower():
             raise RefusalError(403, "a page of another origin may not ask here")
