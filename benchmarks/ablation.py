@@ -23,8 +23,8 @@ SETTING = Setting(("--device", "cpu", "--val-size", "5000"), "validation")
 def variants(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe without one idea each, by what is missing; what it does not have cannot be left out."""
     without = {
-        "no-easy-images-left-out": replace(recipe, prune_fraction=0.0),
-        "losses-instead-of-the-judge": replace(recipe, proxy_widths=()),
+        "no-pruning": replace(recipe, prune_fraction=0.0, proxy_prune_fraction=0.0),
+        "losses-instead-of-the-proxy": _without_proxy(recipe),
         "no-small-images": replace(recipe, low_res_fraction=0.0),
         "nothing-frozen": replace(recipe, freeze_fraction=0.0),
         "first-bias-trained-throughout": replace(
@@ -37,6 +37,13 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
         "flips-drawn": replace(recipe, flip="random"),
     }
     return {name: replace(variant, name=name) for name, variant in without.items() if variant != recipe}
+
+
+def _without_proxy(recipe: Recipe) -> Recipe:
+    """As much pruned, by the last losses; a recipe without a proxy stays as it is."""
+    if not recipe.uses_proxy:
+        return recipe
+    return replace(recipe, proxy_widths=(), proxy_prune_fraction=0.0, prune_fraction=recipe.proxy_prune_fraction)
 
 
 def main() -> None:

@@ -114,8 +114,8 @@ def tenfold_training() -> Result:
     from tenfold.training.recipe import REFERENCE
     from tenfold.training.trainer import Trainer
 
-    fitting = Trainer(REFERENCE, Split(*images(20 * BATCH)), 10, plan=select_device("cpu"))
-    return {"images_per_second": rate(fitting.advance, BATCH)}
+    trainer = Trainer(REFERENCE, Split(*images(20 * BATCH)), 10, plan=select_device("cpu"))
+    return {"images_per_second": rate(trainer.train_step, BATCH)}
 
 
 def tenfold_prediction() -> Result:
@@ -124,7 +124,8 @@ def tenfold_prediction() -> Result:
 
     from tenfold.serving.export import pack
     from tenfold.serving.graph import to_onnx
-    from tenfold.serving.runtime import ModelMetadata, open_bytes
+    from tenfold.serving.model_file import ModelMetadata
+    from tenfold.serving.runtime import open_bytes
     from tenfold.training.augment import Normalization
     from tenfold.training.device import select_device
     from tenfold.training.infer import predict_logits

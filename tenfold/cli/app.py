@@ -178,6 +178,12 @@ def require_extra(extra: str, modules: tuple[str, ...]) -> None:
         raise UsageError(f"this needs {', '.join(missing)} of the extra {extra!r}: {how}")
 
 
+def is_given(context: typer.Context, name: str, by: tuple[str, ...] = ("COMMANDLINE", "ENVIRONMENT")) -> bool:
+    """Whether the user set this option, by flag or environment."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name in by
+
+
 def choose_recipe(
     name: str,
     epochs: float | None,

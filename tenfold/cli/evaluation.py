@@ -15,6 +15,7 @@ from tenfold.cli.app import (
     RunPath,
     TargetError,
     app,
+    is_given,
     print_accuracy,
     print_json,
     require_extra,
@@ -73,8 +74,6 @@ def evaluate(
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
     require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
-    asked = context.get_parameter_source("target_error")
-    is_flag = target_error is not None and asked is not None and asked.name == "COMMANDLINE"
     _refuse_combinations(data, full, honesty)
     if data is None or honesty:
         _refuse_busy(run)
@@ -87,7 +86,7 @@ def evaluate(
     opened, plan = Run.open(run), select_device(device)
     dataset = _load_data(opened, data, honesty, skip_bad)
     own = dataset is None or is_own(opened.env, dataset)
-    if not own and not is_flag:
+    if not own and not is_given(context, "target_error", by=("COMMANDLINE",)):
         target_error = None  # a variable is for all commands that it concerns
     with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
         evaluated = evaluation.evaluate(opened, dataset, plan, target_error=target_error)

@@ -86,8 +86,7 @@ def bench(
     # so that no run's time holds a download, nor a folder's decoding
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
     if profile:
-        images = len(dataset.train) if dataset.origin else None  # to which a folder's recipe is fitted
-        return _profile(choose_recipe(recipe, epochs, val_size, images, size), dataset, as_json)
+        return _profile(_profiled_recipe(recipe, epochs, val_size, size, dataset), dataset, as_json)
     data, seeds = _found_again(data, dataset), range(seed0, seed0 + runs)
     setting = _setting(data, dataset, device, epochs, val_size)
     path = out or RUNS / f"bench-{'-'.join(recipes)}"
@@ -172,6 +171,16 @@ def _request(cpus: int | None, device: str) -> "Request":
     from tenfold.training.device import select_device
 
     return Request(cpus or select_device("cpu").threads, int(device.startswith("cuda")))
+
+
+def _profiled_recipe(name: str, epochs: float | None, val_size: int | None, size: int, dataset: "Dataset") -> "Recipe":
+    """The recipe of that name, fitted to a folder's images as `train` does."""
+    from tenfold.training.imbalance import has_rare_classes
+
+    if not dataset.origin:
+        return choose_recipe(name, epochs, val_size, None, size)
+    labels = dataset.train.labels
+    return choose_recipe(name, epochs, val_size, len(labels), size, has_rare_classes(labels))
 
 
 def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:

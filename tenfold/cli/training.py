@@ -24,6 +24,7 @@ from tenfold.cli.app import (
     ValSize,
     app,
     choose_recipe,
+    is_given,
     print_accuracy,
     print_json,
     print_table,
@@ -121,7 +122,7 @@ def _resume(context: typer.Context, out: Path | None, ranks: "DistContext") -> "
 
     path = out or find_unfinished(RUNS).path
     folder = _refuse_changes(context, Run.open(path))
-    return resume(path, context.params["device"] if _given(context, "device") else None, folder, ranks)
+    return resume(path, context.params["device"] if is_given(context, "device") else None, folder, ranks)
 
 
 def _fit_to_folder(
@@ -230,12 +231,6 @@ def _measure(trained: "TrainResult", evaluation_seconds: float) -> dict[str, flo
     }
 
 
-def _given(context: typer.Context, name: str) -> bool:
-    """Whether the user set this option, by flag or environment."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")
-
-
 def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
     """A resumed run keeps its settings: raise `UsageError` where an option asks for another value.
 
@@ -244,33 +239,33 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
     recipe, env = run.recipe, run.env
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     folder = env.get("folder")
-    _refuse_folder_options(context, run)
+    _refuse_folder_options(context, run.path, folder)
     if folder:
         settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", SKIP_BAD)}
         del settings["data"]  # its content tells whether it is the same
     for name, value in settings.items():
         asked = context.params[name]
         same = math.isclose(asked, value) if isinstance(asked, float) else asked == value
-        if _given(context, name) and not same:
+        if is_given(context, name) and not same:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
-    if _given(context, "recipe") and not _same_recipe(
+    if is_given(context, "recipe") and not _same_recipe(
         context.params["recipe"], recipe, folder["size"] if folder else 32
     ):
         raise UsageError(
             f"{run.path} was begun with --recipe {recipe.name}, kept in its recipe.json, "
             f"not with what {context.params['recipe']} says now: leave --recipe out"
         )
-    return Path(context.params["data"]) if folder and _given(context, "data") else None
+    return Path(context.params["data"]) if folder and is_given(context, "data") else None
 
 
-def _refuse_folder_options(context: typer.Context, run: "Run") -> None:
+def _refuse_folder_options(context: typer.Context, path: Path, folder: dict[str, Any] | None) -> None:
     """Raise `UsageError` where an option says how to read a folder, and the run was trained on none."""
     usual = {"size": 32, "resize": "squash", "skip_bad": SKIP_BAD}
     for name, value in usual.items():
-        if "folder" not in run.env and _given(context, name) and context.params[name] != value:
+        if folder is None and is_given(context, name) and context.params[name] != value:
             option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} is about a folder of images, {run.path} is trained on none: leave {option} out")
+            raise UsageError(f"{option} is about a folder of images, {path} is trained on none: leave {option} out")
 
 
 def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:

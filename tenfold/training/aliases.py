@@ -27,7 +27,7 @@ def with_current_names(text: str | bytes) -> str | bytes:
     """The JSON of a recipe, or of a model and its network, with today's field names; what is no object as it is."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # said by who reads it
         return text
     renamed = rename_recipe_fields(value)
     return text if renamed == value else json.dumps(renamed)
@@ -40,7 +40,8 @@ def rename_recipe_fields(value: Any) -> Any:
     """
     if not isinstance(value, dict):
         return value
-    renamed = {_current(name, value): content for name, content in value.items()}
+    todays = {name: current_field(name) for name in value}
+    renamed = {name if todays[name] in value else todays[name]: content for name, content in value.items()}
     if "easy_share" in value and value.get("judge_widths"):  # it had a second meaning
         renamed["proxy_prune_fraction"] = renamed.pop("prune_fraction")
     if "network" in value:
@@ -52,11 +53,6 @@ def current_field(name: str) -> str:
     """Today's name of a recipe's field, which may be dotted: `stages.0.learning_rate`."""
     first, dot, rest = name.partition(".")
     return RECIPE_FIELDS.get(first, first) + dot + rest
-
-
-def _current(name: str, value: dict[str, Any]) -> str:
-    current = RECIPE_FIELDS.get(name, name)
-    return name if current in value else current
 
 
 def rename_network_fields(value: Any) -> Any:

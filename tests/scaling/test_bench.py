@@ -22,7 +22,7 @@ from tenfold.scaling import bench
 from tenfold.scaling.bench import Setting
 from tenfold.scaling.summary import Diverged, Timed
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import FAST89, REFERENCE, Recipe, Stage
+from tenfold.training.recipe import FAST89, FAST96, REFERENCE, Recipe, Stage
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 TWO = {"fast89": FAST89, "reference": REFERENCE}
@@ -343,6 +343,15 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
         record = bench.record_of("r", outcome.seed, tmp_path)
         record.write_text(json.dumps(asdict(outcome)))
         assert bench.read_record(record) == outcome
+
+
+def test_an_ablation_of_a_proxy_prunes_as_much_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There was no such recipe: a share for the proxy, and no proxy."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    variants = importlib.import_module("ablation").variants(FAST96)
+    told = variants["losses-instead-of-the-proxy"]
+    assert (told.proxy_widths, told.proxy_prune_fraction, told.prune_fraction) == ((), 0, 0.5)
+    assert variants["no-pruning"] == replace(FAST96, name="no-pruning", proxy_prune_fraction=0.0)
 
 
 @pytest.mark.parametrize("recipe", [FAST89, REFERENCE], ids=lambda recipe: recipe.name)
