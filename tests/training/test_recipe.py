@@ -142,6 +142,7 @@ def test_reference_is_the_reference_systems_recipe() -> None:
         ("{}", "name"),
         ("[1, 2]", "file"),
         ("{not json", "file"),
+        pytest.param("[" * 100_000, "file", id="deep"),
         ("", "file"),
     ],
 )
