@@ -15,6 +15,7 @@ from rich.console import Console
 
 import tenfold
 from tenfold import cli
+from tenfold.console import show_logs
 from tenfold.data import Dataset
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,6 +28,12 @@ def usual_runtime() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TENFOLD_RUNTIME", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages() -> None:
+    """Messages appear on standard error, as the command shows them, also where tests call functions."""
+    show_logs()
 
 
 @pytest.fixture(scope="session", autouse=True)

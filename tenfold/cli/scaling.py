@@ -21,10 +21,8 @@ from tenfold.cli.app import (
     Size,
     SkipBad,
     app,
-    choose_recipe,
     print_json,
     print_table,
-    remark_size,
     require_extra,
 )
 from tenfold.console import remark
@@ -124,6 +122,7 @@ def _content(dataset: "Dataset") -> str | None:
 
 def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
     """Recipes by their own names, which their runs have too; what a file is called does not matter."""
+    from tenfold.training.fitting import choose_recipe, remark_size
     from tenfold.training.recipe import find_recipe
 
     recipes: dict[str, Recipe] = {}
@@ -175,6 +174,7 @@ def _request(cpus: int | None, device: str) -> "Request":
 
 def _profiled_recipe(name: str, epochs: float | None, val_size: int | None, size: int, dataset: "Dataset") -> "Recipe":
     """The recipe of that name, fitted to a folder's images as `train` does."""
+    from tenfold.training.fitting import choose_recipe
     from tenfold.training.imbalance import has_rare_classes
 
     if not dataset.origin:
@@ -244,6 +244,8 @@ def tune(
     require_extra("train", TRAIN_EXTRA)
     require_extra("tune", TUNE_EXTRA)
     _require_cluster(cluster, cpus)
+    from tenfold.training.fitting import choose_recipe, remark_size
+
     chosen = choose_recipe(recipe, None, None, size=size)
     remark_size(recipe, size)
     space = _choose_space(space, chosen)

@@ -29,10 +29,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="plac
 CHILD = """
 import errno, os, signal, sys
 from tenfold import cli
-from tenfold.training import train
+from tenfold.training import recorder
 
 place, nth, *words = sys.argv[1:]
-train.CHECKPOINT_SECONDS, train.CHECKPOINT_SHARE = 0.0, 1e9
+recorder.CHECKPOINT_SECONDS, recorder.CHECKPOINT_SHARE = 0.0, 1e9
 fsync, replace, count = os.fsync, os.replace, 0
 SIGNALS = {name: getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGSTOP")}
 
