@@ -12,7 +12,7 @@ import pytest
 import tenfold
 
 PACKAGE = Path(tenfold.__file__).parent
-OPEN_TO_ALL = {"errors", "files", "console", "machine"}
+OPEN_TO_ALL = {"errors", "files", "console", "machine", "registry"}
 TOP = {*OPEN_TO_ALL, "cli", "__init__", "__main__"}  # what stands above the rooms or is open to them
 
 # One way through the rooms: a room may import the rooms and files named beside it, and no other.
