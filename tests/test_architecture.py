@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
         "training.device",
         "training.aliases",
         "training.recipe",
+        "training.spec",
         "training.lock",
         "serving.inputs",
         "serving.predict",
@@ -63,11 +64,14 @@ ORDERS = {
         "lock",
         "signals",
         "aliases",
+        "spec",
+        "convolution",
+        "networks",
         "recipe",
         "device",
         "distributed",
-        "convolution",
         "model",
+        "summary",
         "augment",
         "pruning",
         "imbalance",
@@ -87,6 +91,7 @@ ORDERS = {
         "profile",
         "doctor",
     ),
+    "training.networks": ("base", "reference", "whitened", "__init__"),
     "evaluation": (
         "metrics",
         "calibration",
@@ -298,8 +303,8 @@ def test_training_starts_without_the_compiler() -> None:
     """TorchDynamo and SymPy cost a second of a short run: PyTorch's optimizers, for one, import them at first use."""
     code = (
         "import sys, dataclasses, tenfold\n"
-        "from tenfold.training.recipe import FAST89, NetworkSpec, Stage\n"
-        "recipe = dataclasses.replace(FAST89, network=NetworkSpec(widths=(8,)), stages=(Stage(0.1, 0.1, 0.0),))\n"
+        "from tenfold.training.recipe import FAST89, WhitenedSpec, Stage\n"
+        "recipe = dataclasses.replace(FAST89, network=WhitenedSpec(widths=(8,)), stages=(Stage(0.1, 0.1, 0.0),))\n"
         "tenfold.fit(recipe, tenfold.load('shapes').train, classes=10)\n"
         "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"
     )
