@@ -1,7 +1,6 @@
 """The app that the verbs are added to, the options that they share, and how they answer."""
 
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -13,16 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tenfold.console import percent, printable, remark
-from tenfold.extras import AUDIT as HONESTY_EXTRA
-from tenfold.extras import CLUSTER as CLUSTER_EXTRA
-from tenfold.extras import SERVE as SERVE_EXTRA
-from tenfold.extras import TRAIN as TRAIN_EXTRA
-from tenfold.extras import TUNE as TUNE_EXTRA
-from tenfold.extras import require_extra
 from tenfold.files import expand_home
 
 if TYPE_CHECKING:
-    from tenfold.training.recipe import Recipe
+    pass
 
 PATHS_AS_TEXT = ("data", "name", "recipe", "sources")
 """Options and arguments that may hold a path but are text: a data set's or recipe's name, a pattern, a URI."""

@@ -25,10 +25,11 @@ from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
-from tenfold.training.model import WhitenedConvNet, l2_penalty, make_network
+from tenfold.training.model import l2_penalty, make_network
 from tenfold.training.optim import (
     Optimizer,
     begin_step,
+    freeze,
     make_schedule,
     restore_training,
     tensors_below,
@@ -38,8 +39,6 @@ from tenfold.training.proxy import ProxyModel
 from tenfold.training.recipe import Recipe
 from tenfold.training.sampler import Sampler
 from tenfold.training.signals import DeferredSignals
-
-WHITENING_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -171,16 +170,7 @@ class Trainer:
     def _set_up_step(self) -> None:
         """Fresh optimizers where a stage begins, this step's rates, and what is trained at all by now."""
         self.optimizers = begin_step(self.optimizers, self.network, self.schedule, self.step)
-        if isinstance(self.network, WhitenedConvNet):
-            self._freeze(self.network)
-
-    def _freeze(self, network: WhitenedConvNet) -> None:
-        frozen = self.schedule.frozen(self.step)
-        bias, *group = network.first_parameters()
-        # a bias at rate 0 needs no gradient, and without it the first group's input needs none either
-        bias.requires_grad_(self.schedule.whitening_factor(self.step) > 0 and not frozen)
-        for parameter in group:
-            parameter.requires_grad_(not frozen)
+        freeze(self.network, self.schedule, self.step)
 
     def _update(self) -> tuple[float, float]:
         """Forward, backward, update; return the batch's loss and accuracy."""
@@ -334,8 +324,8 @@ def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]
 
 
 def _some(recipe: Recipe, images: Tensor, pixels: Normalization) -> Tensor:
-    """The images that first layers are set by, from all over N×H×W×3: float32 at most 2000×3×H×W."""
-    count = WHITENING_IMAGES if recipe.network.name == "whitened" else 1  # the other kind asks for the size only
+    """The images that first layers are set by, from all over N×H×W×3: float32 M×3×H×W."""
+    count = recipe.network.initial_images
     return pixels.normalize(images[:: max(1, len(images) // count)][:count])
 
 

@@ -20,14 +20,14 @@ from tenfold.data import load
 from tenfold.errors import UsageError
 from tenfold.training.device import select_device
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext, joined
-from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 from tenfold.training.trainer import Trainer
 
 STEPS = 60
 RECIPE = replace(
     FAST89,
     name="ranks",
-    network=NetworkSpec(widths=(8, 16)),
+    network=WhitenedSpec(widths=(8, 16)),
     stages=(Stage(1.8, 0.002, 0.0),),  # at greater rates, differences in the last bit grow tenfold a step
     batch_size=99,  # two ranks have shares of different sizes
     head_lr=0.1,

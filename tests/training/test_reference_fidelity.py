@@ -21,9 +21,11 @@ from torch import Tensor
 from tenfold.data.shapes import make_shapes
 from tenfold.training.augment import make_batch, make_generator, sample_augmentation
 from tenfold.training.device import DeviceConfig
-from tenfold.training.model import KerasNorm, count_parameters, l2_penalty
+from tenfold.training.model import l2_penalty
+from tenfold.training.networks.reference import KerasNorm
 from tenfold.training.optim import KerasAdam
 from tenfold.training.recipe import REFERENCE
+from tenfold.training.summary import count_parameters
 from tenfold.training.trainer import Trainer, to_tensors
 
 pytestmark = pytest.mark.acceptance

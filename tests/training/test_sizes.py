@@ -12,7 +12,7 @@ from PIL import Image
 
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
-from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, NetworkSpec, Recipe
+from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.trainer import Trainer
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -70,13 +70,13 @@ def test_what_is_fitted_by_hand() -> None:
     [
         (FAST89.network, 8),
         (REFERENCE.network, 32),
-        (NetworkSpec(widths=(4,) * 5), 32),
-        (NetworkSpec(widths=(4,), whitening=5), 5),
-        (NetworkSpec(widths=(4, 4), whitening=2, whitening_pairs=4), 5),  # patches of an even side lose a pixel
-        (NetworkSpec(widths=(4, 4), stride=3), 12),
+        (WhitenedSpec(widths=(4,) * 5), 32),
+        (WhitenedSpec(widths=(4,), whitening=5), 5),
+        (WhitenedSpec(widths=(4, 4), whitening=2, whitening_pairs=4), 5),  # patches of an even side lose a pixel
+        (WhitenedSpec(widths=(4, 4), stride=3), 12),
     ],
 )
-def test_the_smallest_images_of_a_network(network: NetworkSpec, smallest: int) -> None:
+def test_the_smallest_images_of_a_network(network: WhitenedSpec, smallest: int) -> None:
     assert network.smallest == smallest
     recipe = replace(FAST89, network=network, low_res_fraction=0.0, freeze_fraction=0.0)
     recipe.for_size(smallest)

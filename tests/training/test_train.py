@@ -14,7 +14,7 @@ import torch
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import ModelError, UsageError
 from tenfold.training import recorder
-from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 from tenfold.training.recorder import Checkpoints
 from tenfold.training.run import Run
 from tenfold.training.train import TrainResult, resume, train
@@ -24,7 +24,7 @@ DATASET = make_shapes(train=120, test=40)
 RECIPE = replace(
     FAST89,
     name="short",
-    network=NetworkSpec(widths=(8, 16), whitening_pairs=4),
+    network=WhitenedSpec(widths=(8, 16), whitening_pairs=4),
     stages=(Stage(2.5, 0.1, 0.0),),
     batch_size=20,
     val_size=20,
@@ -182,7 +182,7 @@ def test_a_trained_run_without_scores_only_wants_them(tmp_path: Path, monkeypatc
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     begin_and_stop(out, step=3)
-    other = replace(RECIPE, network=NetworkSpec(widths=(8, 8), whitening_pairs=4))
+    other = replace(RECIPE, network=WhitenedSpec(widths=(8, 8), whitening_pairs=4))
     (out / "recipe.json").write_text(other.to_json())
     with pytest.raises(ModelError, match="the checkpoint of step 3 does not fit this recipe"):
         resume(out)

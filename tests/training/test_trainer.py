@@ -20,7 +20,7 @@ from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import DistContext
 from tenfold.training.infer import predict_logits
-from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe, Stage
+from tenfold.training.recipe import FAST89, REFERENCE, Recipe, Stage, WhitenedSpec
 from tenfold.training.trainer import Trainer, split
 
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
@@ -30,7 +30,7 @@ SMALL_VAL = DATASET.test[:40]
 
 QUICK = Recipe(
     "quick",
-    NetworkSpec(widths=(8, 16), whitening_pairs=4),
+    WhitenedSpec(widths=(8, 16), whitening_pairs=4),
     (Stage(1.5, 0.1, 0.05), Stage(1.0, 0.05, 0.0)),
     batch_size=20,
     whiten_bias_epochs=0.5,
@@ -77,7 +77,7 @@ class NoteSteps(Callback):
 
 def test_it_learns_shapes() -> None:
     """Ten classes, so 10 % is chance; a hundred steps of 50 images reach about 98 %."""
-    recipe = replace(FAST89, network=NetworkSpec(widths=(8, 16, 16)), batch_size=50, stages=(Stage(3, 0.1, 0.0),))
+    recipe = replace(FAST89, network=WhitenedSpec(widths=(8, 16, 16)), batch_size=50, stages=(Stage(3, 0.1, 0.0),))
     steps: list[int] = []
     trainer = Trainer(recipe, DATASET, [NoteSteps(steps)], device=PLAN).fit()
     logits = predict_logits(trainer.network, torch.from_numpy(DATASET.test.images), trainer.pixels, PLAN).single
@@ -422,7 +422,7 @@ def test_a_checkpoint_holds_everything() -> None:
 def test_a_checkpoint_of_another_network_is_refused() -> None:
     trainer = make_trainer()
     trainer.train_step()
-    other = make_trainer(replace(QUICK, network=NetworkSpec(widths=(8, 8), whitening_pairs=4)))
+    other = make_trainer(replace(QUICK, network=WhitenedSpec(widths=(8, 8), whitening_pairs=4)))
     with pytest.raises(
         ModelError, match=r"the checkpoint of step 1 does not fit this recipe: .*groups\.1\.convs"
     ) as got:
