@@ -12,7 +12,7 @@ _HOMES = {
     "load": "tenfold.data",
     "Recipe": "tenfold.training.recipe",
     "RECIPES": "tenfold.training.recipe",
-    "find_recipe": "tenfold.training.recipe",
+    "find_recipe": "tenfold.training.recipe_files",
     "build": "tenfold.training.model",
     "select_device": "tenfold.training.device",
     "fit": "tenfold.training.trainer",

@@ -64,6 +64,7 @@ ORDERS = {
         "signals",
         "aliases",
         "recipe",
+        "recipe_files",
         "device",
         "distributed",
         "convolution",

@@ -198,7 +198,7 @@ def choose_recipe(
 
     Raises `UsageError`.
     """
-    from tenfold.training.recipe import find_recipe
+    from tenfold.training.recipe_files import find_recipe
 
     recipe = find_recipe(name).for_size(size)
     recipe = recipe if images is None else recipe.for_images(images, rare_classes)
@@ -212,7 +212,7 @@ def _share(share: float) -> str:
 
 def remark_size(name: str, size: int) -> None:
     """Say how the recipe of that name is fitted to images of `size` pixels a side, if it is."""
-    from tenfold.training.recipe import find_recipe
+    from tenfold.training.recipe_files import find_recipe
 
     if changes := (usual := find_recipe(name)).changes(usual.for_size(size)):
         remark(f"recipe fitted to images of {size} pixels: {changes}")

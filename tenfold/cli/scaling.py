@@ -124,7 +124,7 @@ def _content(dataset: "Dataset") -> str | None:
 
 def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
     """Recipes by their own names, which their runs have too; what a file is called does not matter."""
-    from tenfold.training.recipe import find_recipe
+    from tenfold.training.recipe_files import find_recipe
 
     recipes: dict[str, Recipe] = {}
     for name in map(str.strip, names.split(",")):

@@ -272,7 +272,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
     """Whether the recipe of that name differs from a run's in nothing but what other options may have set."""
     from dataclasses import replace
 
-    from tenfold.training.recipe import find_recipe
+    from tenfold.training.recipe_files import find_recipe
 
     # what --epochs, --val-size and a folder's number of images change
     names = ["val_size", "val_split", "batch_size", "whiten_bias_epochs", "images"]

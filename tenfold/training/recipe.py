@@ -7,15 +7,16 @@ unknown field or a value of the wrong type is named, not ignored.
 import itertools
 import json
 import math
+import re
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
+import pydantic_core
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from tenfold.errors import UsageError
+from tenfold.errors import UsageError, did_you_mean
 from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
 
@@ -265,10 +266,26 @@ class Recipe:
             if first["type"] == "value_error":  # one of `_fits_the_network`, which names its field
                 raise UsageError(f"{source}: {first['msg'].removeprefix('Value error, ')}") from error
             field = ".".join(str(part) for part in first["loc"]) or "file"
-            raise UsageError(f"{source}: {field}: {first['msg']}") from error
+            raise UsageError(f"{source}: {field}: {first['msg']}{_suggestion(first)}") from error
 
 
 _ADAPTER = TypeAdapter(Recipe)
+
+
+def _suggestion(error: pydantic_core.ErrorDetails) -> str:
+    """What may have been meant where a field, or one of its choices, is misspelt."""
+    if error["type"] == "literal_error":
+        return did_you_mean(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
+    if error["type"] != "unexpected_keyword_argument":
+        return ""
+    *where, name = error["loc"]
+    siblings: set[str] = set()
+    for recipe in RECIPES.values():
+        fields_there: Any = json.loads(recipe.to_json())
+        for part in where:
+            fields_there = fields_there[part]
+        siblings |= fields_there.keys()
+    return did_you_mean(name, sorted(siblings))
 
 
 def with_defaults(told: Any) -> Any:
@@ -342,18 +359,3 @@ FAST96 = replace(
 )
 
 RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, REFERENCE)}
-
-
-def find_recipe(name: str) -> Recipe:
-    """Return the named recipe, or read the JSON file of that path. Raises `UsageError`."""
-    if name in RECIPES:
-        return RECIPES[name]
-    path = Path(name)
-    if path.suffix != ".json":
-        raise UsageError(f"unknown recipe {name!r}: choose {', '.join(RECIPES)} or a .json file")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{name} is too large to be a recipe")
-        return Recipe.from_json(path.read_bytes(), source=name)
-    except OSError as error:
-        raise UsageError(f"cannot read recipe {name}: {error.strerror}") from error
