@@ -12,7 +12,7 @@ CLUSTER = ("ray", "pyarrow")
 SERVE = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
-def require_extra(extra: str, modules: tuple[str, ...]) -> None:
+def require(extra: str, modules: tuple[str, ...]) -> None:
     """Raise `UsageError` that names the extra where one of `modules` is not installed."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:

@@ -68,6 +68,7 @@ ORDERS = {
         "convolution",
         "networks",
         "recipe",
+        "recipe_files",
         "device",
         "distributed",
         "model",

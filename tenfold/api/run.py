@@ -13,14 +13,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from tenfold.api.predictor import Images, Predictor
     from tenfold.data import Dataset
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.evaluation.explain import Explanation
     from tenfold.serving.export import Exported, Int8
     from tenfold.serving.predict import PredictionResult
-    from tenfold.serving.runtime import Predictor
-
-    Images = str | Path | np.ndarray | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -206,40 +204,24 @@ class Run(storage.Run):
         out: Path | str | None = None,
         *,
         int8: "Int8" = "off",
+        card: bool = False,
         data: "Dataset | Path | str | None" = None,
     ) -> "Exported":
         """Write the model as `onnx` or `keras`, checked against the network. Raises as `tenfold export` does."""
-        from tenfold.errors import UsageError
-        from tenfold.serving.export import export
-        from tenfold.serving.keras_file import export_keras
+        from tenfold.api.model_file import export
 
-        path, source = Path(out) if out is not None else None, _as_path(data)
-        if to == "onnx":
-            return export(self, path, int8, source)
-        if to != "keras":
-            raise UsageError(f"unknown format {to!r}: choose onnx or keras")
-        return export_keras(self, path, source)
+        return export(self.path, to, Path(out) if out is not None else None, int8=int8, card=card, data=_as_path(data))
 
     @cached_property
     def predictor(self) -> "Predictor":
         """The run's model file, opened; it is written first where it is missing or out of date."""
-        from tenfold.serving.runtime import open_model
+        from tenfold.api.predictor import Predictor
 
-        return open_model(self._model_file())
+        return Predictor.load(self.path)
 
     def predict(self, images: "Images", top: int = 1, reject: bool = False) -> "list[PredictionResult]":
-        """Classify images: the `top` classes of each with their probabilities.
-
-        reject: mark images whose best class is less probable than the run's threshold. Files that cannot be read have
-        an `error`. Raises `DataError` for arrays of another shape, `UsageError` for `reject` without a threshold.
-        """
-        return self.predictor.predict_images(images, top, reject)
-
-    def _model_file(self) -> Path:
-        from tenfold.serving.model_file import find_in_run
-
-        file = find_in_run(self.path)
-        return file.path if file and file.is_current else Path(self.export().path)
+        """Classify images: see `Predictor.predict`."""
+        return self.predictor.predict(images, top, reject)
 
     def _pixels(self, images: "Images") -> "np.ndarray":
         import numpy as np
@@ -255,12 +237,12 @@ class Run(storage.Run):
         return np.stack([decode(item.read(), size, resize, bit_depth=depth) for item in find(names)])
 
     def _own_data(self, data: "Dataset | Path | str | None") -> "Dataset":
-        from tenfold.data import Dataset
         from tenfold.training.provenance import reload_dataset
 
-        if isinstance(data, Dataset):
-            return data
-        return reload_dataset(self, _as_path(data), "the same method with data=dataset")
+        source = _as_path(data)
+        if source is None or isinstance(source, Path):
+            return reload_dataset(self, source, "the same method with data=dataset")
+        return source
 
     def _other_data(self, data: "Dataset | Path | str | None") -> "Dataset | None":
         from tenfold.data import Dataset

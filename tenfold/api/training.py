@@ -1,4 +1,4 @@
-"""`tenfold.train` and `tenfold.resume`: training, scores, model file and report, as the commands of these names do it."""
+"""`tenfold.train` and `tenfold.resume`: training, scores, model file and report, as `tenfold train` does it."""
 
 import importlib.util
 import time
@@ -75,7 +75,7 @@ def train(
         StorageError: where the disk is full or not writable.
     """
     clock = clock or _stopwatch()
-    extras.require_extra("train", extras.TRAIN)
+    extras.require("train", extras.TRAIN)
     pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
     watching = [*find_callbacks(log), *callbacks]
@@ -107,7 +107,9 @@ def resume(
     export: bool = True,
     progress: bool = True,
 ) -> Run:
-    """Resume an interrupted run, by default the newest unfinished one in runs/. It ends bit-identical to one in a piece.
+    """Resume an interrupted run, by default the newest unfinished one in runs/.
+
+    It ends with the same bits as a run that was never interrupted.
 
     data: where its folder of images is now, or the `Dataset`, where that was made in Python. The rest as for `train`.
     Raises `ModelError` where there is nothing to resume, `DataError` for other data.

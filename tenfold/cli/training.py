@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
     RUNS,
     SKIP_BAD,
-    TRAIN_EXTRA,
     Data,
     Device,
     Epochs,
@@ -25,7 +25,6 @@ from tenfold.cli.app import (
     print_accuracy,
     print_json,
     print_table,
-    require_extra,
 )
 from tenfold.errors import UsageError
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from tenfold.training.callbacks import Callback
     from tenfold.training.distributed import DistContext
     from tenfold.training.recipe import Recipe
+    from tenfold.training.run import Run as RunDirectory
     from tenfold.training.train import TrainResult
 
 
@@ -79,7 +79,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a classifier, score it on the test images, write its model file and report."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     if resume and out:
         _refuse_busy(out)
     from tenfold.api import training
@@ -176,7 +176,7 @@ def _print_per_class(run: "Run") -> None:
     print(format_per_class(per_class(true, predicted, classes)))
 
 
-def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
+def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
     """A resumed run keeps its settings: raise `UsageError` where an option asks for another value.
 
     Returns the folder that --data says its images are in now, if it says so.
@@ -217,7 +217,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
     """Whether the recipe of that name differs from a run's in nothing but what other options may have set."""
     from dataclasses import replace
 
-    from tenfold.training.recipe import find_recipe
+    from tenfold.training.recipe_files import find_recipe
 
     # what --epochs, --val-size and a folder's number of images change
     names = ["val_size", "val_split", "batch_size", "whiten_bias_epochs", "images"]
@@ -234,7 +234,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine has and what tenfold does about it."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     from dataclasses import asdict
 
     from tenfold.serving.runtime import choose_runtime, runtime_versions

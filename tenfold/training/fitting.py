@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from tenfold.console import remark
-from tenfold.training.recipe import Recipe, find_recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipe_files import find_recipe
 
 
 def choose_recipe(

@@ -7,7 +7,6 @@ unknown field or a value of the wrong type is named, not ignored.
 import json
 import math
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -18,7 +17,7 @@ from tenfold.errors import UsageError
 from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
 from tenfold.training.networks import AnyNetwork, ReferenceSpec, WhitenedSpec
-from tenfold.training.spec import STRICT, Positive, Share, Width, first_error
+from tenfold.training.spec import STRICT, Positive, Share, Width, first_error, names_of_fields
 
 MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
@@ -213,7 +212,7 @@ class Recipe:
         except UnicodeDecodeError as error:
             raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
         except pydantic.ValidationError as error:
-            raise UsageError(f"{source}: {first_error(error)}") from error
+            raise UsageError(f"{source}: {first_error(error, known=names_of_fields(Recipe, Stage))}") from error
 
 
 _ADAPTER = TypeAdapter(Recipe)
@@ -290,18 +289,3 @@ FAST96 = replace(
 )
 
 RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, REFERENCE)}
-
-
-def find_recipe(name: str) -> Recipe:
-    """Return the named recipe, or read the JSON file of that path. Raises `UsageError`."""
-    if name in RECIPES:
-        return RECIPES[name]
-    path = Path(name)
-    if path.suffix != ".json":
-        raise UsageError(f"unknown recipe {name!r}: choose {', '.join(RECIPES)} or a .json file")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{name} is too large to be a recipe")
-        return Recipe.from_json(path.read_bytes(), source=name)
-    except OSError as error:
-        raise UsageError(f"cannot read recipe {name}: {error.strerror}") from error

@@ -4,13 +4,17 @@ In JSON such a part is an object with `name` and the fields of the class that is
 an unknown field or a value of the wrong type is named, not ignored.
 """
 
+import dataclasses
 import json
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import pydantic
+import pydantic_core
 from pydantic import Field, TypeAdapter
 
-from tenfold.errors import UsageError
+from tenfold.errors import UsageError, did_you_mean
 from tenfold.registry import Registry
 
 STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -58,14 +62,28 @@ def read_spec(registry: Registry[type[S]], value: Any, base: type[S], field: str
     try:
         made: S = TypeAdapter(spec).validate_json(json.dumps(fields), strict=True)
     except pydantic.ValidationError as error:
-        raise ValueError(first_error(error, field)) from error
+        raise ValueError(first_error(error, field, names_of_fields(spec))) from error
     return made
 
 
-def first_error(error: pydantic.ValidationError, above: str = "") -> str:
-    """The first thing that is wrong, as `network.widths.1: Input should be …`."""
+def names_of_fields(*classes: Any) -> list[str]:
+    """The fields of dataclasses."""
+    return [field.name for cls in classes for field in dataclasses.fields(cls)]
+
+
+def first_error(error: pydantic.ValidationError, above: str = "", known: Sequence[str] = ()) -> str:
+    """The first thing that is wrong, as `network.widths.1: Input should be …`; `known` fields may be suggested."""
     first = error.errors(include_url=False)[0]
     if first["type"] == "value_error":  # raised by a validator of ours, which names its field
         return first["msg"].removeprefix("Value error, ")
     place = ".".join([above] * bool(above) + [str(part) for part in first["loc"]])
-    return f"{place or 'file'}: {first['msg']}"
+    return f"{place or 'file'}: {first['msg']}{_suggestion(first, known)}"
+
+
+def _suggestion(error: pydantic_core.ErrorDetails, known: Sequence[str]) -> str:
+    """What may have been meant where a field, or one of its choices, is misspelt."""
+    if error["type"] == "literal_error":
+        return did_you_mean(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
+    if error["type"] == "unexpected_keyword_argument":
+        return did_you_mean(str(error["loc"][-1]), known)
+    return ""

@@ -9,7 +9,8 @@ import pytest
 
 from tenfold.errors import UsageError
 from tenfold.training.optim import make_schedule
-from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe, Stage, WhitenedSpec, find_recipe, with_defaults
+from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe, Stage, WhitenedSpec, with_defaults
+from tenfold.training.recipe_files import find_recipe
 
 PLAIN = Recipe("plain", WhitenedSpec(), (Stage(1, 0.1, 0.0),))
 
