@@ -194,7 +194,7 @@ def resolve(dotted: str) -> str:
 class WithoutTypeChecking(ast.NodeTransformer):
     """Takes out blocks of `if TYPE_CHECKING:`."""
 
-    def visit_If(self, node: ast.If) -> ast.AST | None:  # noqa: N802
+    def visit_If(self, node: ast.If) -> ast.AST | None:
         is_typing = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         return None if is_typing else self.generic_visit(node)
 
@@ -265,7 +265,9 @@ def test_what_is_open_to_all_imports_no_room(module: str) -> None:
     assert targets(files()[module]) <= OPEN_TO_ALL, f"{module} is open to every room, so it may import none of them"
 
 
-@pytest.mark.parametrize("module", sorted(module for module in files() if room_of(module) in TOP - OPEN_TO_ALL - {"api"}))
+@pytest.mark.parametrize(
+    "module", sorted(module for module in files() if room_of(module) in TOP - OPEN_TO_ALL - {"api"})
+)
 def test_the_top_imports_rooms_inside_functions_only(module: str) -> None:
     tree = files()[module]
     assert isinstance(tree, ast.Module)

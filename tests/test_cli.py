@@ -8,7 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,7 @@ from tenfold import cli
 from tenfold.training import train as training
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
+from tests.support.process import Command, Invoke
 
 TRAIN_KEYS = {
     # DESIGN: what `train --json` says
@@ -36,8 +37,6 @@ TRAIN_KEYS = {
     "test_loss",
     "test_cross_entropy",
 }
-Invoke = Callable[..., tuple[int, str, str]]
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)

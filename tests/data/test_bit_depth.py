@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import png, save, tiff
 from PIL import Image
 
 from tenfold.data.check import check_folder
 from tenfold.data.folder import load_folder
 from tenfold.data.image import decode, decode_whole
 from tenfold.errors import ImageError
+from tests.support.images import png, save, tiff
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 

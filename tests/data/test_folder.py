@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import PIXELS, oriented, png, save
 from PIL import Image
 
 from tenfold import data
@@ -19,6 +18,7 @@ from tenfold.data.image import read_file
 from tenfold.data.image_cache import read_pictures
 from tenfold.data.listing import list_folder, natural
 from tenfold.errors import DataError, ImageError, UsageError
+from tests.support.images import PIXELS, oriented, png, save
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")

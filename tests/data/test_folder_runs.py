@@ -13,7 +13,6 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import pytest
-from pictures import write_mixed_shapes
 from PIL import Image
 
 import tenfold
@@ -21,10 +20,11 @@ from tenfold.data.image import decode
 from tenfold.errors import DataError
 from tenfold.serving.card import has_card
 from tenfold.training.run import Run
+from tests.support.images import write_mixed_shapes
+from tests.support.process import Invoke
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
-Invoke = Callable[..., tuple[int, str, str]]
 Train = Callable[..., dict[str, Any]]
 IMAGES = 500
 

@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import save
 
 import tenfold
 from tenfold.cli.app import SKIP_BAD as OF_THE_COMMAND_LINE
@@ -17,9 +15,9 @@ from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import most_bad
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
+from tests.support.images import save
+from tests.support.process import Command, Invoke
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-Invoke = Callable[..., tuple[int, str, str]]
 SHAPES = make_shapes(0, 80, 1).train.images
 
 

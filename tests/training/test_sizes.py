@@ -1,8 +1,6 @@
 """Images of fewer or more pixels than recipes are made for: fitted, or refused before anything is decoded."""
 
 import os
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +12,8 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
 from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.trainer import Trainer
+from tests.support.process import Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 SIZES = (8, 9, 11, 15, 16, 17, 23, 24, 31, 32, 33, 48, 63, 64)
 
 
