@@ -65,6 +65,7 @@ ORDERS = {
         "aliases",
         "recipe",
         "recipe_files",
+        "recipe_fields",
         "device",
         "distributed",
         "convolution",

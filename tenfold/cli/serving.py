@@ -18,6 +18,7 @@ from tenfold.cli.app import (
     Json,
     RunPath,
     app,
+    check_choice,
     print_json,
     require_extra,
 )
@@ -47,10 +48,8 @@ def export(
 ) -> None:
     """Write a trained run as one file that answers without torch, compared with the network before it is kept."""
     require_extra("train", (*TRAIN_EXTRA, "onnx"))
-    if to not in ("onnx", "keras"):
-        raise UsageError(f"--to must be onnx or keras, not {to}")
-    if int8 not in ("auto", "on", "off"):
-        raise UsageError(f"--int8 must be auto, on or off, not {int8}")
+    check_choice("--to", to, ("onnx", "keras"))
+    check_choice("--int8", int8, ("auto", "on", "off"))
     if to == "keras" and (card or int8 != "off"):
         raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
     from dataclasses import asdict
