@@ -71,6 +71,7 @@ ORDERS = {
         "recipe",
         "recipe_files",
         "fitting",
+        "recipe_fields",
         "device",
         "distributed",
         "model",

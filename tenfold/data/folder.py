@@ -17,7 +17,7 @@ from tenfold.data.entries import EMPTY_CLASS, examine_entries, most_bad, remark_
 from tenfold.data.image import RESIZES
 from tenfold.data.image_cache import Pictures, read_pictures
 from tenfold.data.listing import Finding, list_folder, shown_name
-from tenfold.errors import DataError, UsageError
+from tenfold.errors import DataError, UsageError, did_you_mean
 
 TEST_SHARE = 0.2
 """Of each class, drawn for testing where the folder has no test images of its own."""
@@ -57,7 +57,9 @@ def read_folder(
     `StorageError`.
     """
     if resize not in RESIZES:
-        raise UsageError(f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}")
+        raise UsageError(
+            f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}{did_you_mean(resize, RESIZES)}"
+        )
     most_bad(skip_bad, 0)  # a wrong one is said before anything is read
     listing = list_folder(root, classes)
     _refuse(listing.findings)

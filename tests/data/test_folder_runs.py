@@ -151,8 +151,8 @@ def test_a_folder_is_found_again_where_it_moved_to(
         assert code == 0 and "of the 100 test images it was checked on" in out
         assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)
         with mock.patch("tenfold.evaluation.audit.examine", return_value=({"seen": 1}, False)) as examine:
-            _, out, _ = invoke("evaluate", trained["run"], "--honesty", "--data", moved, "--json")
-        assert json.loads(out)["honesty"] == {"seen": 1} and examine.call_args[0][0].dataset.origin.path == str(moved)
+            _, out, _ = invoke("audit", trained["run"], "--data", moved, "--json")
+        assert json.loads(out)["audit"] == {"seen": 1} and examine.call_args[0][0].dataset.origin.path == str(moved)
     finally:
         moved.rename(shapes)
 

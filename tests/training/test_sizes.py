@@ -85,7 +85,7 @@ def test_the_smallest_images_of_a_network(network: WhitenedSpec, smallest: int) 
 
 @pytest.mark.parametrize(
     "words",
-    [("train",), ("bench", "--runs", "1"), ("bench", "--profile"), ("tune", "reference", "--trials", "1")],
+    [("train",), ("bench", "--runs", "1"), ("profile",), ("tune", "reference", "--trials", "1")],
     ids=" ".join,
 )
 def test_what_does_not_fit_is_said_before_anything_is_decoded(
