@@ -377,7 +377,7 @@ def test_what_cannot_begin(command: Command, words: list[str], code: int, said: 
 
 
 def test_limits_are_those_of_the_documentation() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "http.md").read_text()
     limits = Limits()
     for number in (limits.body // 2**20, limits.images, limits.waiting, f"{limits.seconds:g}", f"{limits.arrival:g}"):
         assert f" {number} " in text
