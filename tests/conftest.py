@@ -15,6 +15,7 @@ from rich.console import Console
 
 import tenfold
 from tenfold import cli
+from tenfold.console import show_logs
 from tenfold.data import Dataset
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -27,6 +28,12 @@ def usual_runtime() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TENFOLD_RUNTIME", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages() -> None:
+    """Messages appear on standard error, as the command shows them, also where tests call functions."""
+    show_logs()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,12 +97,12 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     What is tuned in `fast89` has values of its own here, so that no test depends on the tuning.
     """
-    from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+    from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 
     tiny = replace(
         FAST89,
         name="tiny",
-        network=replace(NetworkSpec(), widths=(8, 16, 16)),
+        network=replace(WhitenedSpec(), widths=(8, 16, 16)),
         stages=(Stage(1.0, 0.24, 0.1), Stage(1.0, 0.1, 0.0)),
         batch_size=50,
         whiten_bias_epochs=0.85,

@@ -12,8 +12,8 @@ import pytest
 import tenfold
 
 PACKAGE = Path(tenfold.__file__).parent
-OPEN_TO_ALL = {"errors", "files", "console", "machine"}
-TOP = {*OPEN_TO_ALL, "cli", "__init__", "__main__"}  # what stands above the rooms or is open to them
+OPEN_TO_ALL = {"errors", "extras", "files", "console", "machine", "notebook", "registry"}
+TOP = {*OPEN_TO_ALL, "api", "cli", "__init__", "__main__"}  # what stands above the rooms or is open to them
 
 # One way through the rooms: a room may import the rooms and files named beside it, and no other.
 ROOMS: dict[str, set[str]] = {
@@ -27,6 +27,7 @@ ROOMS: dict[str, set[str]] = {
         "training.device",
         "training.aliases",
         "training.recipe",
+        "training.spec",
         "training.lock",
         "serving.inputs",
         "serving.predict",
@@ -63,11 +64,15 @@ ORDERS = {
         "lock",
         "signals",
         "aliases",
+        "spec",
+        "convolution",
+        "networks",
         "recipe",
+        "recipe_files",
         "device",
         "distributed",
-        "convolution",
         "model",
+        "summary",
         "augment",
         "pruning",
         "imbalance",
@@ -81,12 +86,16 @@ ORDERS = {
         "run",
         "runs",
         "provenance",
+        "callbacks",
         "trainer",
         "trial",
+        "recorder",
+        "environment",
         "train",
         "profile",
         "doctor",
     ),
+    "training.networks": ("base", "reference", "whitened", "__init__"),
     "evaluation": (
         "metrics",
         "calibration",
@@ -298,9 +307,9 @@ def test_training_starts_without_the_compiler() -> None:
     """TorchDynamo and SymPy cost a second of a short run: PyTorch's optimizers, for one, import them at first use."""
     code = (
         "import sys, dataclasses, tenfold\n"
-        "from tenfold.training.recipe import FAST89, NetworkSpec, Stage\n"
-        "recipe = dataclasses.replace(FAST89, network=NetworkSpec(widths=(8,)), stages=(Stage(0.1, 0.1, 0.0),))\n"
-        "tenfold.fit(recipe, tenfold.load('shapes').train, classes=10)\n"
+        "from tenfold.training.recipe import FAST89, WhitenedSpec, Stage\n"
+        "recipe = dataclasses.replace(FAST89, network=WhitenedSpec(widths=(8,)), stages=(Stage(0.1, 0.1, 0.0),))\n"
+        "tenfold.Trainer(recipe, tenfold.load('shapes')).fit()\n"
         "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

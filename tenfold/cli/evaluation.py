@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
-    HONESTY_EXTRA,
-    TRAIN_EXTRA,
     Device,
     Json,
     RunPath,
@@ -18,7 +17,6 @@ from tenfold.cli.app import (
     is_given,
     print_accuracy,
     print_json,
-    require_extra,
 )
 from tenfold.console import percent, printable, remark
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
@@ -73,7 +71,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
-    require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
+    extras.require("train", extras.AUDIT if honesty else extras.TRAIN)
     _refuse_combinations(data, full, honesty)
     if data is None or honesty:
         _refuse_busy(run)
@@ -193,7 +191,7 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Draw a scored run's pictures and its page, report.html, again; or put several runs side by side on one page."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     if len(runs) == 1 and out:
         raise UsageError("--out is for comparing several runs: a run's own page lies in its directory")
     for run in runs:
@@ -235,7 +233,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show where a run looks: what in an image speaks for its answer, and what against it."""
-    require_extra("train", HONESTY_EXTRA)
+    extras.require("train", extras.AUDIT)
     from tenfold.training.run import Run
 
     told, bad = [], 0

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
-    CLUSTER_EXTRA,
     RUNS,
     SKIP_BAD,
-    TRAIN_EXTRA,
-    TUNE_EXTRA,
     Cluster,
     Data,
     Device,
@@ -21,11 +19,8 @@ from tenfold.cli.app import (
     Size,
     SkipBad,
     app,
-    choose_recipe,
     print_json,
     print_table,
-    remark_size,
-    require_extra,
 )
 from tenfold.console import remark
 from tenfold.errors import UsageError
@@ -76,7 +71,7 @@ def bench(
 
     Accuracies are of the test images; with --val-size, of the validation images.
     """
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     _require_cluster(cluster, cpus)
     from tenfold.data import load
 
@@ -124,7 +119,8 @@ def _content(dataset: "Dataset") -> str | None:
 
 def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
     """Recipes by their own names, which their runs have too; what a file is called does not matter."""
-    from tenfold.training.recipe import find_recipe
+    from tenfold.training.fitting import choose_recipe, remark_size
+    from tenfold.training.recipe_files import find_recipe
 
     recipes: dict[str, Recipe] = {}
     for name in map(str.strip, names.split(",")):
@@ -160,7 +156,7 @@ def _tell(outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "EvalSplit",
 
 def _require_cluster(cluster: str | None, cpus: int | None) -> None:
     if cluster:
-        require_extra("cluster", CLUSTER_EXTRA)
+        extras.require("cluster", extras.CLUSTER)
     elif cpus:
         raise UsageError("--cpus goes with --cluster")
 
@@ -175,6 +171,7 @@ def _request(cpus: int | None, device: str) -> "Request":
 
 def _profiled_recipe(name: str, epochs: float | None, val_size: int | None, size: int, dataset: "Dataset") -> "Recipe":
     """The recipe of that name, fitted to a folder's images as `train` does."""
+    from tenfold.training.fitting import choose_recipe
     from tenfold.training.imbalance import has_rare_classes
 
     if not dataset.origin:
@@ -241,9 +238,11 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search for better values of a recipe's fields, on validation images only; the best recipe comes as a file."""
-    require_extra("train", TRAIN_EXTRA)
-    require_extra("tune", TUNE_EXTRA)
+    extras.require("train", extras.TRAIN)
+    extras.require("tune", extras.TUNE)
     _require_cluster(cluster, cpus)
+    from tenfold.training.fitting import choose_recipe, remark_size
+
     chosen = choose_recipe(recipe, None, None, size=size)
     remark_size(recipe, size)
     space = _choose_space(space, chosen)

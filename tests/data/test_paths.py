@@ -18,7 +18,7 @@ from tenfold.cli.data import data_app
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.files import expand_home
-from tenfold.training.recipe import find_recipe
+from tenfold.training.recipe_files import find_recipe
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 SHAPES = make_shapes(0, 60, 1).train.images

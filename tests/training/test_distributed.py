@@ -20,14 +20,14 @@ from tenfold.data import load
 from tenfold.errors import UsageError
 from tenfold.training.device import select_device
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext, joined
-from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 from tenfold.training.trainer import Trainer
 
 STEPS = 60
 RECIPE = replace(
     FAST89,
     name="ranks",
-    network=NetworkSpec(widths=(8, 16)),
+    network=WhitenedSpec(widths=(8, 16)),
     stages=(Stage(1.8, 0.002, 0.0),),  # at greater rates, differences in the last bit grow tenfold a step
     batch_size=99,  # two ranks have shares of different sizes
     head_lr=0.1,
@@ -46,15 +46,15 @@ with joined() as ranks:
 KILLED = """
 import os, signal, sys
 from tenfold import cli
-from tenfold.training import train
+from tenfold.training import recorder
 from tenfold.training.trainer import Trainer
 
 advance, (rank, step, number), sys.argv[1:] = Trainer.train_step, map(int, sys.argv[1:4]), sys.argv[4:]
-train.CHECKPOINT_SECONDS, train.CHECKPOINT_SHARE = 0.0, 1e9
+recorder.CHECKPOINT_SECONDS, recorder.CHECKPOINT_SHARE = 0.0, 1e9
 
 
 def struck(trainer):
-    if (trainer.ranks.rank, trainer.step) == (rank, step):
+    if (trainer.dist.rank, trainer.step) == (rank, step):
         os.kill(os.getpid(), number)
     advance(trainer)
 
@@ -74,7 +74,7 @@ def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     data = load("shapes")
     by_proxy = {"prune_fraction": 0.0, "proxy_prune_fraction": RECIPE.prune_fraction} if proxy_widths else {}
     recipe = replace(RECIPE, proxy_widths=proxy_widths, **by_proxy)
-    trainer = Trainer(recipe, data.train, len(data.classes), plan=select_device("cpu", torch.float32), ranks=ranks)
+    trainer = Trainer(recipe, data, device=select_device("cpu", torch.float32), dist=ranks)
     for module in trainer.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
