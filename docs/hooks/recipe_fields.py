@@ -4,28 +4,37 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import json
+import sys
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 from tables import code, plain, table
 
+from tenfold.registry import Registry
 from tenfold.training.recipe import RECIPES, Recipe
+from tenfold.training.spec import Spec
 
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥", "max_length": "length ≤"}
 UNBOUNDED = 1e38  # a bound that only keeps infinity out
 
 
 def reference() -> str:
-    """A section for the recipe and for each dataclass in it."""
+    """A section for the recipe, for each dataclass in it, and for each registered part, such as a network."""
     found: dict[type, str] = {Recipe: ""}
     _collect(Recipe, "", found)
-    return "\n".join(_section(cls, path) for cls, path in found.items())
+    own = [
+        _section(cls, f"`{path.rstrip('.')}`: {cls.__name__}" if path else "Recipe", path)
+        for cls, path in found.items()
+    ]
+    return "\n".join([*own, *(_section(cls, f"{kind.capitalize()} `{name}`") for kind, name, cls in _registered())])
 
 
 def recipes() -> str:
     """The named recipes side by side: the fields in which they differ."""
-    plain_recipes = {name: _flat(dataclasses.asdict(recipe)) for name, recipe in RECIPES.items()}
+    plain_recipes = {name: _flat(json.loads(recipe.to_json())) for name, recipe in RECIPES.items()}
     fields = dict.fromkeys(field for flat in plain_recipes.values() for field in flat)
     rows = []
     for field in fields:
@@ -33,6 +42,19 @@ def recipes() -> str:
         if field != "name" and len(set(values)) > 1:
             rows.append([code(field), *map(code, values)])
     return table(["field", *map(code, plain_recipes)], rows)
+
+
+def _registered() -> Iterator[tuple[str, str, type]]:
+    """Kind, name and class of all that recipes name: found in whatever modules the recipes have imported."""
+    modules = [module for name, module in sorted(sys.modules.items()) if name.startswith("tenfold.training")]
+    registries = {
+        id(value): value for module in modules for value in vars(module).values() if isinstance(value, Registry)
+    }
+    for registry in registries.values():
+        for name in registry.names():
+            cls = registry.find(name)
+            if inspect.isclass(cls) and issubclass(cls, Spec):
+                yield registry.kind, name, cls
 
 
 def _collect(cls: type, path: str, found: dict[type, str]) -> None:
@@ -46,19 +68,18 @@ def _collect(cls: type, path: str, found: dict[type, str]) -> None:
 
 
 def _dataclasses(hint: Any) -> list[type]:
-    if inspect.isclass(hint) and dataclasses.is_dataclass(hint):
+    if inspect.isclass(hint) and dataclasses.is_dataclass(hint) and not issubclass(hint, Spec):
         return [hint]
     return [inner for arg in typing.get_args(hint) for inner in _dataclasses(arg)]
 
 
-def _section(cls: type, path: str) -> str:
+def _section(cls: type, title: str, path: str = "") -> str:
     hints, docs = typing.get_type_hints(cls, include_extras=True), _attribute_docs(cls)
     rows = []
     for field in dataclasses.fields(cls):
         kind, bounds = code(_type(hints[field.name])), ", ".join(_bounds(hints[field.name]))
         rows.append((code(path + field.name), kind, _default(field), bounds, plain(docs.get(field.name, ""))))
     text = plain((inspect.getdoc(cls) or "").partition("\n\n")[0])
-    title = f"`{path.rstrip('.')}`: {cls.__name__}" if path else cls.__name__
     return f"## {title}\n\n{text}\n\n{table(('field', 'type', 'default', 'bounds', 'meaning'), rows)}"
 
 
@@ -75,6 +96,8 @@ def _type(hint: Any) -> str:
         return " or ".join(map(_type, args))
     if origin is tuple:
         return f"list of {_type(args[0])}"
+    if inspect.isclass(hint) and issubclass(hint, Spec):
+        return "object with a name"
     names = {"str": "text", "int": "integer", "float": "number", "bool": "true or false", "NoneType": "null"}
     return names.get(getattr(hint, "__name__", str(hint)), getattr(hint, "__name__", str(hint)))
 
