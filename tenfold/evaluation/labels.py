@@ -98,7 +98,8 @@ def find_issues(labels: np.ndarray, predicted: np.ndarray) -> list[Issue]:
     """Suspected label errors, the least probable given label first. `labels` N integers, `predicted` float N×K.
 
     Confident learning says how many; they are the images whose given label is the least probable, which finds more
-    planted errors than the images that it counts (docs/honesty.md). Raises `DataError` where all labels are the same.
+    planted errors than the images that it counts (docs/guides/audit.md). Raises `DataError` where all labels are the
+    same.
     """
     if len(np.unique(labels)) < 2:
         raise DataError("all labels are the same")
