@@ -8,7 +8,7 @@ from pathlib import Path
 from tenfold import extras
 from tenfold.api.run import Run
 from tenfold.console import progress_bars, remark
-from tenfold.data import NAMES, Dataset, load
+from tenfold.data import DATASETS, Dataset, load
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
@@ -169,7 +169,7 @@ def _fit_to_images(
     chosen: Recipe, recipe: str | Path | Recipe, epochs: float | None, val_size: int | None, dataset: Dataset
 ) -> Recipe:
     """Fit the recipe to the number of images, unless it is a data set by name, and log how that changes it."""
-    if dataset.origin is None and dataset.name in NAMES:
+    if dataset.origin is None and dataset.name in DATASETS and DATASETS.find(dataset.name).usual:
         return chosen
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
