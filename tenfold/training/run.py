@@ -249,7 +249,7 @@ class Run:
         """Read the manifest. Raises `ModelError` where it is missing, damaged or of another format."""
         if not self.trained:
             raise ModelError(
-                f"{self.path} has not finished training: go on with tenfold train --resume --out {self.path}"
+                f"{self.path} has not finished training: resume it with tenfold train --resume --out {self.path}"
             )
         manifest = self.read_json(MANIFEST)
         if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
@@ -313,7 +313,7 @@ def check_new(path: Path) -> None:
     except UnicodeEncodeError:
         raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
-        raise UsageError(f"{path} exists: choose another --out, or go on with it: --resume --out {path}")
+        raise UsageError(f"{path} exists: choose another --out, or resume it: --resume --out {path}")
 
 
 def find_unfinished(folder: Path) -> Run:

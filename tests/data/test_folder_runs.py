@@ -207,14 +207,14 @@ def test_an_interrupted_run_goes_on_where_the_folder_moved(
         assert process.stderr is not None
         assert any("epoch 2:" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
-        assert "go on with" in process.stderr.read()
+        assert "to resume" in process.stderr.read()
     code, _, err = invoke("train", "--resume", "--out", out, "--size", "24")
-    assert code == 2 and "was begun with --size 16, not 24" in err
+    assert code == 2 and "was started with --size 16, not 24" in err
     copy.rename(tmp_path / "elsewhere")
     code, _, err = invoke("train", "--resume", "--out", out)
     assert code == 3 and "is not there any more: say where it is with --data" in err
     code, text, err = invoke("train", "--resume", "--out", out, "--data", tmp_path / "elsewhere", "--json")
-    assert code == 0 and "going on at step" in err
+    assert code == 0 and "resuming at step" in err
     assert json.loads(text)["epochs"] == pytest.approx(30)
     assert json.loads((out / "env.json").read_text())["folder"]["path"] == str(tmp_path / "elsewhere")
     assert invoke("evaluate", out)[0] == 0
