@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tenfold.console import remark
+from tenfold.errors import UsageError
 from tenfold.training.recipe import Recipe
 from tenfold.training.recipe_files import find_recipe
 
@@ -29,7 +30,11 @@ def choose_recipe(
 
 def as_recipe(recipe: str | Path | Recipe) -> Recipe:
     """The recipe itself, or that of a name or file. Raises `UsageError`."""
-    return recipe if isinstance(recipe, Recipe) else find_recipe(str(recipe))
+    if isinstance(recipe, Recipe):
+        return recipe
+    if not isinstance(recipe, str | Path):
+        raise UsageError(f"recipe must be a name, a path or a tenfold.Recipe, not {type(recipe).__name__}")
+    return find_recipe(str(recipe))
 
 
 def remark_size(recipe: str | Path | Recipe, size: int) -> None:
