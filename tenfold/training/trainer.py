@@ -251,7 +251,7 @@ class Trainer:
         draws, indices = self.sampler.next_indices(self.step)
         if self.proxy is None:
             indices = indices[self.dist.shard(len(indices))]
-        return make_batch(self.images, self.pixels, draws, indices, self.recipe.cutout), indices
+        return make_batch(self.images, self.pixels, draws, indices), indices
 
     def _end_epoch(self) -> None:
         began = time.perf_counter()
