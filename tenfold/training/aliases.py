@@ -64,6 +64,11 @@ def rename_network_fields(value: Any) -> Any:
     return others | {"batch_norm_momentum": 1 - kept}
 
 
+def target_error_in(calibration: dict[str, Any]) -> Any:
+    """The target error of a calibration as results.json has it, or None; earlier versions named it `promised_error`."""
+    return calibration.get("target_error", calibration.get("promised_error"))
+
+
 TENSOR_PREFIXES = {"judge.": "proxy.", "sampler.kept": "sampler.keep_mask"}
 """How names of tensors in checkpoints began: old, now."""
 
