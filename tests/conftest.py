@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -15,10 +15,13 @@ from rich.console import Console
 
 import tenfold
 from tenfold import cli
+from tenfold.console import show_logs
 from tenfold.data import Dataset
+from tests.support.process import Command, Invoke
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-Invoke = Callable[..., tuple[int, str, str]]
+# Small tensors are computed no faster by many threads, and far slower on a busy machine. PyTorch reads this when it is
+# imported, here and in the processes of tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,6 +30,12 @@ def usual_runtime() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TENFOLD_RUNTIME", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages() -> None:
+    """Messages appear on standard error, as the command shows them, also where tests call functions."""
+    show_logs()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -90,12 +99,12 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     What is tuned in `fast89` has values of its own here, so that no test depends on the tuning.
     """
-    from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+    from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 
     tiny = replace(
         FAST89,
         name="tiny",
-        network=replace(NetworkSpec(), widths=(8, 16, 16)),
+        network=replace(WhitenedSpec(), widths=(8, 16, 16)),
         stages=(Stage(1.0, 0.24, 0.1), Stage(1.0, 0.1, 0.0)),
         batch_size=50,
         whiten_bias_epochs=0.85,

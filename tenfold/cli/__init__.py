@@ -15,7 +15,7 @@ import typer
 # each adds its verbs to the app, in the order in which the help lists them
 from tenfold.cli import data, training, evaluation, audit, serving, scaling, profile, recipe, runs  # noqa: F401  # isort: skip
 from tenfold.cli.app import app
-from tenfold.console import remark
+from tenfold.console import remark, show_logs
 from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError, is_memory
 
 
@@ -65,6 +65,7 @@ def _prepare_streams() -> None:
 def main() -> None:
     """Entry point of the `tenfold` command."""
     _prepare_streams()
+    show_logs()
     signal.signal(signal.SIGTERM, _terminate)
     # the terminal was closed; Windows has no such signal, and under nohup it is to be ignored
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.cli.app import AUDIT_EXTRA, Device, Json, RunPath, app, print_accuracy, print_json, require_extra
+from tenfold import extras
+from tenfold.cli.app import Device, Json, RunPath, app, print_accuracy, print_json
 from tenfold.cli.evaluation import MovedFolder, note_stale_model, refuse_busy
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def audit(
 
     Takes some minutes; results are kept in the run directory and shown in its report.
     """
-    require_extra("train", AUDIT_EXTRA)
+    extras.require("train", extras.AUDIT)
     refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
     from tenfold.training.device import select_device

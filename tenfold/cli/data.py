@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
     SKIP_BAD,
     HomeTyper,
@@ -16,7 +17,6 @@ from tenfold.cli.app import (
     app,
     print_json,
     print_table,
-    require_extra,
 )
 from tenfold.console import printable
 from tenfold.errors import DataError, SkippedError
@@ -92,7 +92,7 @@ def data_show(
     as_json: Json = False,
 ) -> None:
     """Draw sample images of every class and count the images."""
-    require_extra("train", ("matplotlib",))
+    extras.require("train", ("matplotlib",))
     import numpy as np
 
     from tenfold.data import load

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
-    AUDIT_EXTRA,
-    TRAIN_EXTRA,
     Device,
     Json,
     RunPath,
@@ -18,7 +17,6 @@ from tenfold.cli.app import (
     is_given,
     print_accuracy,
     print_json,
-    require_extra,
 )
 from tenfold.console import percent, printable, remark
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
@@ -66,7 +64,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a trained run on its test images: accuracy, per-class metrics, calibration."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     if data is None:
         refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
@@ -141,7 +139,7 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write a scored run's plots and its page, report.html, again."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     refuse_busy(run)
     for path in _report_run(run, data, device):
         print(path)
@@ -154,7 +152,7 @@ def compare(
     data: MovedFolder = None,
 ) -> None:
     """Compare scored runs on one page: metrics side by side, significance tests, disagreements."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     if len(runs) < 2:
         raise UsageError(f"compare takes two or more runs: for one, use tenfold report {runs[0]}")
     for run in runs:
@@ -192,7 +190,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Draw saliency maps: which parts of an image speak for or against the prediction."""
-    require_extra("train", AUDIT_EXTRA)
+    extras.require("train", extras.AUDIT)
     from tenfold.training.run import Run
 
     told, bad = [], 0

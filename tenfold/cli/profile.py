@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
     SKIP_BAD,
-    TRAIN_EXTRA,
     Data,
     Epochs,
     Json,
@@ -14,11 +14,8 @@ from tenfold.cli.app import (
     Size,
     SkipBad,
     app,
-    choose_recipe,
     print_json,
     print_table,
-    remark_size,
-    require_extra,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +35,9 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Measure where the time of a training step goes on this machine's CPU: convolutions, activations, optimizers."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
+    from tenfold.training.fitting import choose_recipe, remark_size
+
     choose_recipe(recipe, epochs, None, size=size)  # a wrong recipe is reported before any data is read
     remark_size(recipe, size)
     from tenfold.data import load
@@ -55,6 +54,7 @@ def profile(
 
 def _fit_recipe(name: str, epochs: float | None, size: int, dataset: "Dataset") -> "Recipe":
     """The recipe of that name, fitted to a folder's images as `train` does."""
+    from tenfold.training.fitting import choose_recipe
     from tenfold.training.imbalance import has_rare_classes
 
     if not dataset.origin:

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from tenfold.cli.app import TRAIN_EXTRA, HomeTyper, Json, app, print_json, print_table, require_extra
+from tenfold import extras
+from tenfold.cli.app import HomeTyper, Json, app, print_json, print_table
 
 recipe_app = HomeTyper(help="List recipes and show their fields.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
@@ -14,7 +15,7 @@ app.add_typer(recipe_app, name="recipe")
 @recipe_app.command("list")
 def recipe_list(as_json: Json = False) -> None:
     """List the built-in recipes."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     from tenfold.training.recipe import RECIPES
 
     rows = [
@@ -38,7 +39,7 @@ def recipe_show(
     name: Annotated[str, typer.Argument(help="Name of a recipe, or a JSON file.")], as_json: Json = False
 ) -> None:
     """Show every field of a recipe, its value and its meaning; a file's base is filled in."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     from tenfold.training.recipe_fields import field_rows
     from tenfold.training.recipe_files import find_recipe
 

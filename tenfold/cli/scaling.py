@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
-    CLUSTER_EXTRA,
     RUNS,
     SKIP_BAD,
-    TRAIN_EXTRA,
-    TUNE_EXTRA,
     Cluster,
     Data,
     Device,
@@ -21,10 +19,7 @@ from tenfold.cli.app import (
     Size,
     SkipBad,
     app,
-    choose_recipe,
     print_json,
-    remark_size,
-    require_extra,
 )
 from tenfold.console import remark
 from tenfold.errors import UsageError
@@ -75,7 +70,7 @@ def bench(
 
     Accuracies are on the test images; with --val-size, on the validation images.
     """
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     _require_cluster(cluster, cpus)
     from tenfold.data import load
 
@@ -119,6 +114,7 @@ def _content(dataset: "Dataset") -> str | None:
 
 def _find_recipes(names: "Sequence[str]", epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
     """Recipes by their own names, which their runs have too; what a file is called does not matter."""
+    from tenfold.training.fitting import choose_recipe, remark_size
     from tenfold.training.recipe_files import find_recipe
 
     recipes: dict[str, Recipe] = {}
@@ -153,7 +149,7 @@ def _tell(outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "EvalSplit",
 
 def _require_cluster(cluster: str | None, cpus: int | None) -> None:
     if cluster:
-        require_extra("cluster", CLUSTER_EXTRA)
+        extras.require("cluster", extras.CLUSTER)
     elif cpus:
         raise UsageError("--cpus goes with --cluster")
 
@@ -198,9 +194,11 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search for better values of a recipe's fields, on validation images only; the best recipe comes as a file."""
-    require_extra("train", TRAIN_EXTRA)
-    require_extra("tune", TUNE_EXTRA)
+    extras.require("train", extras.TRAIN)
+    extras.require("tune", extras.TUNE)
     _require_cluster(cluster, cpus)
+    from tenfold.training.fitting import choose_recipe, remark_size
+
     chosen = choose_recipe(recipe, None, None, size=size)
     remark_size(recipe, size)
     space = _choose_space(space, chosen)

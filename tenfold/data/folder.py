@@ -33,9 +33,10 @@ def load_folder(
     *,
     bit_depth: int | None = None,
     skip_bad: str = SKIP_BAD,
+    classes: Sequence[str] = (),
 ) -> Dataset:
     """Read a folder of images as a data set of `size`×`size` pixels: `read_folder`, then `make_dataset`."""
-    return make_dataset(read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad), seed)
+    return make_dataset(read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad, classes=classes), seed)
 
 
 def read_folder(
@@ -68,9 +69,6 @@ def read_folder(
     if not pictures.good():
         raise DataError(f"{root} holds no image that can be read")
     remark_skipped(findings)
-    for finding in listing.findings if classes else ():
-        if finding.kind in ("stray folder", "own output"):
-            remark(f"{finding}")
     _say_bit_depth(pictures)
     return pictures
 
@@ -82,6 +80,13 @@ def _say_bit_depth(pictures: Pictures) -> None:
         remark(f"{deep:,} images have 16-bit values: 0 to {2**used - 1:,} ({used} bits) are scaled to 0 to 255")
     if deep and own > used:
         remark(f"they go up to {2**own - 1:,} ({own} bits): what is beyond is white, as for the model")
+
+
+def remark_left_out(pictures: Pictures) -> None:
+    """Name the folders that were left out: they hold no class of a model, or tenfold's output."""
+    for finding in pictures.listing.findings:
+        if finding.kind in ("stray folder", "own output"):
+            remark(f"{finding}")
 
 
 def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) -> Dataset:

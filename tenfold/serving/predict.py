@@ -51,15 +51,30 @@ class PredictionResult:
     rejected: bool = False
     error: str | None = None
 
+    @property
+    def label(self) -> str | None:
+        """The most probable class; None where there is an error."""
+        return self.guesses[0][0] if self.guesses else None
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of `label`."""
+        return self.guesses[0][1] if self.guesses else None
+
 
 def answer(
     classifier: Predictor, inputs: Iterable[Input], top: int = 1, reject: bool = False
 ) -> Iterator[list[PredictionResult]]:
     """Answer inputs batch by batch, in their order. Raises `UsageError` at once for `reject` without a threshold."""
+    return _answer_batches(classifier, inputs, top, check_threshold(classifier, reject))
+
+
+def check_threshold(classifier: Predictor, reject: bool) -> float | None:
+    """The threshold to reject by, None for not to reject. Raises `UsageError` where the model has none."""
     threshold = classifier.about.threshold
     if reject and threshold is None:
         raise UsageError(f"this model has no threshold: {_why_no_threshold(classifier.about)}; or leave --reject out")
-    return _answer_batches(classifier, inputs, top, threshold if reject else None)
+    return threshold if reject else None
 
 
 def _why_no_threshold(about: ModelMetadata) -> str:
@@ -271,7 +286,7 @@ class ResumableWriter:
             raise UsageError(f"{self.note} is not understood ({error}): choose another --out") from error
         for name, value in self.request.items():
             if begun.get(name) != value:
-                raise UsageError(f"{self.path} was begun with another {name}: ask the same, or choose another --out")
+                raise UsageError(f"{self.path} was started with another {name}: ask the same, or choose another --out")
 
     def _cut_torn_line(self) -> None:
         """Drop what a killed process wrote of a line."""
@@ -336,7 +351,7 @@ def skip_done(journal: ResumableWriter, form: OutputFormat, inputs: Iterator[Inp
             raise DataError(f"{journal.path}: line {line[:40]!r} is damaged ({error}): choose another --out") from error
         if item is None or path not in (item.name, printable(item.name)):
             raise UsageError(
-                f"{journal.path} was begun with other inputs: {printable(path)} stands where now comes "
+                f"{journal.path} was started with other inputs: {printable(path)} stands where now comes "
                 f"{'nothing' if item is None else printable(item.name)}; choose another --out"
             )
         count.inputs, count.bad = count.inputs + 1, count.bad + bad

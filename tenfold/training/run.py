@@ -48,6 +48,8 @@ from tenfold.training.weights import (
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LOGS = "logs"
+"""Folder in a run directory that callbacks write to; the manifest does not cover it."""
 TARGET_ERROR = 0.01
 """The share of wrong answers that a threshold is to keep, unless the user says otherwise."""
 LEAST_TARGET_ERROR, MOST_TARGET_ERROR = 0.001, 0.5
@@ -248,7 +250,7 @@ class Run:
         """Read the manifest. Raises `ModelError` where it is missing, damaged or of another format."""
         if not self.trained:
             raise ModelError(
-                f"{self.path} has not finished training: go on with tenfold train --resume --out {self.path}"
+                f"{self.path} has not finished training: resume it with tenfold train --resume --out {self.path}"
             )
         manifest = self.read_json(MANIFEST)
         if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
@@ -258,7 +260,7 @@ class Run:
 
     def _is_private(self, path: Path) -> bool:
         relative = path.relative_to(self.path)
-        return relative.name.startswith(".") or relative.parts[0] in (MANIFEST, "checkpoints")
+        return relative.name.startswith(".") or relative.parts[0] in (MANIFEST, "checkpoints", LOGS)
 
     def verify(self, *names: str) -> None:
         """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""
@@ -312,7 +314,7 @@ def check_new(path: Path) -> None:
     except UnicodeEncodeError:
         raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
-        raise UsageError(f"{path} exists: choose another --out, or go on with it: --resume --out {path}")
+        raise UsageError(f"{path} exists: choose another --out, or resume it: --resume --out {path}")
 
 
 def find_unfinished(folder: Path) -> Run:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import save
 from PIL import Image
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from tenfold import cli
 from tenfold.data.check import Checked, check_folder, find_alike
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError
+from tests.support.images import save
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")

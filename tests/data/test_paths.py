@@ -5,12 +5,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from pictures import save
 
 import tenfold
 from tenfold.cli.app import PATHS_AS_TEXT, app
@@ -20,8 +18,9 @@ from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.files import expand_home
 from tenfold.training.recipe_files import find_recipe
+from tests.support.images import save
+from tests.support.process import Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 SHAPES = make_shapes(0, 60, 1).train.images
 NOT_PATHS = {
     *("seed", "device", "resize", "skip_bad", "to", "int8", "column", "cluster", "host", "token", "allow_host", "sort"),

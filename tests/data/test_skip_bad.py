@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import save
 
 import tenfold
 from tenfold.cli.app import SKIP_BAD as OF_THE_COMMAND_LINE
@@ -17,9 +15,9 @@ from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import most_bad
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
+from tests.support.images import save
+from tests.support.process import Command, Invoke
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-Invoke = Callable[..., tuple[int, str, str]]
 SHAPES = make_shapes(0, 80, 1).train.images
 
 
@@ -148,7 +146,7 @@ def test_what_a_resumed_run_loads_is_what_it_was_allowed(trained: Any) -> None:
 def test_a_resumed_run_is_not_allowed_another_number(command: Command, trained: Any) -> None:
     _, folder = trained
     said = command("train", "--resume", "--out", folder / "run", "--skip-bad", "3")
-    assert said.returncode == 2 and "was begun with --skip-bad 10%, not 3: leave --skip-bad out" in said.stderr
+    assert said.returncode == 2 and "was started with --skip-bad 10%, not 3: leave --skip-bad out" in said.stderr
 
 
 def test_other_images_are_allowed_what_is_asked_for(command: Command, trained: Any, tmp_path: Path) -> None:

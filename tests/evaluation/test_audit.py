@@ -12,7 +12,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from drawn_run import PLAN, hostile_dataset, make_drawn_run
 
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
@@ -21,6 +20,7 @@ from tenfold.evaluation.audit import Subject, read_panel, run_audit
 from tenfold.evaluation.metrics import probabilities
 from tenfold.evaluation.seed_variance import seed_variance
 from tenfold.training.run import Run
+from tests.support.drawn_run import PLAN, hostile_dataset, make_drawn_run
 
 SHAPES = make_shapes(train=800, test=60)
 TRUTH = SHAPES.test.labels.astype(int)

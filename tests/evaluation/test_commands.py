@@ -3,22 +3,20 @@
 import json
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_run import RECIPE, draw_logits, make_drawn_run
 from PIL import Image
 
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
 from tenfold.training.lock import Lock, now
 from tenfold.training.run import Run
-
-Invoke = Callable[..., tuple[int, str, str]]
+from tests.support.drawn_run import RECIPE, draw_logits, make_drawn_run
+from tests.support.process import Invoke
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from served import process
 
 import tenfold
 from tenfold.data.dataset import Dataset
@@ -36,9 +35,9 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.provenance import find_data, reload_dataset
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
+from tests.support.process import Command, Invoke
+from tests.support.served import process
 
-Invoke = Callable[..., tuple[int, str, str]]
-Command = Callable[..., "subprocess.CompletedProcess[str]"]
 CLASSES = ("disk", "star", "bar")
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 OLD = Path(__file__).parents[1] / "runs" / "format-1"

@@ -2,16 +2,13 @@
 
 import json
 import os
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from tenfold.training import device, doctor
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
+from tests.support.process import Command
 
 
 @pytest.fixture

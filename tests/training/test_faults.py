@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from tenfold.training.checkpoint import Checkpoint
-from tenfold.training.recipe import FAST89, NetworkSpec, Recipe, Stage
+from tenfold.training.recipe import FAST89, Recipe, Stage, WhitenedSpec
 from tenfold.training.run import Run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="places in a write are found by /proc")
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="plac
 CHILD = """
 import errno, os, signal, sys
 from tenfold import cli
-from tenfold.training import train
+from tenfold.training import recorder
 
 place, nth, *words = sys.argv[1:]
-train.CHECKPOINT_SECONDS, train.CHECKPOINT_SHARE = 0.0, 1e9
+recorder.CHECKPOINT_SECONDS, recorder.CHECKPOINT_SHARE = 0.0, 1e9
 fsync, replace, count = os.fsync, os.replace, 0
 SIGNALS = {name: getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGSTOP")}
 
@@ -74,7 +74,7 @@ cli.main()
 RECIPE = replace(
     FAST89,
     name="faults",
-    network=NetworkSpec(widths=(8, 16)),
+    network=WhitenedSpec(widths=(8, 16)),
     stages=(Stage(0.8, 0.1, 0.05), Stage(1.6, 0.05, 0.0)),
     batch_size=100,
     whiten_bias_epochs=0.6,
@@ -200,9 +200,9 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(folder: Path, stra
             kill_at_random(child, out, number)
         code, err = finish(child)
         assert code == -signal.SIGKILL, err
-        begun_at = [line for line in err if line.startswith("going on at step")]
+        begun_at = [line for line in err if line.startswith("resuming at step")]
         expected = saved[-2] if damaged else saved[-1]
-        assert begun_at == ([f"going on at step {expected} of {STEPS}"] if expected else [])
+        assert begun_at == ([f"resuming at step {expected} of {STEPS}"] if expected else [])
         assert len([line for line in err if line.endswith("is damaged and skipped")]) == damaged
         if place in ("mid-write", "before rename"):
             assert len(temporaries(out)) == 1
@@ -223,11 +223,11 @@ def test_a_signal_is_answered_after_the_step_with_a_checkpoint(
     out = folder / name
     returned, err = finish(start(name, 35, *begin(out)))
     assert returned == code, err
-    assert [line for line in err if line][-1] == f"stopped at step 35; go on with: tenfold train --resume --out {out}"
+    assert [line for line in err if line][-1] == f"stopped at step 35; to resume: tenfold train --resume --out {out}"
     assert "Traceback" not in "".join(err)
     assert steps_saved(out)[0] == 35 and temporaries(out) == []
     returned, err = finish(start("nowhere", 0, *go_on(out)))
-    assert returned == 0 and f"going on at step 35 of {STEPS}" in err
+    assert returned == 0 and f"resuming at step 35 of {STEPS}" in err
     assert_same_end(out, straight)
 
 

@@ -10,11 +10,11 @@ import pytest
 import tenfold
 from tenfold.errors import UsageError
 from tenfold.training.profile import LEFT, Part, StepProfile, profile_step
-from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 
 TINY = replace(
     FAST89,
-    network=replace(NetworkSpec(), widths=(8, 16), whitening_pairs=4),
+    network=replace(WhitenedSpec(), widths=(8, 16), whitening_pairs=4),
     stages=(Stage(2.0, 0.2, 0.0),),
     batch_size=50,
 )

@@ -1,8 +1,9 @@
 """The `reference` recipe held against real Keras on TensorFlow: the same numbers at every step, not similar curves.
 
-Keras runs in a process of its own (`keras_steps.py`) on weights and batches that are given to it. Dropout is off, since
-its draws cannot be the same; test_model.py has its share and scale. Steps are taken in float64, as the first steps of
-Adam make every difference about forty times as large: rounding errors of float32 are a fifth of the way after five.
+Keras runs in a process of its own (`tests/support/keras_steps.py`) on weights and batches that are given to it. Dropout
+is off, since its draws cannot be the same; test_model.py has its share and scale. Steps are taken in float64, as the
+first steps of Adam make every difference about forty times as large: rounding errors of float32 are a fifth of the way
+after five.
 """
 
 import math
@@ -10,7 +11,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,10 +21,13 @@ from torch import Tensor
 from tenfold.data.shapes import make_shapes
 from tenfold.training.augment import make_batch, make_generator, sample_augmentation
 from tenfold.training.device import DeviceConfig
-from tenfold.training.model import KerasNorm, count_parameters, l2_penalty
+from tenfold.training.model import l2_penalty
+from tenfold.training.networks.reference import KerasNorm
 from tenfold.training.optim import KerasAdam
 from tenfold.training.recipe import REFERENCE
-from tenfold.training.trainer import Trainer
+from tenfold.training.summary import count_parameters
+from tenfold.training.trainer import Trainer, to_tensors
+from tests.support.process import ROOT
 
 pytestmark = pytest.mark.acceptance
 
@@ -34,13 +37,14 @@ BATCH = 16
 RECIPE = replace(
     REFERENCE,
     batch_size=BATCH,
+    val_size=0,
     network=replace(REFERENCE.network, dropout=0.0),
     stages=tuple(
         replace(stage, epochs=steps / STEPS) for stage, steps in zip(REFERENCE.stages, (5, 2, 1), strict=True)
     ),
 )
 DATASET = make_shapes(train=BATCH * STEPS, test=64)
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 NO_GRADIENT = ("from_image/bias", "from_block/bias")
 """A shift of a whole channel, which the batch norm that follows takes out again."""
@@ -93,7 +97,7 @@ class Ours:
     """What tenfold computes, and what Keras is given to compute the same from."""
 
     def __init__(self) -> None:
-        self.trainer = DoubleFit(RECIPE, DATASET.train, 10, plan=PLAN)
+        self.trainer = DoubleFit(RECIPE, DATASET, device=PLAN)
         self.given: Arrays = prefixed("before_0", to_keras(self.trainer.network.state_dict()))
         self.after: dict[int, Arrays] = {}
         self.train()
@@ -117,7 +121,8 @@ class Ours:
         self.given |= {"ends": np.array(schedule.ends), "rates": np.array(rates)}
 
     def look_at_one_batch(self) -> None:
-        trainer = Trainer(RECIPE, DATASET.train, 10, val=DATASET.test, plan=PLAN)
+        trainer = Trainer(RECIPE, DATASET, device=PLAN)
+        trainer.val = to_tensors(DATASET.test)
         network = trainer.network
         draw_numbers(network)
         moving = {name: tensor.clone() for name, tensor in network.state_dict().items() if "running" in name}
@@ -181,7 +186,7 @@ def theirs(ours: Ours, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     folder = tmp_path_factory.mktemp("keras")
     np.savez(folder / "in.npz", **ours.given)
     settings = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    words = [sys.executable, Path(__file__).with_name("keras_steps.py"), folder / "in.npz", folder / "out.npz"]
+    words = [sys.executable, ROOT / "tests" / "support" / "keras_steps.py", folder / "in.npz", folder / "out.npz"]
     result = subprocess.run(
         words, env=os.environ | settings | {"PYTHONPATH": str(BENCHMARKS)}, capture_output=True, text=True, timeout=600
     )
