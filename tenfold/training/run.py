@@ -31,6 +31,7 @@ from tenfold.files import (
     write_bytes,
     write_text,
 )
+from tenfold.training.aliases import target_error_in
 from tenfold.training.checkpoint import Checkpoint, list_checkpoints
 from tenfold.training.device import DeviceConfig
 from tenfold.training.lock import Lock, now
@@ -300,9 +301,9 @@ def check_target_error(value: float | None) -> float | None:
 
 
 def target_error_of(run: Run) -> float:
-    """What was asked for last, when the run was scored or when its training was started; else 1 %."""
+    """The value given last, when the run was scored or when its training was started; else 1 %."""
     calibration = run.read_json("results.json").get("calibration") if run.scored else None
-    asked = (calibration or {}).get("promised_error") or run.env.get("target_error")
+    asked = target_error_in(calibration or {}) or run.env.get("target_error")
     return float(asked or TARGET_ERROR)
 
 

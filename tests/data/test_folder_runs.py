@@ -150,9 +150,9 @@ def test_a_folder_is_found_again_where_it_moved_to(
         code, out, _ = invoke("export", trained["run"], "--out", file, "--card", "--data", moved)
         assert code == 0 and "of the 100 test images it was checked on" in out
         assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)
-        with mock.patch("tenfold.evaluation.audit.examine", return_value=({"seen": 1}, False)) as examine:
+        with mock.patch("tenfold.evaluation.audit.run_audit", return_value=({"seen": 1}, False)) as run_audit:
             _, out, _ = invoke("audit", trained["run"], "--data", moved, "--json")
-        assert json.loads(out)["audit"] == {"seen": 1} and examine.call_args[0][0].dataset.origin.path == str(moved)
+        assert json.loads(out)["audit"] == {"seen": 1} and run_audit.call_args[0][0].dataset.origin.path == str(moved)
     finally:
         moved.rename(shapes)
 

@@ -230,7 +230,7 @@ def test_a_target_error_out_of_its_bounds_is_refused(make_run: MakeRun, tmp_path
     with pytest.raises(UsageError, match=said):
         calibrate(np.eye(10), np.arange(10), wrong)
     assert not (tmp_path / "new").exists()
-    assert evaluate(run, DATASET, PLAN, target_error=0.5).scores["calibration"]["promised_error"] == 0.5
+    assert evaluate(run, DATASET, PLAN, target_error=0.5).scores["calibration"]["target_error"] == 0.5
 
 
 def test_scoring_again_keeps_the_times_and_mends_the_rest(make_run: MakeRun) -> None:
