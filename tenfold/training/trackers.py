@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenfold.console import remark
 from tenfold.errors import UsageError
+from tenfold.files import write_text
 from tenfold.training.callbacks import CALLBACKS, Callback, register_callback
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def find_callbacks(names: Iterable[str]) -> list[Callback]:
 
 @register_callback("tensorboard")
 class TensorBoard(Callback):
-    """Writes event files for TensorBoard into `tensorboard/` in the run directory, or into `folder`."""
+    """Writes event files for TensorBoard into `logs/tensorboard/` in the run directory, or into `folder`."""
 
     def __init__(self, folder: Path | str | None = None):
         _require("tensorboard", "tensorboard")
@@ -39,7 +40,7 @@ class TensorBoard(Callback):
         """Open the file; a resumed run replaces what was logged beyond its checkpoint."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = self.folder or (trainer.out or Path()) / "tensorboard"
+        folder = self.folder or (trainer.log_dir or Path()) / "tensorboard"
         self._writer = SummaryWriter(str(folder), purge_step=trainer.step or None)
         self._writer.add_text("recipe", f"```json\n{trainer.recipe.to_json()}```")
 
@@ -88,21 +89,13 @@ class MLflow(Callback):
 
         if self.experiment:
             mlflow.set_experiment(self.experiment)
-        name = trainer.out.name if trainer.out else trainer.recipe.name
-        mlflow.start_run(run_name=name, run_id=self._earlier(trainer.out))
-        active = mlflow.active_run()
-        self._id = active.info.run_id if active else ""
-        if trainer.out:
-            (trainer.out / "mlflow.json").write_text(json.dumps({"run_id": self._id}) + "\n", encoding="utf-8")
+        note = trainer.log_dir / "mlflow.json" if trainer.log_dir else None
+        name = trainer.log_dir.parent.name if trainer.log_dir else trainer.recipe.name
+        self._id = mlflow.start_run(run_name=name, run_id=_noted_run(note)).info.run_id
+        if note:
+            write_text(note, json.dumps({"run_id": self._id}) + "\n")
         mlflow.log_params(dict(_flat(json.loads(trainer.recipe.to_json()))) | {"seed": trainer.seed})
         mlflow.log_text(trainer.recipe.to_json(), "recipe.json")
-
-    @staticmethod
-    def _earlier(out: Path | None) -> str | None:
-        path = out / "mlflow.json" if out else None
-        if path is None or not path.is_file():
-            return None
-        return str(json.loads(path.read_text(encoding="utf-8"))["run_id"])
 
     def on_epoch_end(self, trainer: "Trainer", metrics: "EpochMetrics") -> None:
         """Log the epoch's metrics, at its last step."""
@@ -136,6 +129,13 @@ class MLflow(Callback):
         import mlflow
 
         mlflow.end_run(status)
+
+
+def _noted_run(note: Path | None) -> str | None:
+    """The MLflow run that an interrupted run began."""
+    if note is None or not note.is_file():
+        return None
+    return str(json.loads(note.read_text(encoding="utf-8"))["run_id"])
 
 
 def _require(package: str, extra: str) -> None:

@@ -19,7 +19,7 @@ from tenfold.training.environment import describe_environment
 from tenfold.training.provenance import is_own, note_origin, reload_dataset, write_split
 from tenfold.training.recipe import Recipe
 from tenfold.training.recorder import Checkpoints, CsvLog
-from tenfold.training.run import Run, check_new, check_target_error
+from tenfold.training.run import LOGS, Run, check_new, check_target_error
 from tenfold.training.summary import count_parameters, summarize
 from tenfold.training.trainer import Trainer, split
 from tenfold.training.unlearned import find_unlearned_classes
@@ -165,7 +165,7 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: DeviceConfig, di
 def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainResult:
     before, dataset = trainer.seconds, trainer.data
     _write_beforehand(run, trainer)
-    trainer.out = run.path
+    trainer.log_dir = run.path / LOGS
     trainer.callbacks = [ProgressBar(), EpochLog(), CsvLog(run), Checkpoints(run), *callbacks]
     _lead(trainer, run)
     began = time.perf_counter()

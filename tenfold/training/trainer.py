@@ -62,8 +62,8 @@ class Trainer:
     """Trains a recipe's network on a data set, in memory: `Trainer(recipe, data, callbacks).fit()`.
 
     The recipe's validation images are held out of `data.train`; `data.test` is never looked at. device: a name, as
-    `select_device` takes it, or what that returns. dist: this process among those that train together. out: where
-    callbacks may write, the run directory if there is one. Raises `UsageError` where the recipe does not fit the
+    `select_device` takes it, or what that returns. dist: this process among those that train together.
+    log_dir: where callbacks may write files. Raises `UsageError` where the recipe does not fit the
     images, `DataError` where there are none.
     """
 
@@ -76,9 +76,9 @@ class Trainer:
         seed: int = 0,
         device: str | DeviceConfig = "auto",
         dist: DistContext = SINGLE_PROCESS,
-        out: Path | None = None,
+        log_dir: Path | None = None,
     ):
-        self.recipe, self.data, self.seed, self.dist, self.out = recipe, data, seed, dist, out
+        self.recipe, self.data, self.seed, self.dist, self.log_dir = recipe, data, seed, dist, log_dir
         self.plan = device if isinstance(device, DeviceConfig) else select_device(dist.device(device))
         self.callbacks = list(callbacks) if dist.first else []
         self.should_stop = False

@@ -1,12 +1,11 @@
 """What the tests of data share: a home of their own and a stand-in for the npm client."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-FakeNpm = Callable[[str], None]
+from tests.support.process import FakeNpm
 
 
 @pytest.fixture

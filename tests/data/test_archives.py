@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_cifar
-from tiny_cifar import ARRAYS, FORMATS, ROWS, SPEC
 
 from tenfold.data import Dataset
 from tenfold.data.archives import CIFAR10, array_sha256, read_arrays
 from tenfold.errors import DataError, UsageError
+from tests.support import tiny_cifar
+from tests.support.tiny_cifar import ARRAYS, FORMATS, ROWS, SPEC
 
 
 def assert_right(path: Path) -> None:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_cifar
-from loopback import Publisher, serve
-from tiny_cifar import ARRAYS, SPEC
 
 from tenfold.data.cache import CLASSES, get_cifar10, load_cifar10, remove_cifar10
 from tenfold.errors import DataError, StorageError
+from tests.support import tiny_cifar
+from tests.support.loopback import Publisher, serve
+from tests.support.process import python, run_python, with_tests
+from tests.support.tiny_cifar import ARRAYS, SPEC
 
 ARCHIVE = tiny_cifar.tar(tiny_cifar.binary_files())
 
 GET = """
-import hashlib, sys
-sys.path.insert(0, sys.argv[1])
-import tiny_cifar
+import hashlib
+from tests.support import tiny_cifar
 from tenfold.data import cache, sources
 archive = tiny_cifar.tar(tiny_cifar.binary_files())
 fetch = sources.fetch_cifar10
@@ -56,8 +56,8 @@ def publisher(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Publisher
 
 
 def start_get() -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", GET, str(Path(__file__).parent)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(python(GET), env=with_tests(), **pipes)  # type: ignore[call-overload, no-any-return]
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
@@ -112,7 +112,7 @@ def test_downloads_are_removed_when_the_cache_is_complete(publisher: Publisher, 
 
 
 def test_load_without_a_cache_says_how_to_get_one(home: Path) -> None:
-    with pytest.raises(DataError, match=r"not in the cache .*; run: tenfold data get cifar10"):
+    with pytest.raises(DataError, match=r"not in the cache .*; run: tenfold data download cifar10"):
         load_cifar10(spec=SPEC)
 
 
@@ -198,20 +198,19 @@ def test_full_disk(folder: Path, archive: Path) -> None:
     Without `atomic_write`: the cache was damaged afterwards.
     """
     code = (
-        "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
+        "import resource, sys; from pathlib import Path;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000));"
-        "from tiny_cifar import SPEC; from tenfold.data.cache import get_cifar10;"
-        "get_cifar10(Path(sys.argv[2]), spec=SPEC)"
+        "from tests.support.tiny_cifar import SPEC; from tenfold.data.cache import get_cifar10;"
+        "get_cifar10(Path(sys.argv[1]), spec=SPEC)"
     )
-    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(archive)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    ended = run_python(code, archive)
     assert f"StorageError: cannot write {folder}" in ended.stderr
     assert not list(folder.glob(".*"))
     load_cifar10(spec=SPEC)
 
 
 def test_readers_keep_their_pixels_while_the_cache_is_replaced(folder: Path, archive: Path) -> None:
-    """A running training survives `data get` and `data remove`."""
+    """A running training survives `data download` and `data delete`."""
     before = load_cifar10(spec=SPEC)
     get_cifar10(archive, spec=SPEC)
     remove_cifar10()

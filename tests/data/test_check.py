@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import save
 from PIL import Image
 from rich.console import Console
 
@@ -20,6 +19,7 @@ from tenfold import cli
 from tenfold.data.check import Checked, check_folder, find_alike
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError
+from tests.support.images import save
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -330,7 +330,7 @@ def test_show_and_remove_take_folders(
     )
     assert Path("pictures.png").is_file()
     assert len(list((home / "data" / "folders").iterdir())) == 1
-    assert check("remove", "pictures")[0] == 0
+    assert check("delete", "pictures")[0] == 0
     assert list((home / "data" / "folders").iterdir()) == []
-    assert check("remove", "pictures")[1] == "pictures is not in the cache\n"
+    assert check("delete", "pictures")[1] == "pictures is not in the cache\n"
     assert len(list(root.rglob("*.png"))) == 40

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import PIXELS, png, save, tiff
 from PIL import Image
 
 import tenfold
 from tenfold.data.check import check_folder
 from tenfold.data.frames import MOST_FRAMES, count_frames
 from tenfold.data.image import decode_whole
+from tests.support.images import PIXELS, png, save, tiff
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 

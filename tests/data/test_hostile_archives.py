@@ -3,14 +3,14 @@
 import gzip
 import io
 import struct
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import tiny_cifar
+
+from tests.support import tiny_cifar
+from tests.support.process import run_python
 
 Members = Callable[[tarfile.TarFile], None]
 GROWTH_LIMIT = 100 * 2**20  # bytes; the largest member of real archives has 30 MiB
@@ -18,14 +18,13 @@ BOMB_BYTES = 256 * 2**20
 
 READ = """
 import resource, sys
-sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from tiny_cifar import SPEC
+from tests.support.tiny_cifar import SPEC
 from tenfold.data.archives import CIFAR10, read_arrays
 from tenfold.errors import DataError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
-    read_arrays(Path(sys.argv[1]), SPEC if sys.argv[3] == 'tiny' else CIFAR10)
+    read_arrays(Path(sys.argv[1]), SPEC if sys.argv[2] == 'tiny' else CIFAR10)
     print("accepted")
 except DataError as error:
     print(error)
@@ -164,8 +163,7 @@ def read(content: bytes, folder: Path, spec: str) -> tuple[str, int]:
     """What reading says, and by how many bytes the process grew."""
     path = folder / "archive"
     path.write_bytes(content)
-    words = [sys.executable, "-c", READ, str(path), str(Path(__file__).parent), spec]
-    ended = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=60)
+    ended = run_python(READ, path, spec, cwd=folder)
     assert ended.returncode == 0, ended.stderr
     message, growth = ended.stdout.splitlines()
     return message, int(growth)

@@ -3,14 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import save
 
 import tenfold
 from tenfold import files
@@ -20,10 +18,11 @@ from tenfold.data.listing import list_folder
 from tenfold.errors import DataError
 from tenfold.scaling.blocks import find_blocks
 from tenfold.serving.inputs import find
+from tests.support.images import save
+from tests.support.process import Command
 
 IMAGES = {"a/1.png", "a/2.png", "b/1.png", "b/2.png"}
 Reader = Callable[[Path], set[str]]
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)

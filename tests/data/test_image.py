@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import PIXELS, oriented, png, save, tiff
 from PIL import Image
 
 from tenfold.data import Dataset
 from tenfold.data.image import MOST_BYTES, PADDING, RESIZES, decode, decode_whole, read_file, resize_pixels, sniff
 from tenfold.errors import DataError, ImageError
+from tests.support.images import PIXELS, oriented, png, save, tiff
+from tests.support.process import run_python
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -388,9 +389,8 @@ def test_bad_files_say_why(name: str) -> None:
 
 BOMBS = """
 import io, resource, sys, zlib
-sys.path.insert(0, sys.argv[1])
 from PIL import Image
-from pictures import png
+from tests.support.images import png
 from tenfold.data.image import decode, decode_whole
 from tenfold.errors import ImageError
 bombs = [png(side, 1, 0, [bytes(side // 8)] * side) for side in (9_000, 13_000, 30_000)]
@@ -410,8 +410,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 def test_bombs_are_refused_by_their_header() -> None:
     """With no memory used and no warning printed, in a process of its own."""
-    words = [sys.executable, "-c", BOMBS, str(Path(__file__).parent)]
-    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    ended = run_python(BOMBS, check=True)
     *reasons, kilobytes = ended.stdout.splitlines()
     assert len(reasons) == 4 and all("pixels" in reason for reason in reasons)
     assert "9,000 × 9,000 pixels are more than the 67,108,864 that are read" in reasons[0]

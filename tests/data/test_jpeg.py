@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from pictures import save
 from PIL import Image
 
 from tenfold.data.image import decode, decode_whole
 from tenfold.errors import ImageError
+from tests.support.images import save
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 ROWS, COLUMNS = np.mgrid[:120, :160]

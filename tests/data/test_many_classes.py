@@ -1,7 +1,7 @@
 """More classes than a byte can number, from a folder of images to predictions."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from tenfold import data
+from tests.support.process import Invoke
 
-Invoke = Callable[..., tuple[int, str, str]]
 CLASSES = tuple(f"c{number:03}" for number in range(300))
 
 

@@ -1,19 +1,17 @@
 """Whatever lies beside the pixels, huge, hostile or broken, does not matter to them; the orientation is kept."""
 
 import struct
-import subprocess
-import sys
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import PIXELS, oriented, png, save
 from PIL import Image
 
 from tenfold.data.image import decode_whole
 from tenfold.data.metadata import MOST_PARTS, take_out
 from tenfold.errors import ImageError
+from tests.support.images import PIXELS, oriented, png, rgb_png, save
+from tests.support.process import run_python
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -22,17 +20,6 @@ BLOCKS = PIXELS.repeat(8, axis=0).repeat(8, axis=1)  # blocks that JPEG keeps ap
 MEGABYTES = zlib.compress(bytes(3 * 2**20))
 TURN = struct.pack("<2sHIHHHII", b"II", 42, 8, 1, 0x0112, 3, 1, 6)  # EXIF: orientation 6
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
-
-
-def rgb_png(*chunks: tuple[bytes, bytes], behind: bool = False, checksum: int = 0) -> bytes:
-    """`PIXELS` as a PNG with chunks before or behind its data; checksum: what their own is wrong by."""
-    content = save(PIXELS, "PNG")
-    where = content.index(b"IEND" if behind else b"IDAT") - 4
-    more = b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ checksum)
-        for name, data in chunks
-    )
-    return content[:where] + more + content[where:]
 
 
 def segments(*parts: tuple[int, bytes]) -> bytes:
@@ -163,8 +150,7 @@ def test_compressed_text_is_not_inflated() -> None:
     """A quarter of a gigabyte each, in a process of its own that may take 64 MB more than it has."""
     bomb = """
 import resource, sys, zlib
-sys.path.insert(0, sys.argv[1])
-from test_metadata import PIXELS, rgb_png
+from tests.support.images import PIXELS, rgb_png
 from tenfold.data.image import decode_whole
 packer = zlib.compressobj(1)
 packed = b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + packer.flush()
@@ -178,8 +164,7 @@ used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**26,) * 2)
 print([bool((decode_whole(content) == PIXELS).all()) for content in files])
 """
-    words = [sys.executable, "-c", bomb, str(Path(__file__).parent)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    ended = run_python(bomb)
     assert ended.stdout == "[True, True, True, True]\n", ended.stderr
 
 

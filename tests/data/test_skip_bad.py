@@ -2,13 +2,11 @@
 
 import json
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import save
 
 import tenfold
 from tenfold.cli.app import SKIP_BAD as OF_THE_COMMAND_LINE
@@ -17,9 +15,9 @@ from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import most_bad
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
+from tests.support.images import save
+from tests.support.process import Command, Invoke
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
-Invoke = Callable[..., tuple[int, str, str]]
 SHAPES = make_shapes(0, 80, 1).train.images
 
 
@@ -170,7 +168,7 @@ def test_where_no_folder_is_read_the_option_is_not_silently_without_effect(
     for words in (
         ("train", "--data", "shapes", "--out", tmp_path / "run"),
         (*bench, "--runs", "1"),
-        (*bench, "--profile"),
+        ("profile", "--data", "shapes"),
         ("tune", "fast89", "--trials", "1", "--data", "shapes", "--out", tmp_path / "tune"),
         ("data", "show", "shapes", "--out", tmp_path / "x.png"),
         ("evaluate", run, "--data", "shapes"),

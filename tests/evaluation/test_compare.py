@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_run import make_drawn_run
 from safetensors.numpy import load, save
 
 from tenfold.data.shapes import make_shapes
@@ -20,6 +19,7 @@ from tenfold.evaluation.compare import read_comparison, write_comparison
 from tenfold.files import format_object
 from tenfold.training.provenance import fingerprint
 from tenfold.training.run import Run
+from tests.support.drawn_run import make_drawn_run
 
 DATASET = make_shapes()
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_run import make_drawn_run
 from PIL import Image
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.explain import agree, explain, overlay, patch_side
 from tenfold.training.augment import Normalization
 from tenfold.training.weights import Model
+from tests.support.drawn_run import make_drawn_run
 
 IMAGES = make_shapes(train=1, test=3).test.images
 PIXELS = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

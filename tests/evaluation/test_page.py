@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from drawn_run import hostile_dataset, make_drawn_run
 from PIL import Image
 
 from tenfold.data.dataset import Origin
@@ -18,6 +17,7 @@ from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import charts, choice, picture, sections
 from tenfold.training.provenance import reproduction
 from tenfold.training.recipe import FAST89, REFERENCE
+from tests.support.drawn_run import hostile_dataset, make_drawn_run
 
 
 class Reader(HTMLParser):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from browsing import chromium, violations
-from drawn_run import hostile_dataset, make_drawn_run
 from PIL import Image
 
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.compare import read_comparison, write_comparison
 from tenfold.evaluation.metrics import shown
+from tests.support.browser import chromium, violations
+from tests.support.drawn_run import hostile_dataset, make_drawn_run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page

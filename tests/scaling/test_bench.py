@@ -5,7 +5,6 @@ import importlib
 import json
 import math
 import subprocess
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from made_up_runs import HERE, timed
 from PIL import Image
 
 from tenfold.cli.app import app
@@ -23,8 +21,9 @@ from tenfold.scaling.bench import Setting
 from tenfold.scaling.summary import Diverged, Timed
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, FAST96, REFERENCE, Recipe, Stage
+from tests.support.made_up_runs import HERE, timed
+from tests.support.process import ROOT, Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 TWO = {"fast89": FAST89, "reference": REFERENCE}
 ONE = {"fast89": FAST89}
 
@@ -235,7 +234,7 @@ def test_a_killed_process_is_called_that() -> None:
 
 
 def test_two_recipes_of_one_name_are_refused(command: Command, tiny_recipe: Path) -> None:
-    answer = command("bench", "--recipe", f"{tiny_recipe},{tiny_recipe}", "--data", "shapes")
+    answer = command("bench", "--recipe", tiny_recipe, "--recipe", tiny_recipe, "--data", "shapes")
     assert (answer.returncode, answer.stdout) == (2, "")
     assert f'two recipes are named tiny: change "name" in the file of one ({tiny_recipe})' in answer.stderr
 
@@ -317,7 +316,20 @@ def test_real_runs_of_two_recipes(command: Command, tiny_recipe: Path, tmp_path:
     recipe = Recipe.from_json(tiny_recipe.read_bytes())
     wide.write_text(replace(recipe, name="wide", network=replace(recipe.network, widths=(16, 32))).to_json())
     out = tmp_path / "b"
-    words = ("bench", "--recipe", f"{tiny_recipe},{wide}", "--runs", 3, "--data", "shapes", "--out", out, "--json")
+    words = (
+        "bench",
+        "--recipe",
+        tiny_recipe,
+        "--recipe",
+        wide,
+        "--runs",
+        3,
+        "--data",
+        "shapes",
+        "--out",
+        out,
+        "--json",
+    )
     answer = json.loads(command(*words).stdout)
     tiny, other = answer["results"]
     assert (tiny["recipe"], tiny["n"], other["recipe"], other["n"]) == ("tiny", 3, "wide", 3)
@@ -347,7 +359,7 @@ def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 def test_an_ablation_of_a_proxy_prunes_as_much_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """There was no such recipe: a share for the proxy, and no proxy."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     variants = importlib.import_module("ablation").variants(FAST96)
     told = variants["losses-instead-of-the-proxy"]
     assert (told.proxy_widths, told.proxy_prune_fraction, told.prune_fraction) == ((), 0, 0.5)
@@ -356,7 +368,7 @@ def test_an_ablation_of_a_proxy_prunes_as_much_without_it(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("recipe", [FAST89, REFERENCE], ids=lambda recipe: recipe.name)
 def test_an_ablation_leaves_one_idea_out_at_a_time(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ablation = importlib.import_module("ablation")
     told = json.loads(recipe.to_json())
     variants = ablation.variants(recipe)

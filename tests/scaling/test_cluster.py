@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from tenfold.scaling.address import check
 from tenfold.scaling.space import Range, with_fields
 from tenfold.scaling.tune import Search, Setting, Trial
 from tenfold.training.recipe import FAST89, Recipe
+from tests.support.process import Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
 RUNS = 8
 PICTURES = 20_000

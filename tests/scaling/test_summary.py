@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from made_up_runs import HERE, timed
 from scipy import stats
 
 from tenfold.errors import DivergedError
 from tenfold.scaling.summary import Diverged, Timed, compare, describe, interval, spread, summarize
+from tests.support.made_up_runs import HERE, timed
 
 
 def rows(a: list[float], b: list[float], seconds: tuple[float, ...] = (40.0, 50.0, 60.0, 45.0)) -> tuple[dict, dict]:  # type: ignore[type-arg]

@@ -25,8 +25,8 @@ from tenfold.scaling.tune import Setting
 from tenfold.training import trial
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, FAST94, REFERENCE, Recipe
+from tests.support.process import Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 SPACE = {"label_smoothing": {"low": 0.0, "high": 0.4}, "batch_size": {"low": 32, "high": 512, "log": True}}
 
 

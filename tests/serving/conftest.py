@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.evaluate import evaluate, write_scores
@@ -14,16 +13,6 @@ from tenfold.serving.export import export
 from tenfold.training import train as training
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are computed no faster by many threads, and far slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
 
 DATASET = make_shapes(train=2000, test=500)
 

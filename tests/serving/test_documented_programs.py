@@ -20,8 +20,8 @@ from tenfold.serving.keras_file import export_keras
 from tenfold.serving.runtime import Predictor, open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
+from tests.support.process import ROOT
 
-ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "guides" / "export.md").read_text()
 NAMES = ("a]b [x]", 'say "hi"', "back\\slash", "猫", "e\u0301", "<b>", "line\nbreak", "{", "}", "$&")
 """Class names that a program could read wrongly."""

@@ -12,22 +12,8 @@ from torch import Tensor, nn
 from tenfold.errors import ModelError
 from tenfold.serving.graph import separate_pools, to_onnx
 from tenfold.training.augment import Normalization
-from tenfold.training.model import build
 from tenfold.training.recipe import REFERENCE, WhitenedSpec
-
-PIXELS = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-
-
-def make_network(spec: WhitenedSpec, classes: int, size: int) -> nn.Module:
-    """A network whose norms have seen something: means and variances far from those of a new one."""
-    torch.manual_seed(0)
-    network = build(spec, classes, size)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.5, 0.5)  # type: ignore[union-attr,operator]
-            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr,operator]
-            nn.init.uniform_(module.bias, -0.5, 0.5)
-    return network.eval()
+from tests.support.networks import PIXELS, make_network
 
 
 def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:

@@ -5,47 +5,23 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_graph import PIXELS, make_network
 
 from tenfold.errors import BusyError, ModelError
 from tenfold.serving import keras_file
-from tenfold.serving.export import Source
 from tenfold.serving.keras_file import export_keras, import_keras, save, to_keras
-from tenfold.serving.model_file import ModelMetadata
 from tenfold.training.augment import Normalization
 from tenfold.training.lock import Lock
 from tenfold.training.provenance import reload_dataset
-from tenfold.training.recipe import REFERENCE, WhitenedSpec
+from tenfold.training.recipe import WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.summary import count_parameters
-from tenfold.training.weights import Model
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-SPECS = [
-    (WhitenedSpec(widths=(16, 32), first_activation="relu"), PIXELS, 10, 32, 1.0),
-    (WhitenedSpec(widths=(8, 8, 8), depth=3, residual=True, whitening=2, whitening_pairs=4), PIXELS, 3, 45, 2.5),
-    (WhitenedSpec(widths=(8, 8), whitening=4, whitening_pairs=4, stride=2), PIXELS, 3, 33, 1.0),
-    (REFERENCE.network, Normalization(), 10, 32, 1.0),
-    (REFERENCE.network, Normalization(), 2, 64, 0.25),
-]
-
-
-def make_source(spec: WhitenedSpec, pixels: Normalization, classes: int, size: int, temperature: float) -> Source:
-    """A network whose norms have seen something, and its probabilities of random images by plain torch."""
-    network, names = make_network(spec, classes, size), tuple(f"class {i}" for i in range(classes))
-    images = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
-    scaled = (images / 255 - np.array(pixels.mean)) / np.array(pixels.std)
-    with torch.no_grad():
-        logits = network(torch.from_numpy(scaled).float().permute(0, 3, 1, 2))
-    about = ModelMetadata(names, size, "squash", temperature, None, None, False, {})
-    expected = torch.softmax(logits / temperature, 1).numpy()
-    return Source(Model(network, names, size, pixels), None, about, images, expected)  # type: ignore[arg-type]
+from tests.support.networks import SPECS, make_source
+from tests.support.process import Command
 
 
 @pytest.fixture(scope="module")

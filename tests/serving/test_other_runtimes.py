@@ -10,13 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
-from test_keras_file import SPECS, make_source
 
 from tenfold.serving.export import Source
 from tenfold.serving.keras_file import import_keras, save, to_keras
 from tenfold.serving.runtime import BUNDLED, open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
+from tests.support.networks import SPECS, make_source
 
 TOLERANCE = 1e-4  # of a probability; the export itself allows 1e-3
 ROUNDED = 0.1  # with 8 bits: a number between two steps is rounded to the other one; 0.04 was seen

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from tenfold.serving.predict import PredictionResult, ResumableWriter, answer, m
 from tenfold.serving.runtime import open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
+from tests.support.process import Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 REQUEST = {"model": "m", "form": "json"}
 
 

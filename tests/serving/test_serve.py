@@ -5,16 +5,14 @@ import http.client
 import io
 import json
 import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from served import Service, Slow, in_thread, process, slow_app
 
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import answer
@@ -23,8 +21,9 @@ from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
+from tests.support.process import ROOT, Command
+from tests.support.served import Service, Slow, in_thread, process, slow_app
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 TOKEN = "correct horse"
 
 
@@ -377,7 +376,7 @@ def test_what_cannot_begin(command: Command, words: list[str], code: int, said: 
 
 
 def test_limits_are_those_of_the_documentation() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "reference" / "http.md").read_text()
+    text = (ROOT / "docs" / "reference" / "http.md").read_text()
     limits = Limits()
     for number in (limits.body // 2**20, limits.images, limits.waiting, f"{limits.seconds:g}", f"{limits.arrival:g}"):
         assert f" {number} " in text

@@ -16,11 +16,11 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 from PIL import Image
-from served import PredictionResult, Service, Slow, in_thread, slow_app
 
 from tenfold.serving.serve.encoding import best_coding, decompress
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError
+from tests.support.served import PredictionResult, Service, Slow, in_thread, slow_app
 
 
 def png(seed: int = 0) -> bytes:

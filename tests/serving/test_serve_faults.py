@@ -29,7 +29,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from served import Service, Slow, in_thread, process, slow_app, wait_for
 
 from tenfold.data.image import decode
 from tenfold.errors import ImageError, StorageError
@@ -37,8 +36,8 @@ from tenfold.serving.serve.batching import MOST_DECODERS
 from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.linger import LingeringTransport
+from tests.support.served import HEAD, Service, Slow, drip, in_thread, process, read_all, slow_app, wait_for
 
-HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 QUICK = Limits(arrival=0.5, reading=0.5, seconds=0.5, connections=150)
 
 
@@ -80,37 +79,6 @@ def many_scans() -> bytes:
     data = int(bits, 2).to_bytes(len(bits) // 8).replace(b"\xff", b"\xff\0")
     empty = b"\xff\xda" + struct.pack(">HB", 8, 1) + b"\1\0\1\x3f\0" + data
     return head + tables + first + empty * 5000 + b"\xff\xd9"
-
-
-def read_all(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
-    return b"".join(iter(lambda: connection.recv(65536), b""))
-
-
-def drip(connections: list[socket.socket], piece: bytes, seconds: float) -> list[float]:
-    """Send `piece` on each again and again; return after how many seconds each was dropped."""
-    with selectors.DefaultSelector() as selector:
-        for connection in connections:
-            connection.setblocking(False)
-            selector.register(connection, selectors.EVENT_READ)
-        began, ends = time.monotonic(), []
-        while selector.get_map() and time.monotonic() - began < seconds:
-            for key, _ in selector.select(0.1):
-                with contextlib.suppress(BlockingIOError):
-                    if not _receive(key.fileobj):  # type: ignore[arg-type]
-                        selector.unregister(key.fileobj)
-                        ends.append(time.monotonic() - began)
-            for key in list(selector.get_map().values()):
-                with contextlib.suppress(OSError):
-                    key.fileobj.send(piece)  # type: ignore[union-attr]
-    return ends
-
-
-def _receive(connection: socket.socket) -> bytes:
-    try:
-        return connection.recv(4096)
-    except ConnectionError:
-        return b""
 
 
 @pytest.fixture(scope="module")

@@ -27,15 +27,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import served
 from PIL import Image
-from served import PredictionResult, Service, Slow, in_thread, process, slow_app
 
 from tenfold.errors import UsageError
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
+from tests.support import served
+from tests.support.process import ROOT
+from tests.support.served import HEAD, PredictionResult, Service, Slow, in_thread, process, read_all, slow_app
 
-HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 LARGE = 17 * 2**20
 
 
@@ -61,10 +61,6 @@ def read_answer(connection: socket.socket) -> PredictionResult:
     answered.begin()
     headers = {name.lower(): value for name, value in answered.getheaders()}
     return PredictionResult(answered.status, headers, answered.read())
-
-
-def read_all(connection: socket.socket) -> bytes:
-    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def counted(service: Service) -> dict[tuple[str, str], int]:
@@ -462,7 +458,7 @@ def test_a_port_that_is_no_service_is_still_an_error(model: Path) -> None:
 
 
 def test_every_metric_is_documented(service: Service) -> None:
-    docs = Path(__file__).parents[2] / "docs"
+    docs = ROOT / "docs"
     text = (docs / "reference" / "http.md").read_text() + (docs / "guides" / "serving.md").read_text()
     headers = {"Authorization": "Bearer secret"}
     types = re.findall(r"^# TYPE (\S+)", service.ask("GET", "/metrics", **headers).body.decode(), re.MULTILINE)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from browsing import chromium, violations
 from PIL import Image
-from served import Service, Slow, in_thread, process, slow_app
 
 from tenfold.serving.runtime import BUNDLED, open_model
+from tests.support.browser import chromium, violations
+from tests.support.served import Service, Slow, in_thread, process, slow_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, JSHandle, Page, Route

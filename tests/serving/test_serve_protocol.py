@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from served import PredictionResult, Service, Slow, in_thread, process, slow_app
 
 from tenfold.serving.runtime import open_model
+from tests.support.process import ROOT
+from tests.support.served import PredictionResult, Service, Slow, in_thread, process, slow_app
 
 INFER = "/v2/models/slow/infer"
 VERSION = "000000000000"
@@ -385,7 +386,7 @@ def test_the_documented_client(
     real: Service, model: Path, images: np.ndarray, rows: np.ndarray, tmp_path: Path
 ) -> None:
     """The program of docs/reference/http.md, as it stands there but for the address and the name of the model."""
-    text = (Path(__file__).parents[2] / "docs" / "reference" / "http.md").read_text()
+    text = (ROOT / "docs" / "reference" / "http.md").read_text()
     (found,) = re.findall(r"```py\n(import numpy.*?)```", text, re.DOTALL)
     program = found.replace("127.0.0.1:8000", f"127.0.0.1:{real.port}").replace('"cifar10"', '"model"')
     (tmp_path / "ask.py").write_text(program.replace("images = ", "images = np.load('images.npy')  # "))

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from served import Service, process
 
 from tenfold.serving.runtime import BUNDLED, open_model
 from tenfold.serving.serve.limits import Limits
+from tests.support.process import with_tests
+from tests.support.served import HEAD, Service, drip, process
 
 pytestmark = pytest.mark.acceptance
-LOAD = Path(__file__).with_name("load.py")
 SEED = 0
 
 
@@ -49,8 +49,8 @@ def write(folder: Path, contents: list[bytes]) -> list[str]:
 
 def load(service: Service, rate: float, seconds: float, files: list[str]) -> list[dict[str, Any]]:
     """What became of each request, in the order in which they were sent."""
-    words = [sys.executable, str(LOAD), str(service.port), str(rate), str(seconds), *files]
-    return json.loads(subprocess.run(words, check=True, capture_output=True, timeout=600).stdout)  # type: ignore[no-any-return]
+    words = [sys.executable, "-m", "tests.support.load", str(service.port), str(rate), str(seconds), *files]
+    return json.loads(subprocess.run(words, env=with_tests(), check=True, capture_output=True, timeout=600).stdout)  # type: ignore[no-any-return]
 
 
 def percentile(answers: list[dict[str, Any]], share: float) -> float:
@@ -144,8 +144,6 @@ def _capacity(service: Service, contents: list[bytes]) -> float:
 
 def test_a_hundred_drips_change_nothing(service: Service, tmp_path: Path) -> None:
     """With the limits as they are: dropped within ten seconds, others answered as without them."""
-    from test_serve_faults import HEAD, drip
-
     slow = [service.connect() for _ in range(100)]
     for connection in slow:
         connection.sendall(HEAD + b"Content-Length: 100000\r\n\r\n")

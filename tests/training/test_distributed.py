@@ -6,43 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
-from torch import nn
 
-from tenfold.data import load
 from tenfold.errors import UsageError
-from tenfold.training.device import select_device
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext, joined
-from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
-from tenfold.training.trainer import Trainer
+from tests.support.process import with_tests
+from tests.support.ranks import RECIPE, losses
 
-STEPS = 60
-RECIPE = replace(
-    FAST89,
-    name="ranks",
-    network=WhitenedSpec(widths=(8, 16)),
-    stages=(Stage(1.8, 0.002, 0.0),),  # at greater rates, differences in the last bit grow tenfold a step
-    batch_size=99,  # two ranks have shares of different sizes
-    head_lr=0.1,
-    bias_lr=0.01,
-    whiten_bias_epochs=0.5,
-)
-LOSSES = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_distributed import losses
-from tenfold.training.distributed import joined
-
-with joined() as ranks:
-    print(losses(ranks, tuple(map(int, sys.argv[2:]))))
-"""
 KILLED = """
 import os, signal, sys
 from tenfold import cli
@@ -64,32 +38,12 @@ cli.main()
 """
 
 
-def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
-    """Of the first steps, in float32 throughout.
-
-    Norms keep their first statistics: these are what ranks differ in from one process. The optimizer's bfloat16 would
-    make differences of 1e-7, from the order of sums, a thousand times as large within ten steps.
-    """
-    torch.set_num_threads(1)
-    data = load("shapes")
-    by_proxy = {"prune_fraction": 0.0, "proxy_prune_fraction": RECIPE.prune_fraction} if proxy_widths else {}
-    recipe = replace(RECIPE, proxy_widths=proxy_widths, **by_proxy)
-    trainer = Trainer(recipe, data, device=select_device("cpu", torch.float32), dist=ranks)
-    for module in trainer.network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    with patch("tenfold.training.optim.cpu_has_bfloat16", lambda: False):
-        while trainer.step < STEPS:
-            trainer.train_step()
-    return [loss for loss, _ in trainer.log[:STEPS].tolist()]
-
-
 def start(words: list[str], count: int) -> list["subprocess.Popen[str]"]:
     """The same command in so many ranks, as torchrun sets them up."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = os.environ | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = with_tests() | {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     own = [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"} for rank in range(count)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return [subprocess.Popen([sys.executable, *words], env=env, **pipes) for env in own]  # type: ignore[call-overload]
@@ -110,7 +64,7 @@ def test_without_torchrun_a_process_is_alone_and_nothing_travels(monkeypatch: py
 
 @pytest.mark.parametrize("proxy_widths", [(), (8, 8)], ids=["by losses", "proxy"])
 def test_two_ranks_have_the_losses_of_one_process(proxy_widths: tuple[int, ...]) -> None:
-    processes = start(["-c", LOSSES, str(Path(__file__).parent), *map(str, proxy_widths)], 2)
+    processes = start(["-m", "tests.support.ranks", *map(str, proxy_widths)], 2)
     alone = losses(SINGLE_PROCESS, proxy_widths)
     told = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert told[0] == told[1]

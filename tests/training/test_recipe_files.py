@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tenfold.errors import UsageError
-from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe
+from tenfold.training.recipe import FAST89, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.recipe_files import find_recipe
 
 
@@ -26,13 +26,13 @@ def test_a_base_and_one_field_differ_in_that_field_and_the_name(tmp_path: Path) 
 def test_a_network_is_merged_field_by_field(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", {"base": "fast89", "name": "wide", "network": {"widths": [64, 64]}})
     network = replace(FAST89.network, widths=(64, 64))
-    assert network.first_activation == "relu" != NetworkSpec().first_activation  # inherited, not the default
+    assert network.first_activation == "relu" != WhitenedSpec().first_activation  # inherited, not the default
     assert find_recipe(str(path)) == replace(FAST89, name="wide", network=network)
 
 
 def test_another_network_inherits_no_field_of_the_bases(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", {"base": "reference", "l2": 0, "network": {"name": "whitened"}})
-    assert find_recipe(str(path)).network == NetworkSpec()
+    assert find_recipe(str(path)).network == WhitenedSpec()
 
 
 def test_stages_replace_the_bases(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The `reference` recipe held against real Keras on TensorFlow: the same numbers at every step, not similar curves.
 
-Keras runs in a process of its own (`keras_steps.py`) on weights and batches that are given to it. Dropout is off, since
-its draws cannot be the same; test_model.py has its share and scale. Steps are taken in float64, as the first steps of
-Adam make every difference about forty times as large: rounding errors of float32 are a fifth of the way after five.
+Keras runs in a process of its own (`tests/support/keras_steps.py`) on weights and batches that are given to it. Dropout
+is off, since its draws cannot be the same; test_model.py has its share and scale. Steps are taken in float64, as the
+first steps of Adam make every difference about forty times as large: rounding errors of float32 are a fifth of the way
+after five.
 """
 
 import math
@@ -10,7 +11,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from tenfold.training.optim import KerasAdam
 from tenfold.training.recipe import REFERENCE
 from tenfold.training.summary import count_parameters
 from tenfold.training.trainer import Trainer, to_tensors
+from tests.support.process import ROOT
 
 pytestmark = pytest.mark.acceptance
 
@@ -43,7 +44,7 @@ RECIPE = replace(
     ),
 )
 DATASET = make_shapes(train=BATCH * STEPS, test=64)
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 KINDS = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 NO_GRADIENT = ("from_image/bias", "from_block/bias")
 """A shift of a whole channel, which the batch norm that follows takes out again."""
@@ -185,7 +186,7 @@ def theirs(ours: Ours, tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     folder = tmp_path_factory.mktemp("keras")
     np.savez(folder / "in.npz", **ours.given)
     settings = {"KERAS_BACKEND": "tensorflow", "KERAS_HOME": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    words = [sys.executable, Path(__file__).with_name("keras_steps.py"), folder / "in.npz", folder / "out.npz"]
+    words = [sys.executable, ROOT / "tests" / "support" / "keras_steps.py", folder / "in.npz", folder / "out.npz"]
     result = subprocess.run(
         words, env=os.environ | settings | {"PYTHONPATH": str(BENCHMARKS)}, capture_output=True, text=True, timeout=600
     )

@@ -1,8 +1,6 @@
 """Images of fewer or more pixels than recipes are made for: fitted, or refused before anything is decoded."""
 
 import os
-import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +12,8 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
 from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.trainer import Trainer
+from tests.support.process import Command
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 SIZES = (8, 9, 11, 15, 16, 17, 23, 24, 31, 32, 33, 48, 63, 64)
 
 
@@ -87,7 +85,7 @@ def test_the_smallest_images_of_a_network(network: WhitenedSpec, smallest: int) 
 
 @pytest.mark.parametrize(
     "words",
-    [("train",), ("bench", "--runs", "1"), ("bench", "--profile"), ("tune", "reference", "--trials", "1")],
+    [("train",), ("bench", "--runs", "1"), ("profile",), ("tune", "reference", "--trials", "1")],
     ids=" ".join,
 )
 def test_what_does_not_fit_is_said_before_anything_is_decoded(

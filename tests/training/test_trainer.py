@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -403,7 +403,7 @@ GROUP = ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")
 
 
 def timeless(trainer: Trainer) -> list[dict[str, float]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in trainer.epochs]
+    return [{name: value for name, value in asdict(row).items() if name != "seconds"} for row in trainer.epochs]
 
 
 def test_a_checkpoint_holds_everything() -> None:
@@ -435,7 +435,7 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
 
 def test_an_epoch_is_a_row() -> None:
     trainer = finish(make_trainer(QUICK, val=SMALL_VAL))  # 6 steps an epoch; 9 in the first stage and 6 in the second
-    rows = trainer.epochs
+    rows = [asdict(row) for row in trainer.epochs]
     assert [row["epoch"] for row in rows] == [1, 2, 2.5]
     assert [row["stage"] for row in rows] == [1, 2, 2]
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.1 - 0.05 * 5 / 9, 0.05 * 4 / 6, 0.05 / 6])
@@ -451,7 +451,7 @@ def test_an_epoch_is_a_row() -> None:
 
 
 def test_without_validation_images_there_are_no_validation_scores() -> None:
-    rows = finish(make_trainer(QUICK)).epochs
+    rows = [asdict(row) for row in finish(make_trainer(QUICK)).epochs]
     assert all(math.isnan(row["val_loss"]) and math.isnan(row["val_accuracy"]) for row in rows)
 
 

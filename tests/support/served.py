@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import secrets
+import selectors
 import signal
 import socket
 import subprocess
@@ -25,6 +26,9 @@ from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.guard import Hosts, SecurityMiddleware
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.server import bind, make_server
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+"""How a request for a prediction begins, on the wire."""
 
 
 @dataclass
@@ -97,6 +101,37 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10) -> bool:
             return False
         threading.Event().wait(0.01)
     return True
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def drip(connections: list[socket.socket], piece: bytes, seconds: float) -> list[float]:
+    """Send `piece` on each again and again; return after how many seconds each was dropped."""
+    with selectors.DefaultSelector() as selector:
+        for connection in connections:
+            connection.setblocking(False)
+            selector.register(connection, selectors.EVENT_READ)
+        began, ends = time.monotonic(), []
+        while selector.get_map() and time.monotonic() - began < seconds:
+            for key, _ in selector.select(0.1):
+                with contextlib.suppress(BlockingIOError):
+                    if not _receive(key.fileobj):  # type: ignore[arg-type]
+                        selector.unregister(key.fileobj)
+                        ends.append(time.monotonic() - began)
+            for key in list(selector.get_map().values()):
+                with contextlib.suppress(OSError):
+                    key.fileobj.send(piece)  # type: ignore[union-attr]
+    return ends
+
+
+def _receive(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(4096)
+    except ConnectionError:
+        return b""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A load generator, to be run as a process of its own: `load.py PORT RATE SECONDS FILE…`, JSON on standard output.
+"""A load generator for a process of its own: `python -m tests.support.load PORT RATE SECONDS FILE…`, JSON on stdout.
 
 Open loop: a request is sent when its time has come, whatever became of those before it, each on a connection of its
 own; its seconds count from that time on.

@@ -39,6 +39,17 @@ def png(width: int, depth: int, colour: int, rows: list[bytes], **chunks: bytes)
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in parts)
 
 
+def rgb_png(*chunks: tuple[bytes, bytes], behind: bool = False, checksum: int = 0) -> bytes:
+    """`PIXELS` as a PNG with chunks before or behind its data; checksum: what their own is wrong by."""
+    content = save(PIXELS, "PNG")
+    where = content.index(b"IEND" if behind else b"IDAT") - 4
+    more = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data) ^ checksum)
+        for name, data in chunks
+    )
+    return content[:where] + more + content[where:]
+
+
 def _chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 

@@ -1,0 +1,51 @@
+"""The first losses of a short training, alone or among ranks: `python -m tests.support.ranks PROXY_WIDTH…`."""
+
+import sys
+from dataclasses import replace
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from tenfold.data import load
+from tenfold.training.device import select_device
+from tenfold.training.distributed import DistContext, joined
+from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
+from tenfold.training.trainer import Trainer
+
+STEPS = 60
+RECIPE = replace(
+    FAST89,
+    name="ranks",
+    network=WhitenedSpec(widths=(8, 16)),
+    stages=(Stage(1.8, 0.002, 0.0),),  # at greater rates, differences in the last bit grow tenfold a step
+    batch_size=99,  # two ranks have shares of different sizes
+    head_lr=0.1,
+    bias_lr=0.01,
+    whiten_bias_epochs=0.5,
+)
+
+
+def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
+    """Of the first steps, in float32 throughout.
+
+    Norms keep their first statistics: these are what ranks differ in from one process. The optimizer's bfloat16 would
+    make differences of 1e-7, from the order of sums, a thousand times as large within ten steps.
+    """
+    torch.set_num_threads(1)
+    data = load("shapes")
+    by_proxy = {"prune_fraction": 0.0, "proxy_prune_fraction": RECIPE.prune_fraction} if proxy_widths else {}
+    recipe = replace(RECIPE, proxy_widths=proxy_widths, **by_proxy)
+    trainer = Trainer(recipe, data, device=select_device("cpu", torch.float32), dist=ranks)
+    for module in trainer.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    with patch("tenfold.training.optim.cpu_has_bfloat16", lambda: False):
+        while trainer.step < STEPS:
+            trainer.train_step()
+    return [loss for loss, _ in trainer.log[:STEPS].tolist()]
+
+
+if __name__ == "__main__":
+    with joined() as ranks:
+        print(losses(ranks, tuple(map(int, sys.argv[1:]))))
