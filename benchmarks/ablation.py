@@ -15,7 +15,8 @@ from typing import Any
 from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import compare, summarize
 from tenfold.training.device import cpu_has_bfloat16
-from tenfold.training.recipe import Recipe, find_recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipe_files import find_recipe
 
 SETTING = Setting(("--device", "cpu", "--val-size", "5000"), "validation")
 

@@ -2,7 +2,7 @@
 
     python benchmarks/honesty.py RUN [--only copies|labels]
 
-RUN is a run directory on CIFAR-10, whose features the search for copies uses. docs/honesty.md has the figures.
+RUN is a run directory on CIFAR-10, whose features the search for copies uses. docs/guides/audit.md has the figures.
 """
 
 import argparse

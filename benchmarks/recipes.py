@@ -15,7 +15,7 @@ from tenfold.evaluation import plots
 from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import PARTS, describe, summarize
 from tenfold.training.device import cpu_has_bfloat16, select_device
-from tenfold.training.recipe import find_recipe
+from tenfold.training.recipe_files import find_recipe
 
 RUNS = {"fast89": 20, "fast94": 10, "fast96": 1}
 SETTING = Setting(("--data", "cifar10", "--device", "auto"))  # that of `tenfold bench`, so that its runs count

@@ -109,12 +109,15 @@ def keras_prediction(precision: str) -> Result:
 
 def tenfold_training() -> Result:
     """The loop of `tenfold train`."""
-    from tenfold.data.dataset import Split
-    from tenfold.training.device import select_device
+    from dataclasses import replace
+
+    from tenfold.data.dataset import Dataset, Split
     from tenfold.training.recipe import REFERENCE
     from tenfold.training.trainer import Trainer
 
-    trainer = Trainer(REFERENCE, Split(*images(20 * BATCH)), 10, plan=select_device("cpu"))
+    train = Split(*images(20 * BATCH))
+    data = Dataset("noise", tuple("0123456789"), train, train[:0])
+    trainer = Trainer(replace(REFERENCE, val_size=0), data, device="cpu")
     return {"images_per_second": rate(trainer.train_step, BATCH)}
 
 

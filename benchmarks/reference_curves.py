@@ -1,9 +1,10 @@
 """A run of the reference recipe beside the reference system's own figures: its curves, its scores, class by class.
 
-    python benchmarks/reference_curves.py RUN [--out docs/reference/curves.png]
+    python benchmarks/reference_curves.py RUN [--out docs/background/keras/curves.png]
 
-The reference system's figures are `docs/reference/history.csv` and `classification_report.csv`, as its author published
-them; its per-class report has two digits. Prints the table as Markdown and draws both runs' curves into one plot.
+The reference system's figures are `docs/background/keras/history.csv` and `classification_report.csv`, as its author
+published them; its per-class report has two digits. Prints the table as Markdown and draws both runs' curves into one
+plot.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 
 from tenfold.evaluation.plots.style import BLUE, FAINT, VERMILLION, new_figure, percent, save, styled
 
-PUBLISHED = Path(__file__).parents[1] / "docs" / "reference"
+PUBLISHED = Path(__file__).parents[1] / "docs" / "background" / "keras"
 ACCURACY, LOSS = 0.8874, 0.5771
 """On the test images, as published."""
 

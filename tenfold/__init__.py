@@ -12,12 +12,19 @@ _HOMES = {
     "load": "tenfold.data",
     "Recipe": "tenfold.training.recipe",
     "RECIPES": "tenfold.training.recipe",
-    "find_recipe": "tenfold.training.recipe",
+    "find_recipe": "tenfold.training.recipe_files",
     "build": "tenfold.training.model",
     "select_device": "tenfold.training.device",
-    "fit": "tenfold.training.trainer",
-    "train": "tenfold.training.train",
-    "Run": "tenfold.training.run",
+    "Trainer": "tenfold.training.trainer",
+    "Callback": "tenfold.training.callbacks",
+    "register_callback": "tenfold.training.callbacks",
+    "EarlyStopping": "tenfold.training.callbacks",
+    "train": "tenfold.api.training",
+    "resume": "tenfold.api.training",
+    "Run": "tenfold.api.run",
+    "Metrics": "tenfold.api.run",
+    "Predictor": "tenfold.api.predictor",
+    "compare": "tenfold.api.comparison",
     "evaluate": "tenfold.evaluation.evaluate",
     "export": "tenfold.serving.export",
     "open_model": "tenfold.serving.runtime",
@@ -27,6 +34,10 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tenfold")
     if name not in _HOMES:
         raise AttributeError(f"module 'tenfold' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -1,14 +1,18 @@
-"""Where remarks and progress go: standard error, so that standard output holds results only.
+"""Where messages and progress go: `logging` and standard error, so that standard output holds results only.
 
-Open to every room, as `errors` is. Rich is imported on first use, to keep start-up short. Rich honours `NO_COLOR`.
+Open to every package, as `errors` is. Library code logs; the command shows it (`show_logs`), a Python program decides
+for itself. Rich is imported on first use, to keep start-up short. Rich honours `NO_COLOR`.
 """
 
 import contextlib
 import functools
+import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from tenfold import notebook
 from tenfold.errors import Terminated
 
 if TYPE_CHECKING:
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
 
 Advance = Callable[..., None]
 """advance(amount, note="…"): move a progress bar by `amount`, and say something beside it."""
+
+logger = logging.getLogger("tenfold")
+_bars = ContextVar("_bars", default=True)
 
 
 @functools.cache
@@ -42,13 +49,32 @@ def percent(share: float, digits: int = 1, unit: str = " %") -> str:
 
 
 def remark(text: str) -> None:
-    """Say one line on standard error, literally: brackets in it are no markup, names of files no commands."""
-    stderr().print(printable(text), markup=False)
+    """Log one line for the user."""
+    logger.info("%s", printable(text))
 
 
 def warn(text: str) -> None:
-    """Say one line that must not be overlooked: as `remark`, after "Warning:", and bold on a terminal."""
-    stderr().print(f"Warning: {printable(text)}", markup=False, style="bold yellow")
+    """Log one line that must not be overlooked."""
+    logger.warning("%s", printable(text))
+
+
+class StderrHandler(logging.Handler):
+    """Prints log records as plain lines on standard error, warnings with "Warning:" and bold on a terminal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record, literally: brackets in it are no markup."""
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            stderr().print(f"Warning: {text}", markup=False, style="bold yellow")
+        else:
+            stderr().print(text, markup=False)
+
+
+def show_logs() -> None:
+    """Let all messages appear on standard error, as the command does."""
+    if not any(isinstance(handler, StderrHandler) for handler in logger.handlers):
+        logger.addHandler(StderrHandler())
+    logger.setLevel(logging.INFO)
 
 
 @contextlib.contextmanager
@@ -63,16 +89,36 @@ def resumable(unit: str, done: Callable[[], int], total: int | None = None) -> I
 
 
 @contextlib.contextmanager
+def progress_bars(enabled: bool) -> Iterator[None]:
+    """Whether progress is shown while the block runs; a notebook shows all its bars, in turn, in one output."""
+    token = _bars.set(_bars.get() and enabled)
+    try:
+        with notebook.one_output():
+            yield
+    finally:
+        _bars.reset(token)
+
+
+@contextlib.contextmanager
 def progress(
     description: str, total: float | None, *, unit_is_bytes: bool = False, done: float = 0
 ) -> Iterator[Advance]:
-    """Show a progress bar with the time left while the block runs; only on a terminal.
+    """Show a progress bar with the time left while the block runs; only on a terminal or in a notebook.
 
     total: None where it is not known yet; `advance(0, total=…)` tells it when it is.
     """
-    if not sys.stderr.isatty():
+    if _bars.get() and notebook.is_here():
+        with notebook.one_output() as output:
+            yield notebook.Bar(output, description, total, done).advance
+    elif _bars.get() and sys.stderr.isatty():
+        with _terminal_bar(description, total, unit_is_bytes, done) as advance:
+            yield advance
+    else:
         yield lambda amount, note="", total=None: None
-        return
+
+
+@contextlib.contextmanager
+def _terminal_bar(description: str, total: float | None, unit_is_bytes: bool, done: float) -> Iterator[Advance]:
     from rich import progress as bars
 
     amount_column = bars.DownloadColumn() if unit_is_bytes else bars.MofNCompleteColumn()

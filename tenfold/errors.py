@@ -3,6 +3,8 @@
 A message says what is wrong, where, and what to do about it.
 """
 
+from collections.abc import Iterable
+
 
 class TenfoldError(Exception):
     """Base of all errors that are the user's to mend; never raised itself."""
@@ -87,3 +89,11 @@ def one_line(error: BaseException) -> str:
     """What another's error says, on one line; of a file, without its path, which the caller names."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split())
+
+
+def did_you_mean(word: object, choices: Iterable[str]) -> str:
+    """The end of a message about an unknown `word`: "; did you mean …?" with the closest choice, or nothing."""
+    from difflib import get_close_matches  # needed on errors only
+
+    close = get_close_matches(str(word).lower(), list(choices), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tenfold
+from tenfold.console import show_logs
 from tenfold.data import Dataset
 from tests.support import process
 from tests.support.process import Command, Invoke
@@ -26,6 +27,12 @@ def usual_runtime() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TENFOLD_RUNTIME", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def messages() -> None:
+    """Messages appear on standard error, as the command shows them, also where tests call functions."""
+    show_logs()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,12 +85,12 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     What is tuned in `fast89` has values of its own here, so that no test depends on the tuning.
     """
-    from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+    from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 
     tiny = replace(
         FAST89,
         name="tiny",
-        network=replace(NetworkSpec(), widths=(8, 16, 16)),
+        network=replace(WhitenedSpec(), widths=(8, 16, 16)),
         stages=(Stage(1.0, 0.24, 0.1), Stage(1.0, 0.1, 0.0)),
         batch_size=50,
         whiten_bias_epochs=0.85,

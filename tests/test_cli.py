@@ -86,7 +86,7 @@ def _children_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("verb", [[], ["train"], ["data", "get"]])
+@pytest.mark.parametrize("verb", [[], ["train"], ["data", "download"], ["recipe", "show"]])
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     words = [sys.executable, "-X", "importtime", "-m", "tenfold", *verb, "--help"]
     result = subprocess.run(words, capture_output=True, text=True)
@@ -99,7 +99,16 @@ def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     assert result.returncode == 0 and "Usage:" in result.stdout
 
 
-@pytest.mark.parametrize("verb", [[], ["data"]])
+def test_completion_knows_the_commands(command: Command) -> None:
+    environment = os.environ | {"_TENFOLD_COMPLETE": "complete_bash", "COMP_WORDS": "tenfold au", "COMP_CWORD": "1"}
+    assert command(env=environment).stdout.split() == ["audit"]
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (Path(cli.__file__).parents[1] / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("verb", [[], ["data"], ["recipe"]])
 def test_without_a_verb_there_is_help_and_code_2(invoke: Invoke, verb: list[str]) -> None:
     code, out, err = invoke(*verb)
     assert code == 2
@@ -157,12 +166,17 @@ def test_no_color_is_honoured() -> None:
             "taken exists: choose another --out, or go on with it: --resume --out taken",
         ),
         (["train", "--sead", "1"], 2, "--sead"),
-        (
-            ["bench", "--data", "shapes", "--profile", "--device", "mps"],
-            2,
-            "--profile looks at one recipe on this machine's CPU",
-        ),
-        (["bench", "--data", "shapes", "--profile", "--epochs", "0.1"], 2, "too few to profile"),
+        (["profile", "--data", "shapes", "--device", "mps"], 2, "No such option: --device"),
+        (["profile", "--data", "shapes", "--epochs", "0.1"], 2, "too few to profile"),
+        (["recipe", "show", "fast98"], 2, "unknown recipe 'fast98': choose fast89"),
+        (["compare", "taken"], 2, "compare takes two or more runs: for one, use tenfold report taken"),
+        (["bench", "--recipe", "fast89", "--recipe", "fast98"], 2, "; did you mean fast96?"),
+        (["train", "--data", "cifar"], 2, "; did you mean cifar10?"),
+        (["train", "--data", "taken", "--resize", "sqash"], 2, "; did you mean squash?"),
+        (["train", "--data", "shapes", "--device", "cup"], 2, "; did you mean cpu?"),
+        (["export", "taken", "--to", "onx"], 2, "--to must be onnx or keras, not onx; did you mean onnx?"),
+        (["export", "taken", "--int8", "atuo"], 2, "--int8 must be auto, on or off, not atuo; did you mean auto?"),
+        (["runs", "--sort", "accurcy"], 2, "; did you mean accuracy?"),
         (["train", "--epochs", "0"], 2, "--epochs must be more than 0"),
         (["train", "--epochs", "-1"], 2, "--epochs must be more than 0"),
         (["train", "--epochs", "nan"], 2, "--epochs must be more than 0"),
@@ -175,10 +189,10 @@ def test_no_color_is_honoured() -> None:
         (["train", "--resume"], 4, "nothing to resume: no unfinished run in runs"),
         (["train", "--resume", "--out", "absent"], 4, "absent is not a run directory"),
         (["train", "--resume", "--out", "taken"], 4, "taken is not a run directory"),
-        (["data", "get", "--from", "absent.tar.gz"], 3, "absent.tar.gz"),
-        (["data", "get", "--from", "taken/noise.tar.gz"], 3, "noise.tar.gz"),
-        (["data", "get", "imagenet"], 2, "'imagenet'; known are cifar10, shapes"),
-        (["data", "get", "shapes"], 2, "'shapes' is drawn anew whenever it is needed"),
+        (["data", "download", "--from", "absent.tar.gz"], 3, "absent.tar.gz"),
+        (["data", "download", "--from", "taken/noise.tar.gz"], 3, "noise.tar.gz"),
+        (["data", "download", "imagenet"], 2, "'imagenet'; known are cifar10, shapes"),
+        (["data", "download", "shapes"], 2, "'shapes' is generated whenever it is needed"),
         (["teach"], 2, "'teach'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

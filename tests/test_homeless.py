@@ -67,7 +67,7 @@ def test_what_needs_the_cache_says_how_to_put_it_elsewhere(
     nameless: Nameless, home: str | None, tmp_path: Path
 ) -> None:
     """It was a traceback, or did not name the variable."""
-    for words in (("data", "get"), ("data", "check", draw(tmp_path / "pets"))):
+    for words in (("data", "download"), ("data", "check", draw(tmp_path / "pets"))):
         answer = nameless(*words)
         assert (answer.returncode, answer.stdout, answer.stderr) == (7, "", f"{HOMES[home]}\n")
 

@@ -13,9 +13,9 @@ from types import FrameType
 import typer
 
 # each adds its verbs to the app, in the order in which the help lists them
-from tenfold.cli import data, training, evaluation, serving, scaling, runs  # noqa: F401  # isort: skip
+from tenfold.cli import data, training, evaluation, audit, serving, scaling, profile, recipe, runs  # noqa: F401  # isort: skip
 from tenfold.cli.app import app
-from tenfold.console import remark
+from tenfold.console import remark, show_logs
 from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError, is_memory
 
 
@@ -31,7 +31,7 @@ def _hang_up(number: int, _frame: FrameType | None) -> None:
 def _run() -> int:
     """Run the verb; return the exit code. All errors meant for users become one line here."""
     try:
-        return app(standalone_mode=False) or 0
+        return app(standalone_mode=False, prog_name="tenfold") or 0
     except TenfoldError as error:
         remark(f"tenfold: {error}")
         return error.exit_code
@@ -65,10 +65,11 @@ def _prepare_streams() -> None:
 def main() -> None:
     """Entry point of the `tenfold` command."""
     _prepare_streams()
+    show_logs()
     signal.signal(signal.SIGTERM, _terminate)
     # the terminal was closed; Windows has no such signal, and under nohup it is to be ignored
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _hang_up)
     if os.environ.get("TENFOLD_DEBUG"):
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False, prog_name="tenfold"))
     sys.exit(_run())

@@ -1,7 +1,6 @@
 """The app that the verbs are added to, the options that they share, and how they answer."""
 
 import functools
-import importlib.util
 import json
 import os
 import re
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tenfold.console import percent, printable, remark
-from tenfold.errors import UsageError
+from tenfold.errors import UsageError, did_you_mean
 from tenfold.files import expand_home
 
 if TYPE_CHECKING:
-    from tenfold.training.recipe import Recipe
+    pass
 
 PATHS_AS_TEXT = ("data", "name", "recipe", "sources")
 """Options and arguments that may hold a path but are text: a data set's or recipe's name, a pattern, a URI."""
@@ -53,12 +52,10 @@ def _expand(name: str, value: Any) -> Any:
         return [_expand(name, item) for item in value]
     if isinstance(value, Path):
         return Path(expand_home(str(value)))
-    if name == "recipe" and isinstance(value, str):  # `bench` takes several
-        return ",".join(map(expand_home, value.split(",")))
     return expand_home(value) if name in PATHS_AS_TEXT and isinstance(value, str) else value
 
 
-app = HomeTyper(no_args_is_help=True, add_completion=False)
+app = HomeTyper(no_args_is_help=True, add_completion=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
@@ -106,11 +103,6 @@ Cluster = Annotated[
 ]
 
 RUNS = Path("runs")
-TRAIN_EXTRA = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "safetensors", "pydantic", "psutil", "jinja2")
-HONESTY_EXTRA = (*TRAIN_EXTRA, "cleanlab", "captum")
-TUNE_EXTRA = ("optuna", "sqlalchemy")
-CLUSTER_EXTRA = ("ray", "pyarrow")
-SERVE_EXTRA = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 def _print_version(wanted: bool) -> None:
@@ -170,12 +162,11 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=ascii_only, allow_nan=False))
 
 
-def require_extra(extra: str, modules: tuple[str, ...]) -> None:
-    """Raise `UsageError` that names the extra where one of `modules` is not installed."""
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        how = f"pip install '.[{extra}]' where tenfold's source lies"
-        raise UsageError(f"this needs {', '.join(missing)} of the extra {extra!r}: {how}")
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raise `UsageError` where an option's value is none of its `choices`."""
+    if value not in choices:
+        known = f"{', '.join(choices[:-1])} or {choices[-1]}"
+        raise UsageError(f"{option} must be {known}, not {value}{did_you_mean(value, choices)}")
 
 
 def is_given(context: typer.Context, name: str, by: tuple[str, ...] = ("COMMANDLINE", "ENVIRONMENT")) -> bool:
@@ -184,38 +175,8 @@ def is_given(context: typer.Context, name: str, by: tuple[str, ...] = ("COMMANDL
     return source is not None and source.name in by
 
 
-def choose_recipe(
-    name: str,
-    epochs: float | None,
-    val_size: int | None,
-    images: int | None = None,
-    size: int = 32,
-    rare_classes: bool = False,
-) -> "Recipe":
-    """Find the recipe of that name or file, changed as --epochs and --val-size ask.
-
-    It is fitted to so many `images` where they are a folder's, to whether it has rare classes, and to their `size`.
-
-    Raises `UsageError`.
-    """
-    from tenfold.training.recipe import find_recipe
-
-    recipe = find_recipe(name).for_size(size)
-    recipe = recipe if images is None else recipe.for_images(images, rare_classes)
-    recipe = recipe if epochs is None else recipe.with_epochs(epochs)
-    return recipe if val_size is None else recipe.with_val_size(val_size)
-
-
 def _share(share: float) -> str:
     return percent(share, 2, "%")
-
-
-def remark_size(name: str, size: int) -> None:
-    """Say how the recipe of that name is fitted to images of `size` pixels a side, if it is."""
-    from tenfold.training.recipe import find_recipe
-
-    if changes := (usual := find_recipe(name)).changes(usual.for_size(size)):
-        remark(f"recipe fitted to images of {size} pixels: {changes}")
 
 
 def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:

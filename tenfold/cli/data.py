@@ -1,4 +1,4 @@
-"""tenfold data get, show, check, remove."""
+"""tenfold data download, list, show, check, delete."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
     SKIP_BAD,
     HomeTyper,
@@ -16,7 +17,6 @@ from tenfold.cli.app import (
     app,
     print_json,
     print_table,
-    require_extra,
 )
 from tenfold.console import printable
 from tenfold.errors import DataError, SkippedError
@@ -24,26 +24,28 @@ from tenfold.errors import DataError, SkippedError
 if TYPE_CHECKING:
     from tenfold.data.listing import Finding
 
-data_app = HomeTyper(help="Get, look at and remove data sets.", no_args_is_help=True)
+data_app = HomeTyper(help="Download, list, show, check and delete data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-FetchedName = Annotated[str, typer.Argument(help="cifar10; what is drawn needs no getting.")]
+DownloadedName = Annotated[str, typer.Argument(help="cifar10; generated data sets need no download.")]
 DataName = Annotated[str, typer.Argument(help="cifar10, shapes, or a folder of images with a subfolder a class.")]
-RemovedName = Annotated[str, typer.Argument(help="cifar10, or a folder, of which only the cached copy goes.")]
+DeletedName = Annotated[
+    str, typer.Argument(help="cifar10, or a folder: only its cached copy is deleted, never the folder.")
+]
 MOST_SHOWN = 10  # findings of one kind
 CODES = {"error": DataError.exit_code, "skipped": SkippedError.exit_code}  # by the gravest finding
 
 
-@data_app.command("get")
-def data_get(
-    name: FetchedName = "cifar10",
+@data_app.command("download")
+def data_download(
+    name: DownloadedName = "cifar10",
     from_path: Annotated[
         Path | None,
         typer.Option("--from", help="CIFAR-10 on disk: an archive or folder of any of its published forms."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Have a data set in the cache, verified."""
+    """Download a data set into the cache and verify it."""
     from dataclasses import asdict
 
     from tenfold.data import get
@@ -56,13 +58,27 @@ def data_get(
         print(f"source: {cached['source']}")
 
 
-@data_app.command("remove")
-def data_remove(name: RemovedName = "cifar10") -> None:
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """List the named data sets and whether they need a download."""
+    from tenfold.data import NAMES, is_cached
+
+    available = {name: is_cached(name) for name in NAMES}
+    if as_json:
+        print_json({"data": [{"name": name, "available": here} for name, here in available.items()]})
+    else:
+        print_table(
+            ("data set", "available offline"), [(name, "yes" if here else "no") for name, here in available.items()]
+        )
+
+
+@data_app.command("delete")
+def data_delete(name: DeletedName = "cifar10") -> None:
     """Delete a data set from the cache."""
     from tenfold.data import remove
 
-    removed = remove(name)
-    print(f"removed {removed}" if removed else f"{name} is not in the cache")
+    deleted = remove(name)
+    print(f"deleted {deleted}" if deleted else f"{name} is not in the cache")
 
 
 @data_app.command("show")
@@ -75,8 +91,8 @@ def data_show(
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
-    """Draw some images of every class and count them."""
-    require_extra("train", ("matplotlib",))
+    """Draw sample images of every class and count the images."""
+    extras.require("train", ("matplotlib",))
     import numpy as np
 
     from tenfold.data import load
@@ -105,9 +121,9 @@ def data_check(
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
-    """Say what is odd in a folder of images, file by file, and what to do about it; nothing is changed.
+    """Check a folder of images: list problems by file and what to do about each. Nothing is changed.
 
-    Ends with 3 where it cannot be trained on, 8 where files would be skipped, else 0.
+    Exit code 3: the folder cannot be trained on; 8: files would be skipped; else 0.
     """
     from tenfold.data.check import check_folder
 

@@ -1,4 +1,4 @@
-"""tenfold evaluate, tenfold report, tenfold explain."""
+"""tenfold evaluate, report, compare, explain."""
 
 import contextlib
 import sys
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
-    HONESTY_EXTRA,
-    TRAIN_EXTRA,
     Device,
     Json,
     RunPath,
@@ -18,7 +17,6 @@ from tenfold.cli.app import (
     is_given,
     print_accuracy,
     print_json,
-    require_extra,
 )
 from tenfold.console import percent, printable, remark
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.evaluation.explain import Explanation
     from tenfold.serving.predict import PredictionResult
-    from tenfold.training.device import DeviceConfig
     from tenfold.training.run import Run
 
 
@@ -51,12 +48,8 @@ SkipBadIn = Annotated[
         help="With --data: how many images may be unreadable; by default, as the run's own data were allowed.",
     ),
 ]
+MovedFolder = Annotated[Path | None, typer.Option(help="Where the run's folder of images is now, if it moved.")]
 Predictions = Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")]
-Honesty = Annotated[
-    bool,
-    typer.Option("--honesty", help="Examine the score: copies in the test set, corruptions, labels, spread; minutes."),
-]
-Full = Annotated[bool, typer.Option("--full", help="Corrupt all test images, not the first 1,000.")]
 
 
 @app.command()
@@ -66,17 +59,14 @@ def evaluate(
     data: ScoredData = None,
     skip_bad: SkipBadIn = None,
     predictions: Predictions = None,
-    honesty: Honesty = False,
     target_error: TargetError = None,
-    full: Full = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Score a trained run on its test images again: class by class, and how far its certainty can be trusted."""
-    require_extra("train", HONESTY_EXTRA if honesty else TRAIN_EXTRA)
-    _refuse_combinations(data, full, honesty)
-    if data is None or honesty:
-        _refuse_busy(run)
+    """Score a trained run on its test images: accuracy, per-class metrics, calibration."""
+    extras.require("train", extras.TRAIN)
+    if data is None:
+        refuse_busy(run)
     from tenfold.evaluation import evaluate as evaluation
     from tenfold.files import write_text
     from tenfold.training.device import select_device
@@ -84,7 +74,7 @@ def evaluate(
     from tenfold.training.run import Run
 
     opened, plan = Run.open(run), select_device(device)
-    dataset = _load_data(opened, data, honesty, skip_bad)
+    dataset = _load_data(opened, data, skip_bad)
     own = dataset is None or is_own(opened.env, dataset)
     if not own and not is_given(context, "target_error", by=("COMMANDLINE",)):
         target_error = None  # a variable is for all commands that it concerns
@@ -92,32 +82,19 @@ def evaluate(
         evaluated = evaluation.evaluate(opened, dataset, plan, target_error=target_error)
         rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
         if own:
-            _note_stale_model(opened)
-        panel = _examine(opened, dataset, evaluated, plan, full) if honesty and dataset else None
+            note_stale_model(opened)
     scores = rewritten or evaluated.scores | {"data": dataset.name if dataset else data}
     if predictions:
         write_text(predictions, evaluation.to_csv(evaluated.predictions()))
     if as_json:
-        print_json(scores | evaluated.details() | ({"honesty": panel} if panel else {}))
+        print_json(scores | evaluated.details())
         return
     _print_scores(scores, evaluated)
     if dataset and dataset.skipped:
         print(f"{dataset.skipped:,} images of {dataset.name} could not be read and were skipped")
-    if panel:
-        _print_panel(opened, panel)
 
 
-def _refuse_combinations(data: str | None, full: bool, honesty: bool) -> None:
-    from tenfold.data import is_folder
-
-    by_name = data is not None and not is_folder(data)  # a folder may be the run's own, where it is now
-    if full and not honesty:
-        raise UsageError("--full goes with --honesty")
-    if honesty and by_name:
-        raise UsageError("--honesty is about the data that a run was trained on: leave --data out")
-
-
-def _note_stale_model(run: "Run") -> None:
+def note_stale_model(run: "Run") -> None:
     from tenfold.errors import ModelError
     from tenfold.serving.model_file import find_in_run
 
@@ -130,18 +107,12 @@ def _note_stale_model(run: "Run") -> None:
         remark(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")
 
 
-def _load_data(run: "Run", data: str | None, honesty: bool, skip_bad: str | None) -> "Dataset | None":
-    """What to score on.
+def _load_data(run: "Run", data: str | None, skip_bad: str | None) -> "Dataset | None":
+    """The data to score on; None for the run's own, which `evaluate` finds, or does without."""
+    from tenfold.training.provenance import other_data
 
-    None is its own data, found by `evaluate`, which may do without; for `honesty`, images are needed in any case.
-    """
-    from tenfold.training.provenance import other_data, reload_dataset
-
-    if skip_bad and (honesty or not data):
+    if skip_bad and not data:
         remark(f"--skip-bad {skip_bad} is without effect: the run's own images are read as they were for its training")
-    if honesty:
-        by_hand = "tenfold.evaluation.audit.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
-        return reload_dataset(run, Path(data) if data else None, by_hand)
     return other_data(run, data, skip_bad) if data else None
 
 
@@ -153,31 +124,7 @@ def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:
     print(metrics.format_confusions(metrics.top_confusions(evaluated.confusion_matrix()), evaluated.classes))
 
 
-def _examine(
-    run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "DeviceConfig", full: bool
-) -> dict[str, Any]:
-    """The honesty panel; where the run's page does not show it yet, that is written again."""
-    from tenfold.evaluation.audit import Subject, changed, examine
-    from tenfold.evaluation.report import REPORT, write_report
-
-    panel, new = examine(Subject(run, dataset, evaluated), plan, full)
-    page = run.path / REPORT
-    # an interrupted call may have left a part that is not new, but not on the page either
-    if new or not page.is_file() or page.stat().st_mtime < changed(run):
-        write_report(run, dataset, evaluated)
-    return panel
-
-
-def _print_panel(run: "Run", panel: dict[str, Any]) -> None:
-    from tenfold.evaluation.audit import say
-    from tenfold.evaluation.report import REPORT
-
-    for sentence in say(panel):
-        print(sentence)
-    print(f"pictures of all this: {run.path / REPORT}#honesty")
-
-
-def _refuse_busy(run: Path) -> None:
+def refuse_busy(run: Path) -> None:
     """Raise `BusyError` for a run in use, before torch is loaded."""
     from tenfold.training.lock import Lock
 
@@ -187,24 +134,32 @@ def _refuse_busy(run: Path) -> None:
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN…]", help="A run directory, or several to compare.")],
-    out: Annotated[Path | None, typer.Option(help="Where several runs' page goes, by default comparison.html.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where the runs' folder of images is now, if it moved.")] = None,
+    run: RunPath,
+    data: MovedFolder = None,
     device: Device = "auto",
 ) -> None:
-    """Draw a scored run's pictures and its page, report.html, again; or put several runs side by side on one page."""
-    require_extra("train", TRAIN_EXTRA)
-    if len(runs) == 1 and out:
-        raise UsageError("--out is for comparing several runs: a run's own page lies in its directory")
-    for run in runs:
-        _refuse_busy(run)
-    if len(runs) > 1:
-        from tenfold.evaluation.compare import write_comparison
-
-        print(write_comparison(runs, out or Path("comparison.html"), data))
-        return
-    for path in _report_run(runs[0], data, device):
+    """Write a scored run's plots and its page, report.html, again."""
+    extras.require("train", extras.TRAIN)
+    refuse_busy(run)
+    for path in _report_run(run, data, device):
         print(path)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN…", help="Two or more run directories.")],
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("comparison.html"),
+    data: MovedFolder = None,
+) -> None:
+    """Compare scored runs on one page: metrics side by side, significance tests, disagreements."""
+    extras.require("train", extras.TRAIN)
+    if len(runs) < 2:
+        raise UsageError(f"compare takes two or more runs: for one, use tenfold report {runs[0]}")
+    for run in runs:
+        refuse_busy(run)
+    from tenfold.evaluation.compare import write_comparison
+
+    print(write_comparison(runs, out, data))
 
 
 def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
@@ -222,7 +177,7 @@ def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
         dataset = reload_dataset(opened, folder, by_hand)
         evaluation = score(opened, dataset, select_device(device))
         rewrite_scores(opened, evaluation)
-        _note_stale_model(opened)
+        note_stale_model(opened)
         return write_report(opened, dataset, evaluation)
 
 
@@ -235,7 +190,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Show where a run looks: what in an image speaks for its answer, and what against it."""
-    require_extra("train", HONESTY_EXTRA)
+    extras.require("train", extras.AUDIT)
     from tenfold.training.run import Run
 
     told, bad = [], 0

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
-    CLUSTER_EXTRA,
     RUNS,
     SKIP_BAD,
-    TRAIN_EXTRA,
-    TUNE_EXTRA,
     Cluster,
     Data,
     Device,
@@ -21,11 +19,7 @@ from tenfold.cli.app import (
     Size,
     SkipBad,
     app,
-    choose_recipe,
     print_json,
-    print_table,
-    remark_size,
-    require_extra,
 )
 from tenfold.console import remark
 from tenfold.errors import UsageError
@@ -44,27 +38,27 @@ Cpus = Annotated[
     int | None,
     typer.Option(min=1, help="With --cluster: CPUs and threads of each run; by default, those here."),
 ]
-Recipes = Annotated[str, typer.Option(help="Names or JSON files of recipes, with commas between.")]
+Recipes = Annotated[
+    list[str] | None, typer.Option(help="Name or JSON file of a recipe, by default fast89; repeat it for several.")
+]
 Runs = Annotated[int, typer.Option(min=1, help="Runs of each recipe.")]
 FirstSeed = Annotated[int, typer.Option(min=0, help="Seed of the first run; the others follow.")]
 BenchFolder = Annotated[
     Path | None, typer.Option(help="Folder of the runs, by default runs/bench-RECIPES; runs in it are kept.")
 ]
 ScoredOn = Annotated[int | None, typer.Option(help="Hold out the last N training images, and give accuracies of them.")]
-Profile = Annotated[bool, typer.Option("--profile", help="Train nothing: say where the time of a recipe's step goes.")]
 
 
 @app.command()
 def bench(
-    recipe: Recipes = "fast89",
+    recipe: Recipes = None,
     runs: Runs = 5,
-    seed0: FirstSeed = 0,
+    first_seed: FirstSeed = 0,
     out: BenchFolder = None,
     data: Data = "cifar10",
     device: Device = "auto",
     epochs: Epochs = None,
     val_size: ScoredOn = None,
-    profile: Profile = False,
     size: Size = 32,
     resize: Resize = "squash",
     skip_bad: SkipBad = SKIP_BAD,
@@ -72,22 +66,18 @@ def bench(
     cpus: Cpus = None,
     as_json: Json = False,
 ) -> None:
-    """Train recipes many times, alternately, and say what can be said: means, spreads, intervals, differences.
+    """Train recipes with several seeds, alternately: means, standard deviations, intervals, significance tests.
 
-    Accuracies are of the test images; with --val-size, of the validation images.
+    Accuracies are on the test images; with --val-size, on the validation images.
     """
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     _require_cluster(cluster, cpus)
     from tenfold.data import load
 
-    recipes = _find_recipes(recipe, epochs, val_size, size)
-    if profile and (device not in ("auto", "cpu") or cluster or len(recipes) > 1):
-        raise UsageError("--profile looks at one recipe on this machine's CPU")
+    recipes = _find_recipes(recipe or ["fast89"], epochs, val_size, size)
     # so that no run's time holds a download, nor a folder's decoding
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
-    if profile:
-        return _profile(_profiled_recipe(recipe, epochs, val_size, size, dataset), dataset, as_json)
-    data, seeds = _found_again(data, dataset), range(seed0, seed0 + runs)
+    data, seeds = _found_again(data, dataset), range(first_seed, first_seed + runs)
     setting = _setting(data, dataset, device, epochs, val_size)
     path = out or RUNS / f"bench-{'-'.join(recipes)}"
     if cluster:
@@ -122,14 +112,13 @@ def _content(dataset: "Dataset") -> str | None:
     return dataset.origin.sha256 if dataset.origin else None
 
 
-def _find_recipes(names: str, epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
+def _find_recipes(names: "Sequence[str]", epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
     """Recipes by their own names, which their runs have too; what a file is called does not matter."""
-    from tenfold.training.recipe import find_recipe
+    from tenfold.training.fitting import choose_recipe, remark_size
+    from tenfold.training.recipe_files import find_recipe
 
     recipes: dict[str, Recipe] = {}
-    for name in map(str.strip, names.split(",")):
-        if not name:
-            raise UsageError(f"a name is missing between the commas of {names!r}")
+    for name in names:
         choose_recipe(name, epochs, val_size, size=size)  # what is wrong with one is said before any of them is trained
         remark_size(name, size)
         recipe = find_recipe(name)
@@ -160,7 +149,7 @@ def _tell(outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "EvalSplit",
 
 def _require_cluster(cluster: str | None, cpus: int | None) -> None:
     if cluster:
-        require_extra("cluster", CLUSTER_EXTRA)
+        extras.require("cluster", extras.CLUSTER)
     elif cpus:
         raise UsageError("--cpus goes with --cluster")
 
@@ -171,42 +160,6 @@ def _request(cpus: int | None, device: str) -> "Request":
     from tenfold.training.device import select_device
 
     return Request(cpus or select_device("cpu").threads, int(device.startswith("cuda")))
-
-
-def _profiled_recipe(name: str, epochs: float | None, val_size: int | None, size: int, dataset: "Dataset") -> "Recipe":
-    """The recipe of that name, fitted to a folder's images as `train` does."""
-    from tenfold.training.imbalance import has_rare_classes
-
-    if not dataset.origin:
-        return choose_recipe(name, epochs, val_size, None, size)
-    labels = dataset.train.labels
-    return choose_recipe(name, epochs, val_size, len(labels), size, has_rare_classes(labels))
-
-
-def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from tenfold.training.profile import profile_step
-
-    profiled = profile_step(recipe, dataset.train, len(dataset.classes))
-    ceiling = profiled.ceiling
-    if as_json:
-        parts = [asdict(part) | {"gflop_per_second": part.rate} for part in profiled.parts]
-        keys = ("batch_size", "dtype", "milliseconds", "gflop", "share_of_ceiling")
-        whole = {key: getattr(profiled, key) for key in keys}
-        print_json({"recipe": recipe.name, **whole, "ceiling_gflop_per_second": ceiling, "parts": parts})
-        return
-    rows = [
-        (part.name, part.direction, f"{part.milliseconds:.1f}", *_rate_cells(part.rate, ceiling))
-        for part in profiled.parts
-    ]
-    rows.append(("whole step", "", f"{profiled.milliseconds:.1f}", *_rate_cells(profiled.rate, ceiling)))
-    print_table(("part", "direction", "ms", "GFLOP/s", "of the ceiling"), rows)
-    print(f"{profiled.batch_size} images a step; ceiling: {ceiling:.0f} GFLOP/s in a {profiled.dtype} matrix product")
-
-
-def _rate_cells(rate: float | None, ceiling: float) -> tuple[str, str]:
-    return ("", "") if rate is None else (f"{rate:.0f}", f"{rate / ceiling:.0%}")
 
 
 FirstRecipe = Annotated[str, typer.Argument(help="Name of the recipe to begin with, or a JSON file.")]
@@ -241,9 +194,11 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Search for better values of a recipe's fields, on validation images only; the best recipe comes as a file."""
-    require_extra("train", TRAIN_EXTRA)
-    require_extra("tune", TUNE_EXTRA)
+    extras.require("train", extras.TRAIN)
+    extras.require("tune", extras.TUNE)
     _require_cluster(cluster, cpus)
+    from tenfold.training.fitting import choose_recipe, remark_size
+
     chosen = choose_recipe(recipe, None, None, size=size)
     remark_size(recipe, size)
     space = _choose_space(space, chosen)
@@ -268,7 +223,7 @@ def tune(
     row, best = tuning.summarize(study, setting), path / tuning.BEST
     _tell_search(row, path, as_json)
     if not as_json:
-        print(f"to know: {_bench_command(f'{best},{recipe}', setting, dataset)}")
+        print(f"to compare them: {_bench_command([str(best), recipe], setting, dataset)}")
 
 
 def _choose_space(space: Path | None, recipe: "Recipe") -> Path:
@@ -293,12 +248,13 @@ def _tell_search(row: dict[str, Any], path: Path, as_json: bool) -> None:
         print(describe(row), path / PICTURE, path / BEST, sep="\n")
 
 
-def _bench_command(recipes: str, setting: "Setting", dataset: "Dataset") -> str:
+def _bench_command(recipes: "Sequence[str]", setting: "Setting", dataset: "Dataset") -> str:
     """How recipes are compared on a search's data, with seeds that the search did not see."""
     held_out = [] if dataset.val_size else ["--val-size", str(setting.val_images)]
     same = ["--data", setting.data, "--device", setting.device]
     same += dataset.origin.options() if dataset.origin else []
-    return shlex.join(["tenfold", "bench", "--recipe", recipes, "--seed0", str(setting.seed + 1), *held_out, *same])
+    named = [word for recipe in recipes for word in ("--recipe", recipe)]
+    return shlex.join(["tenfold", "bench", *named, "--first-seed", str(setting.seed + 1), *held_out, *same])
 
 
 def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tuple["Recipe", int]:

@@ -10,25 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
-    CLUSTER_EXTRA,
-    SERVE_EXTRA,
-    TRAIN_EXTRA,
     Cluster,
     Json,
     RunPath,
     app,
+    check_choice,
     print_json,
-    require_extra,
 )
-from tenfold.console import printable, progress, remark
-from tenfold.errors import DataError, SkippedError, StorageError, TenfoldError, UsageError
+from tenfold.console import printable, progress
+from tenfold.errors import DataError, SkippedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tenfold.console import Advance
-    from tenfold.serving.export import Exported
     from tenfold.serving.predict import Count
 
 
@@ -46,16 +43,16 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a trained run as one file that answers without torch, compared with the network before it is kept."""
-    require_extra("train", (*TRAIN_EXTRA, "onnx"))
-    if to not in ("onnx", "keras"):
-        raise UsageError(f"--to must be onnx or keras, not {to}")
-    if int8 not in ("auto", "on", "off"):
-        raise UsageError(f"--int8 must be auto, on or off, not {int8}")
+    extras.require("train", extras.ONNX)
+    check_choice("--to", to, ("onnx", "keras"))
+    check_choice("--int8", int8, ("auto", "on", "off"))
     if to == "keras" and (card or int8 != "off"):
         raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
     from dataclasses import asdict
 
-    exported = _write_keras(run, out, data) if to == "keras" else _write_onnx(run, out, int8, card, data)
+    from tenfold.api.model_file import export as write
+
+    exported = write(run, to, out, int8=int8, card=card, data=data)  # type: ignore[arg-type]
     if as_json:
         print_json(asdict(exported))
         return
@@ -65,32 +62,6 @@ def export(
         f"first guess as the network's on {exported.top1_agreement:.2%} of the {exported.verified_images:,} "
         f"{exported.verified_on} it was checked on, probabilities within {exported.max_abs_diff:.1g}"
     )
-
-
-def _write_onnx(
-    path: Path, out: Path | None, int8: str = "off", card: bool = False, data: Path | None = None
-) -> "Exported":
-    from tenfold.serving.card import has_card, write_card
-    from tenfold.serving.export import export as write
-    from tenfold.training.provenance import find_data
-    from tenfold.training.run import Run
-
-    run = Run.open(path)
-    found = find_data(run, data)  # once, for the file and its card: a folder takes its time
-    exported = write(run, out, int8, found)  # type: ignore[arg-type]
-    if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        remark(f"card: {write_card(run, Path(exported.path), found)}")
-    return exported
-
-
-def _write_keras(run: Path, out: Path | None, data: Path | None) -> "Exported":
-    require_extra("keras", ("keras",))
-    if out and out.suffix != ".keras":
-        raise UsageError(f"--out {out}: its name must end in .keras, or Keras will not open it")
-    from tenfold.serving.keras_file import export_keras
-    from tenfold.training.run import Run
-
-    return export_keras(Run.open(run), out, data)
 
 
 @app.command()
@@ -131,11 +102,12 @@ def _predict_here(
     sources: list[str], name: str, model: Path | None, out: Path | None, top: int, reject: bool
 ) -> "Count":
     """Answer in this process, in the form of that name; count what was answered."""
+    from tenfold.api.model_file import ensure_model_file
     from tenfold.serving import predict as predicting
     from tenfold.serving.inputs import find
     from tenfold.serving.runtime import open_model
 
-    classifier = open_model(_ensure_model_file(model))
+    classifier = open_model(ensure_model_file(model))
     form, inputs = predicting.make_output_format(name, classifier.classes, top), find(sources, sys.stdin.buffer)
     answers = predicting.answer(classifier, inputs, top, reject)
     if out is None:
@@ -159,14 +131,15 @@ def _predict_far(
     source: str, column: str, model: Path | None, out: Path, address: str, top: int, reject: bool
 ) -> "Count":
     """Answer on a cluster; count what was answered."""
-    require_extra("train", TRAIN_EXTRA)
-    require_extra("cluster", CLUSTER_EXTRA)
+    extras.require("train", extras.TRAIN)
+    extras.require("cluster", extras.CLUSTER)
+    from tenfold.api.model_file import ensure_model_file
     from tenfold.scaling import cluster
     from tenfold.serving.model_file import read_content
     from tenfold.serving.predict import answer
     from tenfold.serving.runtime import open_bytes
 
-    file = _ensure_model_file(model)
+    file = ensure_model_file(model)
     content = read_content(file)
     classifier = open_bytes(content, str(file))
     answer(classifier, [], top, reject)  # what is wrong with the question is said here, not on the nodes
@@ -214,44 +187,6 @@ def _form_name(as_json: bool, as_csv: bool, out: Path | None) -> str:
     return "table"
 
 
-def _ensure_model_file(model: Path | None) -> Path:
-    """The file to open; a run's is written first where it has none, or one of earlier scores, which needs torch."""
-    from tenfold.serving.model_file import find_in_run
-    from tenfold.serving.runtime import BUNDLED
-
-    if model is None or not model.is_dir():
-        return model or BUNDLED
-    file = find_in_run(model)
-    if file and file.is_current:
-        return file.path
-    try:
-        return _export_run(model)
-    except TenfoldError as error:
-        if file is None:
-            raise
-        remark(
-            f"{file.path} is used as it is, with the calibration (temperature and threshold) of earlier scores; "
-            f"it cannot be written again: {error}"
-        )
-        return file.path
-
-
-def _export_run(run: Path) -> Path:
-    """Write the model file of a run. Raises `UsageError` without torch, `StorageError`, and as `export` does."""
-    try:
-        require_extra("train", (*TRAIN_EXTRA, "onnx"))
-    except UsageError as error:
-        raise UsageError(
-            f"{run} is to be exported first: {error}; or run tenfold export where it was trained"
-        ) from None
-    remark(f"{run}: its model is written as ONNX, once")
-    try:
-        return Path(_write_onnx(run, None).path)
-    except StorageError as error:
-        elsewhere = f"tenfold export {run} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
-        raise StorageError(f"{error}; {elsewhere}") from error
-
-
 @app.command()
 def serve(
     model: Annotated[
@@ -285,14 +220,15 @@ def serve(
     ] = 2.0,
 ) -> None:
     """Answer over HTTP, with a page for people; Ctrl-C or SIGTERM ends it when all requests are answered."""
-    require_extra("serve", SERVE_EXTRA)
+    extras.require("serve", extras.SERVE)
+    from tenfold.api.model_file import ensure_model_file
     from tenfold.serving.runtime import open_model
     from tenfold.serving.serve import server
 
     token = os.environ.get("TENFOLD_TOKEN") if token is None else token  # an empty one is not left out
     server.check_token(token)
     with server.bind(host, port, token) as bound:
-        file = _ensure_model_file(model)
+        file = ensure_model_file(model)
         name = file.stem if model is None or not model.is_dir() else model.resolve().name
         hosts = [name for text in allow_host or () for name in re.split(r"[,\s]+", text) if name]
         server.serve(open_model(file, spin=False), printable(name), bound, token, hosts, drain)

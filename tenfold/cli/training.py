@@ -1,18 +1,16 @@
 """tenfold train, tenfold doctor."""
 
-import importlib.util
 import math
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tenfold import extras
 from tenfold.cli.app import (
     RUNS,
     SKIP_BAD,
-    TRAIN_EXTRA,
     Data,
     Device,
     Epochs,
@@ -23,23 +21,19 @@ from tenfold.cli.app import (
     TargetError,
     ValSize,
     app,
-    choose_recipe,
     is_given,
     print_accuracy,
     print_json,
     print_table,
-    remark_size,
-    require_extra,
 )
-from tenfold.console import remark
-from tenfold.errors import TenfoldError, UsageError
-from tenfold.machine import peak_memory, process_seconds
+from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
-    from tenfold.data import Dataset
+    from tenfold.api.run import Run
+    from tenfold.training.callbacks import Callback
     from tenfold.training.distributed import DistContext
     from tenfold.training.recipe import Recipe
-    from tenfold.training.run import Run
+    from tenfold.training.run import Run as RunDirectory
     from tenfold.training.train import TrainResult
 
 
@@ -48,13 +42,19 @@ Out = Annotated[
     Path | None,
     typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
 ]
-Seed = Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="What all randomness is drawn from.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with --out, or else with the newest unfinished run.")]
+Seed = Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Random seed.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume --out, or else the newest unfinished run.")]
 WithReport = Annotated[
-    bool, typer.Option("--report/--no-report", help="Whether to draw pictures and write report.html at the end.")
+    bool, typer.Option("--report/--no-report", help="Whether to draw plots and write report.html at the end.")
 ]
 WithExport = Annotated[
     bool, typer.Option("--export/--no-export", help="Whether to write model.onnx, else predict does at first use.")
+]
+
+
+Log = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Log to tensorboard, mlflow or another registered callback; may be repeated."),
 ]
 
 
@@ -73,38 +73,49 @@ def train(
     skip_bad: SkipBad = SKIP_BAD,
     target_error: TargetError = None,
     resume: Resume = False,
+    log: Log = None,
     report: WithReport = True,
     export: WithExport = True,
     as_json: Json = False,
 ) -> None:
-    """Train a classifier, score it on the test images, and draw what it does."""
-    require_extra("train", TRAIN_EXTRA)
+    """Train a classifier, score it on the test images, write its model file and report."""
+    extras.require("train", extras.TRAIN)
     if resume and out:
         _refuse_busy(out)
-    chosen = choose_recipe(recipe, epochs, val_size, size=32 if resume else size)  # a resumed run has its own
-    from tenfold.data import load
-    from tenfold.training import train as training
-    from tenfold.training.device import select_device
-    from tenfold.training.distributed import joined
-    from tenfold.training.run import check_new
+    from tenfold.api import training
+    from tenfold.machine import process_seconds
+    from tenfold.training.trackers import find_callbacks
 
-    with joined() as ranks:
-        if not ranks.first:
-            training.follow(ranks)
-            return
-        if resume:
-            trained = _resume(context, out, ranks)
-        else:
-            path = out or RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-            check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
-            select_device(ranks.device(device))
-            dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
-            if dataset.origin:
-                chosen = _fit_to_folder(chosen, recipe, epochs, val_size, dataset)
-            trained = training.train(
-                chosen, dataset, path, seed=seed, device=device, ranks=ranks, target_error=target_error
-            )
-    _score_and_draw(trained, report, export, as_json, target_error)
+    printing = _printer(as_json)
+    if resume:
+        callbacks = [*find_callbacks(log or ()), printing]
+        training.complete(
+            lambda dist: _resume(context, out, dist, callbacks),
+            callbacks,
+            report=report,
+            export=export,
+            target_error=target_error,
+            clock=process_seconds,
+        )
+        return
+    training.train(
+        recipe,
+        data,
+        out,
+        seed=seed,
+        device=device,
+        epochs=epochs,
+        val_size=val_size,
+        size=size,
+        resize=resize,
+        skip_bad=skip_bad,
+        target_error=target_error,
+        callbacks=[printing],
+        log=log or (),
+        report=report,
+        export=export,
+        clock=process_seconds,
+    )
 
 
 def _refuse_busy(out: Path) -> None:
@@ -115,123 +126,57 @@ def _refuse_busy(out: Path) -> None:
         Lock(out).check()
 
 
-def _resume(context: typer.Context, out: Path | None, ranks: "DistContext") -> "TrainResult":
-    """Go on with `out`, or with the newest unfinished run, on its own settings."""
+def _resume(
+    context: typer.Context, out: Path | None, dist: "DistContext", callbacks: "list[Callback]"
+) -> "TrainResult":
+    """Resume `out`, or the newest unfinished run, with its own settings."""
     from tenfold.training.run import Run, find_unfinished
     from tenfold.training.train import resume
 
     path = out or find_unfinished(RUNS).path
     folder = _refuse_changes(context, Run.open(path))
-    return resume(path, context.params["device"] if is_given(context, "device") else None, folder, ranks)
+    device = context.params["device"] if is_given(context, "device") else None
+    return resume(path, device, folder, dist, callbacks)
 
 
-def _fit_to_folder(
-    chosen: "Recipe", name: str, epochs: float | None, val_size: int | None, dataset: "Dataset"
-) -> "Recipe":
-    """Fit the recipe of that name to a folder's number of images, and say how it differs from the `chosen` one."""
-    if dataset.val_size and val_size is not None:
-        raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
-    images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
-    remark_size(name, size)
-    from tenfold.training.imbalance import has_rare_classes
+def _printer(as_json: bool) -> "Callback":
+    from tenfold.console import remark
+    from tenfold.training.callbacks import Callback
 
-    rare = has_rare_classes(dataset.train.labels)
-    recipe = choose_recipe(name, epochs, val_size, images, size, rare)
-    if recipe != chosen:
-        remark(
-            f"recipe fitted to {images:,} images: {recipe.epochs:.4g} epochs in batches of "
-            f"{min(recipe.batch_size, images)} (--epochs sets another number)"
-            + ("; images of rare classes come more often" if rare and recipe.oversample else "")
-        )
-    return recipe
+    class PrintResults(Callback):
+        """Prints scores as soon as there are some; the JSON object, which has all times, at the end."""
 
+        def on_evaluation_end(self, run: "Run") -> None:  # type: ignore[override]
+            _print_scores(run.require_scores(), remark if as_json else print)
+            if not as_json:
+                _print_per_class(run)
 
-def _score_and_draw(
-    trained: "TrainResult", report: bool, export: bool, as_json: bool, target_error: float | None
-) -> None:
-    """What follows training: scores first, then the model file, the table and the pictures, which take their own time.
+        def on_run_end(self, run: "Run") -> None:  # type: ignore[override]
+            if as_json:
+                times = {"export_seconds": 0.0, "report_seconds": 0.0} | run.timings
+                print_json(run.require_scores() | times)
 
-    Where the model file cannot be made, the rest is done all the same before this is raised.
-    """
-    from tenfold.evaluation.evaluate import evaluate, write_scores
-
-    say = remark if as_json else print
-    began = time.perf_counter()
-    evaluation = evaluate(trained.run, trained.dataset, trained.plan, target_error=target_error)
-    try:
-        print_accuracy(evaluation.scores, say)
-    finally:  # they are kept, too, where nobody reads the answer
-        seconds = _measure(trained, time.perf_counter() - began)
-        unlearned = {"unlearned_classes": list(trained.unlearned_classes)}
-        results = write_scores(trained.run, evaluation, seconds | unlearned)
-    say(f"{seconds['total_seconds']:.1f} s from start to scores, {seconds['train_seconds']:.1f} s of them training")
-    began = time.perf_counter()
-    failure = _export(trained) if export else None
-    times = {"export_seconds": time.perf_counter() - began}
-    began = time.perf_counter()
-
-    # Matplotlib and scikit-learn load after the scores, not before
-    if not as_json:
-        from tenfold.evaluation.metrics import format_per_class
-
-        print(format_per_class(evaluation.per_class()))
-    if skipped := trained.dataset.skipped:
-        say(f"{skipped:,} images of {trained.dataset.name} could not be read and were skipped")
-    if report:
-        from tenfold.evaluation.report import write_report
-
-        paths = write_report(trained.run, trained.dataset, evaluation)
-        remark(f"report: {', '.join(map(str, reversed(paths)))}")
-    if report and trained.run.recipe.network.name == "reference":
-        _save_for_keras(trained)
-    trained.run.unlock()
-    if as_json:
-        print_json(results | times | {"report_seconds": time.perf_counter() - began})
-    if failure:
-        raise failure
+    return PrintResults()
 
 
-def _export(trained: "TrainResult") -> TenfoldError | None:
-    """Write model.onnx, checked on test images; return what went wrong with it."""
-    if importlib.util.find_spec("onnx") is None:
-        remark(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {trained.run.path}")
-        return None
-    from tenfold.serving.export import export
-
-    try:
-        exported = export(trained.run, data=trained.dataset)
-    except TenfoldError as error:
-        return type(error)(f"trained and scored, but {error}")
-    remark(f"model for predict and serve: {exported.path}, checked on {exported.verified_images:,} test images")
-    return None
+def _print_scores(results: dict[str, Any], say: Any) -> None:
+    print_accuracy(results, say)
+    say(f"{results['total_seconds']:.1f} s from start to scores, {results['train_seconds']:.1f} s of them training")
+    if skipped := results.get("skipped_images"):
+        say(f"{skipped:,} images of {results['data']} could not be read and were skipped")
 
 
-def _save_for_keras(trained: "TrainResult") -> None:
-    """What the reference system left too: the model in Keras's format, where Keras is installed."""
-    if importlib.util.find_spec("keras") is None:
-        remark(f"no model.keras: add the extra 'keras', then tenfold export {trained.run.path} --to keras")
-        return
-    from tenfold.serving.keras_file import export_keras
+def _print_per_class(run: "Run") -> None:
+    """After the scores, since pandas and scikit-learn take their time to load."""
+    from tenfold.evaluation.metrics import format_per_class, per_class
 
-    remark(f"model for Keras: {export_keras(trained.run, data=trained.dataset).path}")
-
-
-def _measure(trained: "TrainResult", evaluation_seconds: float) -> dict[str, float]:
-    """Where the time went, in seconds, up to now; and the most memory held, in bytes.
-
-    Set-up is what comes before the first step, training lasts until the model is saved.
-    """
-    total = process_seconds() + trained.seconds_before
-    return {
-        "setup_seconds": total - trained.seconds - evaluation_seconds,
-        "train_seconds": trained.seconds,
-        "evaluation_seconds": evaluation_seconds,
-        "total_seconds": total,
-        "peak_memory_bytes": peak_memory(),
-    }
+    frame, classes = run.predictions, run.description.classes
+    numbers = {name: number for number, name in enumerate(classes)}
+    true, predicted = (frame[column].map(numbers).to_numpy() for column in ("true", "predicted"))
+    print(format_per_class(per_class(true, predicted, classes)))
 
 
-def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
+def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
     """A resumed run keeps its settings: raise `UsageError` where an option asks for another value.
 
     Returns the folder that --data says its images are in now, if it says so.
@@ -248,12 +193,12 @@ def _refuse_changes(context: typer.Context, run: "Run") -> Path | None:
         same = math.isclose(asked, value) if isinstance(asked, float) else asked == value
         if is_given(context, name) and not same:
             option = name.replace("_", "-")
-            raise UsageError(f"{run.path} was begun with --{option} {value}, not {asked}: leave --{option} out")
+            raise UsageError(f"{run.path} was started with --{option} {value}, not {asked}: leave --{option} out")
     if is_given(context, "recipe") and not _same_recipe(
         context.params["recipe"], recipe, folder["size"] if folder else 32
     ):
         raise UsageError(
-            f"{run.path} was begun with --recipe {recipe.name}, kept in its recipe.json, "
+            f"{run.path} was started with --recipe {recipe.name}, kept in its recipe.json, "
             f"not with what {context.params['recipe']} says now: leave --recipe out"
         )
     return Path(context.params["data"]) if folder and is_given(context, "data") else None
@@ -272,7 +217,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
     """Whether the recipe of that name differs from a run's in nothing but what other options may have set."""
     from dataclasses import replace
 
-    from tenfold.training.recipe import find_recipe
+    from tenfold.training.recipe_files import find_recipe
 
     # what --epochs, --val-size and a folder's number of images change
     names = ["val_size", "val_split", "batch_size", "whiten_bias_epochs", "images"]
@@ -289,7 +234,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what this machine has and what tenfold does about it."""
-    require_extra("train", TRAIN_EXTRA)
+    extras.require("train", extras.TRAIN)
     from dataclasses import asdict
 
     from tenfold.serving.runtime import choose_runtime, runtime_versions

@@ -7,7 +7,7 @@ from tenfold.console import remark
 from tenfold.data.cache import Cached, get_cifar10, load_cifar10, remove_cifar10
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.shapes import make_shapes
-from tenfold.errors import DataError, UsageError
+from tenfold.errors import DataError, UsageError, did_you_mean
 
 __all__ = [
     "NAMES",
@@ -111,10 +111,11 @@ def _mention_folder(name: str) -> None:
 
 def _check_name(name: str) -> None:
     if name not in NAMES:
-        raise UsageError(f"no data set is named {name!r}; known are {', '.join(NAMES)}, or a folder of images")
+        known = f"{', '.join(NAMES)}, or a folder of images{did_you_mean(name, NAMES)}"
+        raise UsageError(f"no data set is named {name!r}; known are {known}")
 
 
 def _check_fetched(name: str) -> None:
     _check_name(name)
     if name == "shapes":
-        raise UsageError("'shapes' is drawn anew whenever it is needed; there is nothing to get or to remove")
+        raise UsageError("'shapes' is generated whenever it is needed; there is nothing to download or to delete")

@@ -28,7 +28,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Cached:
-    """What `tenfold data get` answers. sha256: of each of the four arrays' bytes, by name (`train_images`, …)."""
+    """What `tenfold data download` answers. sha256: of each of the four arrays' bytes, by name (`train_images`, …)."""
 
     source: str
     path: str
@@ -99,7 +99,7 @@ def load_cifar10(*, spec: Spec = CIFAR10) -> Dataset:
     try:
         _, arrays = _read(spec)
     except DataError as error:
-        raise DataError(f"{error}; run: tenfold data get cifar10") from error
+        raise DataError(f"{error}; run: tenfold data download cifar10") from error
     train = Split(arrays["train_images"], arrays["train_labels"])
     return Dataset("cifar10", CLASSES, train, Split(arrays["test_images"], arrays["test_labels"]))
 

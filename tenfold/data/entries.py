@@ -1,12 +1,13 @@
 """What reading a folder's files told: which are bad, and whether there are too many of them to go on without."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tenfold.console import remark
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.listing import Finding, Listing
+from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
 from tenfold.errors import UsageError
 
 EMPTY_CLASS = "empty class"
@@ -27,6 +28,11 @@ class Entry:
     bad: bool = False
     bits: int = 0
     frames: int = 1
+
+
+def own_bit_depth(entries: Iterable[Entry]) -> int:
+    """How many bits the 16-bit images use together, at least 8; 16 where there is none such."""
+    return max((max(LEAST_DEPTH, entry.bits) for entry in entries if entry.bits), default=FULL_DEPTH)
 
 
 def most_bad(skip_bad: str, images: int) -> int:

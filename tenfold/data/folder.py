@@ -17,7 +17,7 @@ from tenfold.data.entries import EMPTY_CLASS, examine_entries, most_bad, remark_
 from tenfold.data.image import RESIZES
 from tenfold.data.image_cache import Pictures, read_pictures
 from tenfold.data.listing import Finding, list_folder, shown_name
-from tenfold.errors import DataError, UsageError
+from tenfold.errors import DataError, UsageError, did_you_mean
 
 TEST_SHARE = 0.2
 """Of each class, drawn for testing where the folder has no test images of its own."""
@@ -33,9 +33,10 @@ def load_folder(
     *,
     bit_depth: int | None = None,
     skip_bad: str = SKIP_BAD,
+    classes: Sequence[str] = (),
 ) -> Dataset:
     """Read a folder of images as a data set of `size`×`size` pixels: `read_folder`, then `make_dataset`."""
-    return make_dataset(read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad), seed)
+    return make_dataset(read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad, classes=classes), seed)
 
 
 def read_folder(
@@ -56,7 +57,9 @@ def read_folder(
     `StorageError`.
     """
     if resize not in RESIZES:
-        raise UsageError(f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}")
+        raise UsageError(
+            f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}{did_you_mean(resize, RESIZES)}"
+        )
     most_bad(skip_bad, 0)  # a wrong one is said before anything is read
     listing = list_folder(root, classes)
     _refuse(listing.findings)
@@ -66,9 +69,6 @@ def read_folder(
     if not pictures.good():
         raise DataError(f"{root} holds no image that can be read")
     remark_skipped(findings)
-    for finding in listing.findings if classes else ():
-        if finding.kind in ("stray folder", "own output"):
-            remark(f"{finding}")
     _say_bit_depth(pictures)
     return pictures
 
@@ -80,6 +80,13 @@ def _say_bit_depth(pictures: Pictures) -> None:
         remark(f"{deep:,} images have 16-bit values: 0 to {2**used - 1:,} ({used} bits) are scaled to 0 to 255")
     if deep and own > used:
         remark(f"they go up to {2**own - 1:,} ({own} bits): what is beyond is white, as for the model")
+
+
+def remark_left_out(pictures: Pictures) -> None:
+    """Name the folders that were left out: they hold no class of a model, or tenfold's output."""
+    for finding in pictures.listing.findings:
+        if finding.kind in ("stray folder", "own output"):
+            remark(f"{finding}")
 
 
 def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) -> Dataset:

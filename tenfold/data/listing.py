@@ -95,8 +95,7 @@ def list_folder(root: Path, known: Collection[str] = ()) -> Listing:
         raise DataError(f"{root} is not a folder that can be read")
     walk = _Walk(listing)
     tops = walk.class_entries(root)
-    are_classes = bool(tops[0]) and all(_same_text(path.name) in known for path in tops[0])
-    splits = {} if are_classes else _find_splits(walk, tops[0])
+    splits = {} if _are_classes(tops[0], known) else _find_splits(walk, tops[0])
     by_split = {split: _class_folders(walk, *walk.class_entries(top)) for split, top in splits.items()}
     by_split = by_split or {"": _class_folders(walk, *tops)}
     if known:
@@ -106,6 +105,12 @@ def list_folder(root: Path, known: Collection[str] = ()) -> Listing:
         _add_files(walk, split, folders)
     _check_classes(walk, splits.get("train", root), by_split.get("train", by_split.get("", {})), known)
     return listing
+
+
+def _are_classes(folders: Sequence[Path], known: Collection[str]) -> bool:
+    """Whether folders are those of known classes, whatever they are called, beside others without an image at most."""
+    named = {path for path in folders if _same_text(path.name) in known}
+    return bool(named) and not any(holds_image(path) for path in folders if path not in named)
 
 
 class _Walk:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
-FULL_DEPTH = 16
+LEAST_DEPTH, FULL_DEPTH = 8, 16
 _TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 _WITH_ALPHA = {"LA", "La", "PA", "RGBA", "RGBa"}
 _WITHOUT_ALPHA = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}

@@ -127,7 +127,7 @@ def _read(run: Run, name: str) -> dict[str, Any]:
             return parse_object(path_of(run, name).read_bytes())
     except ValueError:
         pass
-    remark(f"{path_of(run, name)} is damaged: tenfold evaluate {run.path} --honesty makes it anew")
+    remark(f"{path_of(run, name)} is damaged: tenfold audit {run.path} writes it again")
     return {}
 
 

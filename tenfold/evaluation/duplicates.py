@@ -24,7 +24,7 @@ from tenfold.training.weights import Model
 PUBLISHED = {"cifar10": 0.0325}
 """Share of test images with copies, within the test set too, as published."""
 LEAST_SCORE = 0.80
-"""From this score on a pair counts; docs/honesty.md says how it was set."""
+"""From this score on a pair counts; docs/guides/audit.md says how it was set."""
 SAME_SCORE = 0.90
 NEAREST = 10
 _LEAST_ROUGHLY = 0.82

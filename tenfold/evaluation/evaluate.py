@@ -14,9 +14,10 @@ from tenfold.evaluation.calibration import Calibration, calibrate, describe
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
-from tenfold.training.model import count_parameters, l2_penalty
+from tenfold.training.model import l2_penalty
 from tenfold.training.provenance import find_data, is_own, is_read_alike, reload_dataset
 from tenfold.training.run import Run, check_target_error, target_error_of
+from tenfold.training.summary import count_parameters
 from tenfold.training.trainer import split
 from tenfold.training.weights import Model
 

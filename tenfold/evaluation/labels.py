@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from tenfold.data.dataset import Split
+from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError
 from tenfold.evaluation.metrics import probabilities
 from tenfold.training.augment import make_generator
+from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
 from tenfold.training.imbalance import has_rare_classes
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FAST89, Recipe
-from tenfold.training.trainer import fit, to_tensors
+from tenfold.training.trainer import Trainer, to_tensors
 
 FOLDS = 4
 LEAST_IMAGES = 2
@@ -55,24 +56,29 @@ def predict_out_of_fold(
 ) -> np.ndarray:
     """Probabilities of every training image by a network trained without it. `on_share` is told shares of the work.
 
-    Raises `DataError` where a class has too few images, and as `fit` does.
+    Raises `DataError` where a class has too few images, and as `Trainer.fit` does.
     """
     folds = assign_folds(train.labels, classes)
     found = np.zeros((len(train), classes))
     for fold in np.unique(folds):
         own, others = train[folds == fold], train[folds != fold]
-        fitted = fit(
-            recipe,
-            others,
-            classes,
-            seed=int(fold),
-            plan=plan,
-            on_step=lambda fitting: on_share(1 / fitting.schedule.total / FOLDS),
-        )
+        data = Dataset(f"fold {fold}", tuple(map(str, range(classes))), others, own)
+        fitted = Trainer(recipe, data, [_ReportShare(on_share)], seed=int(fold), device=plan).fit()
         images, _ = to_tensors(own)
         logits = predict_logits(fitted.network, images, fitted.pixels, plan, recipe.tta, recipe.tta_fraction)
         found[folds == fold] = probabilities(logits.averaged.numpy())
     return found
+
+
+class _ReportShare(Callback):
+    """Tells which share of the work a step was."""
+
+    def __init__(self, on_share: Callable[[float], None]):
+        self.on_share = on_share
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Report one step's share."""
+        self.on_share(1 / trainer.schedule.total / FOLDS)
 
 
 def assign_folds(labels: np.ndarray, classes: int) -> np.ndarray:
@@ -92,7 +98,8 @@ def find_issues(labels: np.ndarray, predicted: np.ndarray) -> list[Issue]:
     """Suspected label errors, the least probable given label first. `labels` N integers, `predicted` float N×K.
 
     Confident learning says how many; they are the images whose given label is the least probable, which finds more
-    planted errors than the images that it counts (docs/honesty.md). Raises `DataError` where all labels are the same.
+    planted errors than the images that it counts (docs/guides/audit.md). Raises `DataError` where all labels are the
+    same.
     """
     if len(np.unique(labels)) < 2:
         raise DataError("all labels are the same")

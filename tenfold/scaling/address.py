@@ -15,7 +15,7 @@ from tenfold.errors import UsageError
 
 PATIENCE = 10.0
 """Seconds until an address that does not answer is given up."""
-BEGIN = "begin one with ray start --head, see docs/scale.md"
+BEGIN = "begin one with ray start --head, see docs/guides/scaling.md"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and settings, none of them
 _SETTINGS = 4
 

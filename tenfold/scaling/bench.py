@@ -27,7 +27,8 @@ from tenfold.files import format_object, is_unused, make_folder, note_all_own, p
 from tenfold.scaling.summary import STEADY, Diverged, EvalSplit, Outcome, Timed
 from tenfold.training.device import cpu_has_bfloat16, matmul_gflops
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import Recipe, Share, with_defaults
+from tenfold.training.recipe import Recipe, with_defaults
+from tenfold.training.spec import Share
 
 TRIES = 3
 LONG = 1200.0

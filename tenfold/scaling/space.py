@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass
 from tenfold.errors import UsageError
 from tenfold.files import to_utf8
 from tenfold.training.aliases import current_field
-from tenfold.training.recipe import STRICT, Recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.spec import STRICT
 
 if TYPE_CHECKING:
     import optuna

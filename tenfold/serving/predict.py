@@ -51,15 +51,30 @@ class PredictionResult:
     rejected: bool = False
     error: str | None = None
 
+    @property
+    def label(self) -> str | None:
+        """The most probable class; None where there is an error."""
+        return self.guesses[0][0] if self.guesses else None
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of `label`."""
+        return self.guesses[0][1] if self.guesses else None
+
 
 def answer(
     classifier: Predictor, inputs: Iterable[Input], top: int = 1, reject: bool = False
 ) -> Iterator[list[PredictionResult]]:
     """Answer inputs batch by batch, in their order. Raises `UsageError` at once for `reject` without a threshold."""
+    return _answer_batches(classifier, inputs, top, check_threshold(classifier, reject))
+
+
+def check_threshold(classifier: Predictor, reject: bool) -> float | None:
+    """The threshold to reject by, None for not to reject. Raises `UsageError` where the model has none."""
     threshold = classifier.about.threshold
     if reject and threshold is None:
         raise UsageError(f"this model has no threshold: {_why_no_threshold(classifier.about)}; or leave --reject out")
-    return _answer_batches(classifier, inputs, top, threshold if reject else None)
+    return threshold if reject else None
 
 
 def _why_no_threshold(about: ModelMetadata) -> str:

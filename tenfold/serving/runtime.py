@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tenfold.data.image import decode
-from tenfold.errors import DataError, ModelError, UsageError
+from tenfold.errors import DataError, ModelError, UsageError, did_you_mean
 from tenfold.machine import cores
 from tenfold.serving.model_file import ModelMetadata, read_about, read_content, verify
 
@@ -111,7 +111,9 @@ def choose_runtime(quantized: bool) -> tuple[str, str]:
 
 def _checked(runtime: str, where: str = "") -> str:
     if runtime not in RUNTIMES:
-        raise UsageError(f"{where}unknown runtime {runtime!r}: choose {' or '.join(RUNTIMES)}")
+        raise UsageError(
+            f"{where}unknown runtime {runtime!r}: choose {' or '.join(RUNTIMES)}{did_you_mean(runtime, RUNTIMES)}"
+        )
     if runtime not in installed_runtimes():
         raise UsageError(f"{where}{runtime} is not installed: install it with pip install {runtime}")
     return runtime

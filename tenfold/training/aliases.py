@@ -56,12 +56,42 @@ def current_field(name: str) -> str:
 
 
 def rename_network_fields(value: Any) -> Any:
-    """A network's spec as plain data: batch norm kept `norm_momentum` of its old value, and now takes 1 minus that."""
-    kept = value.get("norm_momentum") if isinstance(value, dict) else None
-    if not isinstance(kept, int | float) or isinstance(kept, bool) or "batch_norm_momentum" in value:
+    """A network's spec as plain data with today's fields; anything else unchanged.
+
+    Batch norm kept `norm_momentum` of its old value, and now takes 1 minus that.
+    """
+    if not isinstance(value, dict):
         return value
-    others = {name: content for name, content in value.items() if name != "norm_momentum"}
-    return others | {"batch_norm_momentum": 1 - kept}
+    kept = value.get("norm_momentum")
+    if isinstance(kept, int | float) and not isinstance(kept, bool) and "batch_norm_momentum" not in value:
+        others = {name: content for name, content in value.items() if name != "norm_momentum"}
+        value = others | {"batch_norm_momentum": 1 - kept}
+    return without_unused_fields(value)
+
+
+NETWORK_FIELDS = {
+    "widths": [32, 128, 256],
+    "depth": 2,
+    "residual": False,
+    "whitening": 3,
+    "whitening_pairs": 16,
+    "stride": 1,
+    "first_activation": "gelu",
+    "head_scale": 1.0,
+    "batch_norm_momentum": 0.4,
+    "dropout": 0.0,
+}
+"""Fields that both networks had, though each used some only, and their defaults then."""
+UNUSED_FIELDS = {"whitened": {"dropout"}, "reference": NETWORK_FIELDS.keys() - {"batch_norm_momentum", "dropout"}}
+"""By network: those of them that it never used."""
+
+
+def without_unused_fields(network: dict[str, Any]) -> dict[str, Any]:
+    """A network's spec without the fields that it never used, as far as they are at their defaults."""
+    name = network.get("name", "whitened")
+    unused = UNUSED_FIELDS.get(name, set()) if isinstance(name, str) else set()
+    kept = {field: value for field, value in network.items() if field not in unused or value != NETWORK_FIELDS[field]}
+    return kept if len(kept) < len(network) else network
 
 
 TENSOR_PREFIXES = {"judge.": "proxy.", "sampler.kept": "sampler.keep_mask"}

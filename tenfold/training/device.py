@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tenfold.errors import UsageError
+from tenfold.errors import UsageError, did_you_mean
 from tenfold.machine import cores, cores_message
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -72,7 +72,7 @@ def _choose_device(name: str) -> str:
         return next(kind for kind in ("cuda", "mps", "cpu") if here[kind])
     kind = name.partition(":")[0]
     if kind not in here:
-        raise UsageError(f"unknown device {name!r}: choose {', '.join(DEVICES)}")
+        raise UsageError(f"unknown device {name!r}: choose {', '.join(DEVICES)}{did_you_mean(name, DEVICES)}")
     present = here[kind] and _index_exists(name)
     if not present:
         raise UsageError(f"device {name!r} is not on this machine: choose auto or cpu")

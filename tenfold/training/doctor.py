@@ -112,7 +112,7 @@ def _cache() -> Iterator[Finding]:
         dataset = load_cifar10()
         yield Finding("cache", f"{home()}: CIFAR-10, {len(dataset.train) + len(dataset.test):,} images, verified", so)
     except DataError as error:
-        yield Finding("cache", f"{home()}: {error}", f"tenfold data get fills it; {so}")
+        yield Finding("cache", f"{home()}: {error}", f"tenfold data download fills it; {so}")
     except StorageError as error:
         yield Finding("cache", str(error), so)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tenfold.training.device import cpu_has_bfloat16
-from tenfold.training.model import WhitenedConvNet, l2_parameters
+from tenfold.training.networks import Network
 from tenfold.training.recipe import Recipe
 
 
@@ -124,29 +124,30 @@ class Optimizer:
         return [p for group in self.param_groups for p in group["params"]]
 
 
-def make_optimizers(recipe: Recipe, model: nn.Module, stage: int, batch_size: int) -> list[Optimizer]:
+def make_optimizers(recipe: Recipe, model: Network, stage: int, batch_size: int) -> list[Optimizer]:
     """Return fresh optimizers for a stage; each group keeps its full rate as `initial_lr`."""
     rate = recipe.stages[stage].learning_rate
     # what the loop freezes on its way keeps its place, so that states keep their numbers
-    late = {id(p) for p in model.first_parameters()} if isinstance(model, WhitenedConvNet) else set()
+    late = {id(p) for p in (*model.early_parameters(), *model.first_parameters())}
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad or id(p) in late}
     if recipe.optimizer == "adam":
-        optimizers: list[Optimizer] = [KerasAdam(trained.values(), rate, recipe.l2, l2_parameters(model))]
+        optimizers: list[Optimizer] = [KerasAdam(trained.values(), rate, recipe.l2, model.l2_parameters())]
     else:
         filters = [p for p in trained.values() if p.ndim == 4]
-        optimizers = [_nesterov(recipe, trained, batch_size), Muon(filters, lr=rate, momentum=recipe.momentum)]
+        optimizers = [_nesterov(recipe, model, trained, batch_size), Muon(filters, lr=rate, momentum=recipe.momentum)]
     return optimizers
 
 
-def _nesterov(recipe: Recipe, trained: dict[str, nn.Parameter], batch_size: int) -> "Nesterov":
+def _nesterov(recipe: Recipe, model: Network, trained: dict[str, nn.Parameter], batch_size: int) -> "Nesterov":
     def group(rate: float, kind: str, params: list[nn.Parameter]) -> dict[str, Any]:
         # the decay is wanted independent of the rate, by which the step multiplies it
         decay = recipe.weight_decay / rate if rate else 0.0
         return {"params": params, "lr": rate * batch_size, "weight_decay": decay, "kind": kind}
 
-    whitening = [p for name, p in trained.items() if name == "patch.bias"]
+    early = {id(p) for p in model.early_parameters()}
+    whitening = [p for p in trained.values() if id(p) in early]
     head = [p for p in trained.values() if p.ndim == 2]
-    biases = [p for name, p in trained.items() if p.ndim == 1 and name != "patch.bias"]
+    biases = [p for p in trained.values() if p.ndim == 1 and id(p) not in early]
     groups = [
         group(recipe.bias_lr, "whitening", whitening),
         group(recipe.bias_lr, "bias", biases),
@@ -164,7 +165,7 @@ def set_rates(optimizers: Iterable[Optimizer], schedule: Schedule, step: int) ->
             group["lr"] = group["initial_lr"] * factor
 
 
-def begin_step(optimizers: list[Optimizer], network: nn.Module, schedule: Schedule, step: int) -> list[Optimizer]:
+def begin_step(optimizers: list[Optimizer], network: Network, schedule: Schedule, step: int) -> list[Optimizer]:
     """The optimizers of `step` at its rates: fresh ones where a stage begins."""
     if schedule.starts_stage(step):
         optimizers = make_optimizers(schedule.recipe, network, schedule.stage(step), schedule.batch_size)
@@ -172,7 +173,17 @@ def begin_step(optimizers: list[Optimizer], network: nn.Module, schedule: Schedu
     return optimizers
 
 
-def training_state(network: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, Tensor]:
+def freeze(network: Network, schedule: Schedule, step: int) -> None:
+    """Say which parameters `step` trains: what has a rate of 0 needs no gradient, and nor does what comes before it."""
+    frozen = schedule.frozen(step)
+    for parameter in network.first_parameters():
+        parameter.requires_grad_(not frozen)
+    if schedule.whitening_factor(step) == 0:
+        for parameter in network.early_parameters():
+            parameter.requires_grad_(False)
+
+
+def training_state(network: Network, optimizers: Iterable[Optimizer]) -> dict[str, Tensor]:
     """What training a network has come to, by name: `network.head.weight`, `optimizer.0.3.momentum_buffer`."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for i, optimizer in enumerate(optimizers):
@@ -180,9 +191,7 @@ def training_state(network: nn.Module, optimizers: Iterable[Optimizer]) -> dict[
     return tensors
 
 
-def restore_training(
-    tensors: Mapping[str, Tensor], network: nn.Module, schedule: Schedule, step: int
-) -> list[Optimizer]:
+def restore_training(tensors: Mapping[str, Tensor], network: Network, schedule: Schedule, step: int) -> list[Optimizer]:
     """Give `network` back its `training_state`, and return the optimizers as they were after `step` steps.
 
     Raises `IndexError`, `RuntimeError` or `ValueError` where it does not fit.

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity
 
-from tenfold.data.dataset import Split
+from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
-from tenfold.training.device import DeviceConfig, matmul_gflops, select_device
+from tenfold.training.device import DeviceConfig, matmul_gflops
 from tenfold.training.recipe import Recipe
 from tenfold.training.trainer import Trainer
 
@@ -86,7 +86,8 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
 
     Raises `UsageError` where the recipe has too few steps to take some.
     """
-    trainer = Trainer(_all_trained(recipe), train, classes, plan=select_device("cpu"))
+    data = Dataset("profile", tuple(map(str, range(classes))), train, train[:0])
+    trainer = Trainer(replace(_all_trained(recipe), val_size=0), data, device="cpu")
     if trainer.schedule.total < WARM_UP + 2 * STEPS + 1:
         raise UsageError(f"{recipe.name} has only {trainer.schedule.total} steps: too few to profile")
     for _ in range(WARM_UP):

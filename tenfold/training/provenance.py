@@ -100,7 +100,13 @@ def _given_data(run: Run, data: Dataset | Path) -> FoundData:
         from tenfold.data.folder import load_folder  # here, because it brings Pillow
 
         data = load_folder(
-            data, model.size, model.resize, env["seed"], bit_depth=model.bit_depth, skip_bad=_skip_bad(env)
+            data,
+            model.size,
+            model.resize,
+            env["seed"],
+            bit_depth=model.bit_depth,
+            skip_bad=_skip_bad(env),
+            classes=model.classes,
         )
     dataset = data.with_classes(model.classes)
     if dataset.classes != model.classes or dataset.train.images.shape[1] != model.size or not len(dataset.test):
@@ -188,9 +194,22 @@ def _read_folder(run: Run, env: Mapping[str, Any], folder: Path | None) -> tuple
         raise DataError(f"{path}, which {run.path} was trained on, is not there any more: say where it is with --data")
     from tenfold.data.folder import load_folder  # here, because it brings Pillow
 
-    depth, skip_bad = origin.bit_depth, origin.skip_bad
-    dataset = load_folder(path, origin.size, origin.resize, env["seed"], bit_depth=depth, skip_bad=skip_bad)
+    dataset = load_folder(
+        path,
+        origin.size,
+        origin.resize,
+        env["seed"],
+        bit_depth=origin.bit_depth,
+        skip_bad=origin.skip_bad,
+        classes=_known_classes(run),
+    )
     return dataset, is_own(env, dataset)
+
+
+def _known_classes(run: Run) -> tuple[str, ...]:
+    """The classes that a run's folder had: earlier versions took folders for classes that are now taken for splits."""
+    listed = {row.get("class") or "" for row in _rows(run)} - {""}
+    return tuple(sorted(listed)) or (run.description.classes if run.trained else ())
 
 
 def origin_of(run: Run, env: Mapping[str, Any]) -> Origin:
@@ -223,13 +242,14 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> Dataset:
         if skip_bad and skip_bad != _skip_bad(env):
             remark(f"--skip-bad {skip_bad} is without effect: {name} is read as {run.path} was trained on it")
         return reload_dataset(run)  # if it changed, most of its images were still trained on
-    from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder
+    from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder, remark_left_out
 
     model = run.description
     skip_bad = skip_bad or _skip_bad(env)
     pictures = read_folder(
         Path(name), model.size, model.resize, bit_depth=model.bit_depth, skip_bad=skip_bad, classes=model.classes
     )
+    remark_left_out(pictures)
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
     if not own:
@@ -253,10 +273,14 @@ def _warn_of_known(run: Run, dataset: Dataset) -> None:
 
 def _listed(run: Run) -> Iterator[tuple[str, str]]:
     """Name and split of every image that a run was made with, where it has a list of them."""
+    yield from ((row.get("path") or "", row.get("split") or "") for row in _rows(run))
+
+
+def _rows(run: Run) -> Iterator[dict[str, str | None]]:
     path = run.path / SPLIT_FILE
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            yield from ((row.get("path") or "", row.get("split") or "") for row in csv.DictReader(file))
+            yield from csv.DictReader(file)
 
 
 def _names(dataset: Dataset) -> set[str]:

@@ -6,8 +6,6 @@ network first and keeps its choices; here both learn side by side. In a long run
 (docs/log.md has both).
 """
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,7 +38,8 @@ class ProxyModel:
         recipe = schedule.recipe
         self.schedule, self.plan, self.size = schedule, plan, recipe.low_res_size
         self.smoothing = recipe.label_smoothing
-        spec = replace(recipe.network, widths=recipe.proxy_widths, depth=2, residual=False)
+        spec = recipe.network.proxy(recipe.proxy_widths)
+        assert spec is not None, "the recipe checks it"
         first_weights = derive_seed(seed, "judge")  # the key from when a proxy was called so: a seed keeps its bits
         self.network = make_network(spec, classes, downsample(some, self.size), first_weights, plan.device)
         self.optimizers: list[Optimizer] = []

@@ -4,11 +4,9 @@ A recipe is a frozen dataclass; variants change a few fields of another. It goes
 unknown field or a value of the wrong type is named, not ignored.
 """
 
-import itertools
 import json
 import math
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -18,8 +16,9 @@ from pydantic.dataclasses import dataclass
 from tenfold.errors import UsageError
 from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
+from tenfold.training.networks import AnyNetwork, ReferenceSpec, WhitenedSpec
+from tenfold.training.spec import STRICT, Positive, Share, Width, first_error, names_of_fields
 
-STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
 FEWEST_IN_BATCH = 32
@@ -27,55 +26,10 @@ FEWEST_TO_PRUNE = 10_000
 """Images: of fewer, leaving the easy ones out costs accuracy (docs/log.md)."""
 USUAL_SIDE = 32
 """Pixels a side of the images that recipes are made for."""
-REFERENCE_SIDE = 32
-"""Pixels a side of the smallest images that the reference network takes: it halves them five times."""
 Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-Width = Annotated[int, Field(ge=1, le=4096)]
 Side = Annotated[int, Field(ge=0, le=1024)]
 Rate = Annotated[float, Field(ge=0, le=1e38)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Degrees = Annotated[float, Field(ge=0, le=180)]
-
-
-@dataclass(frozen=True, config=STRICT)
-class NetworkSpec:
-    """Which network, in the words that `model.build` understands."""
-
-    name: Literal["whitened", "reference"] = "whitened"
-    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=10)] = (32, 128, 256)
-    """Channels of each group; a group halves the image's side."""
-    depth: Annotated[int, Field(ge=1, le=16)] = 2
-    """Convolutions in each group."""
-    residual: bool = False
-    """In each group, add what the first convolution gave to what the last one gave, before the activation."""
-    whitening: Annotated[int, Field(ge=1, le=16)] = 3
-    """Side of the patches that the fixed first layer whitens, in pixels."""
-    whitening_pairs: Positive = 16
-    """Principal patches kept; each gives two channels, the patch and its negative."""
-    stride: Annotated[int, Field(ge=1, le=16)] = 1
-    """Step of the first layer, in pixels."""
-    first_activation: Literal["gelu", "relu"] = "gelu"
-    """Behind the first layer, the largest: `relu` moves less memory, and of a patch and its negative one passes."""
-    head_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Logits are the head's output times this, over its number of inputs."""
-    batch_norm_momentum: Share = 0.4
-    """Weight of the batch in batch norm's running statistics at each step, as PyTorch means it."""
-    dropout: Share = 0.0
-    """Share of activations dropped after each hidden dense layer (`reference` only)."""
-
-    @property
-    def smallest(self) -> int:
-        """Pixels a side of the smallest images that it takes."""
-        if self.name == "reference":
-            return REFERENCE_SIDE
-        return next(pixels for pixels in itertools.count(self.whitening) if self.side(pixels, len(self.widths)))
-
-    def side(self, pixels: int, groups: int) -> int:
-        """Pixels a side behind so many groups, at the least, of images of `pixels` a side; 0 for too few."""
-        if pixels < self.whitening:
-            return 0
-        return (pixels - (self.whitening + 1) % 2) // self.stride >> groups  # patches of an even side lose a pixel
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -93,9 +47,11 @@ class Recipe:
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,63}$")]
     """Letters, digits, `_`, `-` and dots: it becomes part of a path."""
-    network: NetworkSpec
+    network: AnyNetwork
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    """Stretches of training, one after the other, each with a linear learning rate schedule."""
     batch_size: Positive = 500
+    """Images in each optimizer step."""
     optimizer: Literal["muon", "adam"] = "muon"
     """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it."""
     momentum: Share = 0.6
@@ -111,8 +67,9 @@ class Recipe:
     whiten_bias_epochs: Rate = 3.0
     """How long the first layer's bias is trained; its rate falls to zero meanwhile."""
     label_smoothing: Share = 0.0
+    """Share of the target probability that is spread evenly over all classes."""
     l2: Rate = 0.0
-    """Weight of the squared kernels in the loss (`reference`: those of its 3×3 convolutions)."""
+    """Weight of the squared kernels in the loss: those that the network names (`Network.l2_parameters`)."""
     normalize: bool = True
     """Subtract the training pixels' mean and divide by their standard deviation; else pixels are just in [0, 1]."""
     flip: Literal["none", "random", "alternating"] = "alternating"
@@ -128,6 +85,7 @@ class Recipe:
     low_res_fraction: Share = 0.0
     """Share of the steps, the first ones, that see the images shrunk to `low_res_size` pixels a side."""
     low_res_size: Side = 16
+    """Side of the downsampled images, in pixels."""
     prune_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Data pruning: share of the images that every cycle but the first leaves out, those of the smallest last loss."""
     proxy_widths: Annotated[tuple[Width, ...], Field(max_length=10)] = ()
@@ -139,10 +97,11 @@ class Recipe:
     """Images of rare classes (of fewer than half as many as the largest) come (largest / own count)^p times as often,
     where p is this: 0.5 is square-root sampling."""
     freeze_fraction: Share = 0.0
-    """Share of the steps, the last ones, in which the first group of filters stays as it is."""
+    """Share of the steps, the last ones, in which the network's first parameters stay as they are."""
     images: Positive = 50_000
     """Training images that epochs and batches are meant for; a folder of fewer gets a recipe that is fitted to it."""
     val_size: Count = 0
+    """Training images held out for validation."""
     val_split: Literal["last", "random"] = "last"
     """Which training images are held out: the last ones, or some drawn by the seed."""
     tta: Literal["one", "mirror", "six"] = "six"
@@ -152,18 +111,16 @@ class Recipe:
 
     @pydantic.model_validator(mode="after")
     def _fits_the_network(self) -> "Recipe":
-        patches = 3 * self.network.whitening**2
-        if self.network.name == "whitened" and self.network.whitening_pairs > patches:
-            raise ValueError(f"network.whitening_pairs: patches of this size have only {patches}")
-        if self.network.name == "reference" and self.low_res_fraction:
-            raise ValueError("low_res_fraction: the reference network takes images of one size only")
-        if self.network.name == "reference" and self.freeze_fraction:
-            raise ValueError("freeze_fraction: only the whitened network can keep its first group")
-        if self.network.name != "reference" and self.l2:
-            raise ValueError("l2: only the reference network has such a term; use decay")
-        groups = len(self.network.widths)
-        if self.low_res_fraction and self.network.side(self.low_res_size, groups) == 0:
-            raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few for {groups} groups")
+        network = self.network
+        if self.low_res_fraction and network.one_size:
+            raise ValueError(f"low_res_fraction: network {network.name!r} takes images of one size only")
+        if self.low_res_fraction and self.low_res_size < network.smallest:
+            needed = f"network {network.name!r} needs {network.smallest} or more"
+            raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few: {needed}")
+        if self.freeze_fraction and not network.can_freeze:
+            raise ValueError(f"freeze_fraction: network {network.name!r} has no first group that can be kept")
+        if self.l2 and not network.has_l2:
+            raise ValueError(f"l2: network {network.name!r} has no such term; use weight_decay")
         if self.proxy_widths:
             self._fits_the_proxy()
         if self.proxy_prune_fraction and not self.proxy_widths:
@@ -173,13 +130,12 @@ class Recipe:
         return self
 
     def _fits_the_proxy(self) -> None:
-        if self.network.name == "reference":
-            raise ValueError("proxy_widths: only the whitened network can have a proxy beside it")
-        groups = len(self.proxy_widths)
-        if self.network.side(self.low_res_size, groups) == 0:
-            raise ValueError(
-                f"low_res_size: {self.low_res_size} pixels are too few for the {groups} groups of the proxy"
-            )
+        proxy = self.network.proxy(self.proxy_widths)
+        if proxy is None:
+            raise ValueError(f"proxy_widths: network {self.network.name!r} can have no proxy beside it")
+        if self.low_res_size < proxy.smallest:
+            needed = f"the proxy needs {proxy.smallest} or more"
+            raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few: {needed}")
 
     @property
     def uses_proxy(self) -> bool:
@@ -261,11 +217,7 @@ class Recipe:
         except UnicodeDecodeError as error:
             raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
         except pydantic.ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            if first["type"] == "value_error":  # one of `_fits_the_network`, which names its field
-                raise UsageError(f"{source}: {first['msg'].removeprefix('Value error, ')}") from error
-            field = ".".join(str(part) for part in first["loc"]) or "file"
-            raise UsageError(f"{source}: {field}: {first['msg']}") from error
+            raise UsageError(f"{source}: {first_error(error, known=names_of_fields(Recipe, Stage))}") from error
 
 
 _ADAPTER = TypeAdapter(Recipe)
@@ -281,7 +233,7 @@ def with_defaults(told: Any) -> Any:
 
 REFERENCE = Recipe(
     name="reference",
-    network=NetworkSpec(name="reference", dropout=0.3, batch_norm_momentum=1 - 0.99),  # Keras keeps 0.99
+    network=ReferenceSpec(dropout=0.3, batch_norm_momentum=1 - 0.99),  # Keras keeps 0.99
     stages=(Stage(20, 3e-4, 3e-4), Stage(10, 1e-4, 1e-4), Stage(5, 5e-5, 5e-5)),
     batch_size=64,
     optimizer="adam",
@@ -300,7 +252,7 @@ REFERENCE = Recipe(
 # were fitted to two CPU cores on the last 5,000 training images; docs/log.md has the experiments.
 FAST89 = Recipe(
     name="fast89",
-    network=NetworkSpec(first_activation="relu"),
+    network=WhitenedSpec(first_activation="relu"),
     stages=(Stage(1.92, 0.24, 0.0),),
     label_smoothing=0.2,
     translate=1,
@@ -315,7 +267,7 @@ FAST89 = Recipe(
 FAST94 = replace(
     FAST89,
     name="fast94",
-    network=NetworkSpec(widths=(64, 256, 256)),
+    network=WhitenedSpec(widths=(64, 256, 256)),
     stages=(Stage(8.5, 0.14, 0.0),),
     translate=2,
     whiten_bias_epochs=2.8,
@@ -328,7 +280,7 @@ FAST94 = replace(
 FAST96 = replace(
     FAST94,
     name="fast96",
-    network=NetworkSpec(widths=(128, 384, 512), depth=3, residual=True),
+    network=WhitenedSpec(widths=(128, 384, 512), depth=3, residual=True),
     stages=(Stage(26, 0.1, 0.0),),
     translate=4,
     cutout=12,
@@ -342,18 +294,3 @@ FAST96 = replace(
 )
 
 RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, REFERENCE)}
-
-
-def find_recipe(name: str) -> Recipe:
-    """Return the named recipe, or read the JSON file of that path. Raises `UsageError`."""
-    if name in RECIPES:
-        return RECIPES[name]
-    path = Path(name)
-    if path.suffix != ".json":
-        raise UsageError(f"unknown recipe {name!r}: choose {', '.join(RECIPES)} or a .json file")
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise UsageError(f"{name} is too large to be a recipe")
-        return Recipe.from_json(path.read_bytes(), source=name)
-    except OSError as error:
-        raise UsageError(f"cannot read recipe {name}: {error.strerror}") from error

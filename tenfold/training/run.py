@@ -47,6 +47,8 @@ from tenfold.training.weights import (
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+LOGS = "logs"
+"""Folder in a run directory that callbacks write to; the manifest does not cover it."""
 TARGET_ERROR = 0.01
 """The share of wrong answers that a threshold is to keep, unless the user says otherwise."""
 LEAST_TARGET_ERROR, MOST_TARGET_ERROR = 0.001, 0.5
@@ -257,7 +259,7 @@ class Run:
 
     def _is_private(self, path: Path) -> bool:
         relative = path.relative_to(self.path)
-        return relative.name.startswith(".") or relative.parts[0] in (MANIFEST, "checkpoints")
+        return relative.name.startswith(".") or relative.parts[0] in (MANIFEST, "checkpoints", LOGS)
 
     def verify(self, *names: str) -> None:
         """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tenfold.errors import BusyError, ModelError, StorageError, UsageError
+from tenfold.errors import BusyError, ModelError, StorageError, UsageError, did_you_mean
 from tenfold.files import parse_object
 from tenfold.training.lock import LOCK, Lock
 
@@ -35,7 +35,7 @@ def list_runs(folder: Path, sort: str = "date") -> list[Row]:
         "name": lambda row: "",
     }
     if sort not in keys:
-        raise UsageError(f"cannot sort by {sort!r}: choose {', '.join(SORTS)}")
+        raise UsageError(f"cannot sort by {sort!r}: choose {', '.join(SORTS)}{did_you_mean(sort, SORTS)}")
     rows = [_row(path.parent) for path in sorted(folder.rglob("recipe.json")) if not _hidden(path.relative_to(folder))]
     return sorted(rows, key=keys[sort], reverse=sort != "name")
 

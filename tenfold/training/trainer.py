@@ -6,7 +6,9 @@ a run resumed from them ends bit-identical.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,18 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from tenfold.data.dataset import Split
+from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError, one_line
 from tenfold.training.augment import Normalization, channel_stats, derive_seed, downsample, make_batch, make_generator
+from tenfold.training.callbacks import Callback
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
-from tenfold.training.model import WhitenedConvNet, l2_penalty, make_network
+from tenfold.training.model import l2_penalty, make_network
 from tenfold.training.optim import (
     Optimizer,
     begin_step,
+    freeze,
     make_schedule,
     restore_training,
     tensors_below,
@@ -34,36 +38,66 @@ from tenfold.training.optim import (
 from tenfold.training.proxy import ProxyModel
 from tenfold.training.recipe import Recipe
 from tenfold.training.sampler import Sampler
+from tenfold.training.signals import DeferredSignals
 
-WHITENING_IMAGES = 2000
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """A row of metrics.csv. Accuracies in [0, 1]; nan without validation images; seconds of this epoch.
+
+    epoch: how many are done, the last one perhaps a part. stage: from 1. train_loss with its L2 terms.
+    """
+
+    epoch: float
+    stage: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
 
 
 class Trainer:
-    """A training run in memory: network, optimizers, step number and log; `train_step` takes one step.
+    """Trains a recipe's network on a data set, in memory: `Trainer(recipe, data, callbacks).fit()`.
 
-    `train` and `val` hold uint8 N×H×W×3 and N labels below `classes`. Raises `UsageError` where the recipe's sizes do
-    not fit the images'.
+    The recipe's validation images are held out of `data.train`; `data.test` is never looked at. device: a name, as
+    `select_device` takes it, or what that returns. dist: this process among those that train together.
+    log_dir: where callbacks may write files. Raises `UsageError` where the recipe does not fit the
+    images, `DataError` where there are none.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        train: Split,
-        classes: int,
+        data: Dataset,
+        callbacks: Iterable[Callback] = (),
         *,
-        val: Split | None = None,
         seed: int = 0,
-        plan: DeviceConfig,
-        ranks: DistContext = SINGLE_PROCESS,
+        device: str | DeviceConfig = "auto",
+        dist: DistContext = SINGLE_PROCESS,
+        log_dir: Path | None = None,
     ):
-        self.recipe, self.seed, self.plan, self.ranks = recipe, seed, plan, ranks
-        images, labels = to_tensors(train)
+        self.recipe, self.data, self.seed, self.dist, self.log_dir = recipe, data, seed, dist, log_dir
+        self.plan = device if isinstance(device, DeviceConfig) else select_device(dist.device(device))
+        self.callbacks = list(callbacks) if dist.first else []
+        self.should_stop = False
+        """Set it to end training after the current step."""
+        self.interrupted = False
+        """Whether Ctrl-C or SIGTERM ends training after the current step, here or in another process."""
+        train, val = split(data.train, recipe, seed)
+        self._set_up(*to_tensors(train), len(data.classes))
+        self.val = to_tensors(val) if val else None
+
+    def _set_up(self, images: Tensor, labels: Tensor, classes: int) -> None:
+        """Make network, schedule and sampler for images uint8 N×H×W×3 and labels int64 N."""
+        recipe, seed, plan = self.recipe, self.seed, self.plan
         if (recipe.low_res_fraction or recipe.uses_proxy) and recipe.low_res_size > images.shape[1]:
             raise UsageError(f"low_res_size: {recipe.low_res_size} is more than the images' {images.shape[1]} pixels")
         if recipe.translate >= images.shape[1]:
             raise UsageError(f"a shift of {recipe.translate} pixels is too large for images of {images.shape[1]}")
         self.pixels = channel_stats(images) if recipe.normalize else Normalization()
-        self.schedule = make_schedule(recipe, len(train))
+        self.schedule = make_schedule(recipe, len(images))
         some = _some(recipe, images, self.pixels)
         self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), plan.device)
         self.class_counts = labels.bincount(minlength=classes).tolist()
@@ -71,11 +105,10 @@ class Trainer:
         if len(cycle) > len(labels):
             images, labels = images[cycle], labels[cycle]
         self.images, self.labels = images.to(plan.device), labels.to(plan.device)
-        self.val = to_tensors(val) if val else None
         self.optimizers: list[Optimizer] = []
         self.step = 0
         self.log = torch.zeros(self.schedule.total, 2)  # loss and accuracy of every step's batch
-        self.epochs: list[dict[str, float]] = []  # rows of metrics.csv
+        self.epochs: list[EpochMetrics] = []
         self.seconds = 0.0
         self.sampler = Sampler(recipe, labels, images.shape[1], seed, self.schedule.batch_size, plan.device)
         leaves_out = self.sampler.candidate_batch_size > self.schedule.batch_size  # a small data set has none to spare
@@ -86,6 +119,44 @@ class Trainer:
         """Whether every step was taken."""
         return self.step >= self.schedule.total
 
+    def fit(self) -> "Trainer":
+        """Take all steps that are left; return itself. Ctrl-C and SIGTERM are answered after the current step.
+
+        Raises `DivergedError` where a loss is not finite, and what callbacks raise.
+        """
+        try:
+            with DeferredSignals() as signals:
+                self._fit(signals)
+        except BaseException as error:
+            if not self.interrupted:  # then `on_fit_end` was called
+                for callback in self.callbacks:
+                    callback.on_exception(self, error)
+            raise
+        return self
+
+    def _fit(self, signals: DeferredSignals) -> None:
+        for callback in self.callbacks:
+            callback.on_fit_start(self)
+        while not self.done and not self.should_stop and not self.interrupted:
+            self.train_step()
+            self._after_step()
+            self.should_stop = self.dist.any(self.should_stop)
+            self.interrupted = self.dist.any(signals.waiting)
+        for callback in self.callbacks:
+            callback.on_fit_end(self)
+        if self.interrupted:
+            signals.raise_pending()
+
+    def _after_step(self) -> None:
+        for callback in self.callbacks:
+            callback.on_step_end(self)
+        if self._ends_epoch():
+            for callback in self.callbacks:
+                callback.on_epoch_end(self, self.epochs[-1])
+
+    def _ends_epoch(self) -> bool:
+        return self.step % self.schedule.steps_per_epoch == 0 or self.done
+
     def train_step(self) -> None:
         """Take one training step; end the epoch where one ends. Raises `DivergedError` before a bad update."""
         began = time.perf_counter()
@@ -93,27 +164,18 @@ class Trainer:
         self.log[self.step] = torch.tensor(self._update())
         self.step += 1
         self.seconds += time.perf_counter() - began
-        if self.step % self.schedule.steps_per_epoch == 0 or self.done:
+        if self._ends_epoch():
             self._end_epoch()
 
     def _set_up_step(self) -> None:
         """Fresh optimizers where a stage begins, this step's rates, and what is trained at all by now."""
         self.optimizers = begin_step(self.optimizers, self.network, self.schedule, self.step)
-        if isinstance(self.network, WhitenedConvNet):
-            self._freeze(self.network)
-
-    def _freeze(self, network: WhitenedConvNet) -> None:
-        frozen = self.schedule.frozen(self.step)
-        bias, *group = network.first_parameters()
-        # a bias at rate 0 needs no gradient, and without it the first group's input needs none either
-        bias.requires_grad_(self.schedule.whitening_factor(self.step) > 0 and not frozen)
-        for parameter in group:
-            parameter.requires_grad_(not frozen)
+        freeze(self.network, self.schedule, self.step)
 
     def _update(self) -> tuple[float, float]:
         """Forward, backward, update; return the batch's loss and accuracy."""
         batch, labels, indices = self.next_batch()
-        torch.manual_seed(derive_seed(self.seed, "dropout", self.step * self.ranks.count + self.ranks.rank))
+        torch.manual_seed(derive_seed(self.seed, "dropout", self.step * self.dist.count + self.dist.rank))
         with self.plan.autocast():
             logits = self.network(batch)
         logits = logits.float()
@@ -135,12 +197,12 @@ class Trainer:
 
     def _update_losses(self, indices: Tensor, losses: Tensor) -> None:
         whole = self.schedule.batch_size
-        self.sampler.update_losses(self.ranks.all_gather(indices, whole), self.ranks.all_gather(losses, whole))
+        self.sampler.update_losses(self.dist.all_gather(indices, whole), self.dist.all_gather(losses, whole))
 
     def _figures(self, loss: Tensor, accuracy: Tensor) -> tuple[float, float]:
         """Loss, with its L2 terms, and accuracy of the whole batch, of this rank's shares of them."""
         figures = torch.stack((loss, accuracy))
-        self.ranks.all_reduce([figures])
+        self.dist.all_reduce([figures])
         with torch.no_grad():  # of its gradient the optimizer takes care
             figures[0] += l2_penalty(self.network, self.recipe.l2)
         value, share = figures.tolist()
@@ -148,15 +210,15 @@ class Trainer:
 
     def _share_gradients(self) -> None:
         """Let all ranks have the whole batch's gradients, and the mean of their norms' statistics."""
-        if self.ranks.count == 1:
+        if self.dist.count == 1:
             return
         norms = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
         statistics = [
             tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None
         ]
         for tensor in statistics:
-            tensor.div_(self.ranks.count)
-        self.ranks.all_reduce([p.grad for p in self.network.parameters() if p.grad is not None] + statistics)
+            tensor.div_(self.dist.count)
+        self.dist.all_reduce([p.grad for p in self.network.parameters() if p.grad is not None] + statistics)
 
     def next_batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """This rank's share of the step to come: float32 B×3×H×W, labels and image numbers (both int64 B).
@@ -166,7 +228,7 @@ class Trainer:
         batch, indices = self.next_candidates()
         if self.proxy is not None:
             selected = self._select(self.proxy, batch, indices)
-            selected = selected[self.ranks.shard(len(selected))]
+            selected = selected[self.dist.shard(len(selected))]
             batch, indices = batch[selected], indices[selected]
         if self.schedule.small(self.step):
             batch = downsample(batch, self.recipe.low_res_size)
@@ -174,8 +236,8 @@ class Trainer:
 
     def _select(self, proxy: ProxyModel, batch: Tensor, indices: Tensor) -> Tensor:
         """Where the images are that the first rank's proxy leaves in; those of the other ranks are never asked."""
-        selected = proxy.select(self.step, batch, self.labels[indices]).tolist() if self.ranks.first else None
-        return torch.tensor(self.ranks.broadcast(selected), device=indices.device)
+        selected = proxy.select(self.step, batch, self.labels[indices]).tolist() if self.dist.first else None
+        return torch.tensor(self.dist.broadcast(selected), device=indices.device)
 
     def next_candidates(self) -> tuple[Tensor, Tensor]:
         """The images of the step to come at full size, float32 B×3×H×W, and their numbers, int64 B.
@@ -184,7 +246,7 @@ class Trainer:
         """
         draws, indices = self.sampler.next_indices(self.step)
         if self.proxy is None:
-            indices = indices[self.ranks.shard(len(indices))]
+            indices = indices[self.dist.shard(len(indices))]
         return make_batch(self.images, self.pixels, draws, indices, self.recipe.cutout), indices
 
     def _end_epoch(self) -> None:
@@ -193,17 +255,17 @@ class Trainer:
         loss, accuracy = self.log[last // per_epoch * per_epoch : self.step].mean(0).tolist()
         val_loss, val_accuracy = self._validate()
         self.seconds += time.perf_counter() - began
-        row = {
-            "epoch": self.schedule.epoch(self.step),
-            "stage": self.schedule.stage(last) + 1,
-            "learning_rate": self.schedule.learning_rate(last),
-            "train_loss": loss,
-            "train_accuracy": accuracy,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "seconds": self.seconds - sum(row["seconds"] for row in self.epochs),
-        }
-        self.epochs.append(row)
+        metrics = EpochMetrics(
+            epoch=self.schedule.epoch(self.step),
+            stage=self.schedule.stage(last) + 1,
+            learning_rate=self.schedule.learning_rate(last),
+            train_loss=loss,
+            train_accuracy=accuracy,
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            seconds=self.seconds - sum(epoch.seconds for epoch in self.epochs),
+        )
+        self.epochs.append(metrics)
 
     def _validate(self) -> tuple[float, float]:
         if self.val is None:
@@ -229,7 +291,7 @@ class Trainer:
             raise DivergedError(f"{bad[0]} is not finite after step {self.step}: a lower learning rate may do")
         # a snapshot: training goes on in the tensors themselves
         cpu = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}
-        return Checkpoint(self.step, cpu, {"seconds": self.seconds, "epochs": list(self.epochs)})
+        return Checkpoint(self.step, cpu, {"seconds": self.seconds, "epochs": list(map(asdict, self.epochs))})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to a checkpoint of the same recipe, data and seed. Raises `ModelError` where it does not fit."""
@@ -239,34 +301,11 @@ class Trainer:
                 self.proxy.restore(tensors_below("proxy.", checkpoint.tensors), checkpoint.step)
             self.sampler.restore(tensors_below("sampler.", checkpoint.tensors))
             self.step, self.seconds = checkpoint.step, checkpoint.notes["seconds"]
-            self.epochs = list(checkpoint.notes["epochs"])
+            self.epochs = [EpochMetrics(**row) for row in checkpoint.notes["epochs"]]
             self.log[: self.step] = checkpoint.tensors["log"]
-        except (KeyError, IndexError, RuntimeError, ValueError) as error:
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             which = f"the checkpoint of step {checkpoint.step}"
             raise ModelError(f"{which} does not fit this recipe: {one_line(error)}") from error
-
-
-def fit(
-    recipe: Recipe,
-    train: Split,
-    classes: int,
-    *,
-    val: Split | None = None,
-    seed: int = 0,
-    plan: DeviceConfig | None = None,
-    on_step: Callable[[Trainer], None] | None = None,
-) -> Trainer:
-    """Train the recipe's network on all of `train` in memory, calling `on_step` after every step; no disk is touched.
-
-    `val` is scored after every epoch; the recipe's own `val_size` is `split`'s to apply. Raises as `Trainer` and its
-    `train_step` do.
-    """
-    trainer = Trainer(recipe, train, classes, val=val, seed=seed, plan=plan or select_device())
-    while not trainer.done:
-        trainer.train_step()
-        if on_step:
-            on_step(trainer)
-    return trainer
 
 
 def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
@@ -285,8 +324,8 @@ def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]
 
 
 def _some(recipe: Recipe, images: Tensor, pixels: Normalization) -> Tensor:
-    """The images that first layers are set by, from all over N×H×W×3: float32 at most 2000×3×H×W."""
-    count = WHITENING_IMAGES if recipe.network.name == "whitened" else 1  # the other kind asks for the size only
+    """The images that first layers are set by, from all over N×H×W×3: float32 M×3×H×W."""
+    count = recipe.network.initial_images
     return pixels.normalize(images[:: max(1, len(images) // count)][:count])
 
 

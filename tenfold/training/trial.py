@@ -10,33 +10,41 @@ import sys
 from typing import Any
 
 from tenfold.data import load
-from tenfold.errors import TenfoldError, is_memory
+from tenfold.errors import TenfoldError, Terminated, is_memory
 from tenfold.files import parse_object
-from tenfold.training.device import select_device
+from tenfold.training.callbacks import Callback
 from tenfold.training.recipe import Recipe
-from tenfold.training.trainer import Trainer, fit, split
+from tenfold.training.trainer import EpochMetrics, Trainer
 
 KILLED = 137
 
 
+class ReportTrial(Callback):
+    """Prints every epoch's validation accuracy, and ends the trial when the search is gone."""
+
+    def __init__(self) -> None:
+        self.parent = os.getppid()
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        """End where the search was killed."""
+        if os.getppid() != self.parent:
+            sys.exit(1)
+
+    def on_epoch_end(self, trainer: Trainer, metrics: EpochMetrics) -> None:
+        """Print one line of JSON."""
+        print(json.dumps({"epoch": metrics.epoch, "val_accuracy": metrics.val_accuracy}), flush=True)
+
+
 def run(request: dict[str, Any]) -> None:
-    """Train as `request` says: recipe (JSON, as text), data, size, resize, skip_bad, device, seed. Raises as `fit`."""
-    parent, told = os.getppid(), 0
+    """Train as `request` says: recipe (JSON, as text), data, size, resize, skip_bad, device, seed.
+
+    Raises as `Trainer.fit`.
+    """
+    report = ReportTrial()
     names = ("size", "resize", "seed", "skip_bad")
     dataset = load(request["data"], **{name: request[name] for name in names})
     recipe = Recipe.from_json(request["recipe"], "trial")
-    train, val = split(dataset.train, recipe, request["seed"])
-
-    def watch(trainer: Trainer) -> None:
-        nonlocal told
-        if os.getppid() != parent:  # the search was killed
-            sys.exit(1)
-        for row in trainer.epochs[told:]:
-            print(json.dumps({name: row[name] for name in ("epoch", "val_accuracy")}), flush=True)
-        told = len(trainer.epochs)
-
-    plan = select_device(request["device"])
-    fit(recipe, train, len(dataset.classes), val=val, seed=request["seed"], plan=plan, on_step=watch)
+    Trainer(recipe, dataset, [report], seed=request["seed"], device=request["device"]).fit()
 
 
 if __name__ == "__main__":
@@ -45,6 +53,8 @@ if __name__ == "__main__":
     except TenfoldError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except Terminated as signalled:
+        sys.exit(signalled.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not is_memory(error):
             raise

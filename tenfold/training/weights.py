@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import pydantic
 import pydantic.dataclasses
 import safetensors
 import safetensors.torch
@@ -18,7 +19,8 @@ from tenfold.training.aliases import with_current_names
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build, channels_last
-from tenfold.training.recipe import STRICT, NetworkSpec
+from tenfold.training.networks import AnyNetwork, Network, NetworkSpec
+from tenfold.training.spec import STRICT, first_error
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 MODEL_FORMAT: Final = 1
@@ -28,7 +30,7 @@ MODEL_FORMAT: Final = 1
 class Model:
     """A trained network with what it must know about its input."""
 
-    network: nn.Module
+    network: Network
     classes: tuple[str, ...]
     size: int
     pixels: Normalization
@@ -39,7 +41,7 @@ class ModelDescription:
     """model.json: all that is needed to rebuild the network and to feed it."""
 
     format: Literal[1]
-    network: NetworkSpec
+    network: AnyNetwork
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=1000)]
     size: Annotated[int, Field(ge=1, le=1024)]
     """Side of the images, in pixels."""
@@ -97,7 +99,8 @@ def read_model(folder: Path, plan: DeviceConfig) -> Model:
 
 
 def _not_understood(folder: Path, error: Exception) -> ModelError:
-    return ModelError(f"{folder / DESCRIPTION}: not understood ({one_line(error)})")
+    what = first_error(error) if isinstance(error, pydantic.ValidationError) else one_line(error)
+    return ModelError(f"{folder / DESCRIPTION}: not understood ({what})")
 
 
 def _fill(network: nn.Module, path: Path) -> None:

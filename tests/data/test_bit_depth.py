@@ -13,7 +13,7 @@ from PIL import Image
 
 from tenfold.data.check import check_folder
 from tenfold.data.folder import load_folder
-from tenfold.data.image import decode, decode_whole
+from tenfold.data.image import Decoded, decode, decode_measured, decode_whole
 from tenfold.errors import ImageError
 from tests.support.images import png, save, tiff
 
@@ -140,6 +140,46 @@ def test_a_folder_read_as_a_model_wants_it(tmp_path: Path, capsys: pytest.Captur
     for dataset, bits in ((own, 12), (whole, 16), (load_folder(root, size=8), 12)):
         np.testing.assert_array_equal(dataset.train.images[0], pixels_by_hand((root / names[0]).read_bytes(), bits))
     assert few.train.images.max() == 255
+
+
+def test_a_folder_is_decoded_once(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, twice: once to find its range. Files that come before one of a wider range are decoded again.
+
+    Asking for the range that the folder has takes what is kept.
+    """
+    decoded: list[int] = []
+
+    def count(content: bytes, bit_depth: int = 16) -> Decoded:
+        decoded.append(bit_depth)
+        return decode_measured(content, bit_depth=bit_depth)
+
+    monkeypatch.setattr("tenfold.data.image_cache.decode_measured", count)
+    monkeypatch.setattr("tenfold.data.image_cache.cores", lambda: 1)
+    root = tmp_path / "cells"
+    for number in range(20):
+        path = root / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(deep(4_095, number))
+    own = load_folder(root, size=8)
+    assert decoded == [8] + 20 * [12]
+    asked = load_folder(root, size=8, bit_depth=12)
+    np.testing.assert_array_equal(own.train.images, asked.train.images)
+    assert len(decoded) == 21 and len(list((home / "data" / "folders").iterdir())) == 1
+    decoded.clear()
+    (root / "b" / "99.png").write_bytes(deep(65_535, 99))
+    assert load_folder(root, size=8).bit_depth == 16
+    assert decoded == [8, *21 * [12], 16, *20 * [16]]
+
+
+def test_what_was_kept_of_another_range_goes(tmp_path: Path, home: Path) -> None:
+    """Before, the pixels of each range that a folder ever had stayed in the cache."""
+    root = fill(tmp_path / "cells", 4_095, 8)
+    for bits in (None, 10, 9):
+        load_folder(root, size=8, bit_depth=bits)
+    assert len(list((home / "data" / "folders").iterdir())) == 3
+    fill(root, 1_000, 8)
+    assert load_folder(root, size=8).bit_depth == 10
+    assert len(list((home / "data" / "folders").iterdir())) == 1
 
 
 def test_the_check_tells_the_range(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_downloads_are_removed_when_the_cache_is_complete(publisher: Publisher, 
 
 
 def test_load_without_a_cache_says_how_to_get_one(home: Path) -> None:
-    with pytest.raises(DataError, match=r"not in the cache .*; run: tenfold data get cifar10"):
+    with pytest.raises(DataError, match=r"not in the cache .*; run: tenfold data download cifar10"):
         load_cifar10(spec=SPEC)
 
 
@@ -210,7 +210,7 @@ def test_full_disk(folder: Path, archive: Path) -> None:
 
 
 def test_readers_keep_their_pixels_while_the_cache_is_replaced(folder: Path, archive: Path) -> None:
-    """A running training survives `data get` and `data remove`."""
+    """A running training survives `data download` and `data delete`."""
     before = load_cifar10(spec=SPEC)
     get_cifar10(archive, spec=SPEC)
     remove_cifar10()

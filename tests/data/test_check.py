@@ -330,7 +330,7 @@ def test_show_and_remove_take_folders(
     )
     assert Path("pictures.png").is_file()
     assert len(list((home / "data" / "folders").iterdir())) == 1
-    assert check("remove", "pictures")[0] == 0
+    assert check("delete", "pictures")[0] == 0
     assert list((home / "data" / "folders").iterdir()) == []
-    assert check("remove", "pictures")[1] == "pictures is not in the cache\n"
+    assert check("delete", "pictures")[1] == "pictures is not in the cache\n"
     assert len(list(root.rglob("*.png"))) == 40

@@ -14,10 +14,11 @@ from PIL import Image
 
 from tenfold import data
 from tenfold.data.folder import load_folder
-from tenfold.data.image import read_file
+from tenfold.data.image import Decoded, decode_measured, read_file
 from tenfold.data.image_cache import read_pictures
 from tenfold.data.listing import list_folder, natural
 from tenfold.errors import DataError, ImageError, UsageError
+from tenfold.files import sha256
 from tests.support.images import PIXELS, oriented, png, save
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
@@ -358,6 +359,48 @@ def test_a_changed_folder_is_read_again(make: Make, home: Path) -> None:
     assert first.origin.sha256 != again.origin.sha256
     assert len(cached(home)) == 1
     load_folder(root, 16)
+    assert len(cached(home)) == 2
+
+
+def test_two_processes_that_read_one_folder(make: Make, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is ready first, with the same result, which is kept."""
+    listing = list_folder(make({"a": 5, "b": 5}))
+    others: list[np.ndarray] = []
+
+    def decode_too(*words: object, **options: object) -> Decoded:
+        if not others:
+            others.append(np.empty(0))
+            others[0] = read_pictures(listing, 8, "squash").images
+        return decode_measured(*words, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("tenfold.data.image_cache.decode_measured", decode_too)
+    np.testing.assert_array_equal(read_pictures(listing, 8, "squash").images, others[0])
+    assert len(cached(home)) == 1
+
+
+def test_a_cache_that_another_process_replaces_is_read_again(
+    make: Make, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file changes, and another process reads the folder while this one opens what was kept before.
+
+    Nothing is damaged, and what was kept of other folders stays.
+    """
+    other, root = make({"a": 5, "b": 5}, "other"), make({"a": 5, "b": 5})
+    read_pictures(list_folder(other), 8, "squash")
+    before = list_folder(root)
+    first = read_pictures(before, 8, "squash").images.copy()
+    change = iter([True])
+
+    def digest(path: Path) -> str:
+        if next(change, False):
+            (root / "a" / "5.png").write_bytes(save(PIXELS, "PNG"))
+            assert len(read_pictures(list_folder(root), 8, "squash").entries) == 11
+        return sha256(path)
+
+    monkeypatch.setattr("tenfold.data.image_cache.sha256", digest)
+    np.testing.assert_array_equal(read_pictures(before, 8, "squash").images, first)
+    assert "damaged" not in capsys.readouterr().err
+    read_pictures(list_folder(root), 8, "squash")
     assert len(cached(home)) == 2
 
 

@@ -16,10 +16,13 @@ import pytest
 from PIL import Image
 
 import tenfold
+from tenfold.data.folder import load_folder
 from tenfold.data.image import decode
 from tenfold.errors import DataError
 from tenfold.serving.card import has_card
+from tenfold.training.provenance import find_data
 from tenfold.training.run import Run
+from tenfold.training.train import train as train_run
 from tests.support.images import write_mixed_shapes
 from tests.support.process import Invoke
 
@@ -148,8 +151,8 @@ def test_a_folder_is_found_again_where_it_moved_to(
         assert code == 0 and "of the 100 test images it was checked on" in out
         assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)
         with mock.patch("tenfold.evaluation.audit.examine", return_value=({"seen": 1}, False)) as examine:
-            _, out, _ = invoke("evaluate", trained["run"], "--honesty", "--data", moved, "--json")
-        assert json.loads(out)["honesty"] == {"seen": 1} and examine.call_args[0][0].dataset.origin.path == str(moved)
+            _, out, _ = invoke("audit", trained["run"], "--data", moved, "--json")
+        assert json.loads(out)["audit"] == {"seen": 1} and examine.call_args[0][0].dataset.origin.path == str(moved)
     finally:
         moved.rename(shapes)
 
@@ -275,3 +278,41 @@ def test_a_class_that_was_not_learned_is_warned_of(invoke: Invoke, train: Train,
     assert "Not one training image of this class is recognised" in page
     code, out, _ = invoke("evaluate", tmp_path / "run", "--json")
     assert code == 0 and json.loads(out)["unlearned_classes"] == ["rare"], "known to later commands, too"
+
+
+OLD_LAYOUTS = {
+    "parts": ("part1/x", "part1/y", "part2/x", "part2/y"),
+    "splits without classes": ("train", "test"),
+    "splits in upper case, with folders": ("Training/x", "Testing/x"),
+    "images beside labels": ("images", "labels/x"),
+}
+
+
+@pytest.mark.parametrize("name", OLD_LAYOUTS)
+def test_a_run_of_before_keeps_its_classes(name: str, invoke: Invoke, tiny_recipe: Path, tmp_path: Path) -> None:
+    """Their names are taken for splits or parts today, and a new training is refused or reads them otherwise.
+
+    Before, so was every command on a run that was trained on them.
+    """
+    root, out, drawn = tmp_path / "old", tmp_path / "run", tenfold.load("shapes").train.images
+    for number, folder in enumerate(4 * OLD_LAYOUTS[name]):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn[number]).save(root / folder / f"{number}.png")
+    classes = tuple(sorted({folder.partition("/")[0] for folder in OLD_LAYOUTS[name]}))
+    if name != "images beside labels":  # with images in both it is read today, too
+        assert invoke("train", "--recipe", tiny_recipe, "--data", root, "--out", tmp_path / "new")[0] == 3
+    dataset = load_folder(root, classes=classes)
+    recipe = tenfold.find_recipe(str(tiny_recipe)).for_images(len(dataset.train)).with_epochs(1.0)
+    train_run(recipe, dataset, out, seed=0, device="cpu").run.unlock()
+    (root / "empty").mkdir()
+    code, text, err = invoke("evaluate", out, "--json")
+    assert code == 0 and json.loads(text)["test_images"] == len(dataset.test), err
+    assert find_data(Run.open(out), root).own
+    for done in ("manifest.json", "results.json", "model.json", "predictions.csv"):
+        (out / done).unlink(missing_ok=True)
+    code, text, err = invoke("train", "--resume", "--out", out, "--json")
+    assert code == 0, err
+    assert tuple(json.loads((out / "model.json").read_text())["classes"]) == classes
+    for command in (("report", out), ("evaluate", out, "--data", root)):
+        code, _, err = invoke(*command)
+        assert code == 0, err

@@ -13,10 +13,11 @@ import pytest
 import tenfold
 from tenfold.cli.app import PATHS_AS_TEXT, app
 from tenfold.cli.data import data_app
+from tenfold.cli.recipe import recipe_app
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.files import expand_home
-from tenfold.training.recipe import find_recipe
+from tenfold.training.recipe_files import find_recipe
 from tests.support.images import save
 from tests.support.process import Command
 
@@ -65,13 +66,13 @@ def test_a_tilde_is_the_home_directory_in_options_and_variables(
 
 
 def test_several_recipes_may_lie_in_the_home_directory(command: Command, here: Path) -> None:
-    said = command("bench", "--recipe", "~/a.json,~/b.json", "--data", "shapes")
+    said = command("bench", "--recipe", "fast89", "--recipe", "~/a.json", "--data", "shapes")
     assert said.returncode == 2 and f"cannot read recipe {here}/a.json" in said.stderr
 
 
 def test_every_option_is_known_to_be_a_path_or_not() -> None:
     """A new one of text needs a decision: `PATHS_AS_TEXT`, or the list here."""
-    functions = [command.callback for each in (app, data_app) for command in each.registered_commands]
+    functions = [command.callback for each in (app, data_app, recipe_app) for command in each.registered_commands]
     texts = {name for function in functions for name, kind in get_type_hints(function).items() if "str" in str(kind)}
     assert len(functions) > 14 and texts - set(PATHS_AS_TEXT) - NOT_PATHS == set()
 
@@ -112,7 +113,7 @@ def test_a_folder_that_is_named_as_a_data_set(command: Command, here: Path, monk
     for path in ("./shapes", "shapes/"):
         assert tenfold.load(path).classes == ("a", "b")
     assert len(said) == 1
-    assert "write ./shapes" in command("data", "remove", "shapes").stderr
+    assert "write ./shapes" in command("data", "delete", "shapes").stderr
 
 
 def test_no_name_at_all_is_not_the_folder_that_one_is_in(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

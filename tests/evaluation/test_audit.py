@@ -132,7 +132,7 @@ def test_a_damaged_part_is_named(made: tuple[Subject, dict[str, Any]], capsys: p
     path.write_bytes(content[:-9])
     found = read_panel(made[0])
     assert found and "maps" not in found
-    assert f"{path} is damaged: tenfold evaluate {made[0].run.path} --honesty makes it anew" in capsys.readouterr().err
+    assert f"{path} is damaged: tenfold audit {made[0].run.path} writes it again" in capsys.readouterr().err
     path.write_bytes(content)
 
 
@@ -203,21 +203,24 @@ def test_the_command_and_the_page(
     assert f"{100 * made[1]['corruptions']['mean_accuracy']:.1f} % right in the mean" in page
     capsys.readouterr()
     before = (run / "report.html").stat().st_mtime_ns
-    assert _invoke(monkeypatch, "evaluate", run, "--honesty", "--json") == 0
-    said = json.loads(capsys.readouterr().out)["honesty"]
+    assert _invoke(monkeypatch, "audit", run, "--json") == 0
+    said = json.loads(capsys.readouterr().out)["audit"]
     assert said == made[1] and (run / "report.html").stat().st_mtime_ns == before  # nothing was new
     (run / "report.html").unlink()  # as an interruption before it was written leaves it
-    assert _invoke(monkeypatch, "evaluate", run, "--honesty") == 0
+    assert _invoke(monkeypatch, "audit", run) == 0
     assert "look like a training image" in capsys.readouterr().out
     assert "Test images that copy training images" in (run / "report.html").read_text()
     shutil.rmtree(run / "honesty")
     _invoke(monkeypatch, "report", run)
-    assert "tenfold evaluate RUN --honesty" in (run / "report.html").read_text()
+    assert "tenfold audit RUN" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(("--full",), "--full goes with --honesty"), (("--honesty", "--data", "shapes"), "leave --data out")],
+    [
+        (("evaluate", "--full"), "No such option: --full"),
+        (("audit", "--data", "shapes"), "is not there: it is where the images of"),
+    ],
 )
 def test_options_that_do_not_go_together(
     made: tuple[Subject, dict[str, Any]],
@@ -226,7 +229,7 @@ def test_options_that_do_not_go_together(
     options: tuple[str, ...],
     said: str,
 ) -> None:
-    assert _invoke(monkeypatch, "evaluate", made[0].run.path, *options) == 2
+    assert _invoke(monkeypatch, options[0], made[0].run.path, *options[1:]) == 2
     assert said in capsys.readouterr().err
 
 

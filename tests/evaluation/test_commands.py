@@ -1,4 +1,4 @@
-"""`tenfold evaluate` and `tenfold report` on a run: what they answer, write and refuse."""
+"""`tenfold evaluate`, `report` and `compare` on runs: what they answer, write and refuse."""
 
 import json
 import shutil
@@ -195,14 +195,14 @@ def test_data_of_other_classes_are_one_line(invoke: Invoke, run: Path, monkeypat
     assert (code, out) == (3, "") and err.startswith("tenfold: mine has other classes than ")
 
 
-def test_report_of_one_run_and_of_two(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_run_gets_a_report_and_two_a_comparison(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
     code, out, _ = invoke("report", run)
     assert code == 0 and out.splitlines()[-1] == str(run / "report.html")
     Run.open(run).verify()
     other = shutil.copytree(run, run.parent / "other")
-    assert invoke("report", run, other) == (0, "comparison.html\n", "")
+    assert invoke("compare", run, other) == (0, "comparison.html\n", "")
     assert "2 runs side by side" in Path("comparison.html").read_text()
-    assert invoke("report", run, other, "--out", "mine.html")[1] == "mine.html\n"
+    assert invoke("compare", run, other, "--out", "mine.html")[1] == "mine.html\n"
     code, out, err = invoke("report", run, "--out", "mine.html")
-    assert (code, out) == (2, "") and err.startswith("tenfold: --out is for comparing several runs")
+    assert (code, out) == (2, "") and err.startswith("tenfold: No such option: --out")

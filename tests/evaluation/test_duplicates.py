@@ -13,7 +13,7 @@ from tenfold.evaluation.duplicates import embed, find_duplicates, score_pairs
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build
-from tenfold.training.recipe import NetworkSpec
+from tenfold.training.recipe import WhitenedSpec
 from tenfold.training.weights import Model
 
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
@@ -58,7 +58,7 @@ def test_planted_copies_are_found_and_nothing_else(size: int) -> None:
     test = np.concatenate((np.stack(copies), others))
     torch.manual_seed(0)
     model = Model(
-        build(NetworkSpec(widths=(16, 32)), size=size),
+        build(WhitenedSpec(widths=(16, 32)), size=size),
         tuple("abcdefghij"),
         size,
         Normalization((0.5,) * 3, (0.25,) * 3),

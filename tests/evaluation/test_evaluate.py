@@ -26,7 +26,7 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
 from tenfold.training.provenance import note_origin
-from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe
+from tenfold.training.recipe import FAST89, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.train import train
 from tenfold.training.weights import describe_model
@@ -34,7 +34,7 @@ from tenfold.training.weights import describe_model
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 DATASET = make_shapes(train=60, test=50)
 PIXELS = Normalization((0.4, 0.5, 0.6), (0.25, 0.25, 0.25))
-RECIPE = replace(FAST89, name="mine", network=NetworkSpec(widths=(8,), whitening_pairs=4), label_smoothing=0.2)
+RECIPE = replace(FAST89, name="mine", network=WhitenedSpec(widths=(8,), whitening_pairs=4), label_smoothing=0.2)
 RECIPE = replace(RECIPE, tta="six", tta_fraction=0.5)
 MakeRun = Callable[[Recipe], Run]
 

@@ -11,7 +11,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError
 from tenfold.evaluation.labels import FOLDS, assign_folds, find_issues, predict_out_of_fold, recipe_for
 from tenfold.training.device import DeviceConfig
-from tenfold.training.recipe import NetworkSpec, Stage
+from tenfold.training.recipe import Stage, WhitenedSpec
 
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 
@@ -66,7 +66,7 @@ def test_planted_errors_are_found() -> None:
     flipped = rng.choice(1_600, 80, replace=False)
     labels = train.labels.copy()
     labels[flipped] = (labels[flipped] + rng.integers(1, 10, 80)) % 10
-    recipe = replace(recipe_for(train), network=NetworkSpec(widths=(16, 32, 32)), stages=(Stage(8.0, 0.24, 0.0),))
+    recipe = replace(recipe_for(train), network=WhitenedSpec(widths=(16, 32, 32)), stages=(Stage(8.0, 0.24, 0.0),))
     shares: list[float] = []
     predicted = predict_out_of_fold(Split(train.images, labels), 10, PLAN, recipe, shares.append)
     assert sum(shares) == pytest.approx(1) and predicted.sum(axis=1) == pytest.approx(1)

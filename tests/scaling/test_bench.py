@@ -234,7 +234,7 @@ def test_a_killed_process_is_called_that() -> None:
 
 
 def test_two_recipes_of_one_name_are_refused(command: Command, tiny_recipe: Path) -> None:
-    answer = command("bench", "--recipe", f"{tiny_recipe},{tiny_recipe}", "--data", "shapes")
+    answer = command("bench", "--recipe", tiny_recipe, "--recipe", tiny_recipe, "--data", "shapes")
     assert (answer.returncode, answer.stdout) == (2, "")
     assert f'two recipes are named tiny: change "name" in the file of one ({tiny_recipe})' in answer.stderr
 
@@ -316,7 +316,20 @@ def test_real_runs_of_two_recipes(command: Command, tiny_recipe: Path, tmp_path:
     recipe = Recipe.from_json(tiny_recipe.read_bytes())
     wide.write_text(replace(recipe, name="wide", network=replace(recipe.network, widths=(16, 32))).to_json())
     out = tmp_path / "b"
-    words = ("bench", "--recipe", f"{tiny_recipe},{wide}", "--runs", 3, "--data", "shapes", "--out", out, "--json")
+    words = (
+        "bench",
+        "--recipe",
+        tiny_recipe,
+        "--recipe",
+        wide,
+        "--runs",
+        3,
+        "--data",
+        "shapes",
+        "--out",
+        out,
+        "--json",
+    )
     answer = json.loads(command(*words).stdout)
     tiny, other = answer["results"]
     assert (tiny["recipe"], tiny["n"], other["recipe"], other["n"]) == ("tiny", 3, "wide", 3)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tenfold.errors import ModelError
 from tenfold.serving.graph import separate_pools, to_onnx
 from tenfold.training.augment import Normalization
-from tenfold.training.recipe import REFERENCE, NetworkSpec
+from tenfold.training.recipe import REFERENCE, WhitenedSpec
 from tests.support.networks import PIXELS, make_network
 
 
@@ -24,9 +24,9 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("spec", "pixels", "classes", "size", "temperature"),
     [
-        (NetworkSpec(widths=(16, 32)), PIXELS, 10, 32, 1.0),
+        (WhitenedSpec(widths=(16, 32)), PIXELS, 10, 32, 1.0),
         (
-            NetworkSpec(
+            WhitenedSpec(
                 widths=(8, 8, 8),
                 depth=3,
                 residual=True,
@@ -45,7 +45,7 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     ids=["whitened", "strided", "reference"],
 )
 def test_graph_and_network_say_the_same(
-    spec: NetworkSpec, pixels: Normalization, classes: int, size: int, temperature: float
+    spec: WhitenedSpec, pixels: Normalization, classes: int, size: int, temperature: float
 ) -> None:
     network = make_network(spec, classes, size)
     model = to_onnx(network, pixels, classes, size, temperature)
@@ -65,7 +65,7 @@ def test_graph_and_network_say_the_same(
 
 def test_norms_are_gone() -> None:
     """Without folding, a norm stays as a product and a sum: 4 more nodes in each of two groups."""
-    model = to_onnx(make_network(NetworkSpec(widths=(8, 8)), 10, 32), PIXELS, 10, 32)
+    model = to_onnx(make_network(WhitenedSpec(widths=(8, 8)), 10, 32), PIXELS, 10, 32)
     kinds = [node.op_type for node in model.graph.node]
     group = ["Conv", "MaxPool", "Gelu", "Conv", "Gelu"]
     before, after = ["Transpose", "Cast", "Mul", "Add", "Conv", "Gelu"], ["GlobalMaxPool", "Flatten", "Gemm", "Mul"]
@@ -74,7 +74,7 @@ def test_norms_are_gone() -> None:
 
 def test_a_pool_over_single_pixels_stands_before_each_gelu_behind_a_pool() -> None:
     """It changes no answer; activations that never fall need none."""
-    network = to_onnx(make_network(NetworkSpec(widths=(8,)), 10, 32), PIXELS, 10, 32)
+    network = to_onnx(make_network(WhitenedSpec(widths=(8,)), 10, 32), PIXELS, 10, 32)
     separated = separate_pools(network)
     onnx.checker.check_model(separated, full_check=True)
     kinds = [node.op_type for node in separated.graph.node]
@@ -87,7 +87,7 @@ def test_a_pool_over_single_pixels_stands_before_each_gelu_behind_a_pool() -> No
 
 def test_a_norm_with_a_negative_scale_stays_after_its_pool() -> None:
     """Folded into the convolution it would turn the largest pixel of a patch into the smallest."""
-    network = make_network(NetworkSpec(widths=(8,)), 4, 16)
+    network = make_network(WhitenedSpec(widths=(8,)), 4, 16)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, -2, -1)
@@ -111,7 +111,7 @@ def test_an_unknown_step_is_named() -> None:
 
 def test_the_filters_are_those_of_the_network_times_the_norm() -> None:
     """By hand, for the first convolution of the only group."""
-    network = make_network(replace(NetworkSpec(), widths=(8,)), 10, 32)
+    network = make_network(replace(WhitenedSpec(), widths=(8,)), 10, 32)
     model = to_onnx(network, PIXELS, 10, 32)
     state = network.state_dict()
     scale = 1 / torch.sqrt(state["groups.0.norms.0.running_var"] + 1e-12)

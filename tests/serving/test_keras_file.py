@@ -16,10 +16,10 @@ from tenfold.serving import keras_file
 from tenfold.serving.keras_file import export_keras, import_keras, save, to_keras
 from tenfold.training.augment import Normalization
 from tenfold.training.lock import Lock
-from tenfold.training.model import count_parameters
 from tenfold.training.provenance import reload_dataset
-from tenfold.training.recipe import NetworkSpec
+from tenfold.training.recipe import WhitenedSpec
 from tenfold.training.run import Run
+from tenfold.training.summary import count_parameters
 from tests.support.networks import SPECS, make_source
 from tests.support.process import Command
 
@@ -37,7 +37,7 @@ def file(run: Run) -> Path:
     ("spec", "pixels", "classes", "size", "temperature"), SPECS, ids=["fast", "odd", "strided", "reference", "large"]
 )
 def test_layers_answer_as_the_network_does(
-    spec: NetworkSpec, pixels: Normalization, classes: int, size: int, temperature: float
+    spec: WhitenedSpec, pixels: Normalization, classes: int, size: int, temperature: float
 ) -> None:
     """Odd sides, even kernels, strides, residuals, and a last block of more than a pixel, flattened channels last."""
     source, keras = make_source(spec, pixels, classes, size, temperature), import_keras()

@@ -282,7 +282,7 @@ def test_scores_come_from_what_the_run_keeps(
     assert json.loads(out) == before and f"scored from the logits and labels in {run}, not from images: " in err
     assert (tmp_path / "after.csv").read_bytes() == (tmp_path / "before.csv").read_bytes()
     Run.open(run).verify()
-    for needing in (("report", run), ("evaluate", run, "--honesty")):
+    for needing in (("report", run), ("audit", run)):
         code, _, err = invoke(*needing)
         assert code == 3 and err.count("tenfold: ") == 1 and "Traceback" not in err
     if how is gone:
@@ -325,9 +325,9 @@ def test_two_runs_are_compared_where_their_folder_moved_to(
     other = Path(shutil.copytree(run, tmp_path / "other"))
     saved = changed(gone)
     page = tmp_path / "page.html"
-    code, _, err = invoke("report", run, other, "--out", page)
+    code, _, err = invoke("compare", run, other, "--out", page)
     assert code == 3 and "say where it is with --data" in err
-    assert invoke("report", run, other, "--out", page, "--data", saved)[:2] == (0, f"{page}\n")
+    assert invoke("compare", run, other, "--out", page, "--data", saved)[:2] == (0, f"{page}\n")
 
 
 def test_a_service_starts_from_a_copied_run(run: Path, changed: Callable[[Any], Path], photo: Path) -> None:
@@ -554,8 +554,8 @@ def test_where_its_images_are_needed_the_call_in_python_is_named(
     report = called.format("report.write_report(run, dataset, tenfold.evaluate(run, dataset))")
     compare = called.format("compare.write_comparison(paths, out, dataset)")
     honesty = called.format("audit.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)")
-    words = {report: ("report", mine_run), compare: ("report", mine_run, other, "--out", page)}
-    for call, asked in (words | {honesty: ("evaluate", mine_run, "--honesty")}).items():
+    words = {report: ("report", mine_run), compare: ("compare", mine_run, other, "--out", page)}
+    for call, asked in (words | {honesty: ("audit", mine_run)}).items():
         code, _, err = invoke(*asked)
         assert code == 3 and err.strip().endswith(call)
     with run.locked():

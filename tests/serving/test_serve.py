@@ -376,7 +376,7 @@ def test_what_cannot_begin(command: Command, words: list[str], code: int, said: 
 
 
 def test_limits_are_those_of_the_documentation() -> None:
-    text = (ROOT / "docs" / "serving.md").read_text()
+    text = (ROOT / "docs" / "reference" / "http.md").read_text()
     limits = Limits()
     for number in (limits.body // 2**20, limits.images, limits.waiting, f"{limits.seconds:g}", f"{limits.arrival:g}"):
         assert f" {number} " in text

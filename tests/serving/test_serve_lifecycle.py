@@ -458,7 +458,8 @@ def test_a_port_that_is_no_service_is_still_an_error(model: Path) -> None:
 
 
 def test_every_metric_is_documented(service: Service) -> None:
-    text = (ROOT / "docs" / "serving.md").read_text()
+    docs = ROOT / "docs"
+    text = (docs / "reference" / "http.md").read_text() + (docs / "guides" / "serving.md").read_text()
     headers = {"Authorization": "Bearer secret"}
     types = re.findall(r"^# TYPE (\S+)", service.ask("GET", "/metrics", **headers).body.decode(), re.MULTILINE)
     names = {name for name in types if not name.endswith("_created")}

@@ -385,8 +385,8 @@ def test_tritonclient_of_asyncio(real: Service, images: np.ndarray, rows: np.nda
 def test_the_documented_client(
     real: Service, model: Path, images: np.ndarray, rows: np.ndarray, tmp_path: Path
 ) -> None:
-    """The program of docs/serving.md, as it stands there but for the address and the name of the model."""
-    text = (ROOT / "docs" / "serving.md").read_text()
+    """The program of docs/reference/http.md, as it stands there but for the address and the name of the model."""
+    text = (ROOT / "docs" / "reference" / "http.md").read_text()
     (found,) = re.findall(r"```py\n(import numpy.*?)```", text, re.DOTALL)
     program = found.replace("127.0.0.1:8000", f"127.0.0.1:{real.port}").replace('"cifar10"', '"model"')
     (tmp_path / "ask.py").write_text(program.replace("images = ", "images = np.load('images.npy')  # "))

@@ -18,12 +18,12 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import Logits
 from tenfold.training.model import build
 from tenfold.training.provenance import note_origin
-from tenfold.training.recipe import FAST89, NetworkSpec
+from tenfold.training.recipe import FAST89, WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.weights import describe_model
 
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
-RECIPE = replace(FAST89, network=NetworkSpec(widths=(8,), whitening_pairs=4), val_size=700)
+RECIPE = replace(FAST89, network=WhitenedSpec(widths=(8,), whitening_pairs=4), val_size=700)
 
 
 def draw_logits(labels: np.ndarray, k: int, seed: int) -> Logits:

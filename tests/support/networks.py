@@ -8,20 +8,20 @@ from tenfold.serving.export import Source
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.training.augment import Normalization
 from tenfold.training.model import build
-from tenfold.training.recipe import REFERENCE, NetworkSpec
+from tenfold.training.recipe import REFERENCE, WhitenedSpec
 from tenfold.training.weights import Model
 
 PIXELS = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 SPECS = [
-    (NetworkSpec(widths=(16, 32), first_activation="relu"), PIXELS, 10, 32, 1.0),
-    (NetworkSpec(widths=(8, 8, 8), depth=3, residual=True, whitening=2, whitening_pairs=4), PIXELS, 3, 45, 2.5),
-    (NetworkSpec(widths=(8, 8), whitening=4, whitening_pairs=4, stride=2), PIXELS, 3, 33, 1.0),
+    (WhitenedSpec(widths=(16, 32), first_activation="relu"), PIXELS, 10, 32, 1.0),
+    (WhitenedSpec(widths=(8, 8, 8), depth=3, residual=True, whitening=2, whitening_pairs=4), PIXELS, 3, 45, 2.5),
+    (WhitenedSpec(widths=(8, 8), whitening=4, whitening_pairs=4, stride=2), PIXELS, 3, 33, 1.0),
     (REFERENCE.network, Normalization(), 10, 32, 1.0),
     (REFERENCE.network, Normalization(), 2, 64, 0.25),
 ]
 
 
-def make_network(spec: NetworkSpec, classes: int, size: int) -> nn.Module:
+def make_network(spec: WhitenedSpec, classes: int, size: int) -> nn.Module:
     """A network whose norms have seen something: means and variances far from those of a new one."""
     torch.manual_seed(0)
     network = build(spec, classes, size)
@@ -33,7 +33,7 @@ def make_network(spec: NetworkSpec, classes: int, size: int) -> nn.Module:
     return network.eval()
 
 
-def make_source(spec: NetworkSpec, pixels: Normalization, classes: int, size: int, temperature: float) -> Source:
+def make_source(spec: WhitenedSpec, pixels: Normalization, classes: int, size: int, temperature: float) -> Source:
     """A network whose norms have seen something, and its probabilities of random images by plain torch."""
     network, names = make_network(spec, classes, size), tuple(f"class {i}" for i in range(classes))
     images = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)

@@ -10,14 +10,14 @@ from torch import nn
 from tenfold.data import load
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
-from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 from tenfold.training.trainer import Trainer
 
 STEPS = 60
 RECIPE = replace(
     FAST89,
     name="ranks",
-    network=NetworkSpec(widths=(8, 16)),
+    network=WhitenedSpec(widths=(8, 16)),
     stages=(Stage(1.8, 0.002, 0.0),),  # at greater rates, differences in the last bit grow tenfold a step
     batch_size=99,  # two ranks have shares of different sizes
     head_lr=0.1,
@@ -36,7 +36,7 @@ def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     data = load("shapes")
     by_proxy = {"prune_fraction": 0.0, "proxy_prune_fraction": RECIPE.prune_fraction} if proxy_widths else {}
     recipe = replace(RECIPE, proxy_widths=proxy_widths, **by_proxy)
-    trainer = Trainer(recipe, data.train, len(data.classes), plan=select_device("cpu", torch.float32), ranks=ranks)
+    trainer = Trainer(recipe, data, device=select_device("cpu", torch.float32), dist=ranks)
     for module in trainer.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

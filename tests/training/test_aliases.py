@@ -1,11 +1,15 @@
 """Names of before: what files written with them mean today. Those of recipe fields are in test_recipe.py."""
 
+import json
 from pathlib import Path
 
+import pytest
 import torch
 
-from tenfold.training.aliases import current_field, rename_network_fields, rename_tensors
+from tenfold.errors import UsageError
+from tenfold.training.aliases import NETWORK_FIELDS, current_field, rename_network_fields, rename_tensors
 from tenfold.training.checkpoint import Checkpoint
+from tenfold.training.recipe import FAST89, REFERENCE, Recipe
 
 
 def test_a_checkpoint_with_old_names_has_todays(tmp_path: Path) -> None:
@@ -35,3 +39,22 @@ def test_what_is_no_network_stays_to_be_refused() -> None:
         {"norm_momentum": 0.6, "batch_norm_momentum": 0.4},
     ):
         assert rename_network_fields(value) is value
+
+
+@pytest.mark.parametrize("recipe", [FAST89, REFERENCE], ids=lambda recipe: recipe.name)
+def test_a_recipe_that_names_the_fields_of_both_networks_means_the_same(recipe: Recipe) -> None:
+    """Until networks had specs of their own, every recipe.json and model.json did."""
+    told = json.loads(recipe.to_json())
+    old = told | {"network": NETWORK_FIELDS | told["network"]}
+    assert len(old["network"]) == 11
+    assert Recipe.from_json(json.dumps(old)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("network", "field"),
+    [({"name": "whitened", "dropout": 0.3}, "dropout"), ({"name": "reference", "widths": [8]}, "widths")],
+)
+def test_a_field_of_the_other_network_that_was_set_is_refused(network: dict[str, object], field: str) -> None:
+    told = json.dumps(json.loads(REFERENCE.to_json()) | {"network": network, "l2": 0.0})
+    with pytest.raises(UsageError, match=rf"^mine\.json: network\.{field}: Unexpected keyword argument$"):
+        Recipe.from_json(told, "mine.json")

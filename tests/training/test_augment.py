@@ -26,9 +26,9 @@ from tenfold.training.augment import (
     sample_augmentation,
     tta_view,
 )
-from tenfold.training.recipe import REFERENCE, NetworkSpec, Recipe, Stage
+from tenfold.training.recipe import REFERENCE, Recipe, Stage, WhitenedSpec
 
-PLAIN = Recipe("plain", NetworkSpec(), (Stage(1, 0.1, 0.0),), flip="none", translate=0)
+PLAIN = Recipe("plain", WhitenedSpec(), (Stage(1, 0.1, 0.0),), flip="none", translate=0)
 
 
 def draw_images(count: int, size: int) -> np.ndarray:

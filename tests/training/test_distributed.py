@@ -20,15 +20,15 @@ from tests.support.ranks import RECIPE, losses
 KILLED = """
 import os, signal, sys
 from tenfold import cli
-from tenfold.training import train
+from tenfold.training import recorder
 from tenfold.training.trainer import Trainer
 
 advance, (rank, step, number), sys.argv[1:] = Trainer.train_step, map(int, sys.argv[1:4]), sys.argv[4:]
-train.CHECKPOINT_SECONDS, train.CHECKPOINT_SHARE = 0.0, 1e9
+recorder.CHECKPOINT_SECONDS, recorder.CHECKPOINT_SHARE = 0.0, 1e9
 
 
 def struck(trainer):
-    if (trainer.ranks.rank, trainer.step) == (rank, step):
+    if (trainer.dist.rank, trainer.step) == (rank, step):
         os.kill(os.getpid(), number)
     advance(trainer)
 

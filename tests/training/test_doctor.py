@@ -42,7 +42,7 @@ def test_without_bfloat16_no_time_is_normalised(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.usefixtures("offline")
 def test_an_empty_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENFOLD_HOME", str(tmp_path))
-    assert "tenfold data get" in findings(tmp_path)["cache"].so
+    assert "tenfold data download" in findings(tmp_path)["cache"].so
 
 
 @pytest.mark.usefixtures("offline")

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from tenfold.training.checkpoint import Checkpoint
-from tenfold.training.recipe import FAST89, NetworkSpec, Recipe, Stage
+from tenfold.training.recipe import FAST89, Recipe, Stage, WhitenedSpec
 from tenfold.training.run import Run
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="places in a write are found by /proc")
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="plac
 CHILD = """
 import errno, os, signal, sys
 from tenfold import cli
-from tenfold.training import train
+from tenfold.training import recorder
 
 place, nth, *words = sys.argv[1:]
-train.CHECKPOINT_SECONDS, train.CHECKPOINT_SHARE = 0.0, 1e9
+recorder.CHECKPOINT_SECONDS, recorder.CHECKPOINT_SHARE = 0.0, 1e9
 fsync, replace, count = os.fsync, os.replace, 0
 SIGNALS = {name: getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGSTOP")}
 
@@ -74,7 +74,7 @@ cli.main()
 RECIPE = replace(
     FAST89,
     name="faults",
-    network=NetworkSpec(widths=(8, 16)),
+    network=WhitenedSpec(widths=(8, 16)),
     stages=(Stage(0.8, 0.1, 0.05), Stage(1.6, 0.05, 0.0)),
     batch_size=100,
     whiten_bias_epochs=0.6,

@@ -12,17 +12,12 @@ from torch import Tensor
 
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
-from tenfold.training.model import (
-    ConvGroup,
-    KerasNorm,
-    Reference,
-    WhitenedConvNet,
-    build,
-    count_parameters,
-    l2_penalty,
-    summarize,
-)
-from tenfold.training.recipe import REFERENCE, NetworkSpec
+from tenfold.training.model import build, l2_penalty
+from tenfold.training.networks import NetworkSpec
+from tenfold.training.networks.reference import KerasNorm, Reference
+from tenfold.training.networks.whitened import ConvGroup, WhitenedConvNet
+from tenfold.training.recipe import REFERENCE, WhitenedSpec
+from tenfold.training.summary import count_parameters, summarize
 
 REFERENCE_LAYERS = [
     # worked out from SEED.md: a convolution holds in × out × 9 (or × 1) weights and out biases; a norm 4 × channels
@@ -71,7 +66,7 @@ def reference() -> Reference:
 @pytest.fixture
 def whitened() -> WhitenedConvNet:
     torch.manual_seed(0)
-    network = build(NetworkSpec(widths=(8, 16)))
+    network = build(WhitenedSpec(widths=(8, 16)))
     assert isinstance(network, WhitenedConvNet)
     return network
 
@@ -216,7 +211,7 @@ def patches(images: Tensor) -> np.ndarray:
 
 
 def test_whitening_makes_patches_uncorrelated_with_unit_power(pictures: Tensor) -> None:
-    network = build(NetworkSpec(widths=(8,), whitening_pairs=10))
+    network = build(WhitenedSpec(widths=(8,), whitening_pairs=10))
     assert isinstance(network, WhitenedConvNet)
     network.initialize_from(pictures)
     rows = patches(pictures)
@@ -238,7 +233,7 @@ def test_whitening_filters_come_in_pairs_with_fixed_signs(whitened: WhitenedConv
 
 def test_no_channel_of_grey_images_is_always_zero(pictures: Tensor) -> None:
     """Their colours never vary: two thirds of the channels were zero, and digits ended in NaN at the second step."""
-    network = build(NetworkSpec())
+    network = build(WhitenedSpec())
     assert isinstance(network, WhitenedConvNet)
     grey = pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     network.initialize_from(grey)
@@ -248,15 +243,13 @@ def test_no_channel_of_grey_images_is_always_zero(pictures: Tensor) -> None:
     assert torch.equal(weight[9:16], weight[:7]), "nine vary, which come again"
 
 
-def test_more_pairs_than_principal_patches_are_refused(pictures: Tensor) -> None:
-    network = build(NetworkSpec(widths=(8,), whitening=2, whitening_pairs=13))
-    assert isinstance(network, WhitenedConvNet)
-    with pytest.raises(UsageError, match="whitening_pairs is 13, but 2×2 patches have only 12"):
-        network.initialize_from(pictures)
+def test_more_pairs_than_principal_patches_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"network\.whitening_pairs: patches of this size have only 12"):
+        WhitenedSpec(widths=(8,), whitening=2, whitening_pairs=13)
 
 
 def test_whitened_layers_are_counted() -> None:
-    network = build(NetworkSpec(widths=(8, 16), depth=2, whitening=3, whitening_pairs=4), classes=7, size=16)
+    network = build(WhitenedSpec(widths=(8, 16), depth=2, whitening=3, whitening_pairs=4), classes=7, size=16)
     counted = [(layer.name, layer.shape, layer.parameters) for layer in summarize(network, 16)]
     assert counted == [
         ("patch", (8, 16, 16), 8 * 27 + 8),
@@ -289,14 +282,14 @@ def test_the_first_filters_of_a_convolution_pass_the_signal_on(whitened: Whitene
 
 def test_the_head_starts_with_unit_spread_and_its_scale(whitened: WhitenedConvNet) -> None:
     assert whitened.head.weight.std().item() == pytest.approx(1, rel=1e-5)
-    assert build(NetworkSpec(widths=(8, 16), head_scale=4.0)).scale == 4 / 16
+    assert build(WhitenedSpec(widths=(8, 16), head_scale=4.0)).scale == 4 / 16
 
 
 @pytest.mark.parametrize(("name", "activation"), [("gelu", F.gelu), ("relu", F.relu)])
 def test_what_follows_the_first_layer(
     name: Literal["gelu", "relu"], activation: Callable[[Tensor], Tensor], pictures: Tensor
 ) -> None:
-    network = build(NetworkSpec(widths=(8,), whitening_pairs=4, first_activation=name))
+    network = build(WhitenedSpec(widths=(8,), whitening_pairs=4, first_activation=name))
     assert isinstance(network, WhitenedConvNet)
     network.initialize_from(pictures)
     seen: list[Tensor] = []
@@ -321,7 +314,7 @@ def test_filters_lie_channels_last(reference: Reference, whitened: WhitenedConvN
 
 @pytest.mark.parametrize(
     ("spec", "size"),
-    [(NetworkSpec(widths=(8, 8, 8)), 7), (NetworkSpec(widths=(8,), stride=2), 3), (REFERENCE.network, 31)],
+    [(WhitenedSpec(widths=(8, 8, 8)), 7), (WhitenedSpec(widths=(8,), stride=2), 3), (REFERENCE.network, 31)],
 )
 def test_images_that_are_too_small_are_refused(spec: NetworkSpec, size: int) -> None:
     with pytest.raises(UsageError, match=f"{size}×{size} images are too small for"):
@@ -330,7 +323,7 @@ def test_images_that_are_too_small_are_refused(spec: NetworkSpec, size: int) -> 
 
 @pytest.mark.parametrize(("widths", "size"), [((8, 8, 8), 8), ((8,), 33), ((8, 8), 64)])
 def test_any_other_size_gives_logits(widths: tuple[int, ...], size: int) -> None:
-    network = build(NetworkSpec(widths=widths), classes=3, size=size).eval()
+    network = build(WhitenedSpec(widths=widths), classes=3, size=size).eval()
     assert network(torch.rand(2, 3, size, size)).shape == (2, 3)
 
 
@@ -338,7 +331,7 @@ def test_weights_depend_on_torchs_generator_alone() -> None:
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        states.append(build(NetworkSpec(widths=(8,))).state_dict())
+        states.append(build(WhitenedSpec(widths=(8,))).state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["head.weight"], states[2]["head.weight"])
 

@@ -20,11 +20,11 @@ from tenfold.training.optim import (
     orthogonalize,
     set_rates,
 )
-from tenfold.training.recipe import REFERENCE, NetworkSpec, Recipe, Stage
+from tenfold.training.recipe import REFERENCE, Recipe, Stage, WhitenedSpec
 
 RECIPE = Recipe(
     "mine",
-    NetworkSpec(widths=(8, 16), whitening_pairs=4),
+    WhitenedSpec(widths=(8, 16), whitening_pairs=4),
     (Stage(2.4, 0.24, 0.0),),
     batch_size=500,
     bias_lr=0.053,

@@ -1,17 +1,20 @@
 """The profile of a step: its sizes by hand, and which directions exist."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import tenfold
 from tenfold.errors import UsageError
 from tenfold.training.profile import LEFT, Part, StepProfile, profile_step
-from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 
 TINY = replace(
     FAST89,
-    network=replace(NetworkSpec(), widths=(8, 16), whitening_pairs=4),
+    network=replace(WhitenedSpec(), widths=(8, 16), whitening_pairs=4),
     stages=(Stage(2.0, 0.2, 0.0),),
     batch_size=50,
 )
@@ -68,3 +71,14 @@ def test_a_recipe_of_too_few_steps_is_refused() -> None:
     shapes = tenfold.load("shapes")
     with pytest.raises(UsageError, match="too few to profile"):
         profile_step(TINY.with_epochs(0.1), shapes.train, len(shapes.classes))
+
+
+def test_the_command_prints_the_parts_as_json_and_as_a_table(
+    invoke: Callable[..., tuple[int, str, str]], tiny_recipe: Path
+) -> None:
+    words = ("profile", "--recipe", tiny_recipe, "--data", "shapes")
+    answer = json.loads(invoke(*words, "--json")[1])
+    assert (answer["recipe"], answer["batch_size"]) == ("tiny", 50)
+    assert sum(part["milliseconds"] for part in answer["parts"]) == pytest.approx(answer["milliseconds"])
+    code, out, _ = invoke(*words)
+    assert code == 0 and "whole step" in out and out.splitlines()[-1].startswith("50 images a step; ceiling: ")

@@ -17,12 +17,12 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.optim import Schedule, make_optimizers
 from tenfold.training.proxy import ProxyModel
 from tenfold.training.pruning import class_minimum, top_loss_indices
-from tenfold.training.recipe import NetworkSpec, Recipe, Stage
+from tenfold.training.recipe import Recipe, Stage, WhitenedSpec
 
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
 RECIPE = Recipe(
     "with-proxy",
-    NetworkSpec(widths=(32, 32), whitening_pairs=4, depth=3, residual=True),
+    WhitenedSpec(widths=(32, 32), whitening_pairs=4, depth=3, residual=True),
     (Stage(1, 0.1, 0.05), Stage(1, 0.1, 0.0)),
     batch_size=20,
     label_smoothing=0.1,

@@ -9,9 +9,10 @@ import pytest
 
 from tenfold.errors import UsageError
 from tenfold.training.optim import make_schedule
-from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, NetworkSpec, Recipe, Stage, find_recipe, with_defaults
+from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe, Stage, WhitenedSpec, with_defaults
+from tenfold.training.recipe_files import find_recipe
 
-PLAIN = Recipe("plain", NetworkSpec(), (Stage(1, 0.1, 0.0),))
+PLAIN = Recipe("plain", WhitenedSpec(), (Stage(1, 0.1, 0.0),))
 
 
 def changed(**fields: Any) -> str:
@@ -25,7 +26,7 @@ EVEN_PATCHES = changed(proxy_prune_fraction=0.5, proxy_widths=[8] * 4, network={
 def test_a_recipe_comes_back_from_json_as_it_went(recipe: Recipe) -> None:
     back = Recipe.from_json(recipe.to_json())
     assert back == recipe
-    assert isinstance(back.stages, tuple) and isinstance(back.network.widths, tuple)
+    assert isinstance(back.stages, tuple) and isinstance(getattr(back.network, "widths", ()), tuple)
     assert set(json.loads(recipe.to_json())) == set(Recipe.__dataclass_fields__)  # every field is written out
 
 
@@ -74,7 +75,7 @@ def test_the_old_share_of_easy_images_was_the_proxys_where_there_was_one() -> No
 
 def test_the_old_momentum_of_batch_norm_was_what_it_kept() -> None:
     recipe = Recipe.from_json(changed(network={"norm_momentum": 0.75}))
-    assert recipe.network == NetworkSpec(batch_norm_momentum=0.25)
+    assert recipe.network == WhitenedSpec(batch_norm_momentum=0.25)
 
 
 def test_both_names_of_a_field_are_one_too_many() -> None:
@@ -151,6 +152,15 @@ def test_what_is_wrong_is_named(text: str, named: str) -> None:
         Recipe.from_json(text, source="mine.json")
     assert str(caught.value).startswith(f"mine.json: {named}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_network_gets_a_suggestion() -> None:
+    with pytest.raises(UsageError) as caught:
+        Recipe.from_json(changed(network={"name": "whitend"}), source="mine.json")
+    assert str(caught.value) == (
+        "mine.json: network.name: unknown network 'whitend': did you mean 'whitened'?; "
+        "known: reference, whitened (plugins: TENFOLD_PLUGINS)"
+    )
 
 
 def test_a_file_is_found_by_its_path(tmp_path: Path) -> None:

@@ -21,10 +21,12 @@ from torch import Tensor
 from tenfold.data.shapes import make_shapes
 from tenfold.training.augment import make_batch, make_generator, sample_augmentation
 from tenfold.training.device import DeviceConfig
-from tenfold.training.model import KerasNorm, count_parameters, l2_penalty
+from tenfold.training.model import l2_penalty
+from tenfold.training.networks.reference import KerasNorm
 from tenfold.training.optim import KerasAdam
 from tenfold.training.recipe import REFERENCE
-from tenfold.training.trainer import Trainer
+from tenfold.training.summary import count_parameters
+from tenfold.training.trainer import Trainer, to_tensors
 from tests.support.process import ROOT
 
 pytestmark = pytest.mark.acceptance
@@ -35,6 +37,7 @@ BATCH = 16
 RECIPE = replace(
     REFERENCE,
     batch_size=BATCH,
+    val_size=0,
     network=replace(REFERENCE.network, dropout=0.0),
     stages=tuple(
         replace(stage, epochs=steps / STEPS) for stage, steps in zip(REFERENCE.stages, (5, 2, 1), strict=True)
@@ -94,7 +97,7 @@ class Ours:
     """What tenfold computes, and what Keras is given to compute the same from."""
 
     def __init__(self) -> None:
-        self.trainer = DoubleFit(RECIPE, DATASET.train, 10, plan=PLAN)
+        self.trainer = DoubleFit(RECIPE, DATASET, device=PLAN)
         self.given: Arrays = prefixed("before_0", to_keras(self.trainer.network.state_dict()))
         self.after: dict[int, Arrays] = {}
         self.train()
@@ -118,7 +121,8 @@ class Ours:
         self.given |= {"ends": np.array(schedule.ends), "rates": np.array(rates)}
 
     def look_at_one_batch(self) -> None:
-        trainer = Trainer(RECIPE, DATASET.train, 10, val=DATASET.test, plan=PLAN)
+        trainer = Trainer(RECIPE, DATASET, device=PLAN)
+        trainer.val = to_tensors(DATASET.test)
         network = trainer.network
         draw_numbers(network)
         moving = {name: tensor.clone() for name, tensor in network.state_dict().items() if "running" in name}

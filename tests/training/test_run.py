@@ -24,12 +24,12 @@ from tenfold.training.augment import Normalization
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build
-from tenfold.training.recipe import NetworkSpec, Recipe, Stage
+from tenfold.training.recipe import Recipe, Stage, WhitenedSpec
 from tenfold.training.run import MANIFEST, Run, find_unfinished
 from tenfold.training.weights import describe_model
 
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
-RECIPE = Recipe("mine", NetworkSpec(widths=(8, 16), whitening_pairs=4), (Stage(1, 0.1, 0.0),))
+RECIPE = Recipe("mine", WhitenedSpec(widths=(8, 16), whitening_pairs=4), (Stage(1, 0.1, 0.0),))
 CLASSES = ("ant", "bee", "猫")
 PIXELS = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
@@ -482,4 +482,4 @@ def test_all_weights_and_buffers_are_in_the_file(finished: Run) -> None:
     expected = make_network().state_dict()
     assert stored.keys() == expected.keys()
     assert all(torch.equal(stored[name], expected[name]) for name in expected)
-    assert replace(RECIPE.network) == NetworkSpec(**finished.read_json("model.json")["network"])
+    assert replace(RECIPE.network) == finished.description.network

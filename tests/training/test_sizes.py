@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tenfold.data.dataset import Split
+from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
-from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, NetworkSpec, Recipe
-from tenfold.training.trainer import fit
+from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, Recipe, WhitenedSpec
+from tenfold.training.trainer import Trainer
 from tests.support.process import Command
 
 SIZES = (8, 9, 11, 15, 16, 17, 23, 24, 31, 32, 33, 48, 63, 64)
@@ -25,19 +25,24 @@ def narrow(recipe: Recipe) -> Recipe:
     return replace(recipe.with_epochs(1), whiten_bias_epochs=0.5)
 
 
+def noise(count: int, size: int, classes: int) -> Dataset:
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    train = Split(images, np.arange(count, dtype=np.uint8) % classes)
+    return Dataset("noise", tuple(map(str, range(classes))), train, train[:0])
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("recipe", [FAST89, FAST94, FAST96], ids=lambda recipe: recipe.name)
 def test_every_fast_recipe_trains_at_every_size(recipe: Recipe, size: int) -> None:
     """Before, all of them failed below 16 pixels: "low_res_size: 16 is more than the images' 8 pixels"."""
-    images = np.random.default_rng(0).integers(0, 256, (20, size, size, 3), np.uint8)
-    trainer = fit(narrow(recipe).for_size(size), Split(images, np.arange(20, dtype=np.uint8) % 3), 3)
+    trainer = Trainer(narrow(recipe).for_size(size), noise(20, size, classes=3)).fit()
     assert trainer.done and np.isfinite(trainer.log.numpy()).all()
 
 
 @pytest.mark.parametrize("size", [32, 33, 64])
 def test_the_reference_trains_from_32_pixels_on(size: int) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), np.uint8)
-    assert fit(narrow(REFERENCE).for_size(size), Split(images, np.arange(4, dtype=np.uint8) % 2), 2).done
+    recipe = replace(narrow(REFERENCE), val_size=0)
+    assert Trainer(recipe.for_size(size), noise(4, size, classes=2)).fit().done
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -63,13 +68,13 @@ def test_what_is_fitted_by_hand() -> None:
     [
         (FAST89.network, 8),
         (REFERENCE.network, 32),
-        (NetworkSpec(widths=(4,) * 5), 32),
-        (NetworkSpec(widths=(4,), whitening=5), 5),
-        (NetworkSpec(widths=(4, 4), whitening=2, whitening_pairs=4), 5),  # patches of an even side lose a pixel
-        (NetworkSpec(widths=(4, 4), stride=3), 12),
+        (WhitenedSpec(widths=(4,) * 5), 32),
+        (WhitenedSpec(widths=(4,), whitening=5), 5),
+        (WhitenedSpec(widths=(4, 4), whitening=2, whitening_pairs=4), 5),  # patches of an even side lose a pixel
+        (WhitenedSpec(widths=(4, 4), stride=3), 12),
     ],
 )
-def test_the_smallest_images_of_a_network(network: NetworkSpec, smallest: int) -> None:
+def test_the_smallest_images_of_a_network(network: WhitenedSpec, smallest: int) -> None:
     assert network.smallest == smallest
     recipe = replace(FAST89, network=network, low_res_fraction=0.0, freeze_fraction=0.0)
     recipe.for_size(smallest)
@@ -80,7 +85,7 @@ def test_the_smallest_images_of_a_network(network: NetworkSpec, smallest: int) -
 
 @pytest.mark.parametrize(
     "words",
-    [("train",), ("bench", "--runs", "1"), ("bench", "--profile"), ("tune", "reference", "--trials", "1")],
+    [("train",), ("bench", "--runs", "1"), ("profile",), ("tune", "reference", "--trials", "1")],
     ids=" ".join,
 )
 def test_what_does_not_fit_is_said_before_anything_is_decoded(

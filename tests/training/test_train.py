@@ -13,17 +13,18 @@ import torch
 
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import ModelError, UsageError
-from tenfold.training import train as training
-from tenfold.training.recipe import FAST89, NetworkSpec, Stage
+from tenfold.training import recorder
+from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
+from tenfold.training.recorder import Checkpoints
 from tenfold.training.run import Run
-from tenfold.training.train import TrainResult, _Keeper, resume, train
-from tenfold.training.trainer import Trainer, fit
+from tenfold.training.train import TrainResult, resume, train
+from tenfold.training.trainer import Trainer
 
 DATASET = make_shapes(train=120, test=40)
 RECIPE = replace(
     FAST89,
     name="short",
-    network=NetworkSpec(widths=(8, 16), whitening_pairs=4),
+    network=WhitenedSpec(widths=(8, 16), whitening_pairs=4),
     stages=(Stage(2.5, 0.1, 0.0),),
     batch_size=20,
     val_size=20,
@@ -75,9 +76,8 @@ def test_the_environment_is_written_down(trained: TrainResult) -> None:
 
 
 def test_disk_changes_nothing(trained: TrainResult) -> None:
-    """`fit`, which touches no disk, ends with the weights in the file; its log is the tables'."""
-    val = DATASET.train[100:]
-    trainer = fit(RECIPE, DATASET.train[:100], 10, val=val, seed=5, plan=trained.plan)
+    """`Trainer.fit`, which touches no disk, ends with the weights in the file; its log is the tables'."""
+    trainer = Trainer(RECIPE, DATASET, seed=5, device=trained.plan).fit()
     model = trained.run.load_model(trained.plan)
     expected = trainer.network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.network.state_dict().items())
@@ -89,7 +89,7 @@ def test_disk_changes_nothing(trained: TrainResult) -> None:
     epochs = pd.read_csv(trained.run.path / "metrics.csv")
     assert epochs["epoch"].tolist() == [1, 2, 2.4]
     for name in ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy"):
-        np.testing.assert_allclose(epochs[name], [row[name] for row in trainer.epochs], rtol=1e-5)
+        np.testing.assert_allclose(epochs[name], [getattr(row, name) for row in trainer.epochs], rtol=1e-5)
     assert 0 < epochs["seconds"].sum() < trained.seconds < epochs["seconds"].sum() + 2, "saving takes its time, too"
 
 
@@ -129,8 +129,8 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         advance(self)
 
     monkeypatch.setattr(Trainer, "train_step", stopping)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0.0)
-    monkeypatch.setattr(training, "CHECKPOINT_SHARE", 1e9)
+    monkeypatch.setattr(recorder, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "CHECKPOINT_SHARE", 1e9)
 
 
 def begin_and_stop(out: Path, step: int, seed: int = 5) -> None:
@@ -146,7 +146,7 @@ def test_a_run_goes_on_with_its_own_settings(
     begin_and_stop(out, step=7)
     capsys.readouterr()
     resumed = resume(out)
-    assert "going on at step 7 of 12" in capsys.readouterr().err.splitlines()
+    assert "resuming at step 7 of 12" in capsys.readouterr().err.splitlines()
     assert 0 < resumed.seconds_before < resumed.seconds
     for name in ("model.safetensors", "steps.csv"):
         assert (out / name).read_bytes() == (trained.run.path / name).read_bytes()
@@ -182,7 +182,7 @@ def test_a_trained_run_without_scores_only_wants_them(tmp_path: Path, monkeypatc
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
     out = tmp_path / "run"
     begin_and_stop(out, step=3)
-    other = replace(RECIPE, network=NetworkSpec(widths=(8, 8), whitening_pairs=4))
+    other = replace(RECIPE, network=WhitenedSpec(widths=(8, 8), whitening_pairs=4))
     (out / "recipe.json").write_text(other.to_json())
     with pytest.raises(ModelError, match="the checkpoint of step 3 does not fit this recipe"):
         resume(out)
@@ -209,14 +209,17 @@ class Clock:
         self.now += self.cost
 
 
-def saves(monkeypatch: pytest.MonkeyPatch, cost: float, seconds: int, now: int = -1) -> list[float]:
-    """Times at which a keeper saves that is asked once a second, and told to at `now`."""
+def saves(monkeypatch: pytest.MonkeyPatch, cost: float, seconds: int, stop: int = -1) -> list[float]:
+    """Times at which checkpoints are saved where a step takes a second, and training stops after `stop`."""
     clock: Any = Clock(cost)
-    monkeypatch.setattr(training, "time", clock)
-    keeper = _Keeper(clock)
+    monkeypatch.setattr(recorder, "time", clock)
+    checkpoints = Checkpoints(clock)
+    checkpoints.on_fit_start(clock)
     for second in range(1, seconds + 1):
         clock.now, clock.step = max(clock.now, float(second)), second
-        keeper.save(clock, now=second == now)
+        checkpoints.on_step_end(clock)
+        if second == stop:
+            checkpoints.on_fit_end(clock)
     return list(clock.saved)
 
 
@@ -229,15 +232,16 @@ def test_a_dear_checkpoint_takes_a_hundredth_of_the_time(monkeypatch: pytest.Mon
     assert saves(monkeypatch, cost=0.5, seconds=110) == [5, 56, 107]
 
 
-def test_a_checkpoint_may_be_wanted_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert saves(monkeypatch, cost=0.0, seconds=8, now=2) == [2, 7]
+def test_a_checkpoint_is_saved_when_training_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert saves(monkeypatch, cost=0.0, seconds=8, stop=2) == [2, 7]
 
 
 def test_a_step_is_saved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     clock: Any = Clock(cost=1.0)
-    monkeypatch.setattr(training, "time", clock)
-    keeper = _Keeper(clock)
-    for step in (1, 1, 2):
+    monkeypatch.setattr(recorder, "time", clock)
+    checkpoints = Checkpoints(clock)
+    checkpoints.on_fit_start(clock)
+    for step in (0, 1, 1, 2):
         clock.step = step
-        keeper.save(clock, now=True)
-    assert clock.saved == [0, 1]
+        checkpoints.on_fit_end(clock)
+    assert clock.saved == [0, 1], "nothing at step 0, from which training starts"

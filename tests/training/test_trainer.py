@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -12,15 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tenfold.data.dataset import Split
+from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
 from tenfold.training.augment import AugmentParams, sample_augmentation
+from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import DistContext
 from tenfold.training.infer import predict_logits
-from tenfold.training.recipe import FAST89, REFERENCE, NetworkSpec, Recipe, Stage
-from tenfold.training.trainer import Trainer, fit, split
+from tenfold.training.recipe import FAST89, REFERENCE, Recipe, Stage, WhitenedSpec
+from tenfold.training.trainer import Trainer, split
 
 PLAN = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
 DATASET = make_shapes(train=2000, test=500)
@@ -29,7 +30,7 @@ SMALL_VAL = DATASET.test[:40]
 
 QUICK = Recipe(
     "quick",
-    NetworkSpec(widths=(8, 16), whitening_pairs=4),
+    WhitenedSpec(widths=(8, 16), whitening_pairs=4),
     (Stage(1.5, 0.1, 0.05), Stage(1.0, 0.05, 0.0)),
     batch_size=20,
     whiten_bias_epochs=0.5,
@@ -39,7 +40,11 @@ ADAM = replace(QUICK, name="adam", optimizer="adam", stages=(Stage(1.5, 1e-2, 5e
 
 
 def make_trainer(recipe: Recipe = QUICK, seed: int = 0, val: Split | None = None, train: Split = SMALL) -> Trainer:
-    return Trainer(recipe, train, 10, val=val, seed=seed, plan=PLAN)
+    recipe = replace(recipe, val_size=0)
+    if val is not None:
+        images, labels = np.concatenate((train.images, val.images)), np.concatenate((train.labels, val.labels))
+        train, recipe = Split(images, labels), recipe.with_val_size(len(val))
+    return Trainer(recipe, Dataset("mine", DATASET.classes, train, DATASET.test), seed=seed, device=PLAN)
 
 
 def finish(trainer: Trainer) -> Trainer:
@@ -57,14 +62,24 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
+class NoteSteps(Callback):
+    """Notes the numbers of the steps that were taken."""
+
+    def __init__(self, steps: list[int]):
+        self.steps = steps
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        self.steps.append(trainer.step)
+
+
 # --- it learns --------------------------------------------------------------------------------------------------------
 
 
 def test_it_learns_shapes() -> None:
     """Ten classes, so 10 % is chance; a hundred steps of 50 images reach about 98 %."""
-    recipe = replace(FAST89, network=NetworkSpec(widths=(8, 16, 16)), batch_size=50, stages=(Stage(3, 0.1, 0.0),))
-    steps = []
-    trainer = fit(recipe, DATASET.train, 10, plan=PLAN, on_step=lambda now: steps.append(now.step))
+    recipe = replace(FAST89, network=WhitenedSpec(widths=(8, 16, 16)), batch_size=50, stages=(Stage(3, 0.1, 0.0),))
+    steps: list[int] = []
+    trainer = Trainer(recipe, DATASET, [NoteSteps(steps)], device=PLAN).fit()
     logits = predict_logits(trainer.network, torch.from_numpy(DATASET.test.images), trainer.pixels, PLAN).single
     assert (logits.argmax(1).numpy() == DATASET.test.labels).mean() > 0.9
     assert steps == list(range(1, 121))
@@ -353,7 +368,7 @@ def test_a_proxy_takes_the_place_of_the_losses() -> None:
 def test_a_rank_takes_its_share_of_what_the_first_one_picked() -> None:
     """Whatever it would have selected itself. Without `broadcast`: its own choice."""
     recipe = replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8))
-    trainer = Trainer(recipe, SMALL, 10, seed=0, plan=PLAN, ranks=DistContext(1, 2))
+    trainer = Trainer(recipe, replace(DATASET, train=SMALL), device=PLAN, dist=DistContext(1, 2))
     whole, numbers = trainer.next_candidates()
     with patch.object(DistContext, "broadcast", lambda _self, _value: list(range(13, 33))):
         batch, labels, indices = trainer.next_batch()
@@ -388,7 +403,7 @@ GROUP = ("convs.0.weight", "convs.1.weight", "norms.0.bias", "norms.1.bias")
 
 
 def timeless(trainer: Trainer) -> list[dict[str, float]]:
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in trainer.epochs]
+    return [{name: value for name, value in asdict(row).items() if name != "seconds"} for row in trainer.epochs]
 
 
 def test_a_checkpoint_holds_everything() -> None:
@@ -407,7 +422,7 @@ def test_a_checkpoint_holds_everything() -> None:
 def test_a_checkpoint_of_another_network_is_refused() -> None:
     trainer = make_trainer()
     trainer.train_step()
-    other = make_trainer(replace(QUICK, network=NetworkSpec(widths=(8, 8), whitening_pairs=4)))
+    other = make_trainer(replace(QUICK, network=WhitenedSpec(widths=(8, 8), whitening_pairs=4)))
     with pytest.raises(
         ModelError, match=r"the checkpoint of step 1 does not fit this recipe: .*groups\.1\.convs"
     ) as got:
@@ -420,7 +435,7 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
 
 def test_an_epoch_is_a_row() -> None:
     trainer = finish(make_trainer(QUICK, val=SMALL_VAL))  # 6 steps an epoch; 9 in the first stage and 6 in the second
-    rows = trainer.epochs
+    rows = [asdict(row) for row in trainer.epochs]
     assert [row["epoch"] for row in rows] == [1, 2, 2.5]
     assert [row["stage"] for row in rows] == [1, 2, 2]
     assert [row["learning_rate"] for row in rows] == pytest.approx([0.1 - 0.05 * 5 / 9, 0.05 * 4 / 6, 0.05 / 6])
@@ -436,7 +451,7 @@ def test_an_epoch_is_a_row() -> None:
 
 
 def test_without_validation_images_there_are_no_validation_scores() -> None:
-    rows = finish(make_trainer(QUICK)).epochs
+    rows = [asdict(row) for row in finish(make_trainer(QUICK)).epochs]
     assert all(math.isnan(row["val_loss"]) and math.isnan(row["val_accuracy"]) for row in rows)
 
 

@@ -1,0 +1,97 @@
+"""A run → its model file: exported on request, or at the first use. Needs torch only where a file is written."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tenfold import extras
+from tenfold.console import remark
+from tenfold.errors import StorageError, TenfoldError, UsageError
+
+if TYPE_CHECKING:
+    from tenfold.data import Dataset
+    from tenfold.serving.export import Exported, Int8
+
+
+def export(
+    run: Path,
+    to: str = "onnx",
+    out: Path | None = None,
+    *,
+    int8: "Int8" = "off",
+    card: bool = False,
+    data: "Dataset | Path | None" = None,
+) -> "Exported":
+    """Write the model of a trained run as `onnx` or `keras`, checked against the network before it is kept.
+
+    out: by default RUN/model.onnx or .keras. int8: on, off, or auto (where it is faster here). card: write a model card
+    beside it. data: images to check it on, by default the run's own; without any, synthetic ones do.
+    Raises `UsageError` for options that do not go together, and as `serving.export.export`.
+    """
+    extras.require("train", extras.ONNX)
+    if to == "keras" and (card or int8 != "off"):
+        raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
+    return _write_keras(run, out, data) if to == "keras" else _write_onnx(run, out, int8, card, data)
+
+
+def _write_onnx(
+    path: Path, out: Path | None, int8: "Int8" = "off", card: bool = False, data: "Dataset | Path | None" = None
+) -> "Exported":
+    from tenfold.serving.card import has_card, write_card
+    from tenfold.serving.export import export as write
+    from tenfold.training.provenance import find_data
+    from tenfold.training.run import Run
+
+    run = Run.open(path)
+    found = find_data(run, data)  # once, for the file and its card: a folder takes its time
+    exported = write(run, out, int8, found)
+    if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
+        remark(f"card: {write_card(run, Path(exported.path), found)}")
+    return exported
+
+
+def _write_keras(run: Path, out: Path | None, data: "Dataset | Path | None") -> "Exported":
+    extras.require("keras", ("keras",))
+    if out and out.suffix != ".keras":
+        raise UsageError(f"--out {out}: its name must end in .keras, or Keras will not open it")
+    from tenfold.serving.keras_file import export_keras
+    from tenfold.training.run import Run
+
+    return export_keras(Run.open(run), out, data)
+
+
+def ensure_model_file(model: Path | None) -> Path:
+    """The file to open; a run's is written first where it has none, or one of earlier scores, which needs torch."""
+    from tenfold.serving.model_file import find_in_run
+    from tenfold.serving.runtime import BUNDLED
+
+    if model is None or not model.is_dir():
+        return model or BUNDLED
+    file = find_in_run(model)
+    if file and file.is_current:
+        return file.path
+    try:
+        return _export_run(model)
+    except TenfoldError as error:
+        if file is None:
+            raise
+        remark(
+            f"{file.path} is used as it is, with the calibration (temperature and threshold) of earlier scores; "
+            f"it cannot be written again: {error}"
+        )
+        return file.path
+
+
+def _export_run(run: Path) -> Path:
+    """Write the model file of a run. Raises `UsageError` without torch, `StorageError`, and as `export` does."""
+    try:
+        extras.require("train", extras.ONNX)
+    except UsageError as error:
+        raise UsageError(
+            f"{run} is to be exported first: {error}; or run tenfold export where it was trained"
+        ) from None
+    remark(f"{run}: its model is written as ONNX, once")
+    try:
+        return Path(_write_onnx(run, None).path)
+    except StorageError as error:
+        elsewhere = f"tenfold export {run} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
+        raise StorageError(f"{error}; {elsewhere}") from error

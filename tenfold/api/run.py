@@ -1,0 +1,257 @@
+"""`tenfold.Run`: a run directory with all that can be asked of it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tenfold.console import progress_bars
+from tenfold.training import run as storage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from tenfold.api.predictor import Images, Predictor
+    from tenfold.data import Dataset
+    from tenfold.evaluation.evaluate import Evaluation
+    from tenfold.evaluation.explain import Explanation
+    from tenfold.serving.export import Exported, Int8
+    from tenfold.serving.predict import PredictionResult
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The scores of a run, as in results.json. Accuracies and calibration errors (`ece`) in [0, 1].
+
+    test_accuracy: with the recipe's test-time augmentation; test_accuracy_single_view: without. test_loss: with label
+    smoothing and L2 terms; test_cross_entropy: without. interval: 95 %, Wilson's. calibration: temperature, threshold
+    and what they were fitted on, None without validation images. peak_memory_bytes and seconds: of the training.
+    """
+
+    recipe: str
+    data: str
+    seed: int
+    device: str
+    dtype: str
+    parameters: int
+    epochs: float
+    test_images: int
+    test_accuracy: float
+    test_accuracy_interval: tuple[float, float]
+    test_accuracy_top5: float | None
+    test_accuracy_single_view: float
+    test_loss: float
+    test_cross_entropy: float
+    ece: float
+    ece_single_view: float
+    val_accuracy: float | None = None
+    calibration: dict[str, Any] | None = None
+    train_seconds: float | None = None
+    evaluation_seconds: float | None = None
+    total_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+    @classmethod
+    def from_results(cls, results: dict[str, Any]) -> Self:
+        """Take the known fields of results.json."""
+        known = {field.name: results[field.name] for field in fields(cls) if field.name in results}
+        known["test_accuracy_interval"] = tuple(known.get("test_accuracy_interval", ()))
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON."""
+        return asdict(self)
+
+
+class Run(storage.Run):
+    """One run directory: `Run.open(path)`, or what `tenfold.train` returns.
+
+    Images are given as paths of files or folders, or as one uint8 array N×H×W×3 of the model's size. What needs images
+    finds those that the run was trained on; `data` says where their folder is now, or hands a `Dataset` over.
+    """
+
+    def __init__(self, path: Path | str):
+        super().__init__(Path(path))
+        self.timings: dict[str, float] = {}
+        """Seconds of what followed the scores in this process: export_seconds, report_seconds."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """Open an existing run directory. Raises `ModelError` where there is none."""
+        super().open(Path(path))
+        return cls(path)
+
+    @classmethod
+    def take_over(cls, other: storage.Run) -> Self:
+        """The same run, with the lock if `other` owns it."""
+        run = cls(other.path)
+        run._lock, other._lock = other._lock, None
+        return run
+
+    def __repr__(self) -> str:
+        if not self.scored:
+            return f"Run({str(self.path)!r}, {'without scores' if self.trained else 'unfinished'})"
+        metrics = self.metrics
+        return f"Run({str(self.path)!r}, recipe={metrics.recipe!r}, test_accuracy={metrics.test_accuracy:.4f})"
+
+    # --- what is written already ---
+
+    @property
+    def metrics(self) -> Metrics:
+        """The scores. Raises `ModelError` where the run has none yet."""
+        return Metrics.from_results(self.require_scores())
+
+    @property
+    def history(self) -> "pd.DataFrame":
+        """One row an epoch (metrics.csv), columns as in `EpochMetrics`."""
+        return self._read_table("metrics.csv")
+
+    @property
+    def steps(self) -> "pd.DataFrame":
+        """One row a step (steps.csv): step, epoch, loss, accuracy."""
+        return self._read_table("steps.csv")
+
+    @property
+    def predictions(self) -> "pd.DataFrame":
+        """One row a test image (predictions.csv), the classes as text. Raises `ModelError` without scores."""
+        from tenfold.evaluation.evaluate import read_predictions
+
+        self.require_scores()
+        return read_predictions(self)
+
+    def _read_table(self, name: str) -> "pd.DataFrame":
+        import pandas as pd
+
+        from tenfold.errors import ModelError
+
+        try:
+            return pd.read_csv(self.path / name)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{self.path / name}: cannot be read ({error})") from error
+
+    # --- what is computed ---
+
+    def evaluate(
+        self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", target_error: float | None = None
+    ) -> "Evaluation":
+        """Score the run on its test images, or on those of other data, whose scores the run does not keep.
+
+        target_error: the share of wrong answers that the rejection threshold is to keep. Raises `ModelError` for an
+        unfinished or damaged run, `DataError` for data of other classes, `UsageError`.
+        """
+        from tenfold.evaluation import evaluate as evaluation
+        from tenfold.training.device import select_device
+
+        dataset = self._other_data(data)
+        with self.locked():
+            evaluated = evaluation.evaluate(self, dataset, select_device(device), target_error=target_error)
+            if evaluated.own:
+                evaluation.rewrite_scores(self, evaluated)
+        return evaluated
+
+    def audit(
+        self,
+        *,
+        full: bool = False,
+        data: "Dataset | Path | str | None" = None,
+        device: str = "auto",
+        progress: bool = True,
+    ) -> dict[str, Any]:
+        """Examine how far the score can be trusted: duplicates, corruptions, label issues, saliency, seed variance.
+
+        full: corrupt all test images, not the first 1,000. The parts are kept in the run directory. Takes minutes.
+        Raises as `evaluate`.
+        """
+        from tenfold.evaluation.audit import Subject, examine
+        from tenfold.evaluation.evaluate import evaluate
+        from tenfold.training.device import select_device
+
+        dataset, plan = self._own_data(data), select_device(device)
+        with self.locked(), progress_bars(progress):
+            parts, _ = examine(Subject(self, dataset, evaluate(self, dataset, plan)), plan, full)
+        return parts
+
+    def explain(self, images: "Images", labels: Sequence[int] | None = None) -> "list[Explanation]":
+        """Say for each image which pixels speak for the answer and which against it. Raises `ImageError`."""
+        from tenfold.evaluation.explain import explain
+        from tenfold.training.device import select_device
+
+        model = self.load_model(select_device("cpu"))
+        calibration = self.require_scores()["calibration"] if self.scored else None
+        temperature = calibration["temperature"] if calibration else 1.0
+        return list(explain(model, self._pixels(images), temperature, labels))
+
+    def report(
+        self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", progress: bool = True
+    ) -> list[Path]:
+        """Draw the plots and write report.html; return what was written, the page last. Raises as `evaluate`."""
+        from tenfold.evaluation.evaluate import evaluate, rewrite_scores
+        from tenfold.evaluation.report import write_report
+        from tenfold.training.device import select_device
+
+        self.require_scores()
+        dataset = self._own_data(data)
+        with self.locked(), progress_bars(progress):
+            evaluation = evaluate(self, dataset, select_device(device))
+            rewrite_scores(self, evaluation)
+            return write_report(self, dataset, evaluation)
+
+    def export(
+        self,
+        to: str = "onnx",
+        out: Path | str | None = None,
+        *,
+        int8: "Int8" = "off",
+        card: bool = False,
+        data: "Dataset | Path | str | None" = None,
+    ) -> "Exported":
+        """Write the model as `onnx` or `keras`, checked against the network. Raises as `tenfold export` does."""
+        from tenfold.api.model_file import export
+
+        return export(self.path, to, Path(out) if out is not None else None, int8=int8, card=card, data=_as_path(data))
+
+    @cached_property
+    def predictor(self) -> "Predictor":
+        """The run's model file, opened; it is written first where it is missing or out of date."""
+        from tenfold.api.predictor import Predictor
+
+        return Predictor.load(self.path)
+
+    def predict(self, images: "Images", top: int = 1, reject: bool = False) -> "list[PredictionResult]":
+        """Classify images: see `Predictor.predict`."""
+        return self.predictor.predict(images, top, reject)
+
+    def _pixels(self, images: "Images") -> "np.ndarray":
+        import numpy as np
+
+        from tenfold.data.image import decode
+        from tenfold.serving.inputs import find
+
+        if isinstance(images, np.ndarray):
+            return images
+        description = self.description
+        names = [str(images)] if isinstance(images, str | Path) else list(map(str, images))
+        size, resize, depth = description.size, description.resize, description.bit_depth
+        return np.stack([decode(item.read(), size, resize, bit_depth=depth) for item in find(names)])
+
+    def _own_data(self, data: "Dataset | Path | str | None") -> "Dataset":
+        from tenfold.training.provenance import reload_dataset
+
+        source = _as_path(data)
+        if source is None or isinstance(source, Path):
+            return reload_dataset(self, source, "the same method with data=dataset")
+        return source
+
+    def _other_data(self, data: "Dataset | Path | str | None") -> "Dataset | None":
+        from tenfold.data import Dataset
+        from tenfold.training.provenance import other_data
+
+        if data is None or isinstance(data, Dataset):
+            return data
+        return other_data(self, str(data), None)
+
+
+def _as_path(data: "Dataset | Path | str | None") -> "Dataset | Path | None":
+    return Path(data) if isinstance(data, str) else data

@@ -1,0 +1,248 @@
+"""`tenfold.train` and `tenfold.resume`: training, scores, model file and report, as `tenfold train` does it."""
+
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tenfold import extras
+from tenfold.api.run import Run
+from tenfold.console import progress_bars, remark
+from tenfold.data import NAMES, Dataset, load
+from tenfold.data.dataset import SKIP_BAD
+from tenfold.errors import TenfoldError, UsageError
+from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
+from tenfold.machine import peak_memory
+from tenfold.training import train as training
+from tenfold.training.callbacks import Callback
+from tenfold.training.device import select_device
+from tenfold.training.distributed import DistContext, joined
+from tenfold.training.fitting import choose_recipe, remark_size
+from tenfold.training.imbalance import has_rare_classes
+from tenfold.training.recipe import Recipe
+from tenfold.training.run import check_new, find_unfinished
+from tenfold.training.trackers import find_callbacks
+from tenfold.training.train import TrainResult
+
+RUNS = Path("runs")
+Clock = Callable[[], float]
+"""Seconds since the start that total_seconds counts from."""
+
+
+def train(
+    recipe: str | Path | Recipe = "fast89",
+    data: str | Path | Dataset = "cifar10",
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    epochs: float | None = None,
+    val_size: int | None = None,
+    size: int = 32,
+    resize: str = "squash",
+    skip_bad: str = SKIP_BAD,
+    target_error: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    log: Sequence[str] = (),
+    report: bool = True,
+    export: bool = True,
+    progress: bool = True,
+    clock: Clock | None = None,
+) -> Run:
+    """Train a classifier, score it on the test images, and write its model file and report. Return the run.
+
+    Args:
+        recipe: the name of a recipe, the path of a JSON file, or a `Recipe`.
+        data: the name of a data set, the path of a folder of images, or a `Dataset`.
+        out: the run directory to make; by default runs/RECIPE-SEED-TIME.
+        seed: random seed of everything.
+        device: auto, cpu, cuda, cuda:N or mps.
+        epochs: stretch or shrink the recipe to so many epochs.
+        val_size: hold out the last so many training images for calibration.
+        size, resize, skip_bad: how a folder's images are read, see `tenfold.load`.
+        target_error: share of wrong answers that the rejection threshold is to keep, from 0.001 to 0.5.
+        callbacks: see `tenfold.Callback`.
+        log: names of registered callbacks, such as "tensorboard" and "mlflow".
+        report: whether to draw plots and write report.html.
+        export: whether to write model.onnx.
+        progress: whether to show progress bars, on a terminal or in a notebook.
+        clock: where total_seconds begin; by default with this call.
+
+    Raises:
+        UsageError: for wrong arguments and a path that exists.
+        DataError: where the data cannot be had.
+        DivergedError: where the loss is not finite.
+        StorageError: where the disk is full or not writable.
+    """
+    clock = clock or _stopwatch()
+    extras.require("train", extras.TRAIN)
+    pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
+    chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
+    watching = [*find_callbacks(log), *callbacks]
+    path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+    def start(dist: DistContext) -> TrainResult:
+        check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
+        select_device(dist.device(device))
+        options = {"size": size, "resize": resize, "seed": seed, "skip_bad": skip_bad}
+        dataset = data if isinstance(data, Dataset) else load(str(data), **options)  # type: ignore[arg-type]
+        fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
+        return training.train(
+            fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
+        )
+
+    with progress_bars(progress):
+        return complete(start, watching, report=report, export=export, target_error=target_error, clock=clock)
+
+
+def resume(
+    out: str | Path | None = None,
+    data: str | Path | Dataset | None = None,
+    *,
+    device: str | None = None,
+    target_error: float | None = None,
+    callbacks: Sequence[Callback] = (),
+    log: Sequence[str] = (),
+    report: bool = True,
+    export: bool = True,
+    progress: bool = True,
+) -> Run:
+    """Resume an interrupted run, by default the newest unfinished one in runs/.
+
+    It ends with the same bits as a run that was never interrupted.
+
+    data: where its folder of images is now, or the `Dataset`, where that was made in Python. The rest as for `train`.
+    Raises `ModelError` where there is nothing to resume, `DataError` for other data.
+    """
+    clock, watching = _stopwatch(), [*find_callbacks(log), *callbacks]
+    source = Path(data) if isinstance(data, str) else data
+
+    def start(dist: DistContext) -> TrainResult:
+        path = Path(out) if out is not None else find_unfinished(RUNS).path
+        return training.resume(path, device, source, dist, watching)
+
+    with progress_bars(progress):
+        return complete(start, watching, report=report, export=export, target_error=target_error, clock=clock)
+
+
+def complete(
+    start: Callable[[DistContext], TrainResult],
+    callbacks: Sequence[Callback],
+    *,
+    report: bool,
+    export: bool,
+    target_error: float | None,
+    clock: Clock,
+) -> Run:
+    """Train by `start` in the first of the processes that train together, and do what follows training.
+
+    Scores come first, then the model file and the report. Where the model file cannot be made, the rest is done all the
+    same before this is raised. In the other processes, the run that is returned is without scores.
+    """
+    with joined() as dist:
+        if not dist.first:
+            return Run(training.follow(dist))
+        trained = start(dist)
+    run = Run.take_over(trained.run)
+    try:
+        evaluation = _score(run, trained, target_error, clock)
+        for callback in callbacks:
+            callback.on_evaluation_end(run)
+        failure = _export(run, trained) if export else None
+        if report:
+            _report(run, trained, evaluation)
+    finally:
+        run.unlock()
+    for callback in callbacks:
+        callback.on_run_end(run)
+    if failure:
+        raise failure
+    return run
+
+
+def _stopwatch() -> Clock:
+    began = time.perf_counter()
+    return lambda: time.perf_counter() - began
+
+
+def _fit_to_images(
+    chosen: Recipe, recipe: str | Path | Recipe, epochs: float | None, val_size: int | None, dataset: Dataset
+) -> Recipe:
+    """Fit the recipe to the number of images, unless it is a data set by name, and log how that changes it."""
+    if dataset.origin is None and dataset.name in NAMES:
+        return chosen
+    if dataset.val_size and val_size is not None:
+        raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
+    images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
+    rare = has_rare_classes(dataset.train.labels)
+    remark_size(recipe, size)
+    fitted = choose_recipe(recipe, epochs, val_size, images, size, rare)
+    if fitted != chosen:
+        remark(
+            f"recipe fitted to {images:,} images: {fitted.epochs:.4g} epochs in batches of "
+            f"{min(fitted.batch_size, images)} (--epochs sets another number)"
+            + ("; images of rare classes come more often" if rare and fitted.oversample else "")
+        )
+    return fitted
+
+
+def _score(run: Run, trained: TrainResult, target_error: float | None, clock: Clock) -> Evaluation:
+    began = time.perf_counter()
+    evaluation = evaluate(run, trained.dataset, trained.plan, target_error=target_error)
+    seconds = _measure(trained, time.perf_counter() - began, clock)
+    write_scores(run, evaluation, seconds | {"unlearned_classes": list(trained.unlearned_classes)})
+    return evaluation
+
+
+def _measure(trained: TrainResult, evaluation_seconds: float, clock: Clock) -> dict[str, float]:
+    """Where the time went, in seconds, up to now; and the most memory held, in bytes.
+
+    Set-up is what comes before the first step, training lasts until the model is saved.
+    """
+    total = clock() + trained.seconds_before
+    return {
+        "setup_seconds": total - trained.seconds - evaluation_seconds,
+        "train_seconds": trained.seconds,
+        "evaluation_seconds": evaluation_seconds,
+        "total_seconds": total,
+        "peak_memory_bytes": peak_memory(),
+    }
+
+
+def _export(run: Run, trained: TrainResult) -> TenfoldError | None:
+    """Write model.onnx, checked on test images; return what went wrong with it."""
+    if importlib.util.find_spec("onnx") is None:
+        remark(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {run.path}")
+        return None
+    from tenfold.serving.export import export
+
+    began = time.perf_counter()
+    try:
+        exported = export(run, data=trained.dataset)
+    except TenfoldError as error:
+        return type(error)(f"trained and scored, but {error}")
+    finally:
+        run.timings["export_seconds"] = time.perf_counter() - began
+    remark(f"model for predict and serve: {exported.path}, checked on {exported.verified_images:,} test images")
+    return None
+
+
+def _report(run: Run, trained: TrainResult, evaluation: Evaluation) -> None:
+    from tenfold.evaluation.report import write_report
+
+    began = time.perf_counter()
+    paths = write_report(run, trained.dataset, evaluation)
+    remark(f"report: {', '.join(map(str, reversed(paths)))}")
+    if run.recipe.network.name == "reference":
+        _save_for_keras(run, trained.dataset)
+    run.timings["report_seconds"] = time.perf_counter() - began
+
+
+def _save_for_keras(run: Run, dataset: Dataset) -> None:
+    """What the reference system left too: the model in Keras's format, where Keras is installed."""
+    if importlib.util.find_spec("keras") is None:
+        remark(f"no model.keras: add the extra 'keras', then tenfold export {run.path} --to keras")
+        return
+    from tenfold.serving.keras_file import export_keras
+
+    remark(f"model for Keras: {export_keras(run, data=dataset).path}")

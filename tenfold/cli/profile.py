@@ -1,0 +1,87 @@
+"""tenfold profile."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tenfold import extras
+from tenfold.cli.app import (
+    SKIP_BAD,
+    Data,
+    Epochs,
+    Json,
+    Resize,
+    Size,
+    SkipBad,
+    app,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from tenfold.data import Dataset
+    from tenfold.training.profile import StepProfile
+    from tenfold.training.recipe import Recipe
+
+
+@app.command()
+def profile(
+    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a JSON file.")] = "fast89",
+    data: Data = "cifar10",
+    epochs: Epochs = None,
+    size: Size = 32,
+    resize: Resize = "squash",
+    skip_bad: SkipBad = SKIP_BAD,
+    as_json: Json = False,
+) -> None:
+    """Measure where the time of a training step goes on this machine's CPU: convolutions, activations, optimizers."""
+    extras.require("train", extras.TRAIN)
+    from tenfold.training.fitting import choose_recipe, remark_size
+
+    choose_recipe(recipe, epochs, None, size=size)  # a wrong recipe is reported before any data is read
+    remark_size(recipe, size)
+    from tenfold.data import load
+    from tenfold.training.profile import profile_step
+
+    dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
+    fitted = _fit_recipe(recipe, epochs, size, dataset)
+    profiled = profile_step(fitted, dataset.train, len(dataset.classes))
+    if as_json:
+        _print_json(fitted.name, profiled)
+    else:
+        _print_table(profiled)
+
+
+def _fit_recipe(name: str, epochs: float | None, size: int, dataset: "Dataset") -> "Recipe":
+    """The recipe of that name, fitted to a folder's images as `train` does."""
+    from tenfold.training.fitting import choose_recipe
+    from tenfold.training.imbalance import has_rare_classes
+
+    if not dataset.origin:
+        return choose_recipe(name, epochs, None, None, size)
+    labels = dataset.train.labels
+    return choose_recipe(name, epochs, None, len(labels), size, has_rare_classes(labels))
+
+
+def _print_json(recipe: str, profiled: "StepProfile") -> None:
+    from dataclasses import asdict
+
+    parts = [asdict(part) | {"gflop_per_second": part.rate} for part in profiled.parts]
+    keys = ("batch_size", "dtype", "milliseconds", "gflop", "share_of_ceiling")
+    whole = {key: getattr(profiled, key) for key in keys}
+    print_json({"recipe": recipe, **whole, "ceiling_gflop_per_second": profiled.ceiling, "parts": parts})
+
+
+def _print_table(profiled: "StepProfile") -> None:
+    ceiling = profiled.ceiling
+    rows = [
+        (part.name, part.direction, f"{part.milliseconds:.1f}", *_rate_cells(part.rate, ceiling))
+        for part in profiled.parts
+    ]
+    rows.append(("whole step", "", f"{profiled.milliseconds:.1f}", *_rate_cells(profiled.rate, ceiling)))
+    print_table(("part", "direction", "ms", "GFLOP/s", "of the ceiling"), rows)
+    print(f"{profiled.batch_size} images a step; ceiling: {ceiling:.0f} GFLOP/s in a {profiled.dtype} matrix product")
+
+
+def _rate_cells(rate: float | None, ceiling: float) -> tuple[str, str]:
+    return ("", "") if rate is None else (f"{rate:.0f}", f"{rate / ceiling:.0%}")

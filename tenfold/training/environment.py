@@ -1,0 +1,32 @@
+"""What env.json says of where and with what a run is trained."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from tenfold.training.device import DeviceConfig, cpu_features
+from tenfold.training.distributed import SINGLE_PROCESS, DistContext
+from tenfold.training.lock import now
+
+
+def describe_environment(
+    data: str, seed: int, plan: DeviceConfig, dist: DistContext = SINGLE_PROCESS
+) -> dict[str, Any]:
+    """What a run needs to be repeated: seed, data, device, versions, platform."""
+    packages = ("tenfold", "torch", "numpy")
+    return {
+        "seed": seed,
+        "data": data,
+        "device": str(plan.device),
+        "dtype": plan.dtype_name,
+        "threads": plan.threads,
+        "ranks": dist.count,
+        "reasons": list(plan.reasons),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "platform": platform.platform(),
+        "cpu": cpu_features().get("cpu_name", platform.processor()),
+        "gpu": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else None,
+        "started": now(),
+    }

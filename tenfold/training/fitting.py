@@ -1,0 +1,39 @@
+"""The recipe that a run gets: found by name or file, and fitted to what it is to be trained on."""
+
+from pathlib import Path
+
+from tenfold.console import remark
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipe_files import find_recipe
+
+
+def choose_recipe(
+    recipe: str | Path | Recipe,
+    epochs: float | None,
+    val_size: int | None,
+    images: int | None = None,
+    size: int = 32,
+    rare_classes: bool = False,
+) -> Recipe:
+    """Find the recipe of that name or file, changed as `epochs` and `val_size` ask.
+
+    It is fitted to so many `images` where they are a folder's, to whether it has rare classes, and to their `size`.
+
+    Raises `UsageError`.
+    """
+    chosen = as_recipe(recipe).for_size(size)
+    chosen = chosen if images is None else chosen.for_images(images, rare_classes)
+    chosen = chosen if epochs is None else chosen.with_epochs(epochs)
+    return chosen if val_size is None else chosen.with_val_size(val_size)
+
+
+def as_recipe(recipe: str | Path | Recipe) -> Recipe:
+    """The recipe itself, or that of a name or file. Raises `UsageError`."""
+    return recipe if isinstance(recipe, Recipe) else find_recipe(str(recipe))
+
+
+def remark_size(recipe: str | Path | Recipe, size: int) -> None:
+    """Log how the recipe is fitted to images of `size` pixels a side, if it is."""
+    usual = as_recipe(recipe)
+    if changes := usual.changes(usual.for_size(size)):
+        remark(f"recipe fitted to images of {size} pixels: {changes}")

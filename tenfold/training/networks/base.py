@@ -1,0 +1,96 @@
+"""What a network is to everything else, and the registry of those that recipes can name.
+
+Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N×3×H×W; output: logits N×K.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+
+from pydantic import Field, PlainSerializer, PlainValidator
+from torch import Tensor, nn
+
+from tenfold.registry import Registry
+from tenfold.training.spec import Spec, read_spec, register_spec
+
+
+class Network(nn.Module):
+    """A module from images to logits. What a network does not override, it does without."""
+
+    export_functions: ClassVar[Mapping[str, Mapping[Any, Callable[..., Any]]]] = {}
+    """By export format: how it writes a function that `forward` calls, where it does not know that by itself.
+
+    `onnx`: the function's other arguments to (operator, attributes). `keras`: (keras.layers, name, the function's
+    other arguments) to a layer.
+    """
+
+    def initialize_from(self, images: Tensor) -> None:
+        """Set weights by training images (float N×3×H×W, `NetworkSpec.initial_images` of them), before training."""
+
+    def early_parameters(self) -> list[nn.Parameter]:
+        """Parameters that are trained at first only: their rate falls to zero within `whiten_bias_epochs`."""
+        return []
+
+    def first_parameters(self) -> list[nn.Parameter]:
+        """Parameters that a recipe's `freeze_fraction` keeps as they are towards the end of training."""
+        return []
+
+    def l2_parameters(self) -> list[nn.Parameter]:
+        """Kernels (K×C×H×W) whose squares a recipe's `l2` adds to the loss."""
+        return []
+
+
+class NetworkSpec(Spec):
+    """Base of the specs: a network as plain data, and what a recipe may ask of it."""
+
+    can_freeze: ClassVar[bool] = False
+    """Whether `first_parameters` are some, so that `freeze_fraction` may be set."""
+    has_l2: ClassVar[bool] = False
+    """Whether `l2_parameters` are some, so that `l2` may be set."""
+    one_size: ClassVar[bool] = False
+    """Whether it takes images of the size only that it was built for, so that `low_res_fraction` may not be set."""
+    initial_images: ClassVar[int] = 1
+    """How many training images `initialize_from` wants."""
+
+    @property
+    def smallest(self) -> int:
+        """Pixels a side of the smallest images that it takes."""
+        return 1
+
+    def build(self, classes: int, size: int) -> Network:
+        """Make the network for `classes` classes and `size`×`size` images, its weights from torch's global generator.
+
+        Raises `UsageError` where the images are too small.
+        """
+        raise NotImplementedError
+
+    def proxy(self, widths: tuple[int, ...]) -> "NetworkSpec | None":
+        """The small network of such widths that picks this one's training images (`proxy_widths`); None for none."""
+        del widths
+        return None
+
+
+NETWORKS: Registry[type[NetworkSpec]] = Registry("network")
+
+S = TypeVar("S", bound=NetworkSpec)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def register_network(name: str) -> Callable[[type[S]], type[S]]:
+    """Let recipes name a network: `"network": {"name": "resnet", "width": 16}`.
+
+    Decorates a subclass of `NetworkSpec`, which becomes a strict, frozen dataclass of its annotated fields. Raises
+    `UsageError` where the name is taken.
+    """
+
+    def register(spec: type[S]) -> type[S]:
+        return register_spec(NETWORKS, name, spec)
+
+    return register
+
+
+def _read(value: Any) -> NetworkSpec:
+    return read_spec(NETWORKS, value, NetworkSpec, "network", default="whitened")
+
+
+AnyNetwork = Annotated[NetworkSpec, PlainValidator(_read), PlainSerializer(NetworkSpec.to_json)]
+"""A field of a recipe that holds the spec of any registered network."""

@@ -1,0 +1,177 @@
+"""The fast family: a fixed patch-whitening layer, groups of convolutions, a global max pool and a scaled linear head.
+
+The layout follows Keller Jordan's airbench (2024), with 3×3 patches and padding, so that every side is even.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from tenfold.errors import UsageError
+from tenfold.training.convolution import Conv3x3
+from tenfold.training.networks.base import Network, NetworkSpec, register_network
+from tenfold.training.spec import Positive, Share, Width
+
+
+@register_network("whitened")
+class WhitenedSpec(NetworkSpec):
+    """The fast network as plain data."""
+
+    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=10)] = (32, 128, 256)
+    """Channels of each group; a group halves the image's side."""
+    depth: Annotated[int, Field(ge=1, le=16)] = 2
+    """Convolutions in each group."""
+    residual: bool = False
+    """In each group, add what the first convolution gave to what the last one gave, before the activation."""
+    whitening: Annotated[int, Field(ge=1, le=16)] = 3
+    """Side of the patches that the fixed first layer whitens, in pixels."""
+    whitening_pairs: Positive = 16
+    """Principal patches kept; each gives two channels, the patch and its negative."""
+    stride: Annotated[int, Field(ge=1, le=16)] = 1
+    """Step of the first layer, in pixels."""
+    first_activation: Literal["gelu", "relu"] = "gelu"
+    """Behind the first layer, the largest: `relu` moves less memory, and of a patch and its negative one passes."""
+    head_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Logits are the head's output times this, over its number of inputs."""
+    batch_norm_momentum: Share = 0.4
+    """Weight of the batch in batch norm's running statistics at each step, as PyTorch means it."""
+
+    can_freeze: ClassVar[bool] = True
+    initial_images: ClassVar[int] = 2000
+
+    @pydantic.model_validator(mode="after")
+    def _has_enough_patches(self) -> "WhitenedSpec":
+        patches = 3 * self.whitening**2
+        if self.whitening_pairs > patches:
+            raise ValueError(f"network.whitening_pairs: patches of this size have only {patches}")
+        return self
+
+    @property
+    def smallest(self) -> int:
+        """As `NetworkSpec.smallest`."""
+        return next(pixels for pixels in itertools.count(self.whitening) if self._last_side(pixels))
+
+    def _last_side(self, pixels: int) -> int:
+        """Pixels a side behind the last group, at the least, of images of `pixels` a side; 0 for too few."""
+        if pixels < self.whitening:
+            return 0
+        return (pixels - (self.whitening + 1) % 2) // self.stride >> len(self.widths)  # an even side loses a pixel
+
+    def build(self, classes: int, size: int) -> "WhitenedConvNet":
+        """As `NetworkSpec.build`."""
+        if self._last_side(size) == 0:
+            raise UsageError(f"{size}×{size} images are too small for {len(self.widths)} groups")
+        return WhitenedConvNet(self, classes)
+
+    def proxy(self, widths: tuple[int, ...]) -> "WhitenedSpec":
+        """Two convolutions a group, without shortcuts."""
+        return replace(self, widths=widths, depth=2, residual=False)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm that learns a bias only, as the speed records do: the scale would be undone by the next layer."""
+
+    def __init__(self, channels: int, momentum: float):
+        super().__init__(channels, momentum=momentum, eps=1e-12)
+        self.weight.requires_grad_(False)
+
+
+class Conv(Conv3x3):
+    """A 3×3 convolution without bias whose first filters start as the identity, so that signal and gradient pass."""
+
+    def __init__(self, channels_in: int, channels_out: int):
+        super().__init__(channels_in, channels_out, bias=False)
+        with torch.no_grad():
+            nn.init.dirac_(self.weight[:channels_in])
+
+
+class ConvGroup(nn.Module):
+    """`depth` convolutions, each with norm and GELU; the first is max-pooled to half the side before its norm.
+
+    With `residual`, what the first one gave is added before the last GELU, as in the 96 % recipe of airbench (2024).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, depth: int, momentum: float, residual: bool):
+        super().__init__()
+        self.residual = residual and depth > 1
+        widths = [channels_in] + [channels_out] * depth
+        self.convs = nn.ModuleList(Conv(*pair) for pair in pairwise(widths))
+        self.norms = nn.ModuleList(BatchNorm(channels_out, momentum) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N×C_in×H×W to N×C_out×H/2×W/2."""
+        first, *others = zip(self.convs, self.norms, strict=True)
+        x = shortcut = F.gelu(first[1](F.max_pool2d(first[0](x), 2)))
+        for index, (conv, norm) in enumerate(others, start=1):
+            x = norm(conv(x))
+            x = x + shortcut if self.residual and index == len(others) else x
+            x = F.gelu(x)
+        return x
+
+
+class WhitenedConvNet(Network):
+    """The module: N×3×H×W to logits N×K."""
+
+    def __init__(self, spec: WhitenedSpec, classes: int):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 2 * spec.whitening_pairs, spec.whitening, spec.stride, (spec.whitening - 1) // 2)
+        self.patch.weight.requires_grad_(False)
+        self.first_activation: Callable[[Tensor], Tensor] = F.relu if spec.first_activation == "relu" else F.gelu
+        widths = (self.patch.out_channels, *spec.widths)
+        pairs = pairwise(widths)
+        self.groups = nn.Sequential(
+            *(ConvGroup(*pair, spec.depth, spec.batch_norm_momentum, spec.residual) for pair in pairs)
+        )
+        self.head = nn.Linear(spec.widths[-1], classes, bias=False)
+        with torch.no_grad():
+            self.head.weight /= self.head.weight.std()
+        self.scale = spec.head_scale / spec.widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N×3×H×W to logits N×K."""
+        x = self.groups(self.first_activation(self.patch(x)))
+        x = F.adaptive_max_pool2d(x, 1).flatten(1)
+        return self.head(x) * self.scale
+
+    def early_parameters(self) -> list[nn.Parameter]:
+        """The first layer's bias."""
+        return [self.patch.get_parameter("bias")]
+
+    def first_parameters(self) -> list[nn.Parameter]:
+        """The first layer's bias, then the first group's parameters."""
+        group = self.groups[0]
+        assert isinstance(group, ConvGroup)
+        filters = [conv.get_parameter("weight") for conv in group.convs]
+        return [self.patch.get_parameter("bias"), *filters, *(norm.get_parameter("bias") for norm in group.norms)]
+
+    @torch.no_grad()
+    def initialize_from(self, images: Tensor, eps: float = 5e-4) -> None:
+        """Set the first layer to ± the strongest principal patches of `images` (N×3×H×W), scaled to unit variance.
+
+        The idea of a whitening first layer for fast CIFAR-10 training is from tysam-code's hlb-CIFAR10 (2023). Where
+        the images have fewer patches that vary, as grey ones do, these come again: a channel that is always zero has a
+        norm that multiplies gradients by a million.
+        """
+        side = self.patch.kernel_size[0]
+        patches = F.unfold(images.float(), side)  # N × 3·side² × places
+        covariance = torch.einsum("nip,njp->ij", patches, patches) / (len(patches) * patches.shape[2])
+        values, vectors = torch.linalg.eigh(covariance.double())
+        count = self.patch.out_channels // 2
+        varying = max(1, int((values > 1e-4 * eps).sum()))
+        strongest = (vectors / torch.sqrt(values + eps)).T.flip(0)[torch.arange(count) % varying].float()
+        filters = _fix_signs(strongest).reshape(count, 3, side, side)
+        self.patch.weight.copy_(torch.cat((filters, -filters)))
+
+
+def _fix_signs(rows: Tensor) -> Tensor:
+    """Make each row's largest entry positive: an eigenvector's sign is the linear algebra library's whim."""
+    largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
+    return rows * largest.sign()

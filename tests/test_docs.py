@@ -1,0 +1,241 @@
+"""The documentation: its commands run, its links lead somewhere, its lines are short, its site builds.
+
+README and tutorial are run as they stand, in order, in a folder with a few images, through the real command. What is
+different, so that a minute is enough, is in `SMALLER` and in the environment that `_environment` gives them.
+"""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tenfold.data.shapes import make_shapes
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in (*DOCS.rglob("*.md"), ROOT / "README.md"))
+WRAPPED = [page for page in PAGES if page.name != "log.md"]  # the log of experiments is only appended to
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+SMALLER = {"--val-size 5000": "--val-size 20"} | {f"--runs {runs}": "--runs 1" for runs in (20, 10)}
+"""Parts of commands that would take long, and what the tests put in their place."""
+INSTALLS = ("make train", "python3 -m venv", "pip install")
+"""Commands that install are not run, since they use the network: what they name is checked."""
+WAITING = "tenfold serve"
+"""Started, and ended by Ctrl-C after the last command of the page."""
+
+
+def _blocks(page: Path, *languages: str) -> Iterator[tuple[str, str]]:
+    """Language and text of each block of code."""
+    for _, language, text in FENCE.findall(page.read_text()):
+        if language in languages:
+            yield language, text
+
+
+def _commands(text: str) -> list[str]:
+    """What follows a prompt, with the lines that continue it."""
+    return [part.strip() for part in re.split(r"^\$ ", text, flags=re.MULTILINE) if part.strip()]
+
+
+def _write_images(folder: Path) -> None:
+    """flowers/, a folder of three classes, and photo.jpg."""
+    shapes = make_shapes(train=240, test=1)
+    for number, (image, label) in enumerate(zip(shapes.train.images, shapes.train.labels, strict=True)):
+        if label < 3:
+            path = folder / "flowers" / ("daisy", "rose", "tulip")[label] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    Image.fromarray(shapes.test.images[0]).resize((90, 60)).save(folder / "photo.jpg")
+
+
+def _environment(folder: Path, port: int) -> dict[str, str]:
+    """Documented variables: the small folder in place of CIFAR-10, few epochs, a free port."""
+    binaries = Path(sys.executable).parent
+    return os.environ | {
+        "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+        "TENFOLD_HOME": str(folder / "home"),
+        "TENFOLD_OFFLINE": "1",
+        "TENFOLD_DATA": "flowers",
+        "TENFOLD_EPOCHS": "0.5",
+        "TENFOLD_PORT": str(port),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Shell:
+    """Runs a page's commands one after another in one folder."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.port = folder, _free_port()
+        self.environment = _environment(folder, self.port)
+        self.services: list[subprocess.Popen[str]] = []
+
+    def run(self, command: str) -> str:
+        """Run it with bash; return its standard output. A command that waits is only started."""
+        for text, smaller in SMALLER.items():
+            command = command.replace(text, smaller)
+        command = command.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
+        if command.startswith(WAITING):
+            return self._start(command)
+        return self._ended(["bash", "-euc", command])
+
+    def python(self, code: str) -> str:
+        """Run a Python program."""
+        return self._ended([sys.executable, "-c", code])
+
+    def _ended(self, words: list[str]) -> str:
+        where = {"cwd": self.folder, "env": self.environment}
+        result = subprocess.run(words, capture_output=True, text=True, timeout=300, **where)  # type: ignore[call-overload]
+        assert result.returncode == 0, f"{words[-1]}\n{result.stdout}{result.stderr}"
+        return str(result.stdout)
+
+    def _start(self, command: str) -> str:
+        words = ["bash", "-euc", f"exec {command}"]
+        where = {"cwd": self.folder, "env": self.environment}
+        service = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **where)  # type: ignore[call-overload]
+        self.services.append(service)
+        return str(service.stdout.readline())  # the address, once it is ready
+
+    def end(self) -> None:
+        """Ctrl-C to what waits, which ends with 0."""
+        for service in self.services:
+            service.send_signal(signal.SIGINT)
+            assert service.wait(30) == 0
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    _write_images(tmp_path)
+    shell = Shell(tmp_path)
+    yield shell
+    for service in shell.services:
+        service.kill()
+        service.wait()
+
+
+def _check_installation(command: str) -> None:
+    """That the target and the extras that an installing command names exist."""
+    if command.startswith("make "):
+        assert re.search(rf"^{command.split()[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for named in re.findall(r"'\.\[([\w,]+)\]'", command):
+        assert set(named.split(",")) <= set(extras)
+    for file in re.findall(r"-c (\S+)", command):
+        assert (ROOT / file).is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial.md"], ids=lambda page: page.name)
+def test_every_command_of_the_page_runs(page: Path, shell: Shell) -> None:
+    run = 0
+    for language, text in _blocks(page, "console", "python"):
+        if language == "python":
+            assert shell.python(text), text
+        for command in _commands(text) if language == "console" else ():
+            if command.startswith(INSTALLS):
+                _check_installation(command)
+                continue
+            output = shell.run(command)
+            assert output or "--out answers.csv" in command or ">" in command, f"{command}: no output"
+            run += 1
+    shell.end()
+    assert run > 10
+    assert (shell.folder / "runs" / "first" / "report.html").is_file()
+
+
+def test_the_first_command_of_the_readme_is_make_train() -> None:
+    first = next(_blocks(ROOT / "README.md", "console"))[1]
+    assert _commands(first) == ["make train"]
+    makefile = subprocess.run(["make", "-n"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "tenfold train" in makefile  # plain `make` does it, too
+
+
+def test_the_readme_is_short_and_has_no_placeholder() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert not re.search(r"example\.(com|org)|YOUR|<[a-z]+>|git clone …", text)
+
+
+@pytest.mark.parametrize("page", WRAPPED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_lines_have_at_most_100_characters(page: Path) -> None:
+    """Code, tables and the addresses of links excepted."""
+    prose = FENCE.sub("", page.read_text()).splitlines()
+    assert [line for line in prose if len(line) > 100 and not re.match(r"\||\[\w+\]: ", line)] == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.name != "log.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_the_words_are_those_of_the_field(page: Path) -> None:
+    """See the vocabulary: the experiment log is history, and names of tests are quoted."""
+    prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text()))
+    found = re.findall(r"\b(?:judge|dealt?|told|surest|anew|begun|goes on|what it takes)\b", prose, re.IGNORECASE)
+    assert found == []
+
+
+def _anchors(page: Path) -> set[str]:
+    """Fragments that lead into a page, as Markdown makes them of headings."""
+    text = FENCE.sub("", page.read_text())
+    for include in re.findall(r'^--8<-- "(.+)"$', text, re.MULTILINE):
+        text += (ROOT / include).read_text()
+    own = re.findall(r"\{#([\w-]+)\}", text)
+    titles = [re.sub(r"\{#.*\}|[`*]", "", title) for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    return {*own, *(re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in titles)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_internal_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if fragment and file.suffix == ".md":
+            assert fragment in _anchors(file), target
+
+
+def test_every_test_that_the_page_on_keras_names_is_there() -> None:
+    text = (DOCS / "background" / "keras.md").read_text()
+    named = set(re.findall(r"\b(test_\w+)`", text)) - {"test_accuracy", "test_loss"}  # fields of results.json
+    texts = [path.read_text() for path in ROOT.joinpath("tests").rglob("test_*.py")]
+    written = {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
+    files = {path.name for path in ROOT.joinpath("tests").rglob("test_*.py")}
+    assert len(named) > 5 and not named - written
+    assert set(re.findall(r"\b(test_\w+\.py)`", text)) <= files
+
+
+def test_every_file_that_the_code_points_to_is_there() -> None:
+    """`docs/log.md` and the like, in docstrings, messages, benchmarks and tests."""
+    sources = [path for folder in ("tenfold", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    named = {name for path in sources for name in re.findall(r"\bdocs/[\w/-]+\.(?:md|png|csv)", path.read_text())}
+    assert len(named) > 3 and {name for name in named if not (ROOT / name).is_file()} == set()
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
+    """No warning; and no page loads a font, script, style or image from elsewhere."""
+    line = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout + result.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 25
+    for page in pages:
+        loads = re.findall(r'(?:<link[^>]*href|src|srcset)="?(https?:|//)[^">]*', page.read_text())
+        assert loads == [], page
+    command = (tmp_path / "site" / "reference" / "cli.html").read_text()
+    assert 'id="tenfold-train"' in command and "--epochs" in command

@@ -1,0 +1,55 @@
+"""`tenfold recipe list` and `recipe show`: every field with its value and meaning, and the same as JSON."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe
+from tenfold.training.recipe_fields import field_docstrings, field_rows
+
+Invoke = Callable[..., tuple[int, str, str]]
+
+
+def test_the_list_names_the_built_in_recipes(invoke: Invoke) -> None:
+    code, out, err = invoke("recipe", "list")
+    assert (code, err) == (0, "") and all(name in out for name in RECIPES)
+    rows = json.loads(invoke("recipe", "list", "--json")[1])["recipes"]
+    assert rows[-1] == {
+        "recipe": "reference",
+        "network": "reference",
+        "epochs": 35.0,
+        "batch_size": 64,
+        "optimizer": "adam",
+    }
+
+
+def test_the_json_is_the_whole_recipe_on_one_line(invoke: Invoke) -> None:
+    code, out, _ = invoke("recipe", "show", "fast89", "--json")
+    assert code == 0 and out.count("\n") == 1 and Recipe.from_json(out) == FAST89
+
+
+def test_a_files_base_is_filled_in(invoke: Invoke, tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text('{"base": "fast89", "cutout": 12}')
+    shown = json.loads(invoke("recipe", "show", path, "--json")[1])
+    assert (shown["name"], shown["cutout"], shown["batch_size"]) == ("mine", 12, 500)
+
+
+def test_the_table_has_a_row_with_meaning_for_every_field(invoke: Invoke) -> None:
+    rows = {row.name: row for row in field_rows(FAST89)}
+    flat = json.loads(FAST89.to_json())
+    names = {f"network.{name}" for name in flat.pop("network")} | flat.keys() - {"name"}
+    assert rows.keys() == names and all(row.meaning for row in rows.values())
+    assert rows["network.widths"].value == "32, 128, 256"
+    assert rows["cutout"] == ("cutout", "0", "Side of a square that is greyed out, in pixels")
+    out = invoke("recipe", "show", "fast89")[1]
+    assert [line.split()[0] for line in out.splitlines()[2:]] == list(rows)
+
+
+def test_stages_are_listed_one_after_the_other() -> None:
+    value = next(row.value for row in field_rows(REFERENCE) if row.name == "stages")
+    assert value.startswith("epochs 20, learning_rate 0.0003, final_learning_rate 0.0003; epochs 10, ")
+
+
+def test_docstrings_of_fields_are_one_line_and_inherited() -> None:
+    assert "\n" not in field_docstrings(Recipe)["proxy_widths"]
