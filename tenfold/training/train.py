@@ -26,7 +26,7 @@ from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run, check_new, check_target_error
 from tenfold.training.signals import DeferredSignals
 from tenfold.training.trainer import Trainer, split
-from tenfold.training.unlearned import find_unlearned_classes
+from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes
 from tenfold.training.weights import describe_model
 
 SUMMARY_FILE = "summary.txt"
@@ -163,6 +163,8 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: DeviceConfig, ra
     images, val = split(dataset.train, recipe, seed)
     for reason in plan.reasons if ranks.first else ():
         remark(reason)
+    if ranks.first:
+        warn_of_untrained_classes(dataset.classes, images, val)
     return Trainer(recipe, images, len(dataset.classes), val=val, seed=seed, plan=plan, ranks=ranks)
 
 

@@ -230,7 +230,7 @@ def test_a_run_that_is_killed_at_any_moment_is_output(
 ) -> None:
     """As it lies there before and after each file that it writes, and as a copy without hidden files.
 
-    Without a note and without env.json, a run was known by two of the files that it writes before its end.
+    And as a copy without env.json, which earlier versions took for a class as soon as it held `summary.txt`.
     """
     states: list[list[Path]] = []
     write, place = files.atomic_write, tmp_path / "place" / "runs"
