@@ -249,7 +249,7 @@ def tune(
     space = _choose_space(space, chosen)
     from tenfold.data import load
     from tenfold.scaling import tune as tuning
-    from tenfold.scaling.space import read_space
+    from tenfold.scaling.space import find_space, read_space
     from tenfold.training.device import select_device
 
     if not cluster:  # whose nodes may have other devices
@@ -257,8 +257,9 @@ def tune(
     dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
     chosen, val_images = _hold_out(chosen, dataset, val_size)
     where = (_found_again(data, dataset), size, resize, device)
-    setting = tuning.Setting(chosen, read_space(space, chosen), val_images, *where, seed, _content(dataset), skip_bad)
     path = out or RUNS / f"tune-{chosen.name}"
+    fields = find_space(read_space(space, chosen), chosen, path / tuning.SETTINGS)
+    setting = tuning.Setting(chosen, fields, val_images, *where, seed, _content(dataset), skip_bad)
     if cluster:
         from tenfold.scaling import cluster as clustering
 
