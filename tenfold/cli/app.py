@@ -17,6 +17,7 @@ from tenfold.errors import UsageError
 from tenfold.files import expand_home
 
 if TYPE_CHECKING:
+    from tenfold.data import Dataset
     from tenfold.training.recipe import Recipe
 
 PATHS_AS_TEXT = ("data", "name", "recipe", "sources")
@@ -188,20 +189,22 @@ def choose_recipe(
     name: str,
     epochs: float | None,
     val_size: int | None,
-    images: int | None = None,
+    dataset: "Dataset | None" = None,
     size: int = 32,
-    rare_classes: bool = False,
 ) -> "Recipe":
     """Find the recipe of that name or file, changed as --epochs and --val-size ask.
 
-    It is fitted to so many `images` where they are a folder's, to whether it has rare classes, and to their `size`.
+    It is fitted to a `dataset` from a folder, and to the `size` of its images.
 
     Raises `UsageError`.
     """
     from tenfold.training.recipe import find_recipe
 
     recipe = find_recipe(name).for_size(size)
-    recipe = recipe if images is None else recipe.for_images(images, rare_classes)
+    if dataset:
+        from tenfold.training.imbalance import fit_recipe
+
+        recipe = fit_recipe(recipe, dataset.train, dataset.val_size)
     recipe = recipe if epochs is None else recipe.with_epochs(epochs)
     return recipe if val_size is None else recipe.with_val_size(val_size)
 

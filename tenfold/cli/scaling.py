@@ -175,12 +175,7 @@ def _request(cpus: int | None, device: str) -> "Request":
 
 def _profiled_recipe(name: str, epochs: float | None, val_size: int | None, size: int, dataset: "Dataset") -> "Recipe":
     """The recipe of that name, fitted to a folder's images as `train` does."""
-    from tenfold.training.imbalance import has_rare_classes
-
-    if not dataset.origin:
-        return choose_recipe(name, epochs, val_size, None, size)
-    labels = dataset.train.labels
-    return choose_recipe(name, epochs, val_size, len(labels), size, has_rare_classes(labels))
+    return choose_recipe(name, epochs, val_size, dataset if dataset.origin else None, size)
 
 
 def _profile(recipe: "Recipe", dataset: "Dataset", as_json: bool) -> None:
@@ -304,7 +299,7 @@ def _bench_command(recipes: str, setting: "Setting", dataset: "Dataset") -> str:
 
 def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tuple["Recipe", int]:
     """The recipe fitted to the data, and how many of its images to score trials on."""
-    from tenfold.training.imbalance import has_rare_classes
+    from tenfold.training.imbalance import fit_recipe
 
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
@@ -313,5 +308,5 @@ def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tup
     if not 0 < held_out < images:
         raise UsageError(f"--val-size {held_out} leaves nothing of {images:,} training images")
     if dataset.origin:
-        recipe = recipe.for_images(images - dataset.val_size, has_rare_classes(dataset.train.labels))
+        recipe = fit_recipe(recipe, dataset.train, dataset.val_size)
     return recipe, held_out

@@ -136,7 +136,7 @@ def _fit_to_folder(
     from tenfold.training.imbalance import has_rare_classes
 
     rare = has_rare_classes(dataset.train.labels)
-    recipe = choose_recipe(name, epochs, val_size, images, size, rare)
+    recipe = choose_recipe(name, epochs, val_size, dataset, size)
     if recipe != chosen:
         remark(
             f"recipe fitted to {images:,} images: {recipe.epochs:.4g} epochs in batches of "
