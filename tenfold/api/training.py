@@ -182,7 +182,7 @@ def _fit_to_images(
     images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
     rare = has_rare_classes(dataset.train.labels)
     remark_size(recipe, size)
-    fitted = choose_recipe(recipe, epochs, val_size, images, size, rare)
+    fitted = choose_recipe(recipe, epochs, val_size, dataset, size)
     if fitted != chosen:
         remark(
             f"recipe fitted to {images:,} images: {fitted.epochs:.4g} epochs in batches of "

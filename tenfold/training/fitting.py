@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from tenfold.console import remark
+from tenfold.data.dataset import Dataset
 from tenfold.errors import UsageError
+from tenfold.training.imbalance import fit_recipe
 from tenfold.training.recipe import Recipe
 from tenfold.training.recipe_files import find_recipe
 
@@ -12,18 +14,17 @@ def choose_recipe(
     recipe: str | Path | Recipe,
     epochs: float | None,
     val_size: int | None,
-    images: int | None = None,
+    dataset: Dataset | None = None,
     size: int = 32,
-    rare_classes: bool = False,
 ) -> Recipe:
     """Find the recipe of that name or file, changed as `epochs` and `val_size` ask.
 
-    It is fitted to so many `images` where they are a folder's, to whether it has rare classes, and to their `size`.
+    It is fitted to the number of images and the rare classes of a `dataset`, and to the `size` of its images.
 
     Raises `UsageError`.
     """
     chosen = as_recipe(recipe).for_size(size)
-    chosen = chosen if images is None else chosen.for_images(images, rare_classes)
+    chosen = chosen if dataset is None else fit_recipe(chosen, dataset.train, dataset.val_size)
     chosen = chosen if epochs is None else chosen.with_epochs(epochs)
     return chosen if val_size is None else chosen.with_val_size(val_size)
 
