@@ -152,10 +152,13 @@ ORDERS = {
         "serve",
         "graph",
         "synthetic",
+        "source",
         "export",
         "keras_file",
+        "exporters",
         "card",
     ),
+    "serving.exporters": ("base", "keras", "onnx", "__init__"),
     "serving.serve": (
         "limits",
         "decoders",

@@ -239,16 +239,18 @@ def _report(run: Run, trained: TrainResult, evaluation: Evaluation) -> None:
     began = time.perf_counter()
     paths = write_report(run, trained.dataset, evaluation)
     remark(f"report: {', '.join(map(str, reversed(paths)))}")
-    if run.recipe.network.name == "reference":
-        _save_for_keras(run, trained.dataset)
+    for to in run.recipe.network.also_exported:
+        _export_also(run, to, trained.dataset)
     run.timings["report_seconds"] = time.perf_counter() - began
 
 
-def _save_for_keras(run: Run, dataset: Dataset) -> None:
-    """What the reference system left too: the model in Keras's format, where Keras is installed."""
-    if importlib.util.find_spec("keras") is None:
-        remark(f"no model.keras: add the extra 'keras', then tenfold export {run.path} --to keras")
-        return
-    from tenfold.serving.keras_file import export_keras
+def _export_also(run: Run, to: str, dataset: Dataset) -> None:
+    """Write a further model file where the packages for it are installed."""
+    from tenfold.serving.exporters import EXPORTERS
 
-    remark(f"model for Keras: {export_keras(run, data=dataset).path}")
+    exporter = EXPORTERS.find(to)()
+    extra, modules = exporter.extra
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        remark(f"no {exporter.file}: add the extra {extra!r}, then tenfold export {run.path} --to {to}")
+        return
+    remark(f"model for {exporter.runtime}: {exporter.export(run, data=dataset).path}")
