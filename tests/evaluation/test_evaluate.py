@@ -17,7 +17,7 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import outputs
-from tenfold.evaluation.audit import Subject, examine
+from tenfold.evaluation.audit import Subject, run_audit
 from tenfold.evaluation.calibration import calibrate, describe
 from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
 from tenfold.evaluation.report import write_report
@@ -210,7 +210,7 @@ def test_scores_of_other_data_do_not_replace_the_runs_own(make_run: MakeRun) -> 
         lambda: write_scores(run, evaluation, {}),
         lambda: rewrite_scores(run, evaluation),
         lambda: write_report(run, other, evaluation),
-        lambda: examine(Subject(run, other, evaluation), PLAN),
+        lambda: run_audit(Subject(run, other, evaluation), PLAN),
     ):
         with pytest.raises(UsageError, match=r"of other data than .*mine was trained on: the run keeps only its own"):
             keep()
