@@ -193,23 +193,23 @@ def explain(
     extras.require("train", extras.AUDIT)
     from tenfold.training.run import Run
 
-    told, bad = [], 0
+    records, bad = [], 0
     for name, explained in _explain_all(Run.open(run), sources, out, top):
         if isinstance(explained, ImageError):
             remark(f"{name}: {explained}")
-            told.append({"path": name, "error": str(explained)})
+            records.append({"path": name, "error": str(explained)})
             bad += 1
             continue
-        told.append(explained)
+        records.append(explained)
         if not as_json:
             said = f"{explained['label']} {percent(explained['probability'], 2, '%')}"
             agree = f"agreement of saliency and occlusion {explained['agreement']:.2f}"
             print(printable(f"{name}: {said}; {agree}; {explained['png']}"))
     if as_json:
-        print_json({"images": told})
+        print_json({"images": records})
     if bad:
-        raise SkippedError(f"{bad:,} of {len(told):,} images could not be read")
-    if not told:
+        raise SkippedError(f"{bad:,} of {len(records):,} images could not be read")
+    if not records:
         raise DataError(f"no images in {', '.join(sources)}")
 
 
@@ -236,8 +236,8 @@ def _explain_all(
         path = _free_name(out, Path(item.name).stem)
         answer = to_answer(item.name, explained.probabilities, model.classes, top, threshold=None)
         _draw_explanation(path, answer, pixels, explained)
-        told = {"path": item.name, "png": str(path), **describe(answer), "agreement": explained.agreement}
-        yield item.name, told
+        record = {"path": item.name, "png": str(path), **describe(answer), "agreement": explained.agreement}
+        yield item.name, record
 
 
 def _free_name(folder: Path, stem: str) -> Path:

@@ -34,7 +34,7 @@ def profile(
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
-    """Measure where the time of a training step goes on this machine's CPU: convolutions, activations, optimizers."""
+    """Measure the parts of a training step on this machine's CPU: convolutions, activations, optimizers."""
     extras.require("train", extras.TRAIN)
     from tenfold.training.fitting import choose_recipe, remark_size
 

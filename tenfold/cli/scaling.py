@@ -166,7 +166,7 @@ FirstRecipe = Annotated[str, typer.Argument(help="Name of the recipe to begin wi
 Trials = Annotated[int, typer.Option(min=1, help="Trials in all; those found in --out count.")]
 SearchSeed = Annotated[int, typer.Option(min=0, help="What trials and their training are drawn from.")]
 SearchFolder = Annotated[
-    Path | None, typer.Option(help="Folder of the search, by default runs/tune-RECIPE; a search in it goes on.")
+    Path | None, typer.Option(help="Folder of the search, by default runs/tune-RECIPE; a search in it resumes.")
 ]
 Space = Annotated[
     Path | None, typer.Option(help="JSON file of fields and their ranges; by default one for the fast recipes.")

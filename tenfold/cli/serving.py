@@ -76,7 +76,7 @@ def predict(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write, .jsonl or .csv (--cluster: a folder); killed, it goes on."),
+        typer.Option(help="File to write, .jsonl or .csv (--cluster: a folder); an interrupted call resumes."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: one object an image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,

@@ -46,7 +46,7 @@ def fetch_cifar10(
 ) -> Fetched:
     """Get CIFAR-10 from `from_path`, else over the network, and verify it.
 
-    workdir: where partial downloads lie; a later call goes on from them. The caller removes it when all is done.
+    workdir: where partial downloads lie; a later call resumes them. The caller removes it at the end.
     `TENFOLD_CIFAR10_URL` names a mirror of the publisher's binary archive; `TENFOLD_OFFLINE=1` forbids the network.
     Raises `DataError` (said: what was tried, what to do), `UsageError`, `StorageError`.
     """

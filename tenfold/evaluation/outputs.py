@@ -122,7 +122,7 @@ def _read(run: Run, name: str, key: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     try:
         run.verify(relative)
     except ModelError as error:
-        remark(f"{error}; computed anew")
+        remark(f"{error}; computed again")
         return None
     if _key_in(path) != key:
         return None

@@ -148,13 +148,13 @@ def opened(recipes: Mapping[str, Recipe], out: Path, setting: Setting) -> Iterat
     Raises as `bench` does.
     """
     make_folder(out)
-    told = {name: json.loads(recipe.to_json()) for name, recipe in recipes.items()}
-    known = _check_settings(out, told, setting)
+    values = {name: json.loads(recipe.to_json()) for name, recipe in recipes.items()}
+    known = _check_settings(out, values, setting)
     note_all_own(out)
     lock = Lock(out)
     lock.acquire(now())
     try:
-        write_text(out / SETTINGS, format_object(setting.to_json() | {"recipes": known | told}))
+        write_text(out / SETTINGS, format_object(setting.to_json() | {"recipes": known | values}))
         for name, recipe in recipes.items():  # runs are made from these: a file of the user's may change meanwhile
             write_text(_recipe_file(name, out), recipe.to_json())
         yield

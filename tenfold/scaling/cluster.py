@@ -1,8 +1,8 @@
 """The same on many machines: the one place that knows Ray.
 
 Runs, and blocks of images, are Ray tasks, each with its own request for CPUs and GPUs; where a worker or its node dies,
-Ray begins the task anew elsewhere. Every node needs tenfold with the extras `train` and `cluster` (for a search, `tune`
-too), and has the data or fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off before
+Ray starts the task again elsewhere. Every node needs tenfold with the extras `train` and `cluster` (for a search, also
+`tune`), and has the data or fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off before
 it is imported.
 """
 
@@ -217,14 +217,14 @@ def _search(ray: "ModuleType", search: tuning.Search, request: Request, room: in
 def _goes_on(ray: "ModuleType", stream: Any, trial: tuning.Trial, search: tuning.Search) -> bool:
     """Take in what a trial says next; whether there is more to come."""
     try:
-        told = _result(ray, next(stream), f"trial {trial.drawn.number}")
+        result = _result(ray, next(stream), f"trial {trial.drawn.number}")
     except StopIteration:
         search.complete(trial)
         return False
     except RunFailedError as error:
         search.fail(trial, error)
         return False
-    if search.report(trial, told["accuracy"]):
+    if search.report(trial, result["accuracy"]):
         return True
     ray.cancel(stream)
     return False
@@ -234,8 +234,8 @@ def try_remotely(setting: Setting, recipe: Recipe, threads: int) -> Iterator[dic
     """On a node: a trial's validation accuracies, as they come, or an error and its exit code, as `measure`."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
-        with contextlib.closing(tuning.accuracies(setting, recipe)) as told:
-            yield from ({"accuracy": accuracy} for accuracy in told)
+        with contextlib.closing(tuning.accuracies(setting, recipe)) as reported:
+            yield from ({"accuracy": accuracy} for accuracy in reported)
     except TenfoldError as error:
         yield {"error": str(error), "exit_code": error.exit_code}
 

@@ -92,14 +92,14 @@ def _get(recipe: Recipe, name: str, path: Path) -> Any:
 
 def with_fields(recipe: Recipe, fields: Mapping[str, Any], source: str = "trial") -> Recipe:
     """The recipe with these fields (dotted names) changed. Raises `UsageError` where it is none then."""
-    told = json.loads(recipe.to_json())
+    values = json.loads(recipe.to_json())
     for name, value in fields.items():  # files and searches of before have the names of before
         *above, last = current_field(name).split(".")
-        inner = told
+        inner = values
         for part in above:
             inner = inner[int(part) if isinstance(inner, list) else part]
         inner[int(last) if isinstance(inner, list) else last] = value
-    return Recipe.from_json(json.dumps(told), source)
+    return Recipe.from_json(json.dumps(values), source)
 
 
 def suggest(trial: "optuna.Trial", recipe: Recipe, space: Space) -> dict[str, Any]:

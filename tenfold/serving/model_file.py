@@ -54,19 +54,19 @@ class ModelMetadata:
         return {"format": FORMAT, **asdict(self)}
 
     @staticmethod
-    def from_json(told: dict[str, Any]) -> "ModelMetadata":
+    def from_json(values: dict[str, Any]) -> "ModelMetadata":
         """Read and check what `to_json` gave. Raises `ValueError` that names what is wrong."""
-        if told.get("format") != FORMAT:
-            raise ValueError(f"format {told.get('format')!r} is unknown to this version")
-        told = {"bit_depth": 16} | told
+        if values.get("format") != FORMAT:
+            raise ValueError(f"format {values.get('format')!r} is unknown to this version")
+        values = {"bit_depth": 16} | values
         for field, sound in _SOUND.items():
-            if field not in told or not sound(told[field]):
+            if field not in values or not sound(values[field]):
                 raise ValueError(f"{field} is missing or wrong")
         return ModelMetadata(
-            **{field: told[field] for field in _SOUND}
+            **{field: values[field] for field in _SOUND}
             | {
-                "classes": tuple(told["classes"]),
-                "calibration": told.get("calibration") if isinstance(told.get("calibration"), dict) else None,
+                "classes": tuple(values["classes"]),
+                "calibration": values.get("calibration") if isinstance(values.get("calibration"), dict) else None,
             }
         )
 

@@ -187,15 +187,15 @@ def describe(answer: PredictionResult) -> dict[str, Any]:
 
 
 def _to_json(answer: PredictionResult) -> str:
-    told = {"error": answer.error} if answer.error is not None else describe(answer)
-    return json.dumps({"path": answer.path} | told)  # in ASCII: names may hold anything
+    fields = {"error": answer.error} if answer.error is not None else describe(answer)
+    return json.dumps({"path": answer.path} | fields)  # in ASCII: names may hold anything
 
 
 def _from_json(line: str) -> tuple[str, bool]:
-    told = parse_object(line.encode())
-    if not isinstance(told.get("path"), str):
+    fields = parse_object(line.encode())
+    if not isinstance(fields.get("path"), str):
         raise ValueError("no path")
-    return told["path"], "error" in told
+    return fields["path"], "error" in fields
 
 
 def _to_csv(cells: Iterable[object]) -> str:
@@ -281,11 +281,11 @@ class ResumableWriter:
             write_text(self.note, json.dumps(self.request) + "\n")
             return
         try:
-            begun = parse_object(self.note.read_bytes())
+            earlier = parse_object(self.note.read_bytes())
         except ValueError as error:
             raise UsageError(f"{self.note} is not understood ({error}): choose another --out") from error
         for name, value in self.request.items():
-            if begun.get(name) != value:
+            if earlier.get(name) != value:
                 raise UsageError(f"{self.path} was started with another {name}: ask the same, or choose another --out")
 
     def _cut_torn_line(self) -> None:
@@ -320,7 +320,7 @@ class ResumableWriter:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise StorageError(
-                f"cannot write {self.path}: {error.strerror}; the same command goes on when that is mended"
+                f"cannot write {self.path}: {error.strerror}; the same command resumes when that is fixed"
             ) from error
 
     def finish(self) -> None:

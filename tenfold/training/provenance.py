@@ -1,4 +1,4 @@
-"""The data that a run was trained on: noted, found again, told apart from others; the command that repeats the run."""
+"""Provenance: which data a run was trained on, how they are found again, and the command that repeats the run."""
 
 import csv
 import hashlib
@@ -294,8 +294,8 @@ def _what_changed(run: Run, dataset: Dataset) -> str:
     if not before:
         return ""
     counts = {"gone": before - now_there, "new": now_there - before}
-    told = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
-    return f"; images: {', '.join(told) or 'the same names, other content'}"
+    parts = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
+    return f"; images: {', '.join(parts) or 'the same names, other content'}"
 
 
 def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float) -> str:

@@ -226,21 +226,21 @@ class Run:
 
         For that, a file that was there is vouched for as it was and as it will be until all are written.
         """
-        told = self._manifest()
+        manifest = self._manifest()
         encoded = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
         new = {name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()}
         found = {name: sha256(self.path / name) for name in new if (self.path / name).is_file()}
-        there = {name: digest for name, digest in found.items() if told.matches(name, digest)}
-        before = told.before | there
+        there = {name: digest for name, digest in found.items() if manifest.matches(name, digest)}
+        before = manifest.before | there
         # of a damaged or missing file, too: as soon as it is replaced it is sound
-        self._write_manifest(told.files | {name: new[name] for name in new if name in told.files}, before)
+        self._write_manifest(manifest.files | {name: new[name] for name in new if name in manifest.files}, before)
         for name, content in encoded.items():
             write_bytes(self.path / name, content)
-        self._write_manifest(told.files | new, {name: digest for name, digest in before.items() if name not in new})
+        self._write_manifest(manifest.files | new, {name: digest for name, digest in before.items() if name not in new})
 
     def _write_manifest(self, digests: dict[str, str], before: dict[str, str] | None = None) -> None:
-        told = {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))}
-        self.write_json(MANIFEST, told | ({"before": before} if before else {}))
+        manifest = {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))}
+        self.write_json(MANIFEST, manifest | ({"before": before} if before else {}))
 
     def digest(self, name: str) -> str | None:
         """What the manifest says a file's SHA-256 is, or None where it does not speak of it. Raises `ModelError`."""
@@ -264,12 +264,12 @@ class Run:
 
     def verify(self, *names: str) -> None:
         """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""
-        told = self._manifest()
-        for name in names or told.files:
+        manifest = self._manifest()
+        for name in names or manifest.files:
             path = self.path / name
             if not path.is_file():
                 raise ModelError(f"{path} is missing")
-            if not told.matches(name, sha256(path)):
+            if not manifest.matches(name, sha256(path)):
                 raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
 
     def require_scores(self) -> dict[str, Any]:

@@ -30,9 +30,9 @@ function describe(path, method, route) {
 async function list() {
   const token = sessionStorage.getItem("token"); // from the page
   const response = await fetch("/openapi.json", token ? { headers: { Authorization: `Bearer ${token}` } } : {});
-  const told = await response.json();
-  if (!response.ok) throw new Error(told.error);
-  const routes = Object.entries(told.paths).flatMap(([path, methods]) =>
+  const schema = await response.json();
+  if (!response.ok) throw new Error(schema.error);
+  const routes = Object.entries(schema.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, route]) => describe(path, method, route)),
   );
   document.getElementById("routes").replaceChildren(...routes);

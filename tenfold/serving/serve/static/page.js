@@ -17,8 +17,8 @@ async function show(picture, name) {
   bringIntoView(byId("answer"));
   try {
     const given = await picture;
-    const told = await ask(`/predict?top=${MOST_GUESSES}&pixels=true`, given);
-    if (mine === turn) answer(told, given, name);
+    const reply = await ask(`/predict?top=${MOST_GUESSES}&pixels=true`, given);
+    if (mine === turn) answer(reply, given, name);
   } catch (error) {
     if (mine === turn) fail(error);
   } finally {
@@ -36,12 +36,12 @@ async function ask(path, picture) {
   } catch {
     throw new Error("The service cannot be reached: is it still running?");
   }
-  const told = await response.json().catch(() => null);
+  const reply = await response.json().catch(() => null);
   byId("login").hidden = response.status !== 401;
   if (response.status === 401) throw new Error(token ? "The one that was given is another." : "Whoever runs this service has it.");
-  if (response.ok && told) return told;
-  if (response.status === 413 && !told) throw new Error("The file is too large for the proxy before this service.");
-  throw new Error(told?.error ?? `The service did not answer (${response.status}).`);
+  if (response.ok && reply) return reply;
+  if (response.status === 413 && !reply) throw new Error("The file is too large for the proxy before this service.");
+  throw new Error(reply?.error ?? `The service did not answer (${response.status}).`);
 }
 
 /** Say which model answers and what it knows, and leave out drawings of what it does not. */
@@ -72,19 +72,19 @@ function say(headline, remark) {
   byId("status").textContent = `${headline}. ${remark}`;
 }
 
-function answer(told, picture, name) {
-  const [guess] = told.predictions;
+function answer(reply, picture, name) {
+  const [guess] = reply.predictions;
   const best = guess.top[0];
-  const unsure = told.threshold !== null && best.probability < told.threshold;
+  const unsure = reply.threshold !== null && best.probability < reply.threshold;
   const sure = percent(best.probability).replace("> ", "over\u00a0");
-  if (unsure) say("Not sure", `Perhaps ${best.label}: ${sure} sure. It commits itself from ${percent(told.threshold)} on.`);
+  if (unsure) say("Not sure", `Perhaps ${best.label}: ${sure} sure. It commits itself from ${percent(reply.threshold)} on.`);
   else say(best.label, `${sure.charAt(0).toUpperCase()}${sure.slice(1)} sure.`);
   URL.revokeObjectURL(byId("given").src);
   byId("given").hidden = false;
   byId("given").src = URL.createObjectURL(picture);
   byId("name").textContent = name;
-  byId("pixels").textContent = `What the network sees: ${told.size}\u00a0×\u00a0${told.size} pixels`;
-  drawPixels(byId("seen"), guess.pixels, told.size);
+  byId("pixels").textContent = `What the network sees: ${reply.size}\u00a0×\u00a0${reply.size} pixels`;
+  drawPixels(byId("seen"), guess.pixels, reply.size);
   byId("bars").className = unsure ? "unsure" : "";
   byId("bars").replaceChildren(...guess.top.slice(0, 10).map(bar));
   byId("result").hidden = false;
