@@ -2,8 +2,8 @@
 
 Runs, and blocks of images, are Ray tasks, each with its own request for CPUs and GPUs; where a worker or its node dies,
 Ray starts the task again elsewhere. Every node needs tenfold with the extras `train` and `cluster` (for a search, also
-`tune`), and has the data or fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off before
-it is imported.
+`tune`), and has the data or fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off
+before it is imported.
 """
 
 import contextlib
