@@ -109,13 +109,13 @@ def evaluate(
             remark(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
             return kept
         dataset = found.dataset if found.own and found.dataset else reload_dataset(run, in_python=_HAND_OVER)
-    return _score(run, dataset, plan, target_error)
+        return _score(run, dataset, True, plan, target_error)
+    return _score(run, dataset, _is_own(run, dataset), plan, target_error)
 
 
-def _score(run: Run, dataset: Dataset, plan: DeviceConfig, target_error: float | None) -> Evaluation:
+def _score(run: Run, dataset: Dataset, own: bool, plan: DeviceConfig, target_error: float | None) -> Evaluation:
     model = run.load_model(plan)
     _require_fitting(run, model, dataset)
-    own = _is_own(run, dataset)
     if target_error is not None and not own:
         about = f"the target error is about the validation images of {run.path}"
         raise UsageError(f"{about}: leave it out with other data ({dataset.name})")

@@ -18,7 +18,7 @@ from tenfold.evaluation.metrics import probabilities
 from tenfold.training.augment import make_generator
 from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
-from tenfold.training.imbalance import has_rare_classes
+from tenfold.training.imbalance import fit_recipe
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FAST89, Recipe
 from tenfold.training.trainer import Trainer, to_tensors
@@ -42,9 +42,7 @@ class Issue:
 def recipe_for(train: Split) -> Recipe:
     """`fast89`, fitted to so many images of that size."""
     small = train.images.shape[1] >= FAST89.low_res_size
-    return (FAST89 if small else replace(FAST89, low_res_fraction=0.0)).for_images(
-        len(train), has_rare_classes(train.labels)
-    )
+    return fit_recipe(FAST89 if small else replace(FAST89, low_res_fraction=0.0), train)
 
 
 def predict_out_of_fold(

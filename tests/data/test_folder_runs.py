@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import tenfold
+from tenfold.data.check import check_folder
 from tenfold.data.folder import load_folder
 from tenfold.data.image import decode
 from tenfold.errors import DataError
@@ -278,6 +279,28 @@ def test_a_class_that_was_not_learned_is_warned_of(invoke: Invoke, train: Train,
     assert "Not one training image of this class is recognised" in page
     code, out, _ = invoke("evaluate", tmp_path / "run", "--json")
     assert code == 0 and json.loads(out)["unlearned_classes"] == ["rare"], "known to later commands, too"
+
+
+def test_a_class_that_is_held_out_as_a_whole_is_warned_of(invoke: Invoke, train: Train, tmp_path: Path) -> None:
+    """Before, nothing was said but that the scores are bad."""
+    drawn = tenfold.load("shapes").train.images
+    for number, name in enumerate(20 * "a" + 20 * "b" + 2 * "c"):
+        (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn[number]).save(tmp_path / "few" / name / f"{number}.png")
+    run = train("--data", tmp_path / "few", "--val-size", "32", "--epochs", "1", "--out", tmp_path / "run")
+    left = pd.read_csv(tmp_path / "run" / "split.csv").query("split == 'train'")["class"].tolist()
+    assert len(left) == 1
+    held_out = {"a": 16, "b": 16, "c": 1}
+    assert [line for line in run["said"].splitlines() if "has no training image" in line] == [
+        f"Warning: class {name!r} has no training image, all {held_out[name]} are validation images: it cannot be "
+        "learned; choose a smaller --val-size, add images of it, or leave it out"
+        for name in "abc"
+        if name not in left
+    ]
+    for command in ("evaluate", "report"):
+        assert invoke(command, tmp_path / "run")[0] == 0
+    findings = {str(finding) for finding in check_folder(tmp_path / "few").findings if finding.kind == "small class"}
+    assert findings == {"c has only 2 images: add some; --val-size can leave none of them to train on"}
 
 
 OLD_LAYOUTS = {
