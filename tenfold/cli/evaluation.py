@@ -253,11 +253,11 @@ def _draw_explanation(path: Path, answer: "PredictionResult", pixels: "np.ndarra
     from tenfold.evaluation import plots
     from tenfold.evaluation.explain import overlay
 
-    label = answer.guesses[0][0]
+    label = answer.predictions[0][0]
     panels = [
         ("input", pixels),
         (f"{label}: integrated gradients", overlay(pixels, explained.saliency)),
         (f"{label}: occlusion", overlay(pixels, explained.occlusion)),
     ]
     note = f"orange: evidence for {label}, blue: against it; agreement of the two maps {explained.agreement:.2f}"
-    plots.save(plots.explanation(panels, answer.guesses, Path(answer.path).name, note), path)
+    plots.save(plots.explanation(panels, answer.predictions, Path(answer.path).name, note), path)

@@ -228,11 +228,11 @@ def tune(
 
 
 def _choose_space(space: Path | None, recipe: "Recipe") -> Path:
-    """The file asked for, or the one that comes along. Raises `UsageError` where it does not fit the recipe."""
+    """The file asked for, or the bundled one. Raises `UsageError` where it does not fit the recipe."""
     from tenfold.scaling.space import DEFAULT_SPACE, read_space
 
     if space is None and recipe.optimizer != "muon":
-        raise UsageError(f"the space that comes along is for the fast recipes: give --space FILE for {recipe.name}")
+        raise UsageError(f"the bundled space is for the fast recipes: give --space FILE for {recipe.name}")
     read_space(space or DEFAULT_SPACE, recipe)  # what is wrong with it is said before anything is loaded
     return space or DEFAULT_SPACE
 

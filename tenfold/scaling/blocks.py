@@ -165,7 +165,7 @@ def _data(filesystem: "FileSystem", entries: "list[FileInfo]", named: bool) -> "
 
 
 def answer_block(classifier: Predictor, block: Block, top: int, reject: bool) -> bytes:
-    """The block's answers as a parquet file: path, label, probability (and further guesses), error."""
+    """The block's answers as a parquet file: path, label, probability (and further predictions), error."""
     from pyarrow import parquet
 
     answers = [one for batch in answer(classifier, _inputs(block), top, reject) for one in batch]
@@ -220,12 +220,13 @@ def _table(answers: list[PredictionResult], top: int, block: Block) -> "Table":
     columns: dict[str, Any] = {"path": pyarrow.array([_text(one.path) for one in answers], pyarrow.string())}
     for rank in range(top):
         end = f"_{rank + 1}" if rank else ""
-        guesses = [one.guesses[rank] if one.guesses else (None, None) for one in answers]
+        predictions = [one.predictions[rank] if one.predictions else (None, None) for one in answers]
         labels = [
-            REJECTED if one.rejected and not rank else label for one, (label, _) in zip(answers, guesses, strict=True)
+            REJECTED if one.rejected and not rank else label
+            for one, (label, _) in zip(answers, predictions, strict=True)
         ]
         columns[f"label{end}"] = pyarrow.array(labels, pyarrow.string())
-        columns[f"probability{end}"] = pyarrow.array([sure for _, sure in guesses], pyarrow.float32())
+        columns[f"probability{end}"] = pyarrow.array([sure for _, sure in predictions], pyarrow.float32())
     columns["error"] = pyarrow.array([one.error for one in answers], pyarrow.string())
     return pyarrow.table(columns).replace_schema_metadata({_NOTE: block.digest})
 

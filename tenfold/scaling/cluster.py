@@ -95,7 +95,7 @@ def bench(
     data: what every node loads before it measures: name, size, resize, skip_bad. Raises as that does.
     """
     with connected(address) as ray:
-        _room(ray, request)
+        _capacity(ray, request)
         with benching.opened(recipes, out, setting), benching.interruptible(recipes, seeds, out):
             pairs = [(name, seed) for seed, name in product(seeds, recipes)]
             todo = [pair for pair in pairs if not benching.record_of(*pair, out).exists()]
@@ -113,16 +113,16 @@ def bench(
     return benching.bench(recipes, seeds, out, setting)  # every record is there now
 
 
-def _room(ray: "ModuleType", request: Request) -> int:
+def _capacity(ray: "ModuleType", request: Request) -> int:
     """How many runs fit on the cluster's nodes at once. Raises `UsageError` for none: it would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     by_cpu = [int(node.get("CPU", 0)) // request.cpus for node in nodes]
     by_gpu = [int(node.get("GPU", 0)) // request.gpus for node in nodes] if request.gpus else by_cpu
-    room = sum(map(min, by_cpu, by_gpu))
-    if not room:
+    capacity = sum(map(min, by_cpu, by_gpu))
+    if not capacity:
         gpus = f" and {request.gpus} GPU" if request.gpus else ""
         raise UsageError(f"no node of the cluster has {request.cpus} CPUs{gpus}: ask for fewer with --cpus")
-    return room
+    return capacity
 
 
 def measure(
@@ -189,23 +189,23 @@ def _keep(result: dict[str, Any], name: str, seed: int, out: Path) -> Outcome:
 
 
 def tune(setting: Setting, trials: int, out: Path, address: str, request: Request) -> "optuna.Study":
-    """As `tune.tune`, with as many trials at once as the cluster at `address` has room for. Raises as that does.
+    """As `tune.tune`, with as many trials at once as the cluster at `address` has capacity for. Raises as that does.
 
     Which fields a trial draws depends on those that have ended by then, and so on the order in which they do.
     """
     with connected(address) as ray:
-        room = _room(ray, request)
+        capacity = _capacity(ray, request)
         with tuning.searching(setting, trials, out) as search:
-            _search(ray, search, request, room)
+            _search(ray, search, request, capacity)
     return search.study
 
 
-def _search(ray: "ModuleType", search: tuning.Search, request: Request, room: int) -> None:
+def _search(ray: "ModuleType", search: tuning.Search, request: Request, capacity: int) -> None:
     """Keep so many trials under way until the search has no more of them."""
     remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(try_remotely)
     running: dict[Any, tuning.Trial] = {}
     while True:
-        while len(running) < room and (trial := search.ask()):
+        while len(running) < capacity and (trial := search.ask()):
             running[remote.remote(search.setting, trial.recipe, request.cpus)] = trial
         if not running:
             break

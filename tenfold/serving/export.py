@@ -1,7 +1,7 @@
 """A trained run → a model file, checked before it gets its name: on real test images, or else on synthetic ones.
 
 The file answers with what a single view of the network says, divided by the temperature: normalisation, softmax and
-temperature are inside. Quantised, its convolutions multiply 8-bit numbers: a quarter of the size, faster where the
+temperature are inside. Quantised, its convolutions multiply int8 numbers: a quarter of the size, faster where the
 processor is made for it, and a little less exact.
 """
 
@@ -46,7 +46,7 @@ CALIBRATED = 512
 """Training images that tell in which range the numbers of each layer lie."""
 LEAST_AGREEMENT, MOST_DIFFERENCE, MOST_LOSS = 0.999, 1e-3, 0.003
 _TIE = 1e-5
-"""Two classes whose probabilities differ by less are equally good first guesses: the order of sums decides."""
+"""Two classes whose probabilities differ by less are equally good top-1 predictions: the order of sums decides."""
 _TIMED_BATCH, _TIMED_ROUNDS = 64, 7
 
 
@@ -56,7 +56,7 @@ class Exported:
 
     max_abs_diff: largest difference of a probability from the network's; top1_agreement: share of images with the same
     first guess; verified_on: which images these two are of, "test images", "other images" (of the run's classes, but
-    not those it was scored on) or "synthetic images"; verified_images: how many. accuracy: share of right first guesses
+    not those it was scored on) or "synthetic images"; verified_images: how many. accuracy: top-1 accuracy
     on the run's test images, where known; images_per_second: by number format and runtime, where timed.
     """
 
@@ -222,7 +222,7 @@ def check(answers: np.ndarray, expected: np.ndarray) -> None:
 
 
 def agreement(answers: np.ndarray, expected: np.ndarray) -> float:
-    """Share of images whose first guess among probabilities N×K is the one that is `expected`, or tied with it."""
+    """Share of images whose top-1 prediction from probabilities N×K is `expected`, or tied with it."""
     guessed = expected[np.arange(len(expected)), answers.argmax(1)]
     return float((guessed >= expected.max(1) - _TIE).mean())
 
@@ -236,7 +236,7 @@ def _spread(count: int, most: int) -> np.ndarray:
 
 
 def quantize(network: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """Let the convolutions multiply 8-bit numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
+    """Let the convolutions multiply int8 numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
 
     The first one stays as it is: it takes no time, and is the most sensitive. Filters use 7 bits, since processors
     without VNNI add pairs of products in 16 bits. Max pools take and give 8 bits, which changes no number: the new
@@ -290,7 +290,7 @@ def _can_quantize(found: FoundData, int8: Int8) -> bool:
     if found.dataset is not None:
         return True
     if int8 == "on":
-        what = "8-bit files need images, to set ranges and to measure what is lost"
+        what = "int8 files need images, to set ranges and to measure what is lost"
         raise DataError(f"not exported: {what}: give a folder of the run's classes with --data ({found.reason})")
     remark("kept in float32: without real images, 8 bits cannot be set up or measured; give some with --data")
     return False
@@ -299,7 +299,7 @@ def _can_quantize(found: FoundData, int8: Int8) -> bool:
 def _choose(
     plain: bytes, network: onnx.ModelProto, about: ModelMetadata, found: FoundData, int8: Int8
 ) -> tuple[bytes, dict[str, float]]:
-    """The file to keep, float32 or 8-bit, and images per second of both in each runtime; what was measured is said.
+    """The file to keep, float32 or int8, and images per second of both in each runtime; what was measured is said.
 
     The speed that decides is that of the runtime that is used here; the accuracy, that of the worst, since the file may
     be run by any elsewhere. Raises `ModelError` where 8 bits were asked for and lose too much.

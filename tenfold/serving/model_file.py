@@ -31,11 +31,11 @@ _PICKLES = (b"\x80", b"PK\x03\x04")  # plain, and zipped as torch writes them
 class ModelMetadata:
     """What a model file says about itself.
 
-    threshold: the least probability at which an answer is given when unsure ones are to be rejected; None where the
+    threshold: the confidence below which predictions are rejected, if rejection is on; None where the
     model was trained without validation data. temperature: what the logits are divided by. accuracy: share of test
-    images whose first guess is right. made_with: version, recipe, seed, and the name of the data. bit_depth: how many
-    bits of 16-bit images are brought to 8; older files mean all. calibration: on how many validation images, and for
-    which target error, threshold and temperature were chosen; None in older files.
+    images whose top-1 prediction is correct. made_with: version, recipe, seed, and the name of the data. bit_depth: how
+    many bits of 16-bit images are brought to 8; older files mean all. calibration: the number of
+    validation images and the target error that threshold and temperature were fitted for; None in older files.
     """
 
     classes: tuple[str, ...]

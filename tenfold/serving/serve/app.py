@@ -175,7 +175,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     )
     async def predict(
         request: Request,
-        top: Annotated[int, Query(ge=1, le=1000, description="How many guesses to give for each image.")] = 5,
+        top: Annotated[int, Query(ge=1, le=1000, description="How many predictions to return for each image.")] = 5,
         reject: Annotated[
             bool, Query(description="Whether to give no label where the model is less sure than its threshold.")
         ] = False,

@@ -10,17 +10,17 @@ from fastapi import FastAPI
 from typing_extensions import TypedDict
 
 
-class Guess(TypedDict):
+class ClassProbability(TypedDict):
     label: str
     probability: float
 
 
 class Prediction(TypedDict):
-    """label: the best guess, null where it was rejected; pixels: base64 of size × size × 3 bytes, RGB, if asked for."""
+    """label: the most probable class, null where it was rejected; pixels: base64 of size × size × 3 bytes, RGB."""
 
     label: str | None
     probability: float
-    top: list[Guess]
+    top: list[ClassProbability]
     pixels: NotRequired[str]
 
 

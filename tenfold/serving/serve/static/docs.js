@@ -45,5 +45,5 @@ document.getElementById("curl").textContent = [
   `curl -H 'Content-Type: application/json' -d '{"image": "…base64…"}' ${here}/predict`,
 ].join("\n");
 list().catch((error) => {
-  document.getElementById("routes").textContent = `${error.message}. On the page, a token can be given.`;
+  document.getElementById("routes").textContent = `${error.message}. Enter a token on the web page.`;
 });
