@@ -18,7 +18,7 @@ from tenfold.cli.app import (
     print_accuracy,
     print_json,
 )
-from tenfold.console import percent, printable, remark
+from tenfold.console import log_info, percent, printable
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ def note_stale_model(run: "Run") -> None:
     try:
         file = find_in_run(run.path)
     except ModelError as error:  # scores do not need that file
-        remark(str(error))
+        log_info(str(error))
         return
     if file and not file.is_current:
-        remark(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")
+        log_info(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")
 
 
 def _load_data(run: "Run", data: str | None, skip_bad: str | None) -> "Dataset | None":
@@ -112,7 +112,9 @@ def _load_data(run: "Run", data: str | None, skip_bad: str | None) -> "Dataset |
     from tenfold.training.provenance import other_data
 
     if skip_bad and not data:
-        remark(f"--skip-bad {skip_bad} is without effect: the run's own images are read as they were for its training")
+        log_info(
+            f"--skip-bad {skip_bad} is without effect: the run's own images are read as they were for its training"
+        )
     return other_data(run, data, skip_bad) if data else None
 
 
@@ -196,7 +198,7 @@ def explain(
     records, bad = [], 0
     for name, explained in _explain_all(Run.open(run), sources, out, top):
         if isinstance(explained, ImageError):
-            remark(f"{name}: {explained}")
+            log_info(f"{name}: {explained}")
             records.append({"path": name, "error": str(explained)})
             bad += 1
             continue

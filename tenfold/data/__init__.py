@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.cache import Cached, get_cifar10, load_cifar10, remove_cifar10
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.shapes import make_shapes
@@ -106,7 +106,7 @@ def remove(name: str = "cifar10") -> Path | None:
 def _mention_folder(name: str) -> None:
     """Say what is meant where a folder has the name of a built-in data set."""
     if Path(name).is_dir():
-        remark(f"{name} is the built-in data set; for the folder {name} that is here, write ./{name}")
+        log_info(f"{name} is the built-in data set; for the folder {name} that is here, write ./{name}")
 
 
 def _check_name(name: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.archives import CIFAR10, Spec, array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.decoders import Arrays
@@ -84,7 +84,7 @@ def get_cifar10(from_path: Path | None = None, *, spec: Spec = CIFAR10) -> Cache
             try:
                 return _cached(*_read(spec), spec)
             except DataError as error:
-                remark(f"{error}; getting it")
+                log_info(f"{error}; getting it")
         fetched = fetch_cifar10(_downloads(), from_path, spec=spec)
         _store(fetched.source, fetched.arrays)
         shutil.rmtree(_downloads(), ignore_errors=True)
@@ -144,7 +144,7 @@ def _lock() -> Iterator[None]:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                remark(f"Another process is changing the cache; waiting for it ({path})")
+                log_info(f"Another process is changing the cache; waiting for it ({path})")
                 lock.acquire()
         try:
             yield

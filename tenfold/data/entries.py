@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.listing import Finding, Listing
 from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
@@ -92,10 +92,10 @@ def _empty_classes(listing: Listing, entries: Sequence[Entry]) -> list[Finding]:
     ]
 
 
-def remark_skipped(findings: Sequence[Finding]) -> None:
+def log_skipped(findings: Sequence[Finding]) -> None:
     """Name the first files that are skipped, and say how many more there are."""
     skipped = [finding for finding in findings if finding.severity == "skipped"]
     for finding in skipped[:_MOST_NAMED]:
-        remark(f"skipped {finding.what}")
+        log_info(f"skipped {finding.what}")
     if len(skipped) > _MOST_NAMED:
-        remark(f"skipped {len(skipped) - _MOST_NAMED:,} more: tenfold data check lists all that cannot be read")
+        log_info(f"skipped {len(skipped) - _MOST_NAMED:,} more: tenfold data check lists all that cannot be read")

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from tenfold.console import progress, remark
+from tenfold.console import log_info, progress
 from tenfold.data.cache import home, map_array, npy_header, writing_home
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import Entry, own_bit_depth
@@ -301,6 +301,6 @@ def _open_kept(request: _Request, path: Path) -> Pictures | None:
         return Pictures(request.listing, entries, images, request.resize, index["bit_depth"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         if path.is_dir():
-            remark(f"{path} is damaged ({error}): reading the folder again")
+            log_info(f"{path} is damaged ({error}): reading the folder again")
             _remove(path)
         return None

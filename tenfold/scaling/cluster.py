@@ -21,7 +21,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenfold.console import progress, remark, resumable
+from tenfold.console import log_info, progress, resumable
 from tenfold.data import load
 from tenfold.errors import DataError, RunFailedError, TenfoldError, UsageError
 from tenfold.files import is_unused, make_folder, note_all_own, write_bytes, write_text
@@ -181,7 +181,7 @@ def _keep(result: dict[str, Any], name: str, seed: int, out: Path) -> Outcome:
         there = outcome.environment["versions"]
         other = [f"{name} {there[name]}" for name in ("tenfold", "torch") if there[name] != version(name)]
         if other:
-            remark(f"{run.name} was made with {', '.join(other)}, unlike here: its numbers may differ")
+            log_info(f"{run.name} was made with {', '.join(other)}, unlike here: its numbers may differ")
     return outcome
 
 
@@ -283,7 +283,7 @@ def predict(question: PredictJob, model: bytes, out: Path, address: str) -> Coun
         with connected(address) as ray, progress("predicting", None) as bar, stopped:
             for part in _parts(ray, chain([first], blocks), question, model, out):
                 for path, error in part.errors:
-                    remark(f"{path}: {error}")
+                    log_info(f"{path}: {error}")
                 count.inputs, count.bad = count.inputs + part.rows, count.bad + len(part.errors)
                 bar(part.rows)
     finally:

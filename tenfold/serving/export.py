@@ -23,7 +23,7 @@ import onnx
 import torch
 from onnxruntime import quantization
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation.metrics import accuracy
@@ -137,7 +137,7 @@ def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Sou
     logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
     source = Source(model, found, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
     if not found.own:
-        remark(f"checked on {source.verified_on}: {found.reason}")
+        log_info(f"checked on {source.verified_on}: {found.reason}")
     return source
 
 
@@ -292,7 +292,7 @@ def _can_quantize(found: FoundData, int8: Int8) -> bool:
     if int8 == "on":
         what = "int8 files need images, to set ranges and to measure what is lost"
         raise DataError(f"not exported: {what}: give a folder of the run's classes with --data ({found.reason})")
-    remark("kept in float32: without real images, 8 bits cannot be set up or measured; give some with --data")
+    log_info("kept in float32: without real images, 8 bits cannot be set up or measured; give some with --data")
     return False
 
 
@@ -312,7 +312,7 @@ def _choose(
     accuracies = {name: _accuracy(classifier, dataset.test) for name, classifier in opened.items()}
     speeds = time_alternately(opened, dataset.test.images)
     for name in opened:
-        remark(f"{name:20} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right")
+        log_info(f"{name:20} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right")
     before, *after = accuracies.values()
     slow, fast = speeds["float32, onnxruntime"], speeds[f"int8, {choose_runtime(quantized=True)[0]}"]
     loss = before - min(after)

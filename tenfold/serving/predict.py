@@ -22,7 +22,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from tenfold.console import Advance, percent, printable, remark
+from tenfold.console import Advance, log_info, percent, printable
 from tenfold.errors import BusyError, DataError, ImageError, StorageError, Terminated, UsageError
 from tenfold.files import make_folder, parse_object, storage_errors, write_text
 from tenfold.machine import cores
@@ -268,7 +268,7 @@ class ResumableWriter:
     ) -> None:
         self._held.close()
         if kind in (KeyboardInterrupt, Terminated):
-            remark(f"stopped; the same command resumes {self.path}")
+            log_info(f"stopped; the same command resumes {self.path}")
 
     def _release(self) -> None:
         with contextlib.suppress(PermissionError):  # Windows unlinks nothing that is open
@@ -375,6 +375,6 @@ def write_all(
         write([*header, *map(form.write, answers)])
         bad = [answer for answer in answers if answer.error is not None]
         for answer in bad:
-            remark(f"{answer.path}: {answer.error}")
+            log_info(f"{answer.path}: {answer.error}")
         count.inputs, count.bad = count.inputs + len(answers), count.bad + len(bad)
         advance(len(answers))

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.errors import BusyError, ModelError, StorageError, UsageError, one_line
 from tenfold.files import (
     TEMPORARY_SUFFIX,
@@ -192,7 +192,7 @@ class Run:
                 for damaged in paths[:number]:  # else they would count among the newest, and sound ones go for them
                     damaged.unlink()
                 return checkpoint
-            remark(f"{path} is damaged and skipped")
+            log_info(f"{path} is damaged and skipped")
         if paths:
             raise ModelError(f"{self.path / 'checkpoints'}: every checkpoint is damaged; remove the folder to restart")
         return None
@@ -327,7 +327,7 @@ def find_unfinished(folder: Path) -> Run:
             if not run.scored:
                 return run
         except (BusyError, ModelError, StorageError) as error:
-            remark(f"passed over: {error}")
+            log_info(f"passed over: {error}")
     raise ModelError(f"nothing to resume: no unfinished run in {folder}")
 
 
