@@ -349,7 +349,7 @@ def test_eight_bits_need_images(
     saved, file = changed(gone), tmp_path / "x.onnx"
     code, out, err = invoke("export", run, "--int8", "on", "--out", file)
     assert (code, out, file.exists()) == (3, "", False)
-    assert "8-bit files need images, to set ranges and to measure what is lost: give a folder of the run's" in err
+    assert "int8 files need images, to set ranges and to measure what is lost: give a folder of the run's" in err
     code, out, err = invoke("export", run, "--int8", "auto", "--out", file, "--json")
     assert code == 0 and not json.loads(out)["quantized"] and json.loads(out)["images_per_second"] is None
     assert "kept in float32: without real images" in err
@@ -571,7 +571,7 @@ def test_its_own_images_are_handed_over_for_eight_bits_and_a_card(
     mine_run: Path, mine: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.open(mine_run)
-    with pytest.raises(DataError, match="8-bit files need images"):
+    with pytest.raises(DataError, match="int8 files need images"):
         export(run, int8="on")
     monkeypatch.setattr(exporting, "MOST_LOSS", 1.0)
     with run.locked():  # as a run is that was just trained: it is in use by this very process
