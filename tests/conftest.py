@@ -5,18 +5,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 import tenfold
-from tenfold import cli
 from tenfold.console import show_logs
 from tenfold.data import Dataset
+from tests.support import process
 from tests.support.process import Command, Invoke
 
 # Small tensors are computed no faster by many threads, and far slower on a busy machine. PyTorch reads this when it is
@@ -79,18 +76,7 @@ def command() -> Command:
 @pytest.fixture(scope="session")
 def invoke() -> Invoke:
     """Run the command within this process: exit code, standard output, standard error."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        out, err = StringIO(), StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.setattr(sys, "argv", ["tenfold", *map(str, arguments)])
-            patch.setattr("tenfold.console.stderr", lambda: Console(file=err, soft_wrap=True))
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out.getvalue(), err.getvalue()
-
-    return run
+    return process.invoke
 
 
 @pytest.fixture(scope="session")

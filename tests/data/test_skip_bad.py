@@ -146,7 +146,7 @@ def test_what_a_resumed_run_loads_is_what_it_was_allowed(trained: Any) -> None:
 def test_a_resumed_run_is_not_allowed_another_number(command: Command, trained: Any) -> None:
     _, folder = trained
     said = command("train", "--resume", "--out", folder / "run", "--skip-bad", "3")
-    assert said.returncode == 2 and "was begun with --skip-bad 10%, not 3: leave --skip-bad out" in said.stderr
+    assert said.returncode == 2 and "was started with --skip-bad 10%, not 3: leave --skip-bad out" in said.stderr
 
 
 def test_other_images_are_allowed_what_is_asked_for(command: Command, trained: Any, tmp_path: Path) -> None:
