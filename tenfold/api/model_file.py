@@ -9,7 +9,8 @@ from tenfold.errors import StorageError, TenfoldError, UsageError
 
 if TYPE_CHECKING:
     from tenfold.data import Dataset
-    from tenfold.serving.export import Exported, Int8
+    from tenfold.serving.export import Int8
+    from tenfold.serving.source import Exported
 
 
 def export(
@@ -21,16 +22,26 @@ def export(
     card: bool = False,
     data: "Dataset | Path | None" = None,
 ) -> "Exported":
-    """Write the model of a trained run as `onnx` or `keras`, checked against the network before it is kept.
+    """Write the model of a trained run in a registered format, checked against the network before it is kept.
 
-    out: by default RUN/model.onnx or .keras. int8: on, off, or auto (where it is faster here). card: write a model card
-    beside it. data: images to check it on, by default the run's own; without any, synthetic ones do.
+    out: by default the format's file in the run directory. int8: on, off, or auto (where it is faster here). card:
+    write a model card beside it. data: images to check it on, by default the run's own; without any, synthetic ones do.
     Raises `UsageError` for options that do not go together, and as `serving.export.export`.
     """
     extras.require("train", extras.ONNX)
-    if to == "keras" and (card or int8 != "off"):
-        raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
-    return _write_keras(run, out, data) if to == "keras" else _write_onnx(run, out, int8, card, data)
+    from tenfold.serving.exporters import EXPORTERS
+    from tenfold.training.run import Run
+
+    exporter = EXPORTERS.find(to)()
+    for option, given in (("int8", int8 != "off"), ("card", card)):
+        if given and option not in exporter.options:
+            raise UsageError(f"--{option} is for ONNX files: with --to {to} leave it out")
+    extras.require(*exporter.extra)
+    if out and exporter.suffix and out.suffix != exporter.suffix:
+        raise UsageError(f"--out {out}: its name must end in {exporter.suffix}, or {to.capitalize()} will not open it")
+    if "card" in exporter.options:
+        return _write_onnx(run, out, int8, card, data)
+    return exporter.export(Run.open(run), out, data=data)
 
 
 def _write_onnx(
@@ -47,16 +58,6 @@ def _write_onnx(
     if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
         remark(f"card: {write_card(run, Path(exported.path), found)}")
     return exported
-
-
-def _write_keras(run: Path, out: Path | None, data: "Dataset | Path | None") -> "Exported":
-    extras.require("keras", ("keras",))
-    if out and out.suffix != ".keras":
-        raise UsageError(f"--out {out}: its name must end in .keras, or Keras will not open it")
-    from tenfold.serving.keras_file import export_keras
-    from tenfold.training.run import Run
-
-    return export_keras(Run.open(run), out, data)
 
 
 def ensure_model_file(model: Path | None) -> Path:

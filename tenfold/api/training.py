@@ -8,7 +8,7 @@ from pathlib import Path
 from tenfold import extras
 from tenfold.api.run import Run
 from tenfold.console import progress_bars, remark
-from tenfold.data import NAMES, Dataset, load
+from tenfold.data import DATASETS, Dataset, load
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
@@ -175,7 +175,7 @@ def _fit_to_images(
     chosen: Recipe, recipe: str | Path | Recipe, epochs: float | None, val_size: int | None, dataset: Dataset
 ) -> Recipe:
     """Fit the recipe to the number of images, unless it is a data set by name, and log how that changes it."""
-    if dataset.origin is None and dataset.name in NAMES:
+    if dataset.origin is None and dataset.name in DATASETS and DATASETS.find(dataset.name).usual:
         return chosen
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
@@ -239,16 +239,18 @@ def _report(run: Run, trained: TrainResult, evaluation: Evaluation) -> None:
     began = time.perf_counter()
     paths = write_report(run, trained.dataset, evaluation)
     remark(f"report: {', '.join(map(str, reversed(paths)))}")
-    if run.recipe.network.name == "reference":
-        _save_for_keras(run, trained.dataset)
+    for to in run.recipe.network.also_exported:
+        _export_also(run, to, trained.dataset)
     run.timings["report_seconds"] = time.perf_counter() - began
 
 
-def _save_for_keras(run: Run, dataset: Dataset) -> None:
-    """What the reference system left too: the model in Keras's format, where Keras is installed."""
-    if importlib.util.find_spec("keras") is None:
-        remark(f"no model.keras: add the extra 'keras', then tenfold export {run.path} --to keras")
-        return
-    from tenfold.serving.keras_file import export_keras
+def _export_also(run: Run, to: str, dataset: Dataset) -> None:
+    """Write a further model file where the packages for it are installed."""
+    from tenfold.serving.exporters import EXPORTERS
 
-    remark(f"model for Keras: {export_keras(run, data=dataset).path}")
+    exporter = EXPORTERS.find(to)()
+    extra, modules = exporter.extra
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        remark(f"no {exporter.file}: add the extra {extra!r}, then tenfold export {run.path} --to {to}")
+        return
+    remark(f"model for {exporter.runtime}: {exporter.export(run, data=dataset).path}")

@@ -61,7 +61,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 Device = Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
 Data = Annotated[
-    str, typer.Option(envvar="TENFOLD_DATA", help="cifar10, shapes, or a folder of images with a subfolder a class.")
+    str,
+    typer.Option(
+        envvar="TENFOLD_DATA", help="A data set (tenfold data list) or a folder of images with a subfolder a class."
+    ),
 ]
 Size = Annotated[
     int,

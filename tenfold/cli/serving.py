@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 @app.command()
 def export(
     run: RunPath,
-    to: Annotated[str, typer.Option(help="onnx, or keras: a .keras file, which Keras and TensorFlow open.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="File to write, by default RUN/model.onnx or .keras.")] = None,
+    to: Annotated[str, typer.Option(help="onnx, keras (for Keras and TensorFlow), or a plugin's format.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write, by default RUN/model.onnx or its like.")] = None,
     int8: Annotated[str, typer.Option(help="8-bit arithmetic: on, off, or auto (where it is faster here).")] = "off",
     card: Annotated[bool, typer.Option("--card", help="Write a model card beside it.")] = False,
     data: Annotated[
@@ -44,10 +44,7 @@ def export(
 ) -> None:
     """Write a trained run as one file that answers without torch, compared with the network before it is kept."""
     extras.require("train", extras.ONNX)
-    check_choice("--to", to, ("onnx", "keras"))
     check_choice("--int8", int8, ("auto", "on", "off"))
-    if to == "keras" and (card or int8 != "off"):
-        raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
     from dataclasses import asdict
 
     from tenfold.api.model_file import export as write

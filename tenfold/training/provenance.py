@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tenfold.console import remark
-from tenfold.data import NAMES, Dataset, Origin, is_cached, is_folder, load, load_named
+from tenfold.data import DATASETS, Dataset, Origin, is_cached, is_folder, load, load_named
 from tenfold.data.dataset import SKIP_BAD, Split
 from tenfold.errors import DataError, ModelError, StorageError, UsageError
 from tenfold.files import write_text
@@ -126,7 +126,7 @@ def _found_folder(run: Run, env: Mapping[str, Any]) -> FoundData:
 
 def _found_by_name(run: Run, env: Mapping[str, Any]) -> FoundData:
     name = env["data"]
-    if name in NAMES and not is_cached(name):
+    if name in DATASETS and not is_cached(name):
         return FoundData(None, False, f"{name}, which {run.path} was trained on, is not in the cache of this machine")
     return FoundData(reload_dataset(run), True)
 
@@ -145,7 +145,7 @@ def reload_dataset(run: Run, folder: Path | None = None, in_python: str = "") ->
         return dataset
     if folder:
         raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
-    if env["data"] in NAMES:
+    if env["data"] in DATASETS:
         dataset = load_named(env["data"])
         if is_own(env, dataset):
             return dataset
@@ -317,7 +317,7 @@ def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, ta
         options += f" --target-error {target_error!r}"
     if origin:
         options += f" {shlex.join(origin.options())}"
-    elif data not in NAMES:
+    elif data not in DATASETS:
         more = "" if usual else f", target_error={target_error!r}"
         return f'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed={seed}{more})'
     return f"tenfold train --recipe {source} --data {shlex.quote(data)} --seed {seed}{options}"

@@ -118,7 +118,7 @@ def test_a_folder_that_is_named_as_a_data_set(command: Command, here: Path, monk
 
 def test_no_name_at_all_is_not_the_folder_that_one_is_in(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here / "flowers")
-    with pytest.raises(UsageError, match="no data set is named ''"):
+    with pytest.raises(UsageError, match="unknown data set ''"):
         tenfold.load("")
 
 
