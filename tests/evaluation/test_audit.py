@@ -186,6 +186,7 @@ def test_a_class_too_small_to_judge_is_said(made: tuple[Subject, dict[str, Any]]
     audit._write_issues(subject, made[1]["labels"])
 
 
+@pytest.mark.slow
 def test_the_command_and_the_page(
     made: tuple[Subject, dict[str, Any]],
     tmp_path: Path,

@@ -203,6 +203,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["before", "after"])
 def test_killed_while_the_model_is_written_a_run_is_finished_all_the_same(
     invoke: Invoke, flowers: Path, tiny_recipe: Path, tmp_path: Path, photo: Path, place: str
@@ -218,6 +219,7 @@ def test_killed_while_the_model_is_written_a_run_is_finished_all_the_same(
     Run.open(run).verify()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_exported_ends_with_4_after_all_else(
     invoke: Invoke, flowers: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +332,7 @@ def test_two_runs_are_compared_where_their_folder_moved_to(
     assert invoke("compare", run, other, "--out", page, "--data", saved)[:2] == (0, f"{page}\n")
 
 
+@pytest.mark.slow
 def test_a_service_starts_from_a_copied_run(run: Path, changed: Callable[[Any], Path], photo: Path) -> None:
     """In a process of its own, which writes the model file first; its cache is empty."""
     changed(gone)
