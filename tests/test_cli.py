@@ -163,7 +163,7 @@ def test_no_color_is_honoured() -> None:
         (
             ["train", "--data", "shapes", "--out", "taken"],
             2,
-            "taken exists: choose another --out, or go on with it: --resume --out taken",
+            "taken exists: choose another --out, or resume it: --resume --out taken",
         ),
         (["train", "--sead", "1"], 2, "--sead"),
         (["profile", "--data", "shapes", "--device", "mps"], 2, "No such option: --device"),
@@ -323,7 +323,7 @@ def unfinished(tiny_recipe: Path, tmp_path: Path) -> Path:
 def test_a_resumed_run_keeps_its_settings(
     invoke: Invoke, unfinished: Path, monkeypatch: pytest.MonkeyPatch, option: str, value: str, was: str
 ) -> None:
-    said = f"was begun with {option} {was}"
+    said = f"was started with {option} {was}"
     code, out, err = invoke("train", "--resume", "--out", unfinished, option, value)
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert said in err and f"leave {option} out" in err

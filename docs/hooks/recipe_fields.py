@@ -35,9 +35,10 @@ def reference() -> str:
 def recipes() -> str:
     """The named recipes side by side: the fields in which they differ."""
     plain_recipes = {name: _flat(json.loads(recipe.to_json())) for name, recipe in RECIPES.items()}
+    order = [field.name for field in dataclasses.fields(Recipe)]
     fields = dict.fromkeys(field for flat in plain_recipes.values() for field in flat)
     rows = []
-    for field in fields:
+    for field in sorted(fields, key=lambda field: order.index(field.partition(".")[0])):
         values = [_show(flat.get(field, "")) for flat in plain_recipes.values()]
         if field != "name" and len(set(values)) > 1:
             rows.append([code(field), *map(code, values)])

@@ -164,13 +164,13 @@ class Run(storage.Run):
         full: corrupt all test images, not the first 1,000. The parts are kept in the run directory. Takes minutes.
         Raises as `evaluate`.
         """
-        from tenfold.evaluation.audit import Subject, examine
+        from tenfold.evaluation.audit import Subject, run_audit
         from tenfold.evaluation.evaluate import evaluate
         from tenfold.training.device import select_device
 
         dataset, plan = self._own_data(data), select_device(device)
         with self.locked(), progress_bars(progress):
-            parts, _ = examine(Subject(self, dataset, evaluate(self, dataset, plan)), plan, full)
+            parts, _ = run_audit(Subject(self, dataset, evaluate(self, dataset, plan)), plan, full)
         return parts
 
     def explain(self, images: "Images", labels: Sequence[int] | None = None) -> "list[Explanation]":

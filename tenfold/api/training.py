@@ -85,7 +85,7 @@ def train(
         check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
         select_device(dist.device(device))
         options = {"size": size, "resize": resize, "seed": seed, "skip_bad": skip_bad}
-        dataset = data if isinstance(data, Dataset) else load(str(data), **options)  # type: ignore[arg-type]
+        dataset = data if isinstance(data, Dataset) else load(_as_name(data), **options)  # type: ignore[arg-type]
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
         return training.train(
             fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
@@ -160,6 +160,12 @@ def complete(
     return run
 
 
+def _as_name(data: object) -> str:
+    if not isinstance(data, str | Path):
+        raise UsageError(f"data must be a name, a path or a tenfold.Dataset, not {type(data).__name__}")
+    return str(data)
+
+
 def _stopwatch() -> Clock:
     began = time.perf_counter()
     return lambda: time.perf_counter() - began
@@ -176,7 +182,7 @@ def _fit_to_images(
     images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
     rare = has_rare_classes(dataset.train.labels)
     remark_size(recipe, size)
-    fitted = choose_recipe(recipe, epochs, val_size, images, size, rare)
+    fitted = choose_recipe(recipe, epochs, val_size, dataset, size)
     if fitted != chosen:
         remark(
             f"recipe fitted to {images:,} images: {fitted.epochs:.4g} epochs in batches of "

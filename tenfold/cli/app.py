@@ -179,17 +179,17 @@ def _share(share: float) -> str:
     return percent(share, 2, "%")
 
 
-def print_accuracy(scores: dict[str, Any], say: Callable[[str], None] = print) -> None:
-    """Say what a run scored on the test images."""
-    from tenfold.evaluation.calibration import say as say_calibration
+def print_accuracy(scores: dict[str, Any], write: Callable[[str], None] = print) -> None:
+    """Write the main metrics of a run, a line each."""
+    from tenfold.evaluation.calibration import format_calibration
 
-    views = f"({_share(scores['test_accuracy_single_view'])} with a single view)"
+    views = f"({_share(scores['test_accuracy_single_view'])} without TTA)"
     losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
     low, high = scores["test_accuracy_interval"]
-    say(f"test accuracy {_share(scores['test_accuracy'])} {views}, {losses}")
-    say(f"on other test images like these, 95 % sure: {low:.1%} to {high:.1%}")
+    write(f"test accuracy {_share(scores['test_accuracy'])} {views}, {losses}")
+    write(f"95 % interval: {low:.1%} to {high:.1%}")
     if scores["val_accuracy"] is not None:
-        say(f"validation accuracy {_share(scores['val_accuracy'])}")
-    say(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} with a single view)")
-    for sentence in say_calibration(scores["calibration"]):
-        say(sentence)
+        write(f"validation accuracy {_share(scores['val_accuracy'])}")
+    write(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} without TTA)")
+    for sentence in format_calibration(scores["calibration"]):
+        write(sentence)

@@ -37,7 +37,7 @@ def audit(
     from tenfold.training.run import Run
 
     opened, plan = Run.open(run), select_device(device)
-    in_python = "tenfold.evaluation.audit.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
+    in_python = "tenfold.evaluation.audit.run_audit(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)"
     dataset = reload_dataset(opened, data, in_python)
     with opened.locked():
         evaluated = evaluation.evaluate(opened, dataset, plan)
@@ -53,10 +53,10 @@ def audit(
 
 def _audit(run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "DeviceConfig", full: bool) -> dict[str, Any]:
     """All parts of the audit; where the run's page does not show them yet, it is written again."""
-    from tenfold.evaluation.audit import Subject, changed, examine
+    from tenfold.evaluation.audit import Subject, changed, run_audit
     from tenfold.evaluation.report import REPORT, write_report
 
-    panel, new = examine(Subject(run, dataset, evaluated), plan, full)
+    panel, new = run_audit(Subject(run, dataset, evaluated), plan, full)
     page = run.path / REPORT
     # an interrupted call may have left a part that is not new, but not on the page either
     if new or not page.is_file() or page.stat().st_mtime < changed(run):
@@ -65,9 +65,9 @@ def _audit(run: "Run", dataset: "Dataset", evaluated: "Evaluation", plan: "Devic
 
 
 def _print_panel(run: "Run", panel: dict[str, Any]) -> None:
-    from tenfold.evaluation.audit import say
+    from tenfold.evaluation.audit import format_audit
     from tenfold.evaluation.report import REPORT
 
-    for sentence in say(panel):
+    for sentence in format_audit(panel):
         print(sentence)
-    print(f"images and tables: {run.path / REPORT}#honesty")
+    print(f"images and tables: {run.path / REPORT}#audit")

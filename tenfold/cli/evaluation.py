@@ -185,11 +185,11 @@ def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
 def explain(
     run: RunPath,
     sources: Annotated[list[str], typer.Argument(metavar="IMAGE…", help="Files, folders, patterns, or -.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures, one an image.")] = Path("explanations"),
-    top: Annotated[int, typer.Option(min=1, help="How many guesses to draw.")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder for the plots, one per image.")] = Path("explanations"),
+    top: Annotated[int, typer.Option(min=1, help="How many predictions to draw.")] = 5,
     as_json: Json = False,
 ) -> None:
-    """Show where a run looks: what in an image speaks for its answer, and what against it."""
+    """Draw saliency maps: which parts of an image speak for or against the prediction."""
     extras.require("train", extras.AUDIT)
     from tenfold.training.run import Run
 
@@ -203,7 +203,7 @@ def explain(
         told.append(explained)
         if not as_json:
             said = f"{explained['label']} {percent(explained['probability'], 2, '%')}"
-            agree = f"saliency and occlusion agree to {explained['agreement']:.2f}"
+            agree = f"agreement of saliency and occlusion {explained['agreement']:.2f}"
             print(printable(f"{name}: {said}; {agree}; {explained['png']}"))
     if as_json:
         print_json({"images": told})
@@ -254,10 +254,10 @@ def _draw_explanation(path: Path, answer: "PredictionResult", pixels: "np.ndarra
     from tenfold.evaluation.explain import overlay
 
     label = answer.guesses[0][0]
-    pictures = [
-        ("what it sees", pixels),
-        (f"why {label}: gradients", overlay(pixels, explained.saliency)),
-        ("if covered: occlusion", overlay(pixels, explained.occlusion)),
+    panels = [
+        ("input", pixels),
+        (f"{label}: integrated gradients", overlay(pixels, explained.saliency)),
+        (f"{label}: occlusion", overlay(pixels, explained.occlusion)),
     ]
-    note = f"orange speaks for {label}, blue against it; the two maps agree to {explained.agreement:.2f}"
-    plots.save(plots.explanation(pictures, answer.guesses, Path(answer.path).name, note), path)
+    note = f"orange: evidence for {label}, blue: against it; agreement of the two maps {explained.agreement:.2f}"
+    plots.save(plots.explanation(panels, answer.guesses, Path(answer.path).name, note), path)

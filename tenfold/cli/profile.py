@@ -19,9 +19,7 @@ from tenfold.cli.app import (
 )
 
 if TYPE_CHECKING:
-    from tenfold.data import Dataset
     from tenfold.training.profile import StepProfile
-    from tenfold.training.recipe import Recipe
 
 
 @app.command()
@@ -44,23 +42,12 @@ def profile(
     from tenfold.training.profile import profile_step
 
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
-    fitted = _fit_recipe(recipe, epochs, size, dataset)
+    fitted = choose_recipe(recipe, epochs, None, dataset if dataset.origin else None, size)
     profiled = profile_step(fitted, dataset.train, len(dataset.classes))
     if as_json:
         _print_json(fitted.name, profiled)
     else:
         _print_table(profiled)
-
-
-def _fit_recipe(name: str, epochs: float | None, size: int, dataset: "Dataset") -> "Recipe":
-    """The recipe of that name, fitted to a folder's images as `train` does."""
-    from tenfold.training.fitting import choose_recipe
-    from tenfold.training.imbalance import has_rare_classes
-
-    if not dataset.origin:
-        return choose_recipe(name, epochs, None, None, size)
-    labels = dataset.train.labels
-    return choose_recipe(name, epochs, None, len(labels), size, has_rare_classes(labels))
 
 
 def _print_json(recipe: str, profiled: "StepProfile") -> None:

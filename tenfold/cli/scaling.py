@@ -204,7 +204,7 @@ def tune(
     space = _choose_space(space, chosen)
     from tenfold.data import load
     from tenfold.scaling import tune as tuning
-    from tenfold.scaling.space import read_space
+    from tenfold.scaling.space import find_space, read_space
     from tenfold.training.device import select_device
 
     if not cluster:  # whose nodes may have other devices
@@ -212,8 +212,9 @@ def tune(
     dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
     chosen, val_images = _hold_out(chosen, dataset, val_size)
     where = (_found_again(data, dataset), size, resize, device)
-    setting = tuning.Setting(chosen, read_space(space, chosen), val_images, *where, seed, _content(dataset), skip_bad)
     path = out or RUNS / f"tune-{chosen.name}"
+    fields = find_space(read_space(space, chosen), chosen, path / tuning.SETTINGS)
+    setting = tuning.Setting(chosen, fields, val_images, *where, seed, _content(dataset), skip_bad)
     if cluster:
         from tenfold.scaling import cluster as clustering
 
@@ -259,7 +260,7 @@ def _bench_command(recipes: "Sequence[str]", setting: "Setting", dataset: "Datas
 
 def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tuple["Recipe", int]:
     """The recipe fitted to the data, and how many of its images to score trials on."""
-    from tenfold.training.imbalance import has_rare_classes
+    from tenfold.training.imbalance import fit_recipe
 
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
@@ -268,5 +269,5 @@ def _hold_out(recipe: "Recipe", dataset: "Dataset", val_size: int | None) -> tup
     if not 0 < held_out < images:
         raise UsageError(f"--val-size {held_out} leaves nothing of {images:,} training images")
     if dataset.origin:
-        recipe = recipe.for_images(images - dataset.val_size, has_rare_classes(dataset.train.labels))
+        recipe = fit_recipe(recipe, dataset.train, dataset.val_size)
     return recipe, held_out

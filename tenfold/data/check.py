@@ -22,6 +22,8 @@ from tenfold.data.listing import File, Finding, list_folder
 
 FEW = 20
 """Images of a class; of fewer, little is learned and nothing is measured."""
+FEWEST = 5
+"""Images of a class; fewer are easily held out all together."""
 ALIKE = 0.25
 """Two images are near duplicates where they differ by at most this share of their contrast (root mean square). Stored
 again as JPEG of quality 75, an image of CIFAR-10 differs by 0.26 at the most nine times in ten; of its first 25,000
@@ -156,7 +158,8 @@ def _examine_counts(by_split: dict[str, dict[str, int]]) -> Iterator[Finding]:
             yield Finding("imbalance", "warning", what, "add some; trust the scores by class", (largest, smallest))
         for name, count in counts.items():
             if 0 < count < FEW:
-                yield Finding("small class", "warning", f"{name} has only {count:,} images", "add some", (name,))
+                do = "add some" if count >= FEWEST else "add some; --val-size can leave none of them to train on"
+                yield Finding("small class", "warning", f"{name} has only {count:,} images", do, (name,))
 
 
 def _examine_copies(pictures: Pictures) -> Iterator[Finding]:

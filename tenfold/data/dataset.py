@@ -5,6 +5,8 @@ from typing import Literal
 
 import numpy as np
 
+from tenfold.errors import DataError
+
 Resize = Literal["squash", "crop", "pad"]
 """How images of other shapes are brought to size: see `image.resize_pixels`."""
 
@@ -12,7 +14,18 @@ SKIP_BAD = "1%"
 """How many of a folder's image files may be skipped unless the user says otherwise; at least one in any case."""
 
 
-@dataclass(frozen=True)
+def _is_array(value: object) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _describe(value: object) -> str:
+    """Kind and shape of what was given instead."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {'×'.join(map(str, value.shape)) or 'scalar'}"
+    return type(value).__name__
+
+
+@dataclass(frozen=True, repr=False)
 class Split:
     """Images and labels that belong together.
 
@@ -26,8 +39,14 @@ class Split:
     names: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == np.uint8 and self.images.ndim == 4 and self.images.shape[3] == 3
-        assert self.labels.shape == (len(self.images),)
+        images, labels = self.images, self.labels
+        if not (_is_array(images) and images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3):
+            raise DataError(f"images must be a uint8 array N×H×W×3, not {_describe(images)}")
+        if not (_is_array(labels) and labels.dtype.kind in "ui" and labels.shape == (len(images),)):
+            raise DataError(f"labels must be {len(images):,} integers, one an image, not {_describe(labels)}")
+
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} images of {self.images.shape[2]}×{self.images.shape[1]} pixels)"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,7 +78,7 @@ class Origin:
         return ["--size", str(self.size), "--resize", self.resize, *skip_bad]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """A named data set: K class names in label order, what to train on, and what to score on.
 
@@ -72,6 +91,18 @@ class Dataset:
     test: Split
     val_size: int = 0
     origin: Origin | None = None
+
+    def __post_init__(self) -> None:
+        for name, part in (("train", self.train), ("test", self.test)):
+            if not isinstance(part, Split):
+                raise DataError(f"{name} must be a tenfold.Split, not {type(part).__name__}")
+            if len(part) and int(part.labels.max()) >= len(self.classes):
+                raise DataError(f"{name} has label {part.labels.max()}, but there are {len(self.classes)} classes")
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.train):,} training and {len(self.test):,} test images"
+        size = f"{self.train.images.shape[2]}×{self.train.images.shape[1]}"
+        return f"Dataset({self.name!r}, {len(self.classes)} classes, {counts} of {size} pixels)"
 
     @property
     def resize(self) -> str:

@@ -7,8 +7,11 @@ What the user names is always taken: callers ask about what lies below it.
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from tenfold.data.image import sniff
 from tenfold.files import ALL_OWN, OWN_NOTE
@@ -53,7 +56,9 @@ _SIGNS: tuple[set[str], ...] = (
     {"request.json", "part-00000000.parquet"},
 )
 _FIRST_SIGNS = ("recipe.json", "model.json", "bench.json", "tune.json", "request.json")  # one of each of `_SIGNS`
-_BESIDE_RECIPE = {"recipe.json", "plots", "train.log", "history.csv", "report.html", "results.json"}
+_RUN_FOLDERS = {"checkpoints", "plots", "logits", "honesty", "audit"}
+_RECIPE_KEYS = {"name", "network", "stages"}  # of every version
+_MOST_RECIPE = 2**20  # bytes
 _HEAD = 18  # bytes that tell what a file is
 _MOST_NOTE = 2**24  # bytes of a note
 _MOST_DEPTH = 4  # folders in folders that are looked through for images or output
@@ -92,20 +97,43 @@ def is_output(folder: Path) -> bool:
     try:
         if not any((folder / name).exists() for name in _FIRST_SIGNS):
             return False  # most folders: they need not be listed for this
-        return shows_output(os.listdir(folder))  # noqa: PTH208
+        return shows_output(os.listdir(folder), partial(_open_file, folder / "recipe.json"))  # noqa: PTH208
     except OSError:
         return False
 
 
-def shows_output(names: Collection[str]) -> bool:
-    """Whether these are the names in a folder of tenfold's.
+def _open_file(path: Path) -> BinaryIO:
+    if not path.is_file():  # a pipe would wait for somebody to write
+        raise FileNotFoundError(path)
+    return path.open("rb")
 
-    A recipe without the other files of a run is a run's where nothing lies beside it but what a run has: a class of
-    food may hold a `recipe.json`, too, with its images beside it or in folders.
+
+def shows_output(names: Collection[str], open_recipe: Callable[[], AbstractContextManager[Any]]) -> bool:
+    """Whether these are the names in a folder of tenfold's; open_recipe: opens its `recipe.json` to be read.
+
+    A recipe without the other files of a run is a run's where it is one of tenfold's, with no image or class beside it:
+    a class of food may hold a `recipe.json`, too. Raises `OSError`.
     """
     if any(sign <= set(names) for sign in _SIGNS):
         return True
-    return "recipe.json" in names and {name for name in names if not is_hidden(name)} <= _BESIDE_RECIPE
+    if "recipe.json" not in names or not all(map(_may_be_of_run, names)):
+        return False
+    with open_recipe() as file:
+        return _is_recipe(file.read(_MOST_RECIPE))
+
+
+def _may_be_of_run(name: str) -> bool:
+    """Whether a run may hold something of this name: no image, and no other folder; those have no ending."""
+    suffix = Path(name).suffix.casefold()
+    return is_hidden(name) or (suffix not in PICTURES if suffix else name in _RUN_FOLDERS)
+
+
+def _is_recipe(content: bytes) -> bool:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and value.keys() >= _RECIPE_KEYS
 
 
 def parse_note(content: bytes) -> frozenset[str]:

@@ -1,8 +1,7 @@
-"""How far a run's score can be trusted: copies among its test images, corruptions, labels, and the spread over runs.
+"""Audit of a run's test accuracy: train–test duplicates, corruptions, label issues, saliency maps, seed variance.
 
-Each part is kept in `honesty/` of the run directory and used again as long as weights and data are the same, so an
-interrupted examination goes on where it was. Parts are plain JSON values; where one cannot be had, it says why under
-`missing`.
+Each part is kept in `audit/` of the run directory and used again as long as weights and data are the same, so an
+interrupted audit resumes. Parts are plain JSON values; where a part is not available, `missing` says why.
 """
 
 import base64
@@ -28,7 +27,7 @@ from tenfold.evaluation.duplicates import PUBLISHED, embed, find_duplicates
 from tenfold.evaluation.evaluate import Evaluation, require_own
 from tenfold.evaluation.explain import explain, overlay
 from tenfold.evaluation.metrics import accuracy, probabilities
-from tenfold.evaluation.spread import spread_over_runs
+from tenfold.evaluation.seed_variance import seed_variance
 from tenfold.files import parse_object
 from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
@@ -36,12 +35,16 @@ from tenfold.training.run import Run
 from tenfold.training.trainer import to_tensors
 from tenfold.training.weights import DESCRIPTION, WEIGHTS, Model
 
-FOLDER = "honesty"
+FOLDER = "audit"
+_OLD_FOLDER = "honesty"
+_OLD_FILES = {"saliency": "maps"}
+_OLD_KEYS = {"accuracy_on_copies": "accuracy_on_duplicates", "judges_accuracy": "agreement", "pictures": "overlays"}
+"""Names in runs of earlier versions, which stay readable."""
 ISSUES = "label_issues.csv"
 IMAGES_A_CELL = 1000
-MAPPED = 6
-"""Of the surest mistakes, images that are explained in the report."""
-_NAMES = ("duplicates", "corruptions", "labels", "maps")
+EXPLAINED = 6
+"""How many of the most confident mistakes are explained in the report."""
+_NAMES = ("duplicates", "corruptions", "labels", "saliency")
 _VERSION = 2
 
 Part = dict[str, Any]
@@ -49,7 +52,7 @@ Part = dict[str, Any]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is examined: a scored run and its own data."""
+    """What is audited: a scored run and its own data."""
 
     run: Run
     dataset: Dataset
@@ -69,8 +72,8 @@ def _digest(part: Split) -> str:
     return hashed.hexdigest()
 
 
-def examine(subject: Subject, plan: DeviceConfig, full: bool = False) -> tuple[dict[str, Part], bool]:
-    """Have every part, and say whether one of them is new. The caller owns the run's lock.
+def run_audit(subject: Subject, plan: DeviceConfig, full: bool = False) -> tuple[dict[str, Part], bool]:
+    """All parts, and whether one of them is new. The caller owns the run's lock.
 
     full: corrupt all test images, not the first thousand. Raises `ModelError`, `StorageError`, and `UsageError` for
     other data than the run's own.
@@ -87,17 +90,17 @@ def examine(subject: Subject, plan: DeviceConfig, full: bool = False) -> tuple[d
         "duplicates": lambda: _duplicates(subject, model, plan),
         "corruptions": lambda: _corruptions(subject, model, plan, images),
         "labels": lambda: _labels(subject, plan),
-        "maps": lambda: _maps(subject, model),
+        "saliency": lambda: _saliency(subject, model),
     }
     missing = [name for name in _NAMES if name not in kept]
     for name in missing:
         kept[name] = makers[name]()
         _keep(subject, name, kept[name])
-    return {name: kept[name] for name in _NAMES} | {"spread": spread_over_runs(subject.run)}, bool(missing)
+    return {name: kept[name] for name in _NAMES} | {"seed_variance": seed_variance(subject.run)}, bool(missing)
 
 
 def read_panel(subject: Subject) -> dict[str, Part] | None:
-    """The parts that the run keeps of this very model and data, with the spread; None where there is none."""
+    """The parts that the run keeps of this very model and data, with the seed variance; None without an audit."""
     names = [name for name in _NAMES if path_of(subject.run, name).is_file()]
     if not names:
         return None
@@ -106,7 +109,7 @@ def read_panel(subject: Subject) -> dict[str, Part] | None:
         kept = _read(subject.run, name)
         if kept.get("key") == key:
             found[name] = kept["value"]
-    return found | {"spread": spread_over_runs(subject.run)} if found else None
+    return found | {"seed_variance": seed_variance(subject.run)} if found else None
 
 
 def changed(run: Run) -> float:
@@ -116,15 +119,28 @@ def changed(run: Run) -> float:
 
 
 def path_of(run: Run, name: str) -> Path:
-    """Where the run keeps a part."""
-    return run.path / FOLDER / f"{name}.json"
+    """Where the run keeps a part; in a run of an earlier version, perhaps under the old name."""
+    return run.path / _file_of(run, name)
+
+
+def _file_of(run: Run, name: str) -> str:
+    current, old = f"{FOLDER}/{name}.json", f"{_OLD_FOLDER}/{_OLD_FILES.get(name, name)}.json"
+    return old if (run.path / old).is_file() and not (run.path / current).is_file() else current
+
+
+def _with_current_keys(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_current_keys(item) for item in value]
+    if isinstance(value, dict):
+        return {_OLD_KEYS.get(key, key): _with_current_keys(item) for key, item in value.items()}
+    return value
 
 
 def _read(run: Run, name: str) -> dict[str, Any]:
-    """What is kept, or nothing where it is damaged: then it is made anew."""
+    """What is kept, or nothing where it is damaged: then it is computed again."""
     try:
-        if _is_sound(run, f"{FOLDER}/{name}.json"):
-            return parse_object(path_of(run, name).read_bytes())
+        if _is_sound(run, _file_of(run, name)):
+            return _with_current_keys(parse_object(path_of(run, name).read_bytes()))
     except ValueError:
         pass
     remark(f"{path_of(run, name)} is damaged: tenfold audit {run.path} writes it again")
@@ -143,16 +159,16 @@ def _keep(subject: Subject, name: str, value: Part) -> None:
     subject.run.rewrite_in_manifest({f"{FOLDER}/{name}.json": json.dumps({"key": subject.key, "value": value}) + "\n"})
 
 
-# --- copies ------------------------------------------------------------------------------------------------------
+# --- duplicates ---------------------------------------------------------------------------------------------------
 
 
 def _duplicates(subject: Subject, model: Model, plan: DeviceConfig) -> Part:
     dataset = subject.dataset
-    with progress("looking for copies", len(dataset.test) + len(dataset.train)) as bar:
+    with progress("searching duplicates", len(dataset.test) + len(dataset.train)) as bar:
         features = [embed(model, to_tensors(part)[0], plan, bar) for part in (dataset.test, dataset.train)]
         pairs = find_duplicates(dataset.test.images, dataset.train.images, *features)
     logits, truth = subject.evaluation.logits, subject.evaluation.labels
-    copied = np.isin(np.arange(len(truth)), [pair.test for pair in pairs])
+    duplicated = np.isin(np.arange(len(truth)), [pair.test for pair in pairs])
     differ = [pair for pair in pairs if dataset.test.labels[pair.test] != dataset.train.labels[pair.train]]
     return {
         "images": len(truth),
@@ -162,8 +178,8 @@ def _duplicates(subject: Subject, model: Model, plan: DeviceConfig) -> Part:
         "labels_differ": len(differ),
         "published_share": PUBLISHED.get(dataset.name),
         "accuracy": accuracy(logits, truth),
-        "accuracy_without": accuracy(logits[~copied], truth[~copied]) if not copied.all() else None,
-        "accuracy_on_copies": accuracy(logits[copied], truth[copied]) if copied.any() else None,
+        "accuracy_without": accuracy(logits[~duplicated], truth[~duplicated]) if not duplicated.all() else None,
+        "accuracy_on_duplicates": accuracy(logits[duplicated], truth[duplicated]) if duplicated.any() else None,
         "pairs": [asdict(pair) for pair in pairs],
     }
 
@@ -199,15 +215,15 @@ def _corruptions(subject: Subject, model: Model, plan: DeviceConfig, images: int
 def _labels(subject: Subject, plan: DeviceConfig) -> Part:
     dataset, missing = subject.dataset, []
     part: Part = {}
-    judges: dict[str, Callable[[], np.ndarray]] = {
-        "train": lambda: _judge_training_images(dataset, plan),
+    predictors: dict[str, Callable[[], np.ndarray]] = {
+        "train": lambda: _predict_training_labels(dataset, plan),
         "test": lambda: probabilities(subject.evaluation.logits),
     }
     for name, split in _splits(dataset):
         try:
-            part[name] = _suspects(split, judges[name]())
+            part[name] = _issues(split, predictors[name]())
         except (DataError, DivergedError, UsageError) as error:
-            missing.append(f"{name} labels were not judged: {error}")
+            missing.append(f"{name} labels were not checked: {error}")
     part["missing"] = "; ".join(missing) or None
     _write_issues(subject, part)
     return part
@@ -217,19 +233,19 @@ def _splits(dataset: Dataset) -> tuple[tuple[str, Split], ...]:
     return ("train", dataset.train), ("test", dataset.test)
 
 
-def _suspects(split: Split, predicted: np.ndarray) -> Part:
+def _issues(split: Split, predicted: np.ndarray) -> Part:
     issues = label_errors.find_issues(split.labels, predicted)
     return {
         "images": len(split),
-        "judges_accuracy": accuracy(predicted, split.labels.astype(np.int64)),
+        "agreement": accuracy(predicted, split.labels.astype(np.int64)),
         "suspected": len(issues),
         "issues": [asdict(issue) for issue in issues],
     }
 
 
-def _judge_training_images(dataset: Dataset, plan: DeviceConfig) -> np.ndarray:
+def _predict_training_labels(dataset: Dataset, plan: DeviceConfig) -> np.ndarray:
     recipe = label_errors.recipe_for(dataset.train)
-    with progress("judging labels", 100) as bar:
+    with progress("checking labels", 100) as bar:
         return label_errors.predict_out_of_fold(
             dataset.train, len(dataset.classes), plan, recipe, lambda share: bar(100 * share)
         )
@@ -237,12 +253,12 @@ def _judge_training_images(dataset: Dataset, plan: DeviceConfig) -> np.ndarray:
 
 def _row(name: str, split: Split, issue: Part, classes: Sequence[str]) -> list[Any]:
     path = "" if split.names is None else split.names[issue["index"]]
-    sure = [f"{issue[key]:.6g}" for key in ("given_probability", "suspected_probability")]
-    return [name, issue["index"], path, classes[issue["given"]], classes[issue["suspected"]], *sure]
+    shares = [f"{issue[key]:.6g}" for key in ("given_probability", "suspected_probability")]
+    return [name, issue["index"], path, classes[issue["given"]], classes[issue["suspected"]], *shares]
 
 
 def _write_issues(subject: Subject, part: Part) -> None:
-    """Write label_issues.csv: the suspects of a part, a row each."""
+    """Write label_issues.csv: the label issues of a part, one per row."""
     run, dataset = subject.run, subject.dataset
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -252,74 +268,74 @@ def _write_issues(subject: Subject, part: Part) -> None:
     run.rewrite_in_manifest({ISSUES: text.getvalue()})
 
 
-# --- where it looks ----------------------------------------------------------------------------------------------
+# --- saliency ----------------------------------------------------------------------------------------------
 
 
-def _maps(subject: Subject, model: Model) -> Part:
-    """Saliency and occlusion of the surest mistakes, painted over them: bytes of uint8 S×S×3 in base64."""
+def _saliency(subject: Subject, model: Model) -> Part:
+    """Saliency and occlusion of the most confident mistakes, overlaid on them: bytes of uint8 S×S×3 in base64."""
     shares = probabilities(subject.evaluation.logits)
     wrong = np.flatnonzero(shares.argmax(axis=1) != subject.evaluation.labels)
-    chosen = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:MAPPED]
+    chosen = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:EXPLAINED]
     images, answers, found = subject.dataset.test.images[chosen], shares[chosen].argmax(axis=1).tolist(), []
     with progress("explaining mistakes", len(chosen)) as bar:
         explanations = explain(model, images, labels=answers)
         for index, image, explained in zip(chosen.tolist(), images, explanations, strict=True):
             drawn = [overlay(image, heat) for heat in (explained.saliency, explained.occlusion)]
-            pictures = [base64.b64encode(picture.tobytes()).decode() for picture in drawn]
-            found.append({"index": index, "agreement": explained.agreement, "pictures": pictures})
+            overlays = [base64.b64encode(pixels.tobytes()).decode() for pixels in drawn]
+            found.append({"index": index, "agreement": explained.agreement, "overlays": overlays})
             found[-1] |= {"label": explained.label, "probability": float(explained.probabilities[explained.label])}
             bar(1)
     return {"images": found}
 
 
-# --- in words ----------------------------------------------------------------------------------------------------
+# --- as text ----------------------------------------------------------------------------------------------------
 
 
-def say(panel: dict[str, Part]) -> list[str]:
-    """What was found, a sentence a part."""
+def format_audit(panel: dict[str, Part]) -> list[str]:
+    """The findings, a sentence per part."""
     return [
-        _say_copies(panel["duplicates"]),
-        _say_corruptions(panel["corruptions"]),
-        *_say_labels(panel["labels"]),
-        _say_spread(panel["spread"]),
+        _format_duplicates(panel["duplicates"]),
+        _format_corruptions(panel["corruptions"]),
+        *_format_labels(panel["labels"]),
+        _format_seed_variance(panel["seed_variance"]),
     ]
 
 
-def _say_copies(part: Part) -> str:
+def _format_duplicates(part: Part) -> str:
     if not part["count"]:
-        return f"none of the {part['images']:,} test images looks like a training image"
-    found = f"{part['count']:,} of {part['images']:,} test images ({part['share']:.2%}) look like a training image"
+        return f"no test image of {part['images']:,} has a duplicate among the training images"
+    found = f"{part['count']:,} of {part['images']:,} test images ({part['share']:.2%}) duplicate a training image"
     if part["accuracy_without"] is None:
         return found
-    return f"{found}; accuracy {part['accuracy']:.2%} with them, {part['accuracy_without']:.2%} without"
+    return f"{found}; accuracy {part['accuracy']:.2%} with duplicates, {part['accuracy_without']:.2%} without"
 
 
-def _say_corruptions(part: Part) -> str:
+def _format_corruptions(part: Part) -> str:
     return (
         f"mean accuracy over {len(part['accuracy'])} corruptions at 5 severities: {part['mean_accuracy']:.2%}, against "
-        f"{part['clean_accuracy']:.2%} on the same {part['images']:,} images as they are (a single view); a share "
-        f"of so many is good to ±{cell_margin(part['images']):.1%}"
+        f"{part['clean_accuracy']:.2%} on the same {part['images']:,} original images (without TTA); the 95 % margin "
+        f"of one corruption and severity is ±{cell_margin(part['images']):.1%}"
     )
 
 
 def cell_margin(images: int) -> float:
-    """How far off an accuracy of so many images is in nineteen cases of twenty, at the most (where it is a half)."""
+    """Half width of the 95 % interval of an accuracy on so many images, at its largest (accuracy 0.5)."""
     return float(1.96 * (0.25 / images) ** 0.5)
 
 
-def _say_labels(part: Part) -> list[str]:
+def _format_labels(part: Part) -> list[str]:
     found = [
-        f"{part[name]['suspected']:,} of {part[name]['images']:,} {name} labels are suspected: {ISSUES}"
+        f"{part[name]['suspected']:,} of {part[name]['images']:,} {name} labels look wrong: {ISSUES}"
         for name in ("train", "test")
         if name in part
     ]
     return [*found, part["missing"]] if part["missing"] else found
 
 
-def _say_spread(part: Part) -> str:
+def _format_seed_variance(part: Part) -> str:
     if part["missing"]:
-        return f"spread over runs: {part['missing']}"
+        return f"seed variance: {part['missing']}"
     return (
-        f"test accuracy over the {part['n']} runs of its bench: {part['mean']:.2%} ± {part['std']:.2%}; two single "
-        f"runs must lie {part['real_difference']:.2%} apart before that means anything"
+        f"test accuracy over the {part['n']} runs of its bench: {part['mean']:.2%} ± {part['std']:.2%} (standard "
+        f"deviation); a difference of two single runs is significant from {part['real_difference']:.2%} on"
     )

@@ -1,7 +1,7 @@
-"""How far a model's certainty can be trusted: a temperature, and a threshold below which it had better not answer.
+"""Calibration: a temperature for the logits, and a confidence threshold below which predictions are rejected.
 
-Both are chosen on validation images and belong to the model as it is shipped, which sees an image once: they apply to
-single-view logits. Legend: N images, K classes, `logits` float N×K, `labels` N integers in [0, K).
+Both are fitted on validation images and belong to the exported model, which has no TTA: they apply to logits of a
+single view. Legend: N images, K classes, `logits` float N×K, `labels` N integers in [0, K).
 """
 
 import math
@@ -12,6 +12,7 @@ import numpy as np
 
 from tenfold.errors import ModelError
 from tenfold.evaluation import metrics
+from tenfold.training.aliases import target_error_in
 from tenfold.training.run import TARGET_ERROR, check_target_error
 
 CONFIDENCE = 0.95
@@ -24,17 +25,18 @@ _FEW = 10  # wrong answers below which a fitted temperature says little
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was chosen on `images` validation images.
+    """What was fitted on `images` validation images.
 
-    temperature: what logits are divided by. threshold: the smallest top probability, after that division, at which the
-    model answers; None where no threshold can be shown to keep the promise. promised_error: the share of wrong answers
-    among those given, kept with probability `confidence` over the draw of the validation images. wrong: how many of
-    these are misclassified, None in runs of earlier versions. fitted: whether a temperature was found; else it is 1.
+    temperature: what logits are divided by. threshold: the smallest top probability, after that division, that is
+    not rejected; None where no threshold can be shown to meet the target error. target_error: an upper bound on the
+    error of the predictions that are kept; it holds with probability `confidence` over the draw of validation images.
+    wrong: how many of these are misclassified, None in runs of earlier versions. fitted: whether a temperature was
+    found; else it is 1.
     """
 
     temperature: float
     threshold: float | None
-    promised_error: float
+    target_error: float
     confidence: float
     images: int
     wrong: int | None = None
@@ -42,7 +44,9 @@ class Calibration:
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> "Calibration":
-        """Read what `describe` wrote. Raises `ModelError`."""
+        """Read what `to_json` wrote, with the names of earlier versions too. Raises `ModelError`."""
+        if "promised_error" in value:
+            value = value | {"target_error": target_error_in(value)}
         known = {field.name: value[field.name] for field in fields(Calibration) if field.name in value}
         missing = [field.name for field in fields(Calibration) if field.default is MISSING and field.name not in known]
         if missing:
@@ -50,21 +54,21 @@ class Calibration:
         return Calibration(**known)
 
 
-def calibrate(logits: np.ndarray, labels: np.ndarray, promised_error: float = TARGET_ERROR) -> Calibration:
+def calibrate(logits: np.ndarray, labels: np.ndarray, target_error: float = TARGET_ERROR) -> Calibration:
     """Choose temperature and threshold on validation images. Raises `UsageError` as `check_target_error`."""
-    check_target_error(promised_error)
+    check_target_error(target_error)
     found = fit_temperature(logits, labels)
     temperature = 1.0 if found is None else found
-    sure, correct = _answers(logits, labels, temperature)
-    threshold, wrong = find_threshold(sure, correct, promised_error), int((~correct).sum())
-    return Calibration(temperature, threshold, promised_error, CONFIDENCE, len(labels), wrong, found is not None)
+    confidence, correct = _predictions(logits, labels, temperature)
+    threshold, wrong = find_threshold(confidence, correct, target_error), int((~correct).sum())
+    return Calibration(temperature, threshold, target_error, CONFIDENCE, len(labels), wrong, found is not None)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
     """The temperature in (0.01, 100) with the smallest cross-entropy (Guo et al., 2017); None where there is none.
 
-    Where all answers are right, the cross-entropy falls with the temperature for ever: every answer would be given with
-    certainty. Where they are no better than chance, it falls with certainty: the minimum lies at a bound.
+    Where all predictions are correct, the cross-entropy falls with the temperature without end, towards confidence 1.
+    Where they are no better than chance, it falls as the temperature rises: the minimum lies at a bound.
     """
     if (logits.argmax(axis=1) == labels).all():
         return None
@@ -78,40 +82,40 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def images_needed(target_error: float) -> int:
-    """The fewest validation images on which a threshold can be found: so many answers, and none of them wrong.
+    """The fewest validation images on which a threshold can be found, if none of them is misclassified.
 
-    Of n answers, none is wrong with probability (1 − target_error)ⁿ or less if more than `target_error` of all are.
+    Of n predictions, none is wrong with probability (1 − target_error)ⁿ or less if more than `target_error` of all are.
     """
     return math.ceil(math.log(_LEVEL) / math.log1p(-target_error))
 
 
-def find_threshold(sure: np.ndarray, correct: np.ndarray, promised_error: float) -> float | None:
-    """The threshold that answers most images and keeps the promise; None where none can be shown to.
+def find_threshold(confidence: np.ndarray, correct: np.ndarray, target_error: float) -> float | None:
+    """The threshold with the largest coverage that meets the target error; None where none can be shown to.
 
-    `sure` float N top probabilities, `correct` bool N. Twenty coverages are tried, 5 % to 100 %. For each, an exact
-    binomial test at level (1 − CONFIDENCE) / 20 must refuse that more than `promised_error` of the answers are wrong,
-    so that by Bonferroni all that pass hold together (after Geifman and El-Yaniv, 2017). Each test takes the images
-    strictly surer than an order statistic: given it, they are a plain sample of such images.
+    `confidence` float N top probabilities, `correct` bool N. Twenty coverages are tried, 5 % to 100 %. For each,
+    an exact binomial test at level (1 − CONFIDENCE) / 20 must reject that more than `target_error` of those kept are
+    wrong, so that by Bonferroni all that pass hold together (after Geifman and El-Yaniv, 2017). Each test takes the
+    images with a confidence strictly above an order statistic: given it, they are a plain sample of such images.
     """
     from scipy.special import bdtr
 
-    order = np.argsort(-sure, kind="stable")
-    ranked, wrong = sure[order], np.cumsum(~correct[order])
+    order = np.argsort(-confidence, kind="stable")
+    ranked, wrong = confidence[order], np.cumsum(~correct[order])
     chosen = None
     for coverage in _COVERAGES:
-        asked = round(coverage * len(sure))
-        limit = float(ranked[asked]) if asked < len(sure) else 0.0
-        answered = int((sure > limit).sum())
-        if answered and bdtr(int(wrong[answered - 1]), answered, promised_error) <= _LEVEL:
+        asked = round(coverage * len(confidence))
+        limit = float(ranked[asked]) if asked < len(confidence) else 0.0
+        answered = int((confidence > limit).sum())
+        if answered and bdtr(int(wrong[answered - 1]), answered, target_error) <= _LEVEL:
             chosen = float(np.nextafter(limit, 1)) if limit else 0.0
     return chosen
 
 
-def describe(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The calibration as JSON, with what it does to other, labelled images: `logits` of a single view.
+def to_json(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The calibration as JSON, with its metrics on labelled test images: `logits` of a single view.
 
     Adds `images_needed` (see there), `ece_before`, `ece_after`, `cross_entropy_before`, `cross_entropy_after`, and,
-    where there is a threshold, the share of images answered (`coverage`), the share of wrong ones among them (`error`,
+    where there is a threshold, the share of images kept (`coverage`) and the share of wrong ones among them (`error`,
     with its 95 % interval).
     """
     scaled = logits / calibration.temperature
@@ -121,15 +125,15 @@ def describe(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) -
         "cross_entropy_before": metrics.cross_entropy(logits, labels),
         "cross_entropy_after": metrics.cross_entropy(scaled, labels),
     }
-    needed = {"images_needed": images_needed(calibration.promised_error)}
+    needed = {"images_needed": images_needed(calibration.target_error)}
     return asdict(calibration) | needed | figures | _answering(calibration, logits, labels)
 
 
 def _answering(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     if calibration.threshold is None:
         return {"answered": None, "coverage": None, "error": None, "error_interval": None}
-    sure, correct = _answers(logits, labels, calibration.temperature)
-    answered = sure >= calibration.threshold
+    confidence, correct = _predictions(logits, labels, calibration.temperature)
+    answered = confidence >= calibration.threshold
     count, wrong = int(answered.sum()), int((answered & ~correct).sum())
     return {
         "answered": count,
@@ -139,44 +143,44 @@ def _answering(calibration: Calibration, logits: np.ndarray, labels: np.ndarray)
     }
 
 
-def say(figures: dict[str, Any] | None) -> list[str]:
-    """What `describe` found, in sentences; none where there is no calibration."""
+def format_calibration(figures: dict[str, Any] | None) -> list[str]:
+    """The output of `to_json` in sentences; none where there is no calibration."""
     if figures is None:
         return []
-    change = f"calibration error of a single view {figures['ece_before']:.2%} → {figures['ece_after']:.2%}"
-    certainty = temperature_message(figures) + (f": {change}" if figures.get("fitted", True) else "")
-    promise = f"at most {100 * figures['promised_error']:.3g} % wrong when it answers"
+    change = f"calibration error without TTA {figures['ece_before']:.2%} → {figures['ece_after']:.2%}"
+    temperature = temperature_message(figures) + (f": {change}" if figures.get("fitted", True) else "")
+    bound = f"error bound {100 * target_error_in(figures):.3g} %"
     if figures["threshold"] is None:
-        return [certainty, f"{promise}: {threshold_message(figures)}"]
-    answering = f"answers {figures['coverage']:.1%} of the test images, {figures['error']:.2%} of them wrong"
-    return [certainty, f"{promise}: from probability {figures['threshold']:.4f} on, it {answering}"]
+        return [temperature, f"{bound}: {threshold_message(figures)}"]
+    kept = f"coverage {figures['coverage']:.1%} of the test images, error {figures['error']:.2%}"
+    return [temperature, f"{bound}: threshold {figures['threshold']:.4f}, {kept}"]
 
 
 def temperature_message(figures: dict[str, Any]) -> str:
-    """How the temperature was found, or why it could not be."""
+    """How the temperature was fitted, or why it was not."""
     temperature, images, wrong = figures["temperature"], figures["images"], figures.get("wrong")
     if figures.get("fitted", True):
         few = f", only {wrong} of them misclassified, so it is uncertain" if wrong is not None and wrong < _FEW else ""
         return f"temperature {temperature:.3f}, fitted on {images:,} validation images{few}"
     why = f"all {images:,} validation images are classified correctly"
     if wrong:
-        why = f"{wrong:,} of {images:,} validation images are misclassified, and no temperature makes that likelier"
-    return f"temperature not fitted: {why}; 1 is used, which leaves the probabilities as they are"
+        why = (
+            f"{wrong:,} of {images:,} validation images are misclassified, and no temperature lowers the cross-entropy"
+        )
+    return f"temperature not fitted: {why}; 1 is used, which does not change the probabilities"
 
 
 def threshold_message(figures: dict[str, Any]) -> str:
     """Why there is no threshold, and what helps."""
-    images, needed = figures["images"], images_needed(figures["promised_error"])
+    images, needed = figures["images"], images_needed(target_error_in(figures))
     if images >= needed:
-        return (
-            f"no threshold can be shown to keep that on {images:,} images; a larger --target-error allows more errors"
-        )
+        return f"no threshold can be shown to meet it on {images:,} images; a larger --target-error allows more errors"
     return (
-        f"no threshold can be shown to keep that on {images:,} validation images: it takes at least {needed:,}, none "
-        "of them wrong; --val-size holds out more, a larger --target-error allows more errors"
+        f"no threshold can be shown to meet it on {images:,} validation images: at least {needed:,} are needed, none "
+        "of them misclassified; use a larger --val-size or --target-error"
     )
 
 
-def _answers(logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+def _predictions(logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
     """Top probabilities float64 N, and whether they are the true class's."""
     return metrics.probabilities(logits, temperature).max(axis=1), logits.argmax(axis=1) == labels

@@ -1,4 +1,4 @@
-"""Runs side by side: scores, paired tests, classes, and the images on which they disagree, as one offline page.
+"""Comparison of runs: metrics, significance tests, per-class recall and disagreements, as one offline page.
 
 Legend: N test images, R runs, K classes.
 """
@@ -19,8 +19,7 @@ from tenfold.evaluation.evaluate import class_numbers, read_predictions
 from tenfold.evaluation.metrics import Paired, shown
 from tenfold.evaluation.outputs import digest_of_images, digest_of_kept_images
 from tenfold.evaluation.page import comparison_page, picture
-from tenfold.evaluation.page.sections import percent
-from tenfold.evaluation.page.sections import say as say_value
+from tenfold.evaluation.page.sections import format_value, percent
 from tenfold.evaluation.report import cut, name_images
 from tenfold.files import write_text
 from tenfold.training.provenance import digest_of_data, have_same_data, is_own, reload_dataset
@@ -28,10 +27,10 @@ from tenfold.training.run import Run
 from tenfold.training.runs import compare_runs
 
 _SECTIONS = (
-    ("scores", "Scores"),
-    ("differ", "Do they differ"),
-    ("classes", "Classes"),
-    ("images", "Images"),
+    ("scores", "Metrics"),
+    ("differ", "Significance tests"),
+    ("classes", "Per-class metrics"),
+    ("images", "Disagreements"),
     ("recipes", "Recipes"),
 )
 _HAND_OVER = "tenfold.evaluation.compare.write_comparison(paths, out, dataset)"
@@ -40,13 +39,13 @@ _PLAIN = ("recipe", "seed", "epochs", "parameters", "device", "dtype")
 
 @dataclass(frozen=True)
 class Side:
-    """One of the runs: its scores, and for each test image its answer (int N) and how sure it is (float N)."""
+    """One of the runs: its scores, and for each test image its prediction (int N) and confidence (float N)."""
 
     name: str
     run: Run
     results: dict[str, Any]
     predicted: np.ndarray
-    sure: np.ndarray
+    confidence: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,10 @@ class Comparison:
         return list(zip(self.sides[1:], pairs, metrics.holm([pair.p for pair in pairs]), strict=True))
 
     def differing(self) -> np.ndarray:
-        """Numbers of the images on which the answers differ: first those that some have right, the surest first."""
+        """Numbers of the images with different predictions: first those that some run has right, by confidence."""
         numbers = np.flatnonzero((self.predicted != self.predicted[:, :1]).any(axis=1))
-        sure = np.stack([side.sure for side in self.sides], axis=1)[numbers].max(axis=1)
-        return numbers[np.lexsort((-sure, ~self.right[numbers].any(axis=1)))]
+        confidence = np.stack([side.confidence for side in self.sides], axis=1)[numbers].max(axis=1)
+        return numbers[np.lexsort((-confidence, ~self.right[numbers].any(axis=1)))]
 
 
 def write_comparison(paths: Sequence[Path], out: Path, data: Dataset | Path | None = None) -> Path:
@@ -98,7 +97,7 @@ def write_comparison(paths: Sequence[Path], out: Path, data: Dataset | Path | No
 def read_comparison(
     paths: Sequence[Path], advance: Any = lambda amount: None, data: Dataset | Path | None = None
 ) -> Comparison:
-    """Read what each run answered; see `write_comparison` for what is raised."""
+    """Read the predictions of each run; see `write_comparison` for what is raised."""
     runs = [Run.open(path) for path in paths]
     dataset = _given(runs[0], data) if isinstance(data, Dataset) else reload_dataset(runs[0], data, _HAND_OVER)
     labels = dataset.test.labels.astype(np.int64)
@@ -116,7 +115,7 @@ def _given(first: Run, data: Dataset) -> Dataset:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """What the runs are called: by their folders, or by as much of their paths as tells them apart."""
+    """Names of the runs: their folders, or as much of their paths as distinguishes them."""
     for depth in range(1, 1 + max(len(path.resolve().parts) for path in paths)):
         names = [shown("/".join(path.resolve().parts[-depth:]), 60) for path in paths]
         if len(set(names)) == len(names):
@@ -174,7 +173,7 @@ def _page(comparison: Comparison) -> str:
                 names[n],
                 int(comparison.labels[n]),
                 [int(side.predicted[n]) for side in sides],
-                [cut(side.sure[n]) for side in sides],
+                [cut(side.confidence[n]) for side in sides],
             ]
             for n in chosen.tolist()
         ],
@@ -186,7 +185,7 @@ def _page(comparison: Comparison) -> str:
 def _values(comparison: Comparison, differing: int, here: int) -> dict[str, Any]:
     sides = comparison.sides
     return {
-        "title": f"{len(sides)} runs side by side",
+        "title": f"{len(sides)} runs compared",
         "subtitle": f"{len(comparison.labels):,} test images of {comparison.dataset.name}",
         "sections": _SECTIONS,
         "runs": [side.name for side in sides],
@@ -203,7 +202,7 @@ def _values(comparison: Comparison, differing: int, here: int) -> dict[str, Any]
 
 
 def _score_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
-    """Name of a score, and what it is in each run; those that no run has are left out."""
+    """Name of a metric and its value in each run; metrics that no run has are left out."""
 
     def interval(results: dict[str, Any]) -> str:
         low, high = metrics.wilson_interval(round(results["test_accuracy"] * results["images"]), results["images"])
@@ -212,23 +211,23 @@ def _score_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
     every = [side.results | {"images": len(side.predicted)} for side in sides]
     rows = [
         ("Test accuracy", [percent(results["test_accuracy"]) for results in every]),
-        ("its 95 % interval", [interval(results) for results in every]),
+        ("95 % interval", [interval(results) for results in every]),
     ]
-    shares = {"test_accuracy_single_view": "with a single view", "test_accuracy_top5": "among the best five"}
+    shares = {"test_accuracy_single_view": "Accuracy without TTA", "test_accuracy_top5": "Top-5 accuracy"}
     shares |= {"val_accuracy": "Validation accuracy", "ece": "Calibration error"}
-    numbers = {"test_cross_entropy": "Cross-entropy", "train_seconds": "Training, s", "total_seconds": "In all, s"}
-    for known, say in ((shares, percent), (numbers, lambda value: f"{value:,.4g}")):
+    numbers = {"test_cross_entropy": "Cross-entropy", "train_seconds": "Training, s", "total_seconds": "Total, s"}
+    for known, to_text in ((shares, percent), (numbers, lambda value: f"{value:,.4g}")):
         for key, name in known.items():
-            rows.append((name, ["" if results.get(key) is None else say(results[key]) for results in every]))
+            rows.append((name, ["" if results.get(key) is None else to_text(results[key]) for results in every]))
     if len(digests := {digest_of_data(side.run.env) for side in sides}) > 1 and None not in digests:
         rows.append(("SHA-256 of the data", [(digest_of_data(side.run.env) or "")[:12] for side in sides]))
-    rows += [(key, [say_value(results.get(key, "")) for results in every]) for key in _PLAIN]
+    rows += [(key, [format_value(results.get(key, "")) for results in every]) for key in _PLAIN]
     return [row for row in rows if any(row[1])]
 
 
 def _pair_row(first: Side, second: Side, pair: Paired, p: float) -> dict[str, Any]:
     better, worse = (second, first) if pair.difference > 0 else (first, second)
-    shown_better = f"{better.name} is better than {worse.name} on images like these"
+    shown_better = f"{better.name} is better than {worse.name} (p < 0.05)"
     low, high = (f"{100 * limit:+.2f}" for limit in pair.interval)
     return {
         "name": second.name,
@@ -237,12 +236,12 @@ def _pair_row(first: Side, second: Side, pair: Paired, p: float) -> dict[str, An
         "difference": f"{100 * pair.difference:+.2f}",
         "interval": f"{low} to {high}",
         "p": f"{p:.2g}" if p >= 0.0001 else "< 0.0001",
-        "verdict": shown_better if p < 0.05 else "no difference shown",
+        "verdict": shown_better if p < 0.05 else "no significant difference",
     }
 
 
 def _recall_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Of each class, the share that each run recognised; the best is marked where it is not shared by all."""
+    """Recall of each class in each run; the best is marked where the runs differ."""
     rows = []
     for label, name in enumerate(comparison.dataset.classes):
         own = comparison.right[comparison.labels == label]

@@ -1,10 +1,10 @@
-"""Test images that are copies of training images: searched by what the network sees in them, confirmed in pixels.
+"""Train–test duplicates: candidates are nearest neighbours in the network's features, confirmed in pixels.
 
 Barz and Denzler ("Do we train on test data?", 2020) found such pairs for 3.25 % of CIFAR-10's test images by eye, in
 features of a network. Here the nearest training images in the run's own features are compared in pixels. The score of
 a pair is the mean of two correlations, of brightness and of its slopes, after the best shift of a few pixels, mirrored
-or not. So light, contrast, colour, re-encoding and small shifts do not hide a copy, while two ships before one horizon
-have unlike slopes.
+or not. So light, contrast, colour, re-encoding and small shifts do not hide a duplicate, while two ships before the
+same horizon have different slopes.
 
 Shapes: N test and M training images, S×S pixels, uint8 N×S×S×3.
 """
@@ -22,7 +22,7 @@ from tenfold.training.infer import predict_logits
 from tenfold.training.weights import Model
 
 PUBLISHED = {"cifar10": 0.0325}
-"""Share of test images with copies, within the test set too, as published."""
+"""Share of test images with duplicates, within the test set too, as published."""
 LEAST_SCORE = 0.80
 """From this score on a pair counts; docs/guides/audit.md says how it was set."""
 SAME_SCORE = 0.90
@@ -53,7 +53,7 @@ class Pair:
 def embed(
     model: Model, images: Tensor, plan: DeviceConfig, on_batch: Callable[[float], None] = lambda share: None
 ) -> Tensor:
-    """What the last layer is given of uint8 N×S×S×3: float32 N×D, each row of length 1."""
+    """Inputs of the last layer for uint8 N×S×S×3: float32 N×D, each row of length 1."""
     seen: list[Tensor] = []
     head = model.network.get_submodule("head")
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
@@ -65,7 +65,7 @@ def embed(
 
 
 def find_duplicates(test: np.ndarray, train: np.ndarray, test_features: Tensor, train_features: Tensor) -> list[Pair]:
-    """Of every test image that has some, the best pair; the surest first.
+    """The best pair of every test image that has one; highest score first.
 
     Neighbours are those in features (float32 N×D and M×D, rows of length 1) and at 8×8 pixels together.
     """

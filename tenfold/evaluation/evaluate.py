@@ -10,7 +10,7 @@ from tenfold.console import remark
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, UsageError
 from tenfold.evaluation import metrics
-from tenfold.evaluation.calibration import Calibration, calibrate, describe
+from tenfold.evaluation.calibration import Calibration, calibrate, to_json
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
@@ -30,7 +30,7 @@ _HAND_OVER = "tenfold.evaluate(run, dataset)"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a run does on a test set, and on its validation images where it has some.
+    """Scores and logits of a run on a test set, and on its validation images where it has some.
 
     scores: the numbers that go to `results.json`. names: the test images' files, below the folder that they are from.
     own: whether they are the test images of the data that the run was trained on; only then the run may keep them.
@@ -74,7 +74,7 @@ class Evaluation:
         return frame
 
     def details(self) -> dict[str, Any]:
-        """What `tenfold evaluate --json` says besides the scores: by class, by pair of classes, by certainty."""
+        """What `tenfold evaluate --json` adds to the scores: per class, per pair of classes, per confidence."""
         table = metrics.reliability(self.logits, self.labels)
         return {
             "per_class": metrics.to_records(self.per_class()),
@@ -109,13 +109,13 @@ def evaluate(
             remark(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
             return kept
         dataset = found.dataset if found.own and found.dataset else reload_dataset(run, in_python=_HAND_OVER)
-    return _score(run, dataset, plan, target_error)
+        return _score(run, dataset, True, plan, target_error)
+    return _score(run, dataset, _is_own(run, dataset), plan, target_error)
 
 
-def _score(run: Run, dataset: Dataset, plan: DeviceConfig, target_error: float | None) -> Evaluation:
+def _score(run: Run, dataset: Dataset, own: bool, plan: DeviceConfig, target_error: float | None) -> Evaluation:
     model = run.load_model(plan)
     _require_fitting(run, model, dataset)
-    own = _is_own(run, dataset)
     if target_error is not None and not own:
         about = f"the target error is about the validation images of {run.path}"
         raise UsageError(f"{about}: leave it out with other data ({dataset.name})")
@@ -127,7 +127,7 @@ def _score(run: Run, dataset: Dataset, plan: DeviceConfig, target_error: float |
         calibration = calibrate(val.single, val.labels, target_error or target_error_of(run))
     more = {
         "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
-        "calibration": describe(calibration, test.single, test.labels) if calibration else None,
+        "calibration": to_json(calibration, test.single, test.labels) if calibration else None,
     }
     if dataset.origin:
         more["skipped_images"] = dataset.skipped

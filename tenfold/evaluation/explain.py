@@ -1,8 +1,8 @@
-"""Where a network looks: a map of the evidence for its answer, and a second opinion.
+"""Saliency maps of a network's prediction by two methods.
 
-The map is integrated gradients (Sundararajan, Taly and Yan, 2017) as captum computes them, from the mean colour of the
-training images (black where the recipe does not standardise) to the image; its values sum to what the logit gains. The
-second opinion is occlusion (Zeiler and Fergus, 2014): how much the logit falls when a square is covered. Gradients ask
+The first is integrated gradients (Sundararajan, Taly and Yan, 2017) as captum computes them, from the mean colour of
+the training images (black where the recipe does not normalize) to the image; its values sum to the logit's gain. The
+second is occlusion (Zeiler and Fergus, 2014): how much the logit falls when a square is covered. Gradients ask
 about pixels, occlusion about squares, so the two agree on what matters, not in detail.
 
 Shapes: N images of S×S pixels, K classes.
@@ -26,10 +26,10 @@ _PATCH_SHARE = 4
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the network says of one image, and why.
+    """The network's prediction for one image, and its saliency maps.
 
-    label: the answer that is explained. probabilities: float K, of a single view. saliency, occlusion: float32 S×S,
-    evidence for the answer (positive) and against it, in units of its logit. agreement: Spearman's rank correlation of
+    label: the class that is explained. probabilities: float K, of a single view. saliency, occlusion: float32 S×S,
+    evidence for that class (positive) and against it, in units of its logit. agreement: Spearman's rank correlation of
     the two, in [−1, 1], saliency averaged over squares as large as the covered ones.
     """
 
@@ -43,9 +43,9 @@ class Explanation:
 def explain(
     model: Model, images: np.ndarray, temperature: float = 1.0, labels: Sequence[int] | None = None
 ) -> Iterator[Explanation]:
-    """Explain the answers to uint8 N×S×S×3, one by one, in float32 on the CPU; temperature divides the logits.
+    """Explain the predictions for uint8 N×S×S×3, one by one, in float32 on the CPU; temperature divides the logits.
 
-    labels: N answers to explain, where they are not those to the images as they are, but those to several views.
+    labels: N classes to explain; by default the predictions without TTA.
     """
     network = model.network.to("cpu").eval()
     for number, image in enumerate(images):
@@ -94,7 +94,7 @@ def agree(saliency: np.ndarray, occlusion: np.ndarray) -> float:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Paint a map S×S over the greyed image uint8 S×S×3: orange is evidence for the answer, blue against it."""
+    """Paint a map S×S over the greyed image uint8 S×S×3: orange is evidence for the class, blue against it."""
     from scipy.ndimage import gaussian_filter
 
     smooth = gaussian_filter(heat, len(heat) / 32)

@@ -1,7 +1,7 @@
-"""Labels that are probably wrong: confident learning (Northcutt, Jiang and Chuang, 2021) as cleanlab computes it.
+"""Label issues: confident learning (Northcutt, Jiang and Chuang, 2021) as cleanlab computes it.
 
-Training images are judged by networks that have not seen them: in turn, a fold is left out and `fast89` is trained on
-the others. Test images are judged by the run itself.
+Training images are predicted by cross-validation: in turn, a fold is left out and `fast89` is trained on the others.
+Test images are predicted by the run itself.
 
 Shapes: N images, K classes; probabilities are float N×K.
 """
@@ -18,7 +18,7 @@ from tenfold.evaluation.metrics import probabilities
 from tenfold.training.augment import make_generator
 from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
-from tenfold.training.imbalance import has_rare_classes
+from tenfold.training.imbalance import fit_recipe
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FAST89, Recipe
 from tenfold.training.trainer import Trainer, to_tensors
@@ -30,7 +30,7 @@ LEAST_IMAGES = 2
 
 @dataclass(frozen=True)
 class Issue:
-    """Image `index` is called `given`, but looks like `suspected`; with the probability of each."""
+    """Image `index` is labelled `given`, but predicted `suspected`; with the probability of each."""
 
     index: int
     given: int
@@ -42,9 +42,7 @@ class Issue:
 def recipe_for(train: Split) -> Recipe:
     """`fast89`, fitted to so many images of that size."""
     small = train.images.shape[1] >= FAST89.low_res_size
-    return (FAST89 if small else replace(FAST89, low_res_fraction=0.0)).for_images(
-        len(train), has_rare_classes(train.labels)
-    )
+    return fit_recipe(FAST89 if small else replace(FAST89, low_res_fraction=0.0), train)
 
 
 def predict_out_of_fold(
@@ -54,7 +52,7 @@ def predict_out_of_fold(
     recipe: Recipe,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> np.ndarray:
-    """Probabilities of every training image by a network trained without it. `on_share` is told shares of the work.
+    """Probabilities of every training image by a network trained without it. `on_share` receives shares of the work.
 
     Raises `DataError` where a class has too few images, and as `Trainer.fit` does.
     """
@@ -85,7 +83,9 @@ def assign_folds(labels: np.ndarray, classes: int) -> np.ndarray:
     """A fold for each of N images, int64 in [0, FOLDS), every class spread evenly. Raises `DataError`."""
     counts = np.bincount(labels, minlength=classes)
     if counts.min() < LEAST_IMAGES:
-        raise DataError(f"a class has fewer training images than can be judged: {counts.min()} of {LEAST_IMAGES}")
+        raise DataError(
+            f"a class has fewer training images than cross-validation needs: {counts.min()} of {LEAST_IMAGES}"
+        )
     order = torch.randperm(len(labels), generator=make_generator(0, "folds")).numpy()
     order = order[np.argsort(labels[order], kind="stable")]
     starts = np.repeat(np.cumsum(counts) - counts, counts)
@@ -95,7 +95,7 @@ def assign_folds(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def find_issues(labels: np.ndarray, predicted: np.ndarray) -> list[Issue]:
-    """Suspected label errors, the least probable given label first. `labels` N integers, `predicted` float N×K.
+    """Label issues, the least probable given label first. `labels` N integers, `predicted` float N×K.
 
     Confident learning says how many; they are the images whose given label is the least probable, which finds more
     planted errors than the images that it counts (docs/guides/audit.md). Raises `DataError` where all labels are the
@@ -105,14 +105,14 @@ def find_issues(labels: np.ndarray, predicted: np.ndarray) -> list[Issue]:
         raise DataError("all labels are the same")
     from cleanlab.filter import find_label_issues
 
-    suspects = find_label_issues(
+    found = find_label_issues(
         labels.astype(np.int64),
         predicted,
         filter_by="low_self_confidence",
         return_indices_ranked_by="self_confidence",
         n_jobs=1,
     )
-    return [_issue(int(index), labels, predicted) for index in suspects]
+    return [_issue(int(index), labels, predicted) for index in found]
 
 
 def _issue(index: int, labels: np.ndarray, predicted: np.ndarray) -> Issue:

@@ -1,4 +1,4 @@
-"""Pure functions of logits and labels: how good, how sure, and wrong about what.
+"""Pure functions of logits and labels: accuracy, calibration, confusions.
 
 Legend: N images, K classes. `logits` are N×K floating point, `labels` and `predicted` N integers in [0, K). Sums run in
 float64. Whatever takes logits raises `ModelError` when one of them is not finite: a score of NaNs would be a lie.
@@ -68,7 +68,7 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray, label_smoothing: float
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
     """Mean distance between confidence and accuracy over equal-width bins of confidence, weighted by their images.
 
-    In [0, 1]; 0 means that of all predictions made with 80 % certainty, 80 % are right (Guo et al., 2017).
+    In [0, 1]; 0 means that of all predictions with a confidence of 80 %, 80 % are correct (Guo et al., 2017).
     """
     table = reliability(logits, labels, bins)
     return float((table.images * np.abs(table.confidence - table.accuracy)).sum() / len(labels))
@@ -83,7 +83,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Reliability:
-    """Compare certainty with truth over equal-width bins of confidence, open below: (a, b]."""
+    """Accuracy by confidence over equal-width bins of confidence, open below: (a, b]."""
     _require_pairs(logits, labels)
     confidence = probabilities(logits).max(axis=1)
     correct = logits.argmax(axis=1) == labels
@@ -107,7 +107,7 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 
 class Paired(NamedTuple):
-    """Two models on the same images: how many only the one has right, and only the other.
+    """Two models on the same images: how many only the first classifies correctly, and only the second.
 
     difference: of their accuracies, second − first, with its 95 % `interval`; p: McNemar's exact test (1947).
     """
@@ -120,7 +120,7 @@ class Paired(NamedTuple):
 
 
 def compare_pair(first: np.ndarray, second: np.ndarray) -> Paired:
-    """Compare two models by what they have right, bool N each, on the same N ≥ 1 images."""
+    """Compare two models by their correct predictions, bool N each, on the same N ≥ 1 images."""
     from scipy.special import bdtr
 
     n, only_first, only_second = len(first), int((first & ~second).sum()), int((second & ~first).sum())
@@ -132,7 +132,7 @@ def compare_pair(first: np.ndarray, second: np.ndarray) -> Paired:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, each raised so that all can be believed together (Holm, 1979)."""
+    """The p-values of several tests, corrected for multiple comparisons (Holm, 1979)."""
     raised, largest = [0.0] * len(p_values), 0.0
     for place, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - place) * p_values[number]))
@@ -151,7 +151,9 @@ def top_confusions(matrix: np.ndarray, most: int = 5) -> list[tuple[int, int, in
     wrong = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     largest = np.argsort(-wrong, axis=None, kind="stable")[:most]
     cells = zip(*np.unravel_index(largest, wrong.shape), strict=True)
-    return [(int(true), int(said), int(wrong[true, said])) for true, said in cells if wrong[true, said]]
+    return [
+        (int(true), int(predicted), int(wrong[true, predicted])) for true, predicted in cells if wrong[true, predicted]
+    ]
 
 
 def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> "pd.DataFrame":
@@ -180,7 +182,7 @@ def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str])
 def predictions(
     logits: np.ndarray, labels: np.ndarray, classes: Sequence[str], temperature: float = 1.0
 ) -> "pd.DataFrame":
-    """One row an image: what it is, what the model says, how sure it is.
+    """One row an image: true class, predicted class, confidence.
 
     Columns: `index` (position in the data), `true`, `predicted` (class names), `probability` (of the predicted class),
     `margin` (that minus the runner-up's), `loss` (cross-entropy in nats), `correct` (bool). Probabilities and loss are
@@ -211,7 +213,7 @@ def to_records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
 
 
 def absent_note(absent: Sequence[str]) -> str:
-    """What is to be said of the classes that no test image is of; nothing where there are none."""
+    """A note on the classes without test images; empty where there are none."""
     if not absent:
         return ""
     more = f" and {len(absent) - 10:,} more" if len(absent) > 10 else ""
@@ -239,9 +241,11 @@ def _score(share: Any) -> str:
 
 
 def format_confusions(confusions: Sequence[tuple[int, int, int]], classes: Sequence[str]) -> str:
-    """What `top_confusions` found, in a sentence."""
-    cells = [f"{shown(classes[true])} as {shown(classes[said])} {count:,} ×" for true, said, count in confusions]
-    return f"most often mistaken: {', '.join(cells)}" if cells else "no mistakes"
+    """The output of `top_confusions` in a sentence."""
+    cells = [
+        f"{shown(classes[true])} as {shown(classes[predicted])} {count:,} ×" for true, predicted, count in confusions
+    ]
+    return f"top confusions: {', '.join(cells)}" if cells else "no mistakes"
 
 
 def shown(name: str, longest: int = 32) -> str:
@@ -254,8 +258,8 @@ def _cell(share: Any) -> str:
     return percent(float(share), 2, "%").rjust(9)
 
 
-def sure(probability: float) -> str:
-    """How sure a model is, in whole percent; close to certainty a digit more: 0.9961 is 99.6 %, 0.9996 > 99.9 %."""
+def format_confidence(probability: float) -> str:
+    """A confidence in whole percent; near 100 % one more digit: 0.9961 is 99.6 %, 0.9996 > 99.9 %."""
     return percent(probability, 1 if 0.995 <= probability < 1 else 0)
 
 

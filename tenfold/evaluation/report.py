@@ -1,4 +1,4 @@
-"""Scores → pictures and a page: what `tenfold train` leaves in `plots/` and `report.html`."""
+"""Scores → plots and a page: the `plots/` and `report.html` of a run directory."""
 
 import math
 from dataclasses import dataclass
@@ -24,24 +24,24 @@ from tenfold.training.run import Run, target_error_of
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (
-    ("scores", "Scores"),
-    ("confusion", "Confusion"),
+    ("scores", "Metrics"),
+    ("confusion", "Confusion matrix"),
     ("mistakes", "Mistakes"),
-    ("classes", "Classes"),
+    ("classes", "Per-class metrics"),
     ("first", "First images"),
     ("curves", "Training"),
-    ("certainty", "Certainty"),
-    ("honesty", "Honesty"),
+    ("calibration", "Calibration"),
+    ("audit", "Audit"),
     ("model", "Model"),
     ("environment", "Environment"),
-    ("reproduce", "Once more"),
+    ("reproduce", "Reproduce"),
 )
 
 
 def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Path]:
-    """Draw a scored run into `plots/*.png`, write per_class.csv and the page report.html, seal all; return their paths.
+    """Write plots/*.png, per_class.csv and report.html of a scored run, add them to the manifest; return their paths.
 
-    The caller owns the run's lock. Raises `ModelError` where a file that is drawn from is damaged, `StorageError`, and
+    The caller owns the run's lock. Raises `ModelError` where a file that it needs is damaged, `StorageError`, and
     `UsageError` for scores of other data.
     """
     require_own(run, evaluation)
@@ -57,14 +57,14 @@ def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Pat
         bar(1, note=REPORT)
     run.rewrite_in_manifest(contents)
     paths = [run.path / name for name in contents]
-    for picture_file in paths[:-2]:
-        note_own(picture_file)
+    for plot in paths[:-2]:
+        note_own(plot)
     return paths
 
 
 @dataclass(frozen=True)
 class Known:
-    """All that a report is made of."""
+    """Everything that a report shows."""
 
     run: Run
     dataset: Dataset
@@ -98,28 +98,31 @@ class Known:
 
     @cached_property
     def reliability(self) -> tuple[metrics.Reliability, metrics.Reliability | None]:
-        """Of a single view: as trained, and at the fitted temperature where there is one."""
+        """Without TTA: as trained, and after temperature scaling where a temperature was fitted."""
         test, calibration = self.evaluation.test, self.results["calibration"]
         before = metrics.reliability(test.single, test.labels)
         after = calibration and metrics.reliability(test.single / calibration["temperature"], test.labels)
         return before, after
 
 
-# --- pictures ---
+# --- plots ---
 
 
 def _figures(known: Known) -> list[tuple[str, Figure]]:
     name, classes, images = known.title, known.dataset.classes, known.dataset.test.images
     labels, first = known.evaluation.labels, slice(plots.GALLERY_IMAGES)
-    sure = known.predictions["probability"].to_numpy()
-    said = f"The first test images: {name}"
+    confidence = known.predictions["probability"].to_numpy()
+    title = f"The first test images: {name}"
     return [
         ("history", plots.history(*known.log, name, known.results["test_accuracy"])),
-        ("gallery", plots.gallery(images[first], labels[first], known.predicted[first], sure[first], classes, said)),
-        ("misclassified", plots.misclassified(images, known.predictions, classes, f"The surest mistakes: {name}")),
-        ("confusion", plots.confusion(known.evaluation.confusion_matrix(), classes, f"Confusion: {name}")),
-        ("per_class", plots.class_scores(known.per_class, f"Scores by class: {name}")),
-        ("reliability", plots.reliability(*known.reliability, f"Certainty and truth: {name}")),
+        (
+            "gallery",
+            plots.gallery(images[first], labels[first], known.predicted[first], confidence[first], classes, title),
+        ),
+        ("misclassified", plots.misclassified(images, known.predictions, classes, f"Most confident mistakes: {name}")),
+        ("confusion", plots.confusion(known.evaluation.confusion_matrix(), classes, f"Confusion matrix: {name}")),
+        ("per_class", plots.class_scores(known.per_class, f"Per-class metrics: {name}")),
+        ("reliability", plots.reliability(*known.reliability, f"Reliability diagram: {name}")),
     ]
 
 
@@ -128,33 +131,33 @@ def _figures(known: Known) -> list[tuple[str, Figure]]:
 
 def _page(known: Known) -> str:
     frame, labels = known.predictions, known.evaluation.labels
-    images, sure = known.dataset.test.images, frame["probability"].to_numpy()
+    images, confidence = known.dataset.test.images, frame["probability"].to_numpy()
     most = picture.most_images(*images.shape[1:3])
-    numbers = choice.choose(labels, known.predicted, sure, frame["loss"].to_numpy(), most)
+    numbers = choice.choose(labels, known.predicted, confidence, frame["loss"].to_numpy(), most)
     names = name_images(known.evaluation.names, len(labels))
     data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
     panel = read_panel(Subject(known.run, known.dataset, known.evaluation))
-    honesty, more_style = trust_section(panel, known.dataset)
-    values = _values(known, numbers, names) | {"honesty": honesty}
+    audit, more_style = trust_section(panel, known.dataset)
+    values = _values(known, numbers, names) | {"audit": audit}
     return report_page(values, f"{picture.make_sheet(images, numbers)}\n{more_style}", data)
 
 
 def name_images(files: np.ndarray | None, count: int) -> list[str]:
-    """What the test images are called: their files where they are from a folder, else their numbers."""
+    """Names of the test images: their files where they are from a folder, else their numbers."""
     if files is None:
         return [f"test image {number}" for number in range(count)]
     return [shown(str(name), 120) for name in files]
 
 
 def _records(known: Known, numbers: np.ndarray, names: list[str]) -> list[list[Any]]:
-    """What the script knows of each image on the sheet, in its order."""
+    """The data of each image on the sheet for the page's script, in order."""
     labels, predicted = known.evaluation.labels, known.predicted
-    sure = known.predictions["probability"].to_numpy()
-    return [[int(labels[n]), int(predicted[n]), cut(sure[n]), names[n]] for n in numbers.tolist()]
+    confidence = known.predictions["probability"].to_numpy()
+    return [[int(labels[n]), int(predicted[n]), cut(confidence[n]), names[n]] for n in numbers.tolist()]
 
 
 def cut(share: float) -> float:
-    """Six digits of a probability, rounded down, so that only certainty is 1."""
+    """Six digits of a probability, rounded down, so that only exactly 1 is shown as 1."""
     return math.floor(1e6 * share) / 1e6
 
 
@@ -162,7 +165,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
     frame, results, matrix = known.predictions, known.results, known.evaluation.confusion_matrix()
     wrong, place = frame[~frame["correct"]], {int(number): i for i, number in enumerate(numbers)}
     here = int((~frame["correct"].to_numpy()[numbers]).sum())
-    surest = wrong.sort_values("probability", ascending=False, kind="stable").index[: choice.FIRST]
+    confident = wrong.sort_values("probability", ascending=False, kind="stable").index[: choice.FIRST]
 
     def show(chosen: Any) -> list[dict[str, Any]]:
         return sections.image_values([int(n) for n in chosen], place, frame, names)
@@ -180,15 +183,15 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "mistakes_here": here,
         "mistakes_total": len(wrong),
         "mistakes_left_out": here < len(wrong),
-        "surest_mistakes": show(surest),
+        "confident_mistakes": show(confident),
         "per_class": sections.class_rows(known.per_class),
         "absent_note": metrics.absent_note(known.evaluation.absent_classes()),
         "class_images": _class_images(known, show),
         "first": first,
         "first_right": sum(image["right"] for image in first),
         "curves": sections.curves(*known.log),
-        "certainty_text": sections.certainty_text(results),
-        "certainty": _certainty(known),
+        "calibration_text": sections.calibration_text(results),
+        "calibration_charts": _calibration_charts(known),
         "model": _model(known),
         "recipe": sections.facts(known.run.read_json("recipe.json")),
         "environment": _environment(known),
@@ -198,27 +201,27 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
 
 
 def _class_images(known: Known, show: Any) -> list[dict[str, Any]]:
-    """Of each class, the lowest F1 first, the surest right images and those with the largest loss, where shown."""
+    """Of each class, lowest F1 first: the most confident correct images, and those with the largest loss."""
     frame, labels, groups = known.predictions, known.evaluation.labels, []
     f1 = known.per_class["f1"].to_numpy()[: len(known.dataset.classes)]
     for label in np.argsort(f1, kind="stable"):
         own = frame[labels == label]
-        surest = own[own["correct"]].sort_values("probability", ascending=False, kind="stable").index[: choice.EACH]
+        confident = own[own["correct"]].sort_values("probability", ascending=False, kind="stable").index[: choice.EACH]
         worst = own.sort_values("loss", ascending=False, kind="stable").index[: choice.EACH]
         name = shown(known.dataset.classes[label])
         if len(own):
-            groups.append({"name": name, "f1": float(f1[label]), "surest": show(surest), "worst": show(worst)})
+            groups.append({"name": name, "f1": float(f1[label]), "confident": show(confident), "worst": show(worst)})
     return groups
 
 
-def _certainty(known: Known) -> list[tuple[str, Any]]:
+def _calibration_charts(known: Known) -> list[tuple[str, Any]]:
     test, calibration = known.evaluation.test, known.results["calibration"]
     temperature = calibration["temperature"] if calibration else 1.0
-    sure = metrics.probabilities(test.single, temperature).max(axis=1)
+    confidence = metrics.probabilities(test.single, temperature).max(axis=1)
     correct = test.single.argmax(axis=1) == test.labels
     return [
-        ("Does it keep its word", sections.reliability_chart(*known.reliability)),
-        ("If it may decline", sections.answering_chart(sure, correct, calibration)),
+        ("Reliability diagram", sections.reliability_chart(*known.reliability)),
+        ("Risk–coverage curve", sections.risk_coverage_chart(confidence, correct, calibration)),
     ]
 
 
@@ -239,11 +242,11 @@ def _model(known: Known) -> sections.Facts:
 def _views(recipe: Recipe) -> str:
     if recipe.tta == "one" or recipe.tta_fraction == 1:
         return recipe.tta
-    return f"{recipe.tta}, for {recipe.tta_fraction:.0%} of the images, the least sure ones"
+    return f"{recipe.tta}, for {recipe.tta_fraction:.0%} of the images, the least confident ones"
 
 
 def _environment(known: Known) -> sections.Facts:
-    """Without the folder that the images are from: its path is nobody's business where the page is sent."""
+    """Without the path of the image folder, which is private where the page is shared."""
     env = {name: value for name, value in known.run.env.items() if name != "folder"}
     skipped = {"images that could not be read": known.dataset.skipped} if known.dataset.skipped else {}
     return sections.facts(env | {"data": known.dataset.name} | skipped)
@@ -255,6 +258,6 @@ def _command(known: Known) -> str:
 
 
 _REPRODUCE_NOTE = (
-    "On the same machine with the same versions and as many threads, the weights become the same to the last bit: "
-    "compare their SHA-256 above. recipe.json lies beside this page in the run directory."
+    "On the same machine with the same versions and number of threads, the weights are bit-identical: "
+    "compare their SHA-256 above. recipe.json is beside this page in the run directory."
 )

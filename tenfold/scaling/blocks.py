@@ -23,7 +23,7 @@ from tenfold.serving.predict import BATCH_SIZE, REJECTED, PredictionResult, answ
 from tenfold.serving.runtime import Predictor
 
 if TYPE_CHECKING:
-    from pyarrow import DataType, Table
+    from pyarrow import DataType, NativeFile, Table
     from pyarrow.fs import FileInfo, FileSystem
 
 FILES = 8 * BATCH_SIZE
@@ -145,14 +145,18 @@ def _walk(source: str, hidden: tuple[str, ...] = ()) -> Iterator[str]:
         raise DataError(f"{source}: {one_line(error)}") from error
 
 
+def _open_entry(filesystem: "FileSystem", entry: "FileInfo") -> "NativeFile":
+    return filesystem.open_input_stream(entry.path)
+
+
 def _data(filesystem: "FileSystem", entries: "list[FileInfo]", named: bool) -> "list[FileInfo]":
     """What of a folder may be data: nothing of tenfold's output, except where the user `named` that folder itself."""
     by_name = {entry.base_name: entry for entry in entries}
     own = frozenset[str]()
     if OWN_NOTE in by_name:
-        with filesystem.open_input_stream(by_name[OWN_NOTE].path) as stream:
+        with _open_entry(filesystem, by_name[OWN_NOTE]) as stream:
             own = parse_note(bytes(stream.read()))
-    if not named and (ALL_OWN in own or shows_output(by_name)):
+    if not named and (ALL_OWN in own or shows_output(by_name, lambda: _open_entry(filesystem, by_name["recipe.json"]))):
         return []
     return [entry for entry in entries if not is_hidden(entry.base_name) and entry.base_name not in own]
 

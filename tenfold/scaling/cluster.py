@@ -264,7 +264,7 @@ class PredictJob:
             note_all_own(out)
             write_text(path, json.dumps(asdict(self)) + "\n")
         elif path.read_text() != json.dumps(asdict(self)) + "\n":
-            raise UsageError(f"{out} was begun with another request: ask the same, or choose another --out")
+            raise UsageError(f"{out} was started with another request: ask the same, or choose another --out")
 
 
 def predict(question: PredictJob, model: bytes, out: Path, address: str) -> Count:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +11,9 @@ import pydantic
 from pydantic import Discriminator, Field, Tag, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from tenfold.console import remark
 from tenfold.errors import UsageError
-from tenfold.files import to_utf8
+from tenfold.files import parse_object, to_utf8
 from tenfold.training.aliases import current_field
 from tenfold.training.recipe import Recipe
 from tenfold.training.spec import STRICT
@@ -68,10 +70,48 @@ def read_space(path: Path, recipe: Recipe) -> Space:
         first = error.errors(include_url=False)[0]
         where = ": ".join(map(str, first["loc"][:1] + first["loc"][2:])) or "file"  # without the tag
         raise UsageError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}") from error
+    _check_space(space, recipe, path)
+    return space
+
+
+def find_space(asked: Space, recipe: Recipe, settings: Path) -> Space:
+    """The space of the search with these `settings`, where that is `asked` by other names, or `asked` the default one.
+
+    The default space may have been another when the search was started: a search keeps its own, with its names. Raises
+    `UsageError` where that fits the recipes of today no more.
+    """
+    try:
+        told = parse_object(settings.read_bytes()).get("space")
+    except (OSError, ValueError):  # said by who opens the search
+        return asked
+    if told == {name: asdict(domain) for name, domain in asked.items()}:
+        return asked
+    stored = _parse_space(told, recipe, settings)
+    if _with_current_names(stored) == _with_current_names(asked):
+        return stored
+    if asked != read_space(DEFAULT_SPACE, recipe):
+        return asked
+    remark(f"searching the space that {settings} was started with")
+    return stored
+
+
+def _parse_space(told: Any, recipe: Recipe, path: Path) -> Space:
+    try:
+        space = _SPACE.validate_json(json.dumps(told), strict=True)
+    except pydantic.ValidationError as error:
+        raise UsageError(f"{path}: its space is damaged: choose another --out") from error
+    _check_space(space, recipe, path)
+    return space
+
+
+def _with_current_names(space: Space) -> Space:
+    return {current_field(name): domain for name, domain in space.items()}
+
+
+def _check_space(space: Space, recipe: Recipe, path: Path) -> None:
     for name, domain in space.items():
         for value in _ends(domain, _get(recipe, name, path)):
             with_fields(recipe, {name: value}, f"{path}: {name} = {json.dumps(value)}")
-    return space
 
 
 def _ends(domain: Range | Choices, like: Any) -> list[Any]:

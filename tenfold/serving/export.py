@@ -32,6 +32,7 @@ from tenfold.serving.graph import INPUT, separate_pools, to_onnx
 from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, ModelMetadata, seal
 from tenfold.serving.runtime import Predictor, choose_runtime, installed_runtimes, open_bytes
 from tenfold.serving.synthetic import synthetic_images
+from tenfold.training.aliases import target_error_in
 from tenfold.training.device import select_device
 from tenfold.training.infer import predict_logits
 from tenfold.training.provenance import FoundData, find_data
@@ -199,7 +200,7 @@ def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
     if "images_needed" not in calibration:
         return None
     names = ("confidence", "images", "images_needed")
-    return {"target_error": calibration["promised_error"]} | {name: calibration[name] for name in names}
+    return {"target_error": target_error_in(calibration)} | {name: calibration[name] for name in names}
 
 
 def pack(network: onnx.ModelProto, about: ModelMetadata) -> bytes:

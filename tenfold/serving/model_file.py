@@ -205,7 +205,10 @@ def find_in_run(run: Path) -> RunFile | None:
 
 def _has_calibration(about: ModelMetadata, calibration: dict[str, Any]) -> bool:
     wanted = calibration.get("temperature", 1.0), calibration.get("threshold")
-    same = about.calibration is None or about.calibration.get("target_error") == calibration.get("promised_error")
+    same = about.calibration is None or about.calibration.get("target_error") == calibration.get(
+        "target_error",
+        calibration.get("promised_error"),  # the name in runs of earlier versions
+    )
     return same and (about.temperature, about.threshold) == wanted
 
 

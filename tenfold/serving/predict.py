@@ -286,7 +286,7 @@ class ResumableWriter:
             raise UsageError(f"{self.note} is not understood ({error}): choose another --out") from error
         for name, value in self.request.items():
             if begun.get(name) != value:
-                raise UsageError(f"{self.path} was begun with another {name}: ask the same, or choose another --out")
+                raise UsageError(f"{self.path} was started with another {name}: ask the same, or choose another --out")
 
     def _cut_torn_line(self) -> None:
         """Drop what a killed process wrote of a line."""
@@ -351,7 +351,7 @@ def skip_done(journal: ResumableWriter, form: OutputFormat, inputs: Iterator[Inp
             raise DataError(f"{journal.path}: line {line[:40]!r} is damaged ({error}): choose another --out") from error
         if item is None or path not in (item.name, printable(item.name)):
             raise UsageError(
-                f"{journal.path} was begun with other inputs: {printable(path)} stands where now comes "
+                f"{journal.path} was started with other inputs: {printable(path)} stands where now comes "
                 f"{'nothing' if item is None else printable(item.name)}; choose another --out"
             )
         count.inputs, count.bad = count.inputs + 1, count.bad + bad

@@ -94,6 +94,11 @@ def without_unused_fields(network: dict[str, Any]) -> dict[str, Any]:
     return kept if len(kept) < len(network) else network
 
 
+def target_error_in(calibration: dict[str, Any]) -> Any:
+    """The target error of a calibration as results.json has it, or None; earlier versions named it `promised_error`."""
+    return calibration.get("target_error", calibration.get("promised_error"))
+
+
 TENSOR_PREFIXES = {"judge.": "proxy.", "sampler.kept": "sampler.keep_mask"}
 """How names of tensors in checkpoints began: old, now."""
 

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tenfold.data.dataset import Split
+from tenfold.training.recipe import Recipe
+
 RARE_FRACTION = 0.5
 """A class of fewer images than this fraction of the largest one's is rare; among others, counts are left alone."""
 
@@ -16,6 +19,14 @@ def has_rare_classes(labels: np.ndarray) -> bool:
     """Whether a class that has images at all is rare; labels: integers N ≥ 1."""
     counts = np.bincount(labels)
     return bool(((counts > 0) & (counts < RARE_FRACTION * counts.max())).any())
+
+
+def fit_recipe(recipe: Recipe, train: Split, val_size: int = 0) -> Recipe:
+    """Fit a recipe to the images of a data set: how many there are, and whether a class among them is rare.
+
+    val_size: how many of them it holds out itself (`Dataset.val_size`).
+    """
+    return recipe.for_images(len(train) - val_size, has_rare_classes(train.labels))
 
 
 def oversample(labels: Tensor, power: float) -> Tensor:

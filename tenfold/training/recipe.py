@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from tenfold.errors import UsageError
 from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
+from tenfold.training.augment import Affine, AnyAugmentation, Augmentation, Cutout, Flip, Pipeline, Translate
 from tenfold.training.networks import AnyNetwork, ReferenceSpec, WhitenedSpec
 from tenfold.training.spec import STRICT, Positive, Share, Width, first_error, names_of_fields
 
@@ -82,6 +83,8 @@ class Recipe:
     """Largest translation as a share of the side, bilinear together with the rotation, the border repeated."""
     cutout: Side = 0
     """Side of a square that is greyed out, in pixels."""
+    augmentations: tuple[AnyAugmentation, ...] = ()
+    """Further augmentations, in this order: `[{"name": "brightness", "amount": 0.2}]`, as plugins register them."""
     low_res_fraction: Share = 0.0
     """Share of the steps, the first ones, that see the images shrunk to `low_res_size` pixels a side."""
     low_res_size: Side = 16
@@ -136,6 +139,18 @@ class Recipe:
         if self.low_res_size < proxy.smallest:
             needed = f"the proxy needs {proxy.smallest} or more"
             raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few: {needed}")
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """All augmentations that it asks for."""
+        flip = [Flip(kind=self.flip)] if self.flip != "none" else []
+        translate = [Translate(pixels=self.translate)] if self.translate else []
+        cutout = [Cutout(side=self.cutout)] if self.cutout else []
+        # flip and translation are one gather; an affine map is resampled in float, and flipped afterwards
+        built_in: list[Augmentation] = [*flip, *translate]
+        if self.degrees or self.affine_translate:
+            built_in = [*translate, Affine(degrees=self.degrees, translate=self.affine_translate), *flip]
+        return Pipeline((*built_in, *cutout), self.augmentations)
 
     @property
     def uses_proxy(self) -> bool:

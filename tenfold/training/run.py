@@ -31,6 +31,7 @@ from tenfold.files import (
     write_bytes,
     write_text,
 )
+from tenfold.training.aliases import target_error_in
 from tenfold.training.checkpoint import Checkpoint, list_checkpoints
 from tenfold.training.device import DeviceConfig
 from tenfold.training.lock import Lock, now
@@ -249,7 +250,7 @@ class Run:
         """Read the manifest. Raises `ModelError` where it is missing, damaged or of another format."""
         if not self.trained:
             raise ModelError(
-                f"{self.path} has not finished training: go on with tenfold train --resume --out {self.path}"
+                f"{self.path} has not finished training: resume it with tenfold train --resume --out {self.path}"
             )
         manifest = self.read_json(MANIFEST)
         if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
@@ -300,9 +301,9 @@ def check_target_error(value: float | None) -> float | None:
 
 
 def target_error_of(run: Run) -> float:
-    """What was asked for last, when the run was scored or when its training was started; else 1 %."""
+    """The value given last, when the run was scored or when its training was started; else 1 %."""
     calibration = run.read_json("results.json").get("calibration") if run.scored else None
-    asked = (calibration or {}).get("promised_error") or run.env.get("target_error")
+    asked = target_error_in(calibration or {}) or run.env.get("target_error")
     return float(asked or TARGET_ERROR)
 
 
@@ -313,7 +314,7 @@ def check_new(path: Path) -> None:
     except UnicodeEncodeError:
         raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
-        raise UsageError(f"{path} exists: choose another --out, or go on with it: --resume --out {path}")
+        raise UsageError(f"{path} exists: choose another --out, or resume it: --resume --out {path}")
 
 
 def find_unfinished(folder: Path) -> Run:

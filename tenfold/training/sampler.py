@@ -15,7 +15,7 @@ many more as the proxy will leave out.
 import torch
 from torch import Tensor
 
-from tenfold.training.augment import AugmentParams, sample_augmentation
+from tenfold.training.augment import AugmentParams
 from tenfold.training.pruning import class_minimum, top_loss_indices
 from tenfold.training.recipe import Recipe
 
@@ -56,7 +56,7 @@ class Sampler:
         if self._pass is None or self._pass[0] != number:
             if number and index == 0:
                 self._choose()
-            draws = sample_augmentation(self.recipe, self.count, self.size, self.seed, number).to(self.device)
+            draws = self.recipe.pipeline.sample(self.count, self.size, self.seed, number).to(self.device)
             self._pass = number, draws, draws.order[self.keep_mask[draws.order]]
         _, draws, order = self._pass
         return draws, order[index * self.candidate_batch_size : (index + 1) * self.candidate_batch_size]

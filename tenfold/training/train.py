@@ -22,7 +22,7 @@ from tenfold.training.recorder import Checkpoints, CsvLog
 from tenfold.training.run import LOGS, Run, check_new, check_target_error
 from tenfold.training.summary import count_parameters, summarize
 from tenfold.training.trainer import Trainer, split
-from tenfold.training.unlearned import find_unlearned_classes
+from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes
 from tenfold.training.weights import describe_model
 
 SUMMARY_FILE = "summary.txt"
@@ -159,6 +159,8 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: DeviceConfig, di
     trainer = Trainer(recipe, dataset, seed=seed, device=plan, dist=dist)
     for reason in plan.reasons if dist.first else ():
         remark(reason)
+    if dist.first:
+        warn_of_untrained_classes(dataset.classes, *split(dataset.train, recipe, seed))
     return trainer
 
 

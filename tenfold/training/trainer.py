@@ -23,6 +23,7 @@ from tenfold.training.callbacks import Callback
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
+from tenfold.training.fitting import as_recipe
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import l2_penalty, make_network
@@ -61,15 +62,15 @@ class EpochMetrics:
 class Trainer:
     """Trains a recipe's network on a data set, in memory: `Trainer(recipe, data, callbacks).fit()`.
 
-    The recipe's validation images are held out of `data.train`; `data.test` is never looked at. device: a name, as
-    `select_device` takes it, or what that returns. dist: this process among those that train together.
-    log_dir: where callbacks may write files. Raises `UsageError` where the recipe does not fit the
-    images, `DataError` where there are none.
+    recipe: a `Recipe`, or the name or file of one; it is taken as it is. The recipe's validation images are held out of
+    `data.train`; `data.test` is never looked at. device: a name, as `select_device` takes it, or what that returns.
+    dist: this process among those that train together. log_dir: where callbacks may write files. Raises `UsageError`
+    where the recipe does not fit the images, `DataError` where there are none.
     """
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: str | Path | Recipe,
         data: Dataset,
         callbacks: Iterable[Callback] = (),
         *,
@@ -78,7 +79,10 @@ class Trainer:
         dist: DistContext = SINGLE_PROCESS,
         log_dir: Path | None = None,
     ):
-        self.recipe, self.data, self.seed, self.dist, self.log_dir = recipe, data, seed, dist, log_dir
+        if not isinstance(data, Dataset):
+            raise UsageError(f"data must be a tenfold.Dataset, as tenfold.load returns it, not {type(data).__name__}")
+        self.recipe = recipe = as_recipe(recipe)
+        self.data, self.seed, self.dist, self.log_dir = data, seed, dist, log_dir
         self.plan = device if isinstance(device, DeviceConfig) else select_device(dist.device(device))
         self.callbacks = list(callbacks) if dist.first else []
         self.should_stop = False
@@ -247,7 +251,7 @@ class Trainer:
         draws, indices = self.sampler.next_indices(self.step)
         if self.proxy is None:
             indices = indices[self.dist.shard(len(indices))]
-        return make_batch(self.images, self.pixels, draws, indices, self.recipe.cutout), indices
+        return make_batch(self.images, self.pixels, draws, indices), indices
 
     def _end_epoch(self) -> None:
         began = time.perf_counter()

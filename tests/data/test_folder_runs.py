@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import tenfold
+from tenfold.data.check import check_folder
 from tenfold.data.folder import load_folder
 from tenfold.data.image import decode
 from tenfold.errors import DataError
@@ -150,9 +151,9 @@ def test_a_folder_is_found_again_where_it_moved_to(
         code, out, _ = invoke("export", trained["run"], "--out", file, "--card", "--data", moved)
         assert code == 0 and "of the 100 test images it was checked on" in out
         assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)
-        with mock.patch("tenfold.evaluation.audit.examine", return_value=({"seen": 1}, False)) as examine:
+        with mock.patch("tenfold.evaluation.audit.run_audit", return_value=({"seen": 1}, False)) as run_audit:
             _, out, _ = invoke("audit", trained["run"], "--data", moved, "--json")
-        assert json.loads(out)["audit"] == {"seen": 1} and examine.call_args[0][0].dataset.origin.path == str(moved)
+        assert json.loads(out)["audit"] == {"seen": 1} and run_audit.call_args[0][0].dataset.origin.path == str(moved)
     finally:
         moved.rename(shapes)
 
@@ -208,14 +209,14 @@ def test_an_interrupted_run_goes_on_where_the_folder_moved(
         assert process.stderr is not None
         assert any("epoch 2:" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
-        assert "go on with" in process.stderr.read()
+        assert "to resume" in process.stderr.read()
     code, _, err = invoke("train", "--resume", "--out", out, "--size", "24")
-    assert code == 2 and "was begun with --size 16, not 24" in err
+    assert code == 2 and "was started with --size 16, not 24" in err
     copy.rename(tmp_path / "elsewhere")
     code, _, err = invoke("train", "--resume", "--out", out)
     assert code == 3 and "is not there any more: say where it is with --data" in err
     code, text, err = invoke("train", "--resume", "--out", out, "--data", tmp_path / "elsewhere", "--json")
-    assert code == 0 and "going on at step" in err
+    assert code == 0 and "resuming at step" in err
     assert json.loads(text)["epochs"] == pytest.approx(30)
     assert json.loads((out / "env.json").read_text())["folder"]["path"] == str(tmp_path / "elsewhere")
     assert invoke("evaluate", out)[0] == 0
@@ -282,6 +283,28 @@ def test_a_class_that_was_not_learned_is_warned_of(invoke: Invoke, train: Train,
     assert "Not one training image of this class is recognised" in page
     code, out, _ = invoke("evaluate", tmp_path / "run", "--json")
     assert code == 0 and json.loads(out)["unlearned_classes"] == ["rare"], "known to later commands, too"
+
+
+def test_a_class_that_is_held_out_as_a_whole_is_warned_of(invoke: Invoke, train: Train, tmp_path: Path) -> None:
+    """Before, nothing was said but that the scores are bad."""
+    drawn = tenfold.load("shapes").train.images
+    for number, name in enumerate(20 * "a" + 20 * "b" + 2 * "c"):
+        (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn[number]).save(tmp_path / "few" / name / f"{number}.png")
+    run = train("--data", tmp_path / "few", "--val-size", "32", "--epochs", "1", "--out", tmp_path / "run")
+    left = pd.read_csv(tmp_path / "run" / "split.csv").query("split == 'train'")["class"].tolist()
+    assert len(left) == 1
+    held_out = {"a": 16, "b": 16, "c": 1}
+    assert [line for line in run["said"].splitlines() if "has no training image" in line] == [
+        f"Warning: class {name!r} has no training image, all {held_out[name]} are validation images: it cannot be "
+        "learned; choose a smaller --val-size, add images of it, or leave it out"
+        for name in "abc"
+        if name not in left
+    ]
+    for command in ("evaluate", "report"):
+        assert invoke(command, tmp_path / "run")[0] == 0
+    findings = {str(finding) for finding in check_folder(tmp_path / "few").findings if finding.kind == "small class"}
+    assert findings == {"c has only 2 images: add some; --val-size can leave none of them to train on"}
 
 
 OLD_LAYOUTS = {

@@ -1,11 +1,14 @@
 """What is never data: hidden, left by a system, made by tenfold. One rule, whoever reads the folder."""
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -92,11 +95,14 @@ LITTER: dict[str, tuple[str, ...]] = {
     "network storage": ("a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg", "#recycle/x.png", "@Recycle/x.png", "a/@EADIR/x.png"),
     "file systems": ("lost+found/x.png", "LOST.DIR/x.png"),
 }
+RECIPE = '{"name": "x", "network": {}, "stages": []}'
+RUN_FILES = ("runs/r/summary.txt", "runs/r/steps.csv", "runs/r/logits/test.safetensors", "runs/r/report.html")
 OUTPUT: dict[str, tuple[str, ...]] = {
     "a run": ("runs/r/.tenfold=*", "runs/r/recipe.json", "runs/r/env.json", "runs/r/plots/history.png"),
     "a run of an old version": ("runs/r/recipe.json", "runs/r/env.json", "runs/r/plots/history.png"),
     "a run that was begun": ("runs/r/recipe.json", "runs/r/checkpoints/step.safetensors", "runs/r/plots/x.png"),
-    "a run with its recipe only": ("runs/r/recipe.json", "runs/r/plots/history.png"),
+    "a run with its recipe only": (f"runs/r/recipe.json={RECIPE}", "runs/r/plots/history.png"),
+    "a run whose environment is gone": (f"runs/r/recipe.json={RECIPE}", "runs/r/plots/x.png", *RUN_FILES),
     "a run whose environment is lost": ("runs/r/recipe.json", "runs/r/manifest.json", "runs/r/x.png"),
     "a model": ("best/model.json", "best/model.safetensors", "best/plots/history.png"),
     "a run in a class": ("a/r/recipe.json", "a/r/env.json", "a/r/plots/history.png"),
@@ -143,6 +149,10 @@ def test_a_linked_run_is_left_out(root: Path, tmp_path: Path) -> None:
         ("explanations/mine.png", ("explanations/.tenfold=\"1.png\"", "explanations/1.png")),
         ("pizza/1.jpg", ("pizza/recipe.json",)),
         ("pizza/thin/1.jpg", ("pizza/recipe.json",)),
+        ("pizza/plots/1.jpg", ("pizza/recipe.json", "pizza/results.json")),
+        ("pizza/plots/1.jpg", ("pizza/recipe.json={\"name\": \"Margherita\", \"stages\": [\"knead\"]}",)),
+        ("flowers/1.jpg", (f"flowers/recipe.json={RECIPE}",)),
+        ("flowers/daisy/1.jpg", (f"flowers/recipe.json={RECIPE}",)),
         ("pizza/thin/crust/1.jpg", ("pizza/recipe.json", "pizza/notes.txt")),
         ("pizza/manifest.json.jpg", ("pizza/manifest.json", "pizza/model.json", "pizza/bench.json")),
         ("tenfold/1.png", ("tenfold/notes.txt",)),
@@ -211,6 +221,42 @@ def test_a_folder_that_was_there_is_the_users(root: Path) -> None:
     files.make_folder(root / "new" / "inner")
     assert [path.parent.name for path in sorted(root.rglob(".tenfold"))] == ["new", "inner"]
     assert list_folder(root).classes == ("a", "b")
+
+
+def test_a_run_that_is_killed_at_any_moment_is_output(
+    root: Path, tmp_path: Path, invoke: Invoke, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it lies there before and after each file that it writes, and as a copy without hidden files.
+
+    And as a copy without env.json, which earlier versions took for a class as soon as it held `summary.txt`.
+    """
+    states: list[list[Path]] = []
+    write, place = files.atomic_write, tmp_path / "place" / "runs"
+
+    @contextlib.contextmanager
+    def note_state(path: Path) -> Iterator[BinaryIO]:
+        states.append([path.relative_to(place) for path in place.rglob("*")])
+        with write(path) as file:
+            yield file
+        states.append([path.relative_to(place) for path in place.rglob("*")])
+
+    monkeypatch.setattr(files, "atomic_write", note_state)
+    words = ("train", "--recipe", tiny_recipe, "--data", "shapes", "--epochs", "1", "--out", place / "r")
+    assert invoke(*words)[0] == 0
+    assert len(states) > 30 and any(Path("r/plots/history.png") in state for state in states)
+    keep: dict[str, Callable[[Path], bool]] = {
+        "as it is": lambda path: True,
+        "without hidden files": lambda path: not any(part.startswith(".") for part in path.parts),
+        "without env.json": lambda path: path.name not in (".tenfold", "env.json", "manifest.json"),
+    }
+    for number, (state, (name, kept)) in enumerate(itertools.product(states, keep.items())):
+        copy = root / f"runs-{number}"
+        for path in (path for path in state if kept(path) and (place / path).is_file()):
+            (copy / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(place / path, copy / path)
+        assert trained_on(root) == predicted(root) == IMAGES, (name, state)
+        assert name != "as it is" or not copy.exists() or list_folder(root).classes == ("a", "b"), state
+        shutil.rmtree(copy, ignore_errors=True)
 
 
 # --- by the commands --------------------------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ import torch
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation import audit
-from tenfold.evaluation.audit import Subject, examine, read_panel
+from tenfold.evaluation.audit import Subject, read_panel, run_audit
 from tenfold.evaluation.metrics import probabilities
-from tenfold.evaluation.spread import spread_over_runs
+from tenfold.evaluation.seed_variance import seed_variance
 from tenfold.training.run import Run
 from tests.support.drawn_run import PLAN, hostile_dataset, make_drawn_run
 
@@ -41,31 +41,31 @@ DATASET = planted()
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, dict[str, Any]]:
-    """A drawn run whose panel was made, its judges of the training labels drawn too: training is tested elsewhere."""
-    path = tmp_path_factory.mktemp("honesty") / "run"
+    """A drawn run that was audited; out-of-fold predictions are drawn too, since training is tested elsewhere."""
+    path = tmp_path_factory.mktemp("audit") / "run"
     torch.manual_seed(0)  # the weights
     evaluation = make_drawn_run(path, DATASET, report=False)
     subject = Subject(Run.open(path), DATASET, evaluation)
     rng = np.random.default_rng(0)
-    judged = rng.dirichlet(np.ones(10), 800) * 0.3 + 0.7 * np.eye(10)[DATASET.train.labels]
-    judged[7] = np.roll(judged[7], 1)
-    with mock.patch("tenfold.evaluation.labels.predict_out_of_fold", lambda *_: judged):
-        panel, new = examine(subject, PLAN)
+    predicted = rng.dirichlet(np.ones(10), 800) * 0.3 + 0.7 * np.eye(10)[DATASET.train.labels]
+    predicted[7] = np.roll(predicted[7], 1)
+    with mock.patch("tenfold.evaluation.labels.predict_out_of_fold", lambda *_: predicted):
+        panel, new = run_audit(subject, PLAN)
     assert new
     return subject, panel
 
 
-def test_accuracy_without_copies_is_counted(made: tuple[Subject, dict[str, Any]]) -> None:
+def test_accuracy_without_duplicates_is_counted(made: tuple[Subject, dict[str, Any]]) -> None:
     subject, panel = made
-    copies = panel["duplicates"]
-    found = {pair["test"]: pair for pair in copies["pairs"]}
+    duplicates = panel["duplicates"]
+    found = {pair["test"]: pair for pair in duplicates["pairs"]}
     assert all(found[n]["train"] == 100 + n and found[n]["kind"] == "duplicate" for n in range(5))
     right = subject.evaluation.logits.argmax(1) == DATASET.test.labels
     others = [n for n in range(60) if n not in found]
-    assert copies["accuracy"] == pytest.approx(right.mean())
-    assert copies["accuracy_without"] == pytest.approx(right[others].mean())
-    assert copies["accuracy_on_copies"] == pytest.approx(right[list(found)].mean())
-    assert copies["count"] == len(found) < 60 and copies["published_share"] is None
+    assert duplicates["accuracy"] == pytest.approx(right.mean())
+    assert duplicates["accuracy_without"] == pytest.approx(right[others].mean())
+    assert duplicates["accuracy_on_duplicates"] == pytest.approx(right[list(found)].mean())
+    assert duplicates["count"] == len(found) < 60 and duplicates["published_share"] is None
 
 
 def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, dict[str, Any]]) -> None:
@@ -96,7 +96,7 @@ def test_the_surest_mistakes_are_explained(made: tuple[Subject, dict[str, Any]])
     subject, panel = made
     shares = probabilities(subject.evaluation.logits)
     wrong = [n for n in np.argsort(-shares.max(1)) if shares[n].argmax() != DATASET.test.labels[n]]
-    assert [image["index"] for image in panel["maps"]["images"]] == wrong[:6]
+    assert [image["index"] for image in panel["saliency"]["images"]] == wrong[:6]
 
 
 def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, dict[str, Any]]) -> None:
@@ -104,16 +104,16 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, d
     subject.run.verify()
     assert read_panel(subject) == panel
     with mock.patch.object(audit, "_labels", lambda *_: {"missing": "made anew", "test": {}}):
-        again, new = examine(subject, PLAN)
+        again, new = run_audit(subject, PLAN)
         assert not new and again == panel
         changed = replace(DATASET, train=DATASET.train[:-1])
         assert read_panel(replace(subject, dataset=changed)) is None
-        path = subject.run.path / "honesty" / "labels.json"
+        path = subject.run.path / "audit" / "labels.json"
         content = path.read_bytes()
         path.write_bytes(content.replace(b"suspected", b"inspected"))  # not what the manifest says
-        mended, new = examine(subject, PLAN)
+        mended, new = run_audit(subject, PLAN)
     assert new and mended["labels"]["missing"] == "made anew" and mended["corruptions"] == panel["corruptions"]
-    subject.run.rewrite_in_manifest({"honesty/labels.json": content})
+    subject.run.rewrite_in_manifest({"audit/labels.json": content})
 
 
 def test_the_list_of_labels_is_written_again(made: tuple[Subject, dict[str, Any]]) -> None:
@@ -122,16 +122,16 @@ def test_the_list_of_labels_is_written_again(made: tuple[Subject, dict[str, Any]
     content = path.read_bytes()
     for change in (path.unlink, lambda: path.write_bytes(content + b"by hand")):
         change()
-        assert examine(subject, PLAN) == (panel, False) and path.read_bytes() == content
+        assert run_audit(subject, PLAN) == (panel, False) and path.read_bytes() == content
     subject.run.verify()
 
 
 def test_a_damaged_part_is_named(made: tuple[Subject, dict[str, Any]], capsys: pytest.CaptureFixture[str]) -> None:
-    path = made[0].run.path / "honesty" / "maps.json"
+    path = made[0].run.path / "audit" / "saliency.json"
     content = path.read_bytes()
     path.write_bytes(content[:-9])
     found = read_panel(made[0])
-    assert found and "maps" not in found
+    assert found and "saliency" not in found
     assert f"{path} is damaged: tenfold audit {made[0].run.path} writes it again" in capsys.readouterr().err
     path.write_bytes(content)
 
@@ -139,42 +139,42 @@ def test_a_damaged_part_is_named(made: tuple[Subject, dict[str, Any]], capsys: p
 def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, dict[str, Any]]) -> None:
     subject, panel = made
     with mock.patch.object(audit, "_corruptions", lambda subject, model, plan, images: {"images": images}):
-        assert not examine(subject, PLAN, full=True)[1]  # there are no more than 60
+        assert not run_audit(subject, PLAN, full=True)[1]  # there are no more than 60
         with mock.patch.object(audit, "read_panel", lambda _: panel | {"corruptions": {"images": 59}}):
-            assert examine(subject, PLAN, full=True)[0]["corruptions"] == {"images": 60}
+            assert run_audit(subject, PLAN, full=True)[0]["corruptions"] == {"images": 60}
     audit._keep(subject, "corruptions", panel["corruptions"])
 
 
-def test_spread_by_hand(made: tuple[Subject, dict[str, Any]], tmp_path: Path) -> None:
+def test_seed_variance_by_hand(made: tuple[Subject, dict[str, Any]], tmp_path: Path) -> None:
     """Of 80, 82 and 84 %: std 2 points; Student's t for 2 degrees of freedom is 4.303, times √2 · 2 is 12.17 points."""
     run = made[0].run
-    assert "not part of a bench" in spread_over_runs(run)["missing"]
+    assert "not part of a bench" in seed_variance(run)["missing"]
     (tmp_path / "bench.json").write_text("{}")
     for seed, share in enumerate((0.80, 0.82, 0.84)):
         path = Path(shutil.copytree(run.path, tmp_path / f"drawn-{seed}"))
         if seed == 1:
-            assert "no other finished run" in spread_over_runs(Run.open(path))["missing"]
+            assert "no other finished run" in seed_variance(Run.open(path))["missing"]
         results = json.loads((path / "results.json").read_text()) | {"test_accuracy": share, "total_seconds": 1.0}
         (path / "results.json").write_text(json.dumps(results))
         env = json.loads((path / "env.json").read_text()) | {"started": "2026-01-01T00:00:00+00:00", "seed": seed}
         (path / "env.json").write_text(json.dumps(env))
     shutil.copytree(tmp_path / "drawn-2", tmp_path / "the same again")
-    found = spread_over_runs(Run.open(tmp_path / "drawn-0"))
+    found = seed_variance(Run.open(tmp_path / "drawn-0"))
     assert (found["n"], found["mean"], found["std"]) == (3, pytest.approx(0.82), pytest.approx(0.02))
     assert found["real_difference"] == pytest.approx(0.1217, abs=1e-4)
     env = json.loads((tmp_path / "drawn-2" / "env.json").read_text()) | {"data_sha256": "f" * 64}
     for name in ("drawn-2", "the same again"):  # on other data of the same name: no other draw
         (tmp_path / name / "env.json").write_text(json.dumps(env))
-    assert spread_over_runs(Run.open(tmp_path / "drawn-0"))["n"] == 2
+    assert seed_variance(Run.open(tmp_path / "drawn-0"))["n"] == 2
 
 
-def test_a_class_too_small_to_judge_is_said(made: tuple[Subject, dict[str, Any]]) -> None:
+def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any]]) -> None:
     subject, _ = made
     few = np.flatnonzero(DATASET.train.labels != 3)
     lonely = replace(DATASET, train=DATASET.train[np.append(few, np.flatnonzero(DATASET.train.labels == 3)[:1])])
     part = audit._labels(replace(subject, dataset=lonely), PLAN)
     assert (
-        "a class has fewer training images than can be judged: 1 of 2" in part["missing"]
+        "a class has fewer training images than can be predicted: 1 of 2" in part["missing"]
         and "train" not in part
         and part["test"]["suspected"] >= 0
     )
@@ -182,7 +182,7 @@ def test_a_class_too_small_to_judge_is_said(made: tuple[Subject, dict[str, Any]]
     logits = subject.evaluation.logits[DATASET.test.labels == 3]
     evaluation = mock.Mock(logits=logits, labels=one.labels)
     part = audit._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), PLAN)
-    assert "test labels were not judged: all labels are the same" in part["missing"] and "test" not in part
+    assert "test labels were not predicted: all labels are the same" in part["missing"] and "test" not in part
     audit._write_issues(subject, made[1]["labels"])
 
 
@@ -198,10 +198,10 @@ def test_the_command_and_the_page(
     monkeypatch.setattr("tenfold.evaluation.evaluate.load_or_compute", lambda *a: _outputs(made[0], a[-1]))
     _invoke(monkeypatch, "report", run)
     page = (run / "report.html").read_text()
-    assert "Test images that copy training images" in page and "Not examined yet" not in page
+    assert "Train–test duplicates" in page and "Not audited yet" not in page
     assert "<img" not in page and "<script>alert" not in page and " onmouseover='" not in page
     assert page.count('class="image more ') >= 2 * 5 + 16 + 3 * 6
-    assert f"{100 * made[1]['corruptions']['mean_accuracy']:.1f} % right in the mean" in page
+    assert f"{100 * made[1]['corruptions']['mean_accuracy']:.1f} %, against" in page
     capsys.readouterr()
     before = (run / "report.html").stat().st_mtime_ns
     assert _invoke(monkeypatch, "audit", run, "--json") == 0
@@ -209,9 +209,9 @@ def test_the_command_and_the_page(
     assert said == made[1] and (run / "report.html").stat().st_mtime_ns == before  # nothing was new
     (run / "report.html").unlink()  # as an interruption before it was written leaves it
     assert _invoke(monkeypatch, "audit", run) == 0
-    assert "look like a training image" in capsys.readouterr().out
-    assert "Test images that copy training images" in (run / "report.html").read_text()
-    shutil.rmtree(run / "honesty")
+    assert "duplicate a training image" in capsys.readouterr().out
+    assert "Train–test duplicates" in (run / "report.html").read_text()
+    shutil.rmtree(run / "audit")
     _invoke(monkeypatch, "report", run)
     assert "tenfold audit RUN" in (run / "report.html").read_text()
 
@@ -220,7 +220,7 @@ def test_the_command_and_the_page(
     ("options", "said"),
     [
         (("evaluate", "--full"), "No such option: --full"),
-        (("audit", "--data", "shapes"), "is not there: it is where the images of"),
+        (("audit", "--data", "shapes"), "not on a folder: leave --data out"),
     ],
 )
 def test_options_that_do_not_go_together(

@@ -10,11 +10,11 @@ from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import (
     Calibration,
     calibrate,
-    describe,
     find_threshold,
     fit_temperature,
+    format_calibration,
     images_needed,
-    say,
+    to_json,
 )
 
 
@@ -42,7 +42,7 @@ def test_the_temperature_is_where_torch_finds_the_smallest_loss() -> None:
     assert log_t.grad is not None and abs(float(log_t.grad)) < 1e-5
 
 
-def test_where_all_is_right_no_certainty_is_invented() -> None:
+def test_where_all_predictions_are_correct_no_temperature_is_fitted() -> None:
     """Five images, hardly told apart: their likelihood alone asks for a temperature near nought."""
     logits = np.diag(np.linspace(0.4, 2.2, 5))
     found = calibrate(logits, logits.argmax(axis=1))
@@ -52,35 +52,42 @@ def test_where_all_is_right_no_certainty_is_invented() -> None:
 def test_a_temperature_that_could_not_be_fitted_is_not_called_fitted() -> None:
     """With 24 images, all of them right, it said "temperature 1.000, fitted on 24 validation images"."""
     right = np.eye(3)[np.arange(24) % 3]
-    certainty, promise = say(describe(calibrate(right, right.argmax(axis=1)), right, right.argmax(axis=1)))
-    assert certainty == (
-        "temperature not fitted: all 24 validation images are classified correctly; 1 is used, which leaves the "
-        "probabilities as they are"
+    temperature, bound = format_calibration(
+        to_json(calibrate(right, right.argmax(axis=1)), right, right.argmax(axis=1))
     )
-    assert promise == (
-        "at most 1 % wrong when it answers: no threshold can be shown to keep that on 24 validation images: it takes "
-        "at least 597, none of them wrong; --val-size holds out more, a larger --target-error allows more errors"
+    assert temperature == (
+        "temperature not fitted: all 24 validation images are classified correctly; 1 is used, which does not "
+        "change the probabilities"
+    )
+    assert bound == (
+        "error bound 1 %: no threshold can be shown to meet it on 24 validation images: at least 597 are needed, none "
+        "of them misclassified; use a larger --val-size or --target-error"
     )
 
 
 def test_a_temperature_at_the_bound_is_not_used() -> None:
     """Wrong with certainty, all of them: the flatter the better, up to the bound of 100."""
     logits = 5.0 * np.eye(4)
-    figures = describe(calibrate(logits, np.array([1, 2, 3, 0])), logits, np.arange(4))
+    figures = to_json(calibrate(logits, np.array([1, 2, 3, 0])), logits, np.arange(4))
     assert (figures["temperature"], figures["fitted"], figures["wrong"]) == (1, False, 4)
-    assert say(figures)[0].startswith("temperature not fitted: 4 of 4 validation images are misclassified, and no")
+    assert format_calibration(figures)[0].startswith(
+        "temperature not fitted: 4 of 4 validation images are misclassified, and no"
+    )
 
 
 def test_few_errors_are_said() -> None:
     logits, labels = np.repeat([[2.0, 0.0]], 100, axis=0), np.zeros(100, int)
     labels[:9] = 1
-    figures = describe(calibrate(logits, labels), logits, labels)
+    figures = to_json(calibrate(logits, labels), logits, labels)
     assert figures["temperature"] == pytest.approx(2 / np.log(91 / 9), rel=1e-4)  # 91 % sure, as they are right
-    assert "on 100 validation images, only 9 of them misclassified, so it is uncertain: calib" in say(figures)[0]
+    assert (
+        "on 100 validation images, only 9 of them misclassified, so it is uncertain: calib"
+        in format_calibration(figures)[0]
+    )
     labels[9] = 1
     assert (
         "fitted on 100 validation images: calibration error"
-        in say(describe(calibrate(logits, labels), logits, labels))[0]
+        in format_calibration(to_json(calibrate(logits, labels), logits, labels))[0]
     )
 
 
@@ -95,7 +102,7 @@ def test_the_number_of_images_that_a_threshold_takes(target_error: float, needed
 
 def test_calibration_makes_the_error_vanish_and_the_loss_fall() -> None:
     val, test = draw_calibrated(20_000, 10, seed=3), draw_calibrated(20_000, 10, seed=4)
-    figures = describe(calibrate(val[0] * 3, val[1]), test[0] * 3, test[1])
+    figures = to_json(calibrate(val[0] * 3, val[1]), test[0] * 3, test[1])
     assert figures["temperature"] == pytest.approx(3, rel=0.03) and figures["images"] == 20_000
     assert figures["ece_before"] > 0.1 and figures["ece_after"] < 0.015
     assert figures["ece_after"] == metrics.expected_calibration_error(test[0] * 3 / figures["temperature"], test[1])
@@ -119,7 +126,7 @@ def test_the_threshold_lies_where_known_errors_begin() -> None:
     assert find_threshold(sure[::-1], correct[::-1], 0.01) == threshold
 
 
-def test_a_promise_that_cannot_be_shown_is_not_made() -> None:
+def test_a_bound_that_cannot_be_shown_gives_no_threshold() -> None:
     """With α = 1 % and level 0.05 / 20, even no mistake proves nothing on fewer than 597 images."""
     assert binom.cdf(0, 596, 0.01) > 0.05 / 20 >= binom.cdf(0, 597, 0.01)
     assert find_threshold(np.linspace(0.5, 1, 596), np.ones(596, bool), 0.01) is None
@@ -133,11 +140,11 @@ def test_images_as_sure_as_the_limit_are_left_out() -> None:
     assert threshold is not None and (sure >= threshold).sum() == 1000
 
 
-def test_the_promise_is_kept_as_often_as_it_says() -> None:
-    """Over 200 draws of 2,000 validation images the true error exceeds the promised 5 % in at most 5 % of them.
+def test_the_error_bound_holds_as_often_as_its_confidence_says() -> None:
+    """Over 200 draws of 2,000 validation images the true error exceeds the bound of 5 % in at most 5 % of them.
 
     The truth is known: on a calibrated model the error of the answers is their mean doubt. Without the bound (the
-    largest coverage whose observed error keeps the promise) 108 of the 200 draws broke it.
+    largest coverage whose observed error meets it) 108 of the 200 draws broke it.
     """
     logits, _ = draw_calibrated(100_000, 5, seed=0, scale=4.0)
     true_sure = np.sort(metrics.probabilities(logits).max(axis=1))
@@ -156,26 +163,28 @@ def test_coverage_and_error_by_hand() -> None:
     p = np.array([0.99, 0.98, 0.95, 0.6, 0.55])
     logits = np.stack([np.log(p), np.log(1 - p)], axis=1)
     labels = np.array([0, 0, 1, 0, 1])
-    figures = describe(Calibration(1.0, 0.9, 0.01, 0.95, 100), logits, labels)
+    figures = to_json(Calibration(1.0, 0.9, 0.01, 0.95, 100), logits, labels)
     assert (figures["answered"], figures["coverage"]) == (3, pytest.approx(0.6))
     assert figures["error"] == pytest.approx(1 / 3)
     assert figures["error_interval"] == pytest.approx(metrics.wilson_interval(1, 3))
-    assert "from probability 0.9000 on, it answers 60.0% of the test images, 33.33% of them wrong" in say(figures)[1]
-    without = describe(Calibration(1.0, None, 0.01, 0.95, 100), logits, labels)
+    assert "threshold 0.9000, coverage 60.0% of the test images, error 33.33%" in format_calibration(figures)[1]
+    without = to_json(Calibration(1.0, None, 0.01, 0.95, 100), logits, labels)
     assert without["coverage"] is without["error"] is without["threshold"] is None
-    assert "no threshold can be shown to keep that on 100 validation images: it takes at least 597" in say(without)[1]
-    many = describe(Calibration(1.0, None, 0.01, 0.95, 5000), logits, labels)
     assert (
-        "no threshold can be shown to keep that on 5,000 images; a larger --target-error allows more errors"
-        in say(many)[1]
+        "no threshold can be shown to meet it on 100 validation images: at least 597" in format_calibration(without)[1]
     )
-    nothing = describe(Calibration(1.0, 0.999, 0.01, 0.95, 100), logits, labels)
+    many = to_json(Calibration(1.0, None, 0.01, 0.95, 5000), logits, labels)
+    assert (
+        "no threshold can be shown to meet it on 5,000 images; a larger --target-error allows more errors"
+        in format_calibration(many)[1]
+    )
+    nothing = to_json(Calibration(1.0, 0.999, 0.01, 0.95, 100), logits, labels)
     assert (nothing["answered"], nothing["error"]) == (0, 0)
 
 
 def test_a_calibration_reads_what_it_wrote() -> None:
     calibration = Calibration(1.3, None, 0.01, 0.95, 100)
-    assert Calibration.from_json(describe(calibration, np.eye(3), np.arange(3))) == calibration
+    assert Calibration.from_json(to_json(calibration, np.eye(3), np.arange(3))) == calibration
     old = {"temperature": 1.3, "threshold": None, "promised_error": 0.01, "confidence": 0.95, "images": 100}
     assert Calibration.from_json(old) == calibration
     with pytest.raises(ModelError, match="calibration has no 'threshold'"):

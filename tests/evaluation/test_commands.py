@@ -54,14 +54,14 @@ def answer(result: tuple[int, str, str]) -> dict[str, Any]:
 def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the logits that the run keeps. Only 1 % could be asked for, which these 700 images show of no threshold."""
     before = answer(invoke("evaluate", run, "--json"))["calibration"]
-    assert (before["promised_error"], before["images"], before["images_needed"]) == (0.01, 700, 597)
+    assert (before["target_error"], before["images"], before["images_needed"]) == (0.01, 700, 597)
     assert before["threshold"] is None
     looser = answer(invoke("evaluate", run, "--target-error", "0.5", "--json"))["calibration"]
-    assert (looser["promised_error"], looser["images_needed"]) == (0.5, 9)
+    assert (looser["target_error"], looser["images_needed"]) == (0.5, 9)
     assert json.loads((run / "results.json").read_text())["calibration"] == looser
     assert answer(invoke("evaluate", run, "--json"))["calibration"] == looser, "what was asked for stays"
     stricter = answer(invoke("evaluate", run, "--target-error", "0.4", "--data", "shapes", "--json"))["calibration"]
-    assert stricter["promised_error"] == 0.4, "they are its own data"
+    assert stricter["target_error"] == 0.4, "they are its own data"
     assert json.loads((run / "results.json").read_text())["calibration"] == stricter
     assert invoke("report", run)[0] == 0 and "--target-error 0.4" in (run / "report.html").read_text()
     other = make_shapes(seed=5, train=1, test=40)
@@ -71,7 +71,7 @@ def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path, monk
     assert invoke("evaluate", run, "--target-error", "0")[0] == 2
     monkeypatch.setenv("TENFOLD_TARGET_ERROR", "0.05")  # does not concern other data
     told = answer(invoke("evaluate", run, "--data", "shapes", "--json"))
-    assert told["test_images"] == 40 and told["calibration"]["promised_error"] == 0.4
+    assert told["test_images"] == 40 and told["calibration"]["target_error"] == 0.4
 
 
 def test_a_target_error_is_refused_with_another_folder(invoke: Invoke, run: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_scoring_on_another_machine_keeps_the_calibration(
     code, _, err = invoke(verb, run)
     after = json.loads((run / "results.json").read_text())
     assert code == 0 and after["test_accuracy"] != before["test_accuracy"], err
-    kept = ("temperature", "threshold", "promised_error", "confidence", "images", "wrong", "fitted")
+    kept = ("temperature", "threshold", "target_error", "confidence", "images", "wrong", "fitted")
     assert [after["calibration"][name] for name in kept] == [before["calibration"][name] for name in kept]
 
 
@@ -149,7 +149,7 @@ def test_evaluate_on_other_data_leaves_the_run_alone(
 def test_evaluate_for_people_names_what_is_mistaken(invoke: Invoke, run: Path) -> None:
     code, out, _ = invoke("evaluate", run)
     lines = out.splitlines()
-    assert code == 0 and lines[0].startswith("test accuracy ") and lines[-1].startswith("most often mistaken: ")
+    assert code == 0 and lines[0].startswith("test accuracy ") and lines[-1].startswith("top confusions: ")
     assert any(line.startswith("calibration error ") for line in lines)
 
 
@@ -202,7 +202,7 @@ def test_one_run_gets_a_report_and_two_a_comparison(invoke: Invoke, run: Path, m
     Run.open(run).verify()
     other = shutil.copytree(run, run.parent / "other")
     assert invoke("compare", run, other) == (0, "comparison.html\n", "")
-    assert "2 runs side by side" in Path("comparison.html").read_text()
+    assert "2 runs compared" in Path("comparison.html").read_text()
     assert invoke("compare", run, other, "--out", "mine.html")[1] == "mine.html\n"
     code, out, err = invoke("report", run, "--out", "mine.html")
     assert (code, out) == (2, "") and err.startswith("tenfold: No such option: --out")

@@ -25,7 +25,7 @@ from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
-from tenfold.training.provenance import note_origin
+from tenfold.training.provenance import FoundData, note_origin
 from tenfold.training.recipe import FAST89, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.train import train
@@ -108,6 +108,16 @@ def test_validation_accuracy_is_that_of_the_images_held_out(make_run: MakeRun) -
     held = DATASET.train[40:]
     as_test = dataclasses.replace(DATASET, test=held)
     assert evaluate(run, DATASET, PLAN).scores["val_accuracy"] == evaluate(run, as_test, PLAN).scores["test_accuracy"]
+
+
+def test_its_own_data_are_compared_once(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, what was found as the run's own was compared with it again."""
+    run = make_run(RECIPE)
+    expected = evaluate(run, DATASET, PLAN).scores
+    monkeypatch.setattr("tenfold.evaluation.evaluate.is_own", None)
+    monkeypatch.setattr("tenfold.evaluation.evaluate.find_data", lambda _: FoundData(DATASET, True))
+    again = evaluate(run, plan=PLAN)
+    assert again.own and again.scores == expected
 
 
 def test_data_of_other_classes_are_refused(make_run: MakeRun) -> None:
@@ -230,7 +240,7 @@ def test_a_target_error_out_of_its_bounds_is_refused(make_run: MakeRun, tmp_path
     with pytest.raises(UsageError, match=said):
         calibrate(np.eye(10), np.arange(10), wrong)
     assert not (tmp_path / "new").exists()
-    assert evaluate(run, DATASET, PLAN, target_error=0.5).scores["calibration"]["promised_error"] == 0.5
+    assert evaluate(run, DATASET, PLAN, target_error=0.5).scores["calibration"]["target_error"] == 0.5
 
 
 def test_scoring_again_keeps_the_times_and_mends_the_rest(make_run: MakeRun) -> None:

@@ -24,8 +24,8 @@ def test_folds_are_even_in_every_class() -> None:
     assert np.array_equal(folds, assign_folds(labels, 10))
 
 
-def test_a_class_with_one_image_cannot_be_judged() -> None:
-    with pytest.raises(DataError, match="fewer training images than can be judged: 1 of 2"):
+def test_a_class_with_one_image_cannot_be_checked() -> None:
+    with pytest.raises(DataError, match="fewer training images than cross-validation needs: 1 of 2"):
         assign_folds(np.array([0, 0, 0, 1]), 2)
 
 

@@ -255,7 +255,7 @@ def test_top_confusions_are_sorted_and_leave_the_diagonal_out() -> None:
     assert metrics.top_confusions(matrix, 2) == [(1, 0, 7), (0, 1, 3)]
     assert metrics.top_confusions(matrix) == [(1, 0, 7), (0, 1, 3), (1, 2, 3)]
     said = metrics.format_confusions(metrics.top_confusions(matrix, 1), ["cat", "dog", "owl"])
-    assert said == "most often mistaken: dog as cat 7 ×"
+    assert said == "top confusions: dog as cat 7 ×"
     assert metrics.format_confusions(metrics.top_confusions(np.eye(3, dtype=int)), ["a", "b", "c"]) == "no mistakes"
 
 
@@ -296,7 +296,7 @@ def test_format_per_class() -> None:
 
 def test_only_certainty_is_a_hundred_percent() -> None:
     """The surest mistakes, 99.97 % most of them, were all said to be 100 % sure."""
-    said = [metrics.sure(share) for share in (0.0, 0.004, 0.5, 0.994, 0.9951, 0.9996, 0.99999, 1.0)]
+    said = [metrics.format_confidence(share) for share in (0.0, 0.004, 0.5, 0.994, 0.9951, 0.9996, 0.99999, 1.0)]
     assert said == ["0 %", "< 1 %", "50 %", "99 %", "99.5 %", "> 99.9 %", "> 99.9 %", "100 %"]
 
 

@@ -182,7 +182,7 @@ def test_misclassified_shows_the_surest_mistakes_first() -> None:
     for drawn, index in zip(drawn_images(figure), [2, 4, 1], strict=True):
         np.testing.assert_array_equal(drawn.get_array(), images[index])
     assert [axes.get_xlabel() for axes in figure.axes[:2]] == ["✗ cat\n→ dog 90 %", "✗ cat\n→ dog 70 %"]
-    assert figure.get_supxlabel().startswith("3 of 3 mistakes among 5 images, the surest first")
+    assert figure.get_supxlabel().startswith("3 of 3 mistakes among 5 images, most confident first")
 
 
 def test_misclassified_takes_the_frame_of_metrics() -> None:

@@ -20,9 +20,10 @@ from scipy import stats
 from tenfold.errors import BusyError, DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.evaluation import plots
 from tenfold.scaling import tune
-from tenfold.scaling.space import DEFAULT_SPACE, Range, read_space, with_fields
+from tenfold.scaling.space import DEFAULT_SPACE, Range, find_space, read_space, with_fields
 from tenfold.scaling.tune import Setting
 from tenfold.training import trial
+from tenfold.training.aliases import RECIPE_FIELDS
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, FAST94, REFERENCE, Recipe
 from tests.support.process import Command, Invoke
@@ -228,6 +229,48 @@ def test_a_field_that_recipes_got_since_changes_no_search(tmp_path: Path, monkey
     del noted["recipe"]["proxy_widths"]
     (tmp_path / "out" / tune.SETTINGS).write_text(json.dumps(noted))
     assert len(tune.summarize(tune.tune(setting, 2, tmp_path / "out"), setting)["trials"]) == 2
+
+
+EARLIER_SPACE = {
+    "stages.0.learning_rate": {"low": 0.1, "high": 0.4, "log": True},
+    "bias_rate": {"low": 0.01, "high": 0.2, "log": True},
+    "easy_share": {"low": 0.0, "high": 0.8},
+    "shift": {"low": 0, "high": 3},
+    "network.residual": {"choices": [True, False]},
+}
+
+
+@pytest.mark.parametrize("space", [EARLIER_SPACE, None], ids=["another default", "old names"])
+def test_a_search_in_the_default_space_of_before_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: dict[str, Any] | None
+) -> None:
+    """It ends with the trials that it would have had then; before, it was refused: "another space"."""
+    old = {name: key for key, name in RECIPE_FIELDS.items()}
+    named = json.loads(DEFAULT_SPACE.read_bytes())
+    space = space or {old.get(name, name): domain for name, domain in named.items()}
+    seen = pretend(monkeypatch, near_tenth)
+    was = make_setting(tmp_path, space=make_space(tmp_path, space))
+    tune.tune(was, 4, tmp_path / "whole")
+    tune.tune(was, 2, tmp_path / "out")
+    settings, default = tmp_path / "out" / tune.SETTINGS, read_space(DEFAULT_SPACE, FAST89)
+    today = make_setting(tmp_path, space=find_space(default, FAST89, settings))
+    row = tune.summarize(tune.tune(today, 4, tmp_path / "out"), today)
+    assert seen[:4] == seen[4:] and list(row["best"]["fields"]) == list(space)
+    other = make_setting(tmp_path, space=find_space(make_space(tmp_path), FAST89, settings))
+    with pytest.raises(UsageError, match="another space: choose another --out"):
+        tune.tune(other, 4, tmp_path / "out")
+
+
+def test_a_search_whose_space_fits_no_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, near_tenth)
+    setting = make_setting(tmp_path, space=read_space(DEFAULT_SPACE, FAST89))
+    tune.tune(setting, 1, tmp_path / "out")
+    path = tmp_path / "out" / tune.SETTINGS
+    noted = json.loads(path.read_bytes())
+    for space, said in (({"gone": {"low": 0.1, "high": 0.2}}, "gone: the recipe fast89 has no"), ([], "is damaged")):
+        path.write_text(json.dumps(noted | {"space": space}))
+        with pytest.raises(UsageError, match=said):
+            find_space(setting.space, FAST89, path)
 
 
 def test_other_folders_and_damaged_ones_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), tta="one").with_epochs(4.0)
     trained = training.train(recipe, few_shapes(), path, seed=0, device="cpu")
     evaluation = evaluate(trained.run, trained.dataset, trained.plan)
-    calibration = {"temperature": 0.8, "threshold": 0.6, "promised_error": 0.01}
+    calibration = {"temperature": 0.8, "threshold": 0.6, "target_error": 0.01}
     write_scores(trained.run, evaluation, {"calibration": calibration})
     trained.run.unlock()
     with shapes_are_few():

@@ -401,10 +401,10 @@ def test_an_unfinished_file_goes_on_with_the_same_request_only(
     subprocess.run([sys.executable, "-c", CHILD, "after", "3", *words, "--model", str(model)], check=False)
     before = out.read_bytes()
     for other, said in (
-        ([*words, "--model", small], "was begun with another model"),
-        ([*words, "--model", model, "--top", "2"], "was begun with another --top"),
-        ([*words, "--model", model, "--csv"], "was begun with another form"),
-        (["predict", photos / "09.png", "--out", out, "--model", model], "was begun with other inputs"),
+        ([*words, "--model", small], "was started with another model"),
+        ([*words, "--model", model, "--top", "2"], "was started with another --top"),
+        ([*words, "--model", model, "--csv"], "was started with another form"),
+        (["predict", photos / "09.png", "--out", out, "--model", model], "was started with other inputs"),
     ):
         result = invoke(*other)
         assert result.returncode == 2 and said in result.stderr
@@ -421,7 +421,7 @@ def test_an_unfinished_file_goes_on_in_the_same_runtime_only(
     words = ["predict", str(photos), "--out", str(tmp_path / "answers.jsonl"), "--model", str(small)]
     subprocess.run([sys.executable, "-c", CHILD, "after", "3", *words], check=False)
     result = invoke(*words, env=os.environ | {"TENFOLD_RUNTIME": "openvino"})
-    assert result.returncode == 2 and "was begun with another runtime" in result.stderr
+    assert result.returncode == 2 and "was started with another runtime" in result.stderr
     assert invoke(*words).returncode == 8
 
 

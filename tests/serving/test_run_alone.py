@@ -556,9 +556,9 @@ def test_where_its_images_are_needed_the_call_in_python_is_named(
     called = "call tenfold.evaluation.{} in Python"
     report = called.format("report.write_report(run, dataset, tenfold.evaluate(run, dataset))")
     compare = called.format("compare.write_comparison(paths, out, dataset)")
-    honesty = called.format("audit.examine(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)")
+    audit = called.format("audit.run_audit(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)")
     words = {report: ("report", mine_run), compare: ("compare", mine_run, other, "--out", page)}
-    for call, asked in (words | {honesty: ("audit", mine_run)}).items():
+    for call, asked in (words | {audit: ("audit", mine_run)}).items():
         code, _, err = invoke(*asked)
         assert code == 3 and err.strip().endswith(call)
     with run.locked():

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from itertools import product
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,19 +14,19 @@ from torch import Tensor
 from tenfold.training.augment import (
     VIEWS,
     AugmentParams,
+    Cutout,
+    Epoch,
+    Flip,
     Normalization,
+    Translate,
     channel_stats,
-    cut_out,
     derive_seed,
-    draw_affine,
-    draw_flips,
-    gather,
     make_batch,
     make_generator,
-    resample,
-    sample_augmentation,
     tta_view,
 )
+from tenfold.training.augment import gather as gather_pixels
+from tenfold.training.augment.affine import draw_affine, resample
 from tenfold.training.recipe import REFERENCE, Recipe, Stage, WhitenedSpec
 
 PLAIN = Recipe("plain", WhitenedSpec(), (Stage(1, 0.1, 0.0),), flip="none", translate=0)
@@ -33,6 +34,20 @@ PLAIN = Recipe("plain", WhitenedSpec(), (Stage(1, 0.1, 0.0),), flip="none", tran
 
 def draw_images(count: int, size: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def gather(images: Tensor, indices: Tensor, flip: Tensor | None, shift: Tensor | None) -> Tensor:
+    """Take images, flipped and then shifted."""
+    flips = [] if flip is None else [(Flip(), flip)]
+    return gather_pixels(images, indices, flips if shift is None else [*flips, (Translate(), shift)])
+
+
+def draw_flips(kind: Literal["random", "alternating"], count: int, seed: int, epoch: int) -> Tensor:
+    return Flip(kind=kind).sample(Epoch(count, 8, seed, epoch, make_generator(seed, "augment", epoch)))
+
+
+def cut_out(images: Tensor, corner: Tensor, side: int) -> Tensor:
+    return Cutout(side=side).apply(images, corner)
 
 
 def numbered(size: int) -> Tensor:
@@ -59,18 +74,20 @@ def test_every_part_of_a_key_counts() -> None:
 def test_an_epoch_is_drawn_again_from_its_number() -> None:
     recipe = replace(REFERENCE, translate=2, cutout=5)
     first, again, other_epoch, other_seed = (
-        sample_augmentation(recipe, 50, 32, *key) for key in [(1, 2), (1, 2), (1, 3), (2, 2)]
+        recipe.pipeline.sample(50, 32, *key) for key in [(1, 2), (1, 2), (1, 3), (2, 2)]
     )
-    for name in ("order", "flip", "shift", "theta", "cutout_corner"):
-        assert torch.equal(getattr(first, name), getattr(again, name))
-        assert not torch.equal(getattr(first, name), getattr(other_epoch, name))
-        assert not torch.equal(getattr(first, name), getattr(other_seed, name))
+    for name in ("order", "flip", "translate", "affine", "cutout"):
+        params, same, *others = (
+            draws.order if name == "order" else draws[name] for draws in (first, again, other_epoch, other_seed)
+        )
+        assert params is not None and same is not None and torch.equal(params, same)
+        assert not any(torch.equal(params, other) for other in others if other is not None)
     assert sorted(first.order.tolist()) == list(range(50))
 
 
 def test_what_a_recipe_does_not_ask_for_is_not_drawn() -> None:
-    draws = sample_augmentation(PLAIN, 50, 32, 0, 0)
-    assert (draws.flip, draws.shift, draws.theta, draws.cutout_corner) == (None, None, None, None)
+    draws = PLAIN.pipeline.sample(50, 32, 0, 0)
+    assert (draws.built_in, draws.others, draws["flip"]) == ((), (), None)
 
 
 # --- the reference system's rotation and shift ----------------------------------------------------------------------
@@ -92,14 +109,15 @@ def resample_by_hand(image: np.ndarray, angle: float, shift: np.ndarray) -> np.n
 def test_reference_augmentation_is_scipys_bilinear_resampling() -> None:
     """Angles and shifts from the same random numbers, a flip after them; pixels in [0, 1] agree to 1e-5."""
     images, size = draw_images(24, 32), 32
-    draws = sample_augmentation(REFERENCE, 24, size, seed=5, epoch=1)
+    draws = REFERENCE.pipeline.sample(24, size, seed=5, epoch=1)
     indices = torch.arange(24)
     batch = make_batch(torch.from_numpy(images), Normalization(), draws, indices).permute(0, 2, 3, 1).numpy()
     uniform = torch.rand(24, 3, generator=make_generator(5, "augment", 1)).double().numpy() * 2 - 1
-    assert draws.flip is not None and 0 < draws.flip.sum() < 24
+    flip = draws["flip"]
+    assert flip is not None and 0 < flip.sum() < 24
     for index, (turn, *shift) in enumerate(uniform):
         expected = resample_by_hand(images[index], math.radians(15 * turn), 3.2 * np.array(shift))
-        expected = expected[:, ::-1] if draws.flip[index] else expected
+        expected = expected[:, ::-1] if flip[index] else expected
         np.testing.assert_allclose(batch[index], expected / 255, atol=1e-5)
 
 
@@ -151,10 +169,6 @@ def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
     assert stats.binomtest(int(even.sum()), 10_000, 0.5).pvalue > 0.01
 
 
-def test_no_flips() -> None:
-    assert draw_flips("none", 10, 0, 0) is None
-
-
 def test_a_flip_mirrors_columns() -> None:
     flipped = gather(numbered(3), torch.tensor([0]), torch.tensor([True]), None)
     assert flipped[0, ..., 0].tolist() == [[2, 1, 0], [5, 4, 3], [8, 7, 6]]
@@ -174,7 +188,7 @@ def test_shifts_mirror_the_border_as_numpy_does_after_the_flip() -> None:
 
 
 def test_shifts_are_uniform_over_whole_pixels() -> None:
-    shift = sample_augmentation(replace(PLAIN, translate=2), 25_000, 32, 0, 0).shift
+    shift = replace(PLAIN, translate=2).pipeline.sample(25_000, 32, 0, 0)["translate"]
     assert shift is not None
     counts = torch.bincount((shift[:, 0] + 2) * 5 + shift[:, 1] + 2, minlength=25)
     assert len(counts) == 25
@@ -184,12 +198,21 @@ def test_shifts_are_uniform_over_whole_pixels() -> None:
 def test_a_batch_is_cut_from_the_chosen_images_and_normalised() -> None:
     images = draw_images(6, 4)
     pixels = Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
-    draws = AugmentParams(torch.arange(6), torch.tensor([False, True] * 3), torch.tensor([[1, -1]] * 6), None, None)
+    flips, shifts = torch.tensor([False, True] * 3), torch.tensor([[1, -1]] * 6)
+    draws = AugmentParams(torch.arange(6), ((Flip(), flips), (Translate(), shifts)))
     batch = make_batch(torch.from_numpy(images), pixels, draws, torch.tensor([5, 0])).numpy()
     for index, image in enumerate([images[5][:, ::-1], images[0]]):
         padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect")[0:4, 2:6]
         expected = (padded / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.25, 2.0]
         np.testing.assert_allclose(batch[index].transpose(1, 2, 0), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_only_chooses_pixels_does_the_same_to_floats() -> None:
+    """As a recipe's list of augmentations uses it."""
+    images = torch.from_numpy(draw_images(6, 8))
+    everything, shift = torch.arange(6), torch.tensor([[1, -2]] * 6)
+    expected = Normalization().normalize(gather(images, everything, None, shift))
+    assert torch.equal(Translate().apply(Normalization().normalize(images), shift), expected)
 
 
 # --- cutout --------------------------------------------------------------------------------------------------------
@@ -212,7 +235,7 @@ def test_cutout_by_hand(cutout_corner: tuple[int, int], rows: set[int], columns:
 
 
 def test_holes_are_uniform_over_all_places_that_touch_the_image() -> None:
-    cutout_corner = sample_augmentation(replace(PLAIN, cutout=3), 20_000, 8, 0, 0).cutout_corner
+    cutout_corner = replace(PLAIN, cutout=3).pipeline.sample(20_000, 8, 0, 0)["cutout"]
     assert cutout_corner is not None
     for values in cutout_corner.numpy().T:
         places, counts = np.unique(values, return_counts=True)
@@ -221,8 +244,8 @@ def test_holes_are_uniform_over_all_places_that_touch_the_image() -> None:
 
 
 def test_cutout_comes_after_flip_and_shift() -> None:
-    draws = AugmentParams(torch.arange(1), torch.tensor([True]), None, None, torch.tensor([[0, 0]]))
-    batch = make_batch(numbered(3) + 1, Normalization(), draws, torch.tensor([0]), cutout=2) * 255
+    pairs = ((Flip(), torch.tensor([True])), (Cutout(side=2), torch.tensor([[0, 0]])))
+    batch = make_batch(numbered(3) + 1, Normalization(), AugmentParams(torch.arange(1), pairs), torch.tensor([0])) * 255
     assert batch[0, 0].round().tolist() == [[0, 0, 1], [0, 0, 4], [9, 8, 7]]
 
 
@@ -289,9 +312,10 @@ def test_a_shift_in_whole_pixels_comes_before_a_rotation() -> None:
     """Without the shift where there is a rotation: it was drawn and not done."""
     images = torch.from_numpy(draw_images(4, 8))
     recipe = replace(REFERENCE, degrees=1e-9, affine_translate=0.0, translate=2, flip="none", cutout=0)
-    draws = sample_augmentation(recipe, 4, 8, seed=3, epoch=0)
-    assert draws.shift is not None and draws.shift.abs().sum() > 0
+    draws = recipe.pipeline.sample(4, 8, seed=3, epoch=0)
+    shift = draws["translate"]
+    assert shift is not None and shift.abs().sum() > 0
     indices = torch.arange(4)
     batch = make_batch(images, Normalization(), draws, indices)
-    expected = Normalization().normalize(gather(images, indices, None, draws.shift))
+    expected = Normalization().normalize(gather(images, indices, None, shift))
     assert torch.allclose(batch, expected, atol=1e-5)

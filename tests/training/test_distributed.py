@@ -114,13 +114,13 @@ def test_a_rank_that_ends_leaves_a_run_that_goes_on(
     assert newest == (41 if number == signal.SIGTERM else 40)  # a signal ends the step, on all ranks
     if number == signal.SIGTERM:
         how = f"the same torchrun … -m tenfold train --resume --out {run}"
-        assert f"stopped at step 41; go on with: {how}" in ended.stderr
+        assert f"stopped at step 41; to resume: {how}" in ended.stderr
     elif rank == 1:
         assert "tenfold: another rank ended, see what it said; torchrun … train --resume goes on" in ended.stderr
     again = torchrun("-m", "tenfold", "train", "--resume", "--out", str(run), "--no-report", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["run"] == str(run)
-    assert f"going on at step {newest}" in again.stderr and "not bit for bit" not in again.stderr
+    assert f"resuming at step {newest}" in again.stderr and "not bit for bit" not in again.stderr
     there, here = weights(whole), weights(run)
     assert all(np.array_equal(there[name], here[name]) for name in there)
     assert json.loads((run / "env.json").read_text())["ranks"] == 2

@@ -200,9 +200,9 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(folder: Path, stra
             kill_at_random(child, out, number)
         code, err = finish(child)
         assert code == -signal.SIGKILL, err
-        begun_at = [line for line in err if line.startswith("going on at step")]
+        begun_at = [line for line in err if line.startswith("resuming at step")]
         expected = saved[-2] if damaged else saved[-1]
-        assert begun_at == ([f"going on at step {expected} of {STEPS}"] if expected else [])
+        assert begun_at == ([f"resuming at step {expected} of {STEPS}"] if expected else [])
         assert len([line for line in err if line.endswith("is damaged and skipped")]) == damaged
         if place in ("mid-write", "before rename"):
             assert len(temporaries(out)) == 1
@@ -223,11 +223,11 @@ def test_a_signal_is_answered_after_the_step_with_a_checkpoint(
     out = folder / name
     returned, err = finish(start(name, 35, *begin(out)))
     assert returned == code, err
-    assert [line for line in err if line][-1] == f"stopped at step 35; go on with: tenfold train --resume --out {out}"
+    assert [line for line in err if line][-1] == f"stopped at step 35; to resume: tenfold train --resume --out {out}"
     assert "Traceback" not in "".join(err)
     assert steps_saved(out)[0] == 35 and temporaries(out) == []
     returned, err = finish(start("nowhere", 0, *go_on(out)))
-    assert returned == 0 and f"going on at step 35 of {STEPS}" in err
+    assert returned == 0 and f"resuming at step 35 of {STEPS}" in err
     assert_same_end(out, straight)
 
 

@@ -3,7 +3,9 @@
 import numpy as np
 import torch
 
-from tenfold.training.imbalance import has_rare_classes, oversample
+from tenfold.data.dataset import Split
+from tenfold.training.imbalance import fit_recipe, has_rare_classes, oversample
+from tenfold.training.recipe import FAST89
 
 
 def labels(*counts: int) -> torch.Tensor:
@@ -14,6 +16,14 @@ def test_a_class_of_less_than_half_the_largest_is_rare() -> None:
     assert has_rare_classes(labels(100, 49).numpy())
     assert not has_rare_classes(labels(100, 50).numpy())
     assert not has_rare_classes(np.array([0, 2], np.uint8))  # a class without images has none to repeat
+
+
+def test_a_recipe_is_fitted_to_the_images_that_are_trained_on() -> None:
+    """Of 149, the data set holds out 20; where no class is rare, so few are not worth pruning."""
+    uneven, even = (Split(np.zeros((149, 2, 2, 3), np.uint8), labels(*n).numpy()) for n in ((100, 49), (75, 74)))
+    assert fit_recipe(FAST89, uneven, 20) == FAST89.for_images(129, rare_classes=True)
+    assert fit_recipe(FAST89, even) == FAST89.for_images(149)
+    assert fit_recipe(FAST89, uneven).prune_fraction > fit_recipe(FAST89, even).prune_fraction == 0
 
 
 def test_square_root_sampling_repeats_rare_classes_only() -> None:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.data.shapes import make_shapes
-from tenfold.training.augment import make_batch, make_generator, sample_augmentation
+from tenfold.training.augment import make_batch, make_generator
 from tenfold.training.device import DeviceConfig
 from tenfold.training.model import l2_penalty
 from tenfold.training.networks.reference import KerasNorm
@@ -154,13 +154,13 @@ class Ours:
 
     def augment(self) -> None:
         images = DATASET.train.images[:64]
-        draws = sample_augmentation(REFERENCE, 64, 32, seed=5, epoch=1)
+        draws = REFERENCE.pipeline.sample(64, 32, seed=5, epoch=1)
         uniform = torch.rand(64, 3, generator=make_generator(5, "augment", 1)).numpy() * 2 - 1
         batch = make_batch(torch.from_numpy(images), self.trainer.pixels, draws, torch.arange(64))
         self.augmented = batch.permute(0, 2, 3, 1).numpy()
-        assert draws.flip is not None
+        assert draws["flip"] is not None
         self.given |= {"plain_images": images * np.float32(1 / 255), "transforms": uniform * [15, 3.2, 3.2]}
-        self.given["flips"] = draws.flip.numpy()
+        self.given["flips"] = draws["flip"].numpy()
 
 
 def draw_numbers(network: torch.nn.Module) -> None:

@@ -95,7 +95,7 @@ def test_a_path_that_exists_is_refused(tmp_path: Path, run: Run) -> None:
     for path in (run.path, tmp_path / "file"):
         path.exists() or path.write_text("mine")
         with pytest.raises(
-            UsageError, match=f"{path} exists: choose another --out, or go on with it: --resume --out {path}"
+            UsageError, match=f"{path} exists: choose another --out, or resume it: --resume --out {path}"
         ):
             Run.create(path, RECIPE, {})
     assert (tmp_path / "file").read_text() == "mine"
@@ -434,7 +434,7 @@ def test_another_format_is_refused_by_its_number(finished: Run, version: Any) ->
 def test_a_run_that_has_not_finished_gives_no_model(run: Run) -> None:
     run.save_model(make_network(), describe_model(RECIPE.network, CLASSES, 16, PIXELS))
     with pytest.raises(
-        ModelError, match=f"has not finished training: go on with tenfold train --resume --out {run.path}"
+        ModelError, match=f"has not finished training: resume it with tenfold train --resume --out {run.path}"
     ):
         run.load_model(PLAN)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
-from tenfold.training.augment import AugmentParams, sample_augmentation
+from tenfold.training.augment import AugmentParams
 from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import DistContext
@@ -92,12 +92,12 @@ def plain_batch(train: Split, draws: AugmentParams, indices: np.ndarray) -> Tens
     """Flip, shift by two pixels at most with a mirrored border, normalise: image by image in NumPy."""
     scaled = train.images / 255
     mean, std = scaled.mean((0, 1, 2)), scaled.std((0, 1, 2))
-    assert draws.flip is not None and draws.shift is not None
+    assert draws["flip"] is not None and draws["translate"] is not None
     batch = []
     for number in indices:
-        image = train.images[number][:, ::-1] if draws.flip[number] else train.images[number]
+        image = train.images[number][:, ::-1] if draws["flip"][number] else train.images[number]
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
-        down, right = draws.shift[number].tolist()
+        down, right = draws["translate"][number].tolist()
         batch.append((padded[2 - down : 34 - down, 2 - right : 34 - right] / 255 - mean) / std)
     return torch.from_numpy(np.stack(batch).astype(np.float32)).permute(0, 3, 1, 2)
 
@@ -151,7 +151,7 @@ def test_it_takes_the_steps_of_a_plain_loop(recipe: Recipe, update: Any, toleran
     first, last = recipe.stages[0].learning_rate, recipe.stages[0].final_learning_rate
     for step in range(8):
         epoch, index = divmod(step, 6)
-        draws = sample_augmentation(recipe, 120, 32, 0, epoch)
+        draws = recipe.pipeline.sample(120, 32, 0, epoch)
         indices = draws.order[20 * index : 20 * index + 20].numpy()
         labels = torch.from_numpy(SMALL.labels[indices].astype(np.int64))
         logits = network(plain_batch(SMALL, draws, indices))
@@ -182,7 +182,7 @@ def test_the_logged_loss_of_reference_includes_the_l2_terms() -> None:
     for name, parameter in network.named_parameters():
         if ".convs." in name and name.endswith("weight"):
             squares += parameter.detach().double().square().sum().item()
-    order = sample_augmentation(recipe, 4, 32, 0, 0).order.numpy()
+    order = recipe.pipeline.sample(4, 32, 0, 0).order.numpy()
     images = torch.from_numpy(DATASET.train.images[order].astype(np.float32) / 255).permute(0, 3, 1, 2)
     cross_entropy = plain_loss(network(images), torch.from_numpy(DATASET.train.labels[order].astype(np.int64)), 0.0)
     trainer.train_step()

@@ -1,6 +1,6 @@
 """Which of the test images a page shows, where it cannot show all.
 
-Legend: N images, K classes; `labels` and `predicted` int N in [0, K), `sure` and `loss` float N.
+Legend: N images, K classes; `labels` and `predicted` int N in [0, K), `confidence` and `loss` float N.
 """
 
 import numpy as np
@@ -20,19 +20,21 @@ def ranks(groups: np.ndarray, values: np.ndarray) -> np.ndarray:
     return found
 
 
-def choose(labels: np.ndarray, predicted: np.ndarray, sure: np.ndarray, loss: np.ndarray, most: int) -> np.ndarray:
+def choose(
+    labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray, loss: np.ndarray, most: int
+) -> np.ndarray:
     """Numbers of at most `most` images, in rising order.
 
-    First the first 25; then the surest mistakes; then of every class its worst images and the surest that are right, as
-    far as half the room goes; then, turn by turn, the surest and the least sure image of every cell of the confusion
-    matrix; then all other mistakes, the surest first.
+    In this order: the first 25; the most confident mistakes; of every class its worst images and the most confident
+    correct ones, up to half of the page; in turn, the most and the least confident image of every cell of the confusion
+    matrix; all other mistakes, the most confident first.
     """
     n, cells = len(labels), labels.astype(np.int64) * (int(max(labels.max(), predicted.max())) + 1) + predicted
     mistakes = np.flatnonzero(labels != predicted)
-    mistakes = mistakes[np.argsort(-sure[mistakes], kind="stable")]
-    surest_right = np.where(labels == predicted, ranks(cells, -sure), n)
-    of_class = np.minimum(ranks(labels, -loss), surest_right)
-    of_cell = np.minimum(ranks(cells, -sure), ranks(cells, sure))
+    mistakes = mistakes[np.argsort(-confidence[mistakes], kind="stable")]
+    confident_right = np.where(labels == predicted, ranks(cells, -confidence), n)
+    of_class = np.minimum(ranks(labels, -loss), confident_right)
+    of_cell = np.minimum(ranks(cells, -confidence), ranks(cells, confidence))
     turns = np.minimum(of_class, of_cell)
     shown_first = of_class < min(EACH, most // (4 * (int(labels.max()) + 1)))
     by_turn = np.lexsort((turns, ~shown_first))

@@ -11,8 +11,8 @@ function element(tag, className, text) {
   return made;
 }
 
-/** As `metrics.sure`: in whole percent, close to certainty a digit more; never rounded to 100 % or 0 %. */
-function sure(share) {
+/** As `metrics.format_confidence`: whole percent, near 100 % one more digit; never rounded to 100 % or 0 %. */
+function formatConfidence(share) {
   if (share < 1 && share >= 0.9995) return "> 99.9 %";
   if (share > 0 && share < 0.005) return "< 1 %";
   return `${(100 * share).toFixed(share >= 0.995 && share < 1 ? 1 : 0)} %`;
@@ -28,11 +28,11 @@ class Gallery {
     list.after(this.button);
   }
 
-  show(records, said) {
+  show(records, message) {
     this.records = records;
     this.shown = 0;
     this.list.replaceChildren();
-    this.count.textContent = said;
+    this.count.textContent = message;
     this.grow();
   }
 
@@ -56,7 +56,7 @@ function fillSelect(select, names) {
   });
 }
 
-/** A picture of the sheet with lines of text below it. */
+/** An image of the sheet with lines of text below it. */
 function picture(sheetNumber, className, label, lines) {
   const figure = element("figure", className);
   const image = element("span", `image i${sheetNumber}`);

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tenfold.evaluation.metrics import sure
+from tenfold.evaluation.metrics import format_confidence
 from tenfold.evaluation.page.sections import percent
 
 _FOLDER = Path(__file__).parent
@@ -24,7 +24,7 @@ def report_page(values: Mapping[str, Any], images_css: str, data: Mapping[str, A
 
 
 def comparison_page(values: Mapping[str, Any], images_css: str, data: Mapping[str, Any]) -> str:
-    """The page of several runs side by side."""
+    """The page that compares several runs."""
     return _render("comparison", values, images_css, data)
 
 
@@ -45,7 +45,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "sure": sure, "number": _number}
+    environment.filters |= {"percent": percent, "confidence": format_confidence, "number": _number}
     return environment
 
 
@@ -54,7 +54,7 @@ def _number(value: Any) -> str:
 
 
 def _hash(text: str) -> str:
-    """What the policy calls this very text."""
+    """The hash that names this text in the policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 

@@ -1,16 +1,16 @@
-// One run: DATA.classes, DATA.images: [true class, answer, certainty, name].
+// One run: DATA.classes, DATA.images: [true class, predicted class, confidence, name].
 
-const IMAGES = DATA.images.map(([truth, said, sure, name], sheet) => ({ truth, said, sure, name, sheet }));
-const bySureness = (a, b) => b.sure - a.sure;
+const IMAGES = DATA.images.map(([truth, predicted, confidence, name], sheet) => ({ truth, predicted, confidence, name, sheet }));
+const byConfidence = (a, b) => b.confidence - a.confidence;
 
 function draw(image) {
-  const right = image.truth === image.said;
+  const right = image.truth === image.predicted;
   const truth = DATA.classes[image.truth];
-  const said = DATA.classes[image.said];
-  const answer = element("span", "answer", `${right ? "✓" : "✗"} ${said} ${sure(image.sure)}`);
-  const label = right
-    ? `${image.name}: ${truth}, recognised, ${sure(image.sure)} sure`
-    : `${image.name}: ${truth}, taken for ${said}, ${sure(image.sure)} sure`;
+  const predicted = DATA.classes[image.predicted];
+  const confidence = formatConfidence(image.confidence);
+  const answer = element("span", "answer", `${right ? "✓" : "✗"} ${predicted} ${confidence}`);
+  const outcome = right ? "correct" : `predicted ${predicted}`;
+  const label = `${image.name}: ${truth}, ${outcome}, confidence ${confidence}`;
   const figure = picture(image.sheet, right ? "right" : "wrong", label, [element("span", "", truth), answer]);
   figure.title = image.name;
   return figure;
@@ -19,26 +19,26 @@ function draw(image) {
 // --- the mistakes and their filters ---
 
 const filters = document.getElementById("filters");
-const mistakes = IMAGES.filter((image) => image.truth !== image.said);
+const mistakes = IMAGES.filter((image) => image.truth !== image.predicted);
 const mistakeGallery = new Gallery(document.getElementById("mistake-list"), document.getElementById("mistake-count"), draw);
 
 function filter() {
-  const { truth, said, least, most, order } = filters.elements;
+  const { truth, predicted, least, most, order } = filters.elements;
   const wanted = mistakes.filter(
     (image) =>
       (truth.value === "" || image.truth === Number(truth.value)) &&
-      (said.value === "" || image.said === Number(said.value)) &&
-      100 * image.sure >= Number(least.value) &&
-      100 * image.sure <= Number(most.value),
+      (predicted.value === "" || image.predicted === Number(predicted.value)) &&
+      100 * image.confidence >= Number(least.value) &&
+      100 * image.confidence <= Number(most.value),
   );
-  wanted.sort(order.value === "least" ? (a, b) => -bySureness(a, b) : bySureness);
+  wanted.sort(order.value === "least" ? (a, b) => -byConfidence(a, b) : byConfidence);
   document.getElementById("least-value").textContent = `${least.value} %`;
   document.getElementById("most-value").textContent = `${most.value} %`;
   mistakeGallery.show(wanted, `${wanted.length.toLocaleString("en")} of ${mistakes.length.toLocaleString("en")} mistakes`);
 }
 
 fillSelect(filters.elements.truth, DATA.classes);
-fillSelect(filters.elements.said, DATA.classes);
+fillSelect(filters.elements.predicted, DATA.classes);
 filters.hidden = false;
 filters.addEventListener("input", filter);
 filters.addEventListener("submit", (event) => event.preventDefault());
@@ -51,14 +51,14 @@ const cellGallery = new Gallery(document.getElementById("cell-list"), document.g
 
 function openCell(button) {
   const truth = Number(button.dataset.truth);
-  const said = Number(button.dataset.said);
+  const predicted = Number(button.dataset.predicted);
   const total = Number(button.dataset.count);
-  const images = IMAGES.filter((image) => image.truth === truth && image.said === said).sort(bySureness);
-  const names = [DATA.classes[truth], DATA.classes[said]];
+  const images = IMAGES.filter((image) => image.truth === truth && image.predicted === predicted).sort(byConfidence);
+  const names = [DATA.classes[truth], DATA.classes[predicted]];
   document.getElementById("cell-title").textContent =
-    truth === said ? `${names[0]}, recognised` : `${names[0]}, taken for ${names[1]}`;
+    truth === predicted ? `${names[0]}, correct` : `${names[0]}, predicted ${names[1]}`;
   const some = images.length < total ? `${images.length} of ${total.toLocaleString("en")} images` : `${total} images`;
-  cellGallery.show(images, `${some}, the surest first`);
+  cellGallery.show(images, `${some}, most confident first`);
   dialog.showModal();
 }
 
@@ -82,7 +82,7 @@ function move(event, buttons) {
   const from = event.target.closest("button");
   if (!steps || !from) return;
   event.preventDefault();
-  const place = (button) => [Number(button.dataset.truth), Number(button.dataset.said)];
+  const place = (button) => [Number(button.dataset.truth), Number(button.dataset.predicted)];
   const [row, column] = place(from);
   const ahead = buttons.filter((button) => {
     const [r, c] = place(button);

@@ -1,4 +1,4 @@
-"""What each section of a run's page says, as plain values for the template.
+"""The contents of each section of a run's page, as plain values for the template.
 
 Legend: N images, K classes.
 """
@@ -15,6 +15,7 @@ from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import temperature_message, threshold_message
 from tenfold.evaluation.metrics import Reliability, shown
 from tenfold.evaluation.page.charts import Axis, Line, chart, plain, short_percent, span, thin
+from tenfold.training.aliases import target_error_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,31 +28,31 @@ Facts = list[tuple[str, str]]
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """A share as people read it, see `console.percent`."""
+    """A share as a percentage, see `console.percent`."""
     return format_percent(share, digits)
 
 
 def headline(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The numbers at the top: name, value, remark."""
+    """The numbers at the top: name, value, note."""
     low, high = scores["test_accuracy_interval"]
     wrong = round((1 - scores["test_accuracy"]) * scores["test_images"])
     rows = [
         (
             "Test accuracy",
             percent(scores["test_accuracy"]),
-            f"on other images like these, 95 % sure: {percent(low, 1)} to {percent(high, 1)}",
+            f"95 % interval: {percent(low, 1)} to {percent(high, 1)}",
         ),
     ]
     if scores["test_accuracy_single_view"] != scores["test_accuracy"]:
         single = percent(scores["test_accuracy_single_view"])
-        rows.append(("With a single view", single, "as exported; above, test-time views are averaged"))
+        rows.append(("Without TTA", single, "as exported; above, test-time views are averaged"))
     if scores["test_accuracy_top5"] is not None:
-        rows.append(("Among the best five", percent(scores["test_accuracy_top5"]), "the true class is one of five"))
+        rows.append(("Top-5 accuracy", percent(scores["test_accuracy_top5"]), "the true class is among the best five"))
     rows.append(("Mistakes", f"{wrong:,}", f"of {scores['test_images']:,} test images"))
     rows.append(("Cross-entropy", f"{scores['test_cross_entropy']:.4f}", f"loss as trained: {scores['test_loss']:.4f}"))
-    rows.append(("Calibration error", percent(scores["ece"]), "how far certainty and accuracy lie apart"))
+    rows.append(("Calibration error", percent(scores["ece"]), "ECE: mean gap between confidence and accuracy"))
     if scores["val_accuracy"] is not None:
-        rows.append(("Validation accuracy", percent(scores["val_accuracy"]), "of training images held out"))
+        rows.append(("Validation accuracy", percent(scores["val_accuracy"]), "on held-out training images"))
     if "train_seconds" in scores:
         total = f"{scores['total_seconds']:.1f} s from start to scores" if "total_seconds" in scores else ""
         rows.append(("Training", f"{scores['train_seconds']:.1f} s", total))
@@ -69,11 +70,11 @@ def matrix_rows(matrix: np.ndarray) -> list[list[dict[str, Any]]] | None:
         [
             {
                 "truth": truth,
-                "said": said,
+                "predicted": predicted,
                 "count": int(count),
-                "style": "right" if truth == said else f"s{shades[truth, said]}",
+                "style": "right" if truth == predicted else f"s{shades[truth, predicted]}",
             }
-            for said, count in enumerate(row)
+            for predicted, count in enumerate(row)
         ]
         for truth, row in enumerate(matrix)
     ]
@@ -83,8 +84,8 @@ def confusion_rows(matrix: np.ndarray) -> list[dict[str, Any]]:
     """The largest cells off the diagonal."""
     rows = matrix.sum(axis=1)
     return [
-        {"truth": truth, "said": said, "count": count, "share": count / rows[truth]}
-        for truth, said, count in metrics.top_confusions(matrix, _MOST_CONFUSIONS)
+        {"truth": truth, "predicted": predicted, "count": count, "share": count / rows[truth]}
+        for truth, predicted, count in metrics.top_confusions(matrix, _MOST_CONFUSIONS)
     ]
 
 
@@ -100,7 +101,7 @@ def class_rows(per_class: "pd.DataFrame") -> list[dict[str, Any]]:
 def curves(epochs: "pd.DataFrame", steps: "pd.DataFrame") -> list[tuple[str, Markup]]:
     """Loss and accuracy while training: metrics.csv and steps.csv."""
     drawings = []
-    for quantity, say in (("loss", plain), ("accuracy", short_percent)):
+    for quantity, to_text in (("loss", plain), ("accuracy", short_percent)):
         ends = epochs["epoch"].to_numpy(float)
         middles = (ends + np.r_[0, ends[:-1]]) / 2
         x, y = thin(steps["epoch"].to_numpy(float), steps[quantity].to_numpy(float))
@@ -111,65 +112,65 @@ def curves(epochs: "pd.DataFrame", steps: "pd.DataFrame") -> list[tuple[str, Mar
         if epochs[f"val_{quantity}"].notna().any():
             lines.append(Line(ends, epochs[f"val_{quantity}"].to_numpy(float), "validation", "b", dots=True))
         across = Axis("epoch", 0, max([*ends, *x], default=1), plain)
-        up = span([np.quantile(y, [0.005, 0.995]) if len(y) else y, *(line.y for line in lines[1:])], quantity, say)
+        up = span([np.quantile(y, [0.005, 0.995]) if len(y) else y, *(line.y for line in lines[1:])], quantity, to_text)
         drawings.append((quantity.capitalize(), chart(lines, across, up, f"{quantity} by epoch")))
     return drawings
 
 
 def reliability_chart(before: Reliability, after: Reliability | None) -> Markup:
-    """Accuracy by certainty, for a single view."""
+    """Accuracy by confidence, without TTA."""
     lines = [Line(np.array([0, 1]), np.array([0, 1]), "", "dotted")]
-    for table, label, style in ((before, "as trained", "a"), (after, "at the fitted temperature", "b")):
+    for table, label, style in ((before, "as trained", "a"), (after, "after temperature scaling", "b")):
         if table is not None:
             some = table.images > 0
             lines.append(Line(table.confidence[some], table.accuracy[some], label, style, dots=True))
-    across, up = Axis("how sure it is", 0, 1, short_percent), Axis("accuracy", 0, 1, short_percent)
-    return chart(lines, across, up, "Accuracy by certainty")
+    across, up = Axis("confidence", 0, 1, short_percent), Axis("accuracy", 0, 1, short_percent)
+    return chart(lines, across, up, "Accuracy by confidence")
 
 
-def answering_chart(sure: np.ndarray, correct: np.ndarray, calibration: dict[str, Any] | None) -> Markup:
-    """The share of wrong answers when only the surest images are answered (El-Yaniv and Wiener, 2010)."""
-    order = np.argsort(-sure, kind="stable")
+def risk_coverage_chart(confidence: np.ndarray, correct: np.ndarray, calibration: dict[str, Any] | None) -> Markup:
+    """Risk–coverage curve: error when only the most confident predictions are kept (El-Yaniv and Wiener, 2010)."""
+    order = np.argsort(-confidence, kind="stable")
     errors = np.cumsum(~correct[order]) / np.arange(1, len(order) + 1)
     coverage = np.arange(1, len(order) + 1) / len(order)
-    lines = [Line(*thin(coverage, errors), "wrong among the surest images", "a")]
+    lines = [Line(*thin(coverage, errors), "error of the most confident predictions", "a")]
     if calibration and calibration["threshold"] is not None:
         spot = np.array([calibration["coverage"]]), np.array([calibration["error"]])
         lines.append(Line(*spot, "at the threshold", "b", dots=True))
-    up = Axis("wrong answers", 0, max(0.02, float(errors.max())), short_percent)
-    return chart(lines, Axis("images answered, the surest first", 0, 1, short_percent), up, "Wrong answers by coverage")
+    up = Axis("error", 0, max(0.02, float(errors.max())), short_percent)
+    return chart(lines, Axis("coverage, most confident first", 0, 1, short_percent), up, "Error by coverage")
 
 
-def certainty_text(scores: dict[str, Any]) -> list[str]:
-    """What the figures of calibration mean."""
+def calibration_text(scores: dict[str, Any]) -> list[str]:
+    """Explains the calibration figures."""
     lean = (
-        f"With a single view, certainty and accuracy lie {percent(scores['ece_single_view'])} apart in the mean: "
-        "dots above the line are answers better than the model says, dots below it worse."
+        f"Without TTA, the expected calibration error is {percent(scores['ece_single_view'])}. Dots above the "
+        "diagonal: the model is underconfident; below it: overconfident."
     )
     found = scores["calibration"]
     if found is None:
-        advice = "tenfold train --val-size holds images out, from which a temperature and a threshold are then chosen."
+        advice = "With tenfold train --val-size, a temperature and a threshold are fitted on held-out images."
         return [lean, f"This run has no validation images, so nothing was fitted. {advice}"]
     errors = f"{percent(found['ece_before'])} to {percent(found['ece_after'])}"
     losses = f"{found['cross_entropy_before']:.4f} to {found['cross_entropy_after']:.4f}"
     if not found.get("fitted", True):
-        return [lean, f"{temperature_message(found).capitalize()}.", _promise(found)]
+        return [lean, f"{temperature_message(found).capitalize()}.", _bound_text(found)]
     fitted = (
-        f"Dividing the logits by {found['temperature']:.3f}, fitted on {found['images']:,} validation images, brings "
+        f"Temperature {found['temperature']:.3f}, fitted on {found['images']:,} validation images, changes "
         f"the calibration error on the test images from {errors} and their cross-entropy from {losses}."
     )
-    return [lean, fitted, _promise(found)]
+    return [lean, fitted, _bound_text(found)]
 
 
-def _promise(found: dict[str, Any]) -> str:
-    promised = f"at most {100 * found['promised_error']:.3g} % wrong when it answers"
+def _bound_text(found: dict[str, Any]) -> str:
+    bound = f"Error bound {100 * target_error_in(found):.3g} %"
     if found["threshold"] is None:
-        return f"“{promised.capitalize()}”: {threshold_message(found)}."
+        return f"{bound}: {threshold_message(found)}."
     low, high = (percent(limit) for limit in found["error_interval"])
     return (
-        f"“{promised.capitalize()}”, promised with {percent(found['confidence'], 0)} confidence, is kept from a "
-        f"certainty of {found['threshold']:.4f} on. The model then answers {percent(found['coverage'], 1)} of the "
-        f"test images, and {percent(found['error'])} of those answers are wrong (95 % interval {low} to {high})."
+        f"{bound}, with {percent(found['confidence'], 0)} confidence: reject predictions with a probability below "
+        f"{found['threshold']:.4f}. The coverage on the test images is then {percent(found['coverage'], 1)}, and the "
+        f"error of the predictions kept {percent(found['error'])} (95 % interval {low} to {high})."
     )
 
 
@@ -184,12 +185,12 @@ def facts(value: dict[str, Any], prefix: str = "") -> Facts:
             for number, part in enumerate(item, start=1):
                 rows += facts(part, f"{name}.{number}.")
         elif item is not None:
-            rows.append((name, "; ".join(map(say, item)) if isinstance(item, list) else say(item)))
+            rows.append((name, "; ".join(map(format_value, item)) if isinstance(item, list) else format_value(item)))
     return rows
 
 
-def say(value: Any) -> str:
-    """A value of JSON as people read it."""
+def format_value(value: Any) -> str:
+    """A JSON value as text for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -208,8 +209,8 @@ def image_values(
             "sheet": sheet[number],
             "name": names[number],
             "truth": shown(str(true[number])),
-            "said": shown(str(predicted[number])),
-            "sure": float(probability[number]),
+            "predicted": shown(str(predicted[number])),
+            "confidence": float(probability[number]),
             "right": bool(correct[number]),
         }
         for number in numbers

@@ -1,4 +1,4 @@
-"""What the section on honesty says and shows, from the parts of the panel (see `honesty.py`).
+"""Texts and images of the audit section, from the parts of the audit (see `audit.py`).
 
 Legend: S×S pixels.
 """
@@ -26,7 +26,7 @@ Panel = dict[str, Any]
 
 
 class _Sheet:
-    """Images as they are asked for, and the number of each."""
+    """Collects images; each gets a number."""
 
     def __init__(self) -> None:
         self.images: list[np.ndarray] = []
@@ -40,43 +40,43 @@ class _Sheet:
 
 
 def trust_section(panel: Panel | None, dataset: Dataset) -> tuple[dict[str, Any] | None, str]:
-    """Values for the template, and the style sheet of their pictures; None and "" where nothing was examined."""
+    """Values for the template, and the style sheet of their images; None and "" without an audit."""
     if panel is None:
         return None, ""
     sheet = _Sheet()
     values = {
         "figures": _figures(panel),
-        "copies": _copies(panel.get("duplicates"), dataset, sheet),
-        "robust": _robustness(panel.get("corruptions"), dataset, sheet),
+        "duplicates": _duplicates(panel.get("duplicates"), dataset, sheet),
+        "robustness": _robustness(panel.get("corruptions"), dataset, sheet),
         "labels": _labels(panel.get("labels"), dataset, sheet),
-        "maps": _maps(panel.get("maps"), dataset, sheet),
-        "spread": panel["spread"],
+        "saliency": _saliency(panel.get("saliency"), dataset, sheet),
+        "seed_variance": panel["seed_variance"],
     }
     return values, sheet.style()
 
 
 def _figures(panel: Panel) -> list[tuple[str, str, str]]:
     rows = []
-    if (copies := panel.get("duplicates")) and copies["count"]:
-        without = copies["accuracy_without"]
+    if (found := panel.get("duplicates")) and found["count"]:
+        without = found["accuracy_without"]
         rows.append(
             (
-                "Without copies",
+                "Without duplicates",
                 "–" if without is None else percent(without),
-                f"with all test images: {percent(copies['accuracy'])}",
+                f"with all test images: {percent(found['accuracy'])}",
             )
         )
-    if robust := panel.get("corruptions"):
-        clean = percent(robust["clean_accuracy"])
+    if robustness := panel.get("corruptions"):
+        clean = percent(robustness["clean_accuracy"])
         rows.append(
-            ("On corrupted images", percent(robust["mean_accuracy"], 1), f"the same images as they are: {clean}")
+            ("On corrupted images", percent(robustness["mean_accuracy"], 1), f"on the original images: {clean}")
         )
     if (labels := panel.get("labels")) and "test" in labels:
         test = labels["test"]
-        rows.append(("Test labels in doubt", f"{test['suspected']:,}", f"of {test['images']:,}; look at them"))
-    if (spread := panel["spread"])["missing"] is None:
-        note = f"standard deviation of the accuracy over {spread['n']} runs"
-        rows.append(("Another seed", f"± {100 * spread['std']:.2f} points", note))
+        rows.append(("Test label issues", f"{test['suspected']:,}", f"of {test['images']:,} labels"))
+    if (variance := panel["seed_variance"])["missing"] is None:
+        note = f"standard deviation of the accuracy over {variance['n']} runs"
+        rows.append(("Seed variance", f"± {100 * variance['std']:.2f} points", note))
     return rows
 
 
@@ -84,49 +84,49 @@ def _name(split: Split, index: int, kind: str) -> str:
     return f"{kind} image {index}" if split.names is None else shown(str(split.names[index]), 120)
 
 
-# --- copies ------------------------------------------------------------------------------------------------------
+# --- duplicates ---------------------------------------------------------------------------------------------------
 
 
-def _copies(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
+def _duplicates(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
     if part is None:
         return None
     return {
-        "text": _copies_text(part),
-        "pairs": [_pair(pair, dataset, sheet) for pair in _spread_out(part["pairs"])],
+        "text": _duplicates_text(part),
+        "pairs": [_pair(pair, dataset, sheet) for pair in _sample_evenly(part["pairs"])],
         "shown_of": len(part["pairs"]),
     }
 
 
-def _spread_out(pairs: Sequence[Panel]) -> list[Panel]:
-    """At most 24, from the surest to the least sure, evenly."""
+def _sample_evenly(pairs: Sequence[Panel]) -> list[Panel]:
+    """At most 24, evenly spaced from the highest score to the lowest."""
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(_SHOWN, len(pairs))).round().astype(int))
     return [pairs[number] for number in chosen]
 
 
-def _copies_text(part: Panel) -> list[str]:
+def _duplicates_text(part: Panel) -> list[str]:
     if not part["count"]:
-        return [f"None of the {part['images']:,} test images looks like a training image."]
+        return [f"No test image of {part['images']:,} has a duplicate among the training images."]
     published = part["published_share"]
     beside = (
-        f" Barz and Denzler (2020) found {percent(published)} by eye, copies within the test set among them."
+        f" Barz and Denzler (2020) found {percent(published)} by eye, including duplicates within the test set."
         if published
         else ""
     )
     found = (
-        f"{part['count']:,} of {part['images']:,} test images ({percent(part['share'])}) look like a training image: "
-        f"shifted, mirrored, brightened, cut or stored again; {part['in_place']:,} of them are the same in place."
+        f"{part['count']:,} of {part['images']:,} test images ({percent(part['share'])}) duplicate a training image: "
+        f"shifted, mirrored, brightened, cropped or re-encoded; {part['in_place']:,} of them are unshifted."
         f"{beside}"
     )
     if part["accuracy_without"] is None:
         return [found]
-    odd = f" {part['labels_differ']:,} of the pairs have two labels." if part["labels_differ"] else ""
+    odd = f" In {part['labels_differ']:,} pairs the labels differ." if part["labels_differ"] else ""
     scores = (
-        f"The model has {percent(part['accuracy_on_copies'])} of these copies right, and "
-        f"{percent(part['accuracy_without'])} of all others, which is the fairer figure.{odd}"
+        f"The accuracy on these duplicates is {percent(part['accuracy_on_duplicates'])}, and without them "
+        f"{percent(part['accuracy_without'])}, which is the fairer figure.{odd}"
     )
     if published:  # these are the images on which the search was tried
         return [found, scores]
-    limits = "What counts as alike was set on CIFAR-10, by brightness and not by colour: look through the pairs first."
+    limits = "The similarity threshold was set on CIFAR-10, on brightness without colour: check the pairs by eye."
     return [found, scores, limits]
 
 
@@ -138,7 +138,7 @@ def _pair(pair: Panel, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
         "train": sheet.add(train.images[pair["train"]]),
         "names": f"{_name(test, pair['test'], 'test')} and {_name(train, pair['train'], 'training')}",
         "label": labels[0] if labels[0] == labels[1] else f"{labels[0]} / {labels[1]}",
-        "note": ("mirrored, " if pair["mirrored"] else "") + f"alike to {pair['score']:.2f}",
+        "note": ("mirrored, " if pair["mirrored"] else "") + f"score {pair['score']:.2f}",
     }
 
 
@@ -158,14 +158,14 @@ def _robustness(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str
         for name, shares in part["accuracy"].items()
     ]
     image = np.asarray(dataset.test.images[:1])
-    examples = [("as it is", sheet.add(image[0]))]
+    examples = [("original", sheet.add(image[0]))]
     examples += [(name, sheet.add(corrupt(image, name, _SEVERITY)[0])) for name in CORRUPTIONS]
     return {
         "text": (
-            f"The 15 corruptions of Hendrycks and Dietterich (2019) on {part['images']:,} test images, seen once each: "
-            f"{percent(part['mean_accuracy'], 1)} right in the mean, against {percent(clean, 1)} of the same images as "
-            f"they are. A cell is good to ±{100 * cell_margin(part['images']):.0f} points; the stronger its colour, "
-            "the more is lost. Frost is drawn by code, not laid over from photographs."
+            f"The 15 corruptions of Hendrycks and Dietterich (2019) on {part['images']:,} test images, without TTA: "
+            f"mean accuracy {percent(part['mean_accuracy'], 1)}, against {percent(clean, 1)} on the original images. "
+            f"The 95 % margin of a cell is ±{100 * cell_margin(part['images']):.0f} points; the stronger its colour, "
+            "the larger the loss. Frost is generated by code, not taken from photographs."
         ),
         "severities": SEVERITIES,
         "rows": rows,
@@ -177,7 +177,7 @@ def _robustness(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str
 
 
 def _cell(share: float, clean: float) -> tuple[str, str]:
-    """Text, and a shade by the share of right answers that were lost: a fifth of them each."""
+    """Text, and a shade by the share of correct predictions that were lost, in fifths."""
     lost = max(0.0, 1 - share / clean) if clean else 0.0
     return str(
         math.floor(100 * share + 0.5)
@@ -193,8 +193,8 @@ def _labels(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, An
     splits = (("test", "test", dataset.test), ("train", "training", dataset.train))
     galleries = [
         {
-            "title": f"{part[key]['suspected']:,} of {part[key]['images']:,} {name} labels are suspected",
-            "note": _judge(key, part[key]),
+            "title": f"{part[key]['suspected']:,} of {part[key]['images']:,} {name} labels look wrong",
+            "note": _issues_note(key, part[key]),
             "issues": [_issue(issue, split, name, dataset, sheet) for issue in part[key]["issues"][:_SHOWN]],
         }
         for key, name, split in splits
@@ -203,11 +203,11 @@ def _labels(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, An
     return {"missing": part["missing"], "galleries": galleries}
 
 
-def _judge(key: str, part: Panel) -> str:
-    sure = f"agrees with {percent(part['judges_accuracy'], 1)} of these labels"
+def _issues_note(key: str, part: Panel) -> str:
+    agreement = f"agrees with {percent(part['agreement'], 1)} of these labels"
     if key == "test":
-        return f"Judged by this run, which {sure}."
-    return f"Judged by fast89 trained on the other folds, which {sure}."
+        return f"Predicted by this run, which {agreement}."
+    return f"Predicted by fast89 trained on the other folds (cross-validation), which {agreement}."
 
 
 def _issue(issue: Panel, split: Split, kind: str, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
@@ -216,26 +216,26 @@ def _issue(issue: Panel, split: Split, kind: str, dataset: Dataset, sheet: _Shee
         "name": _name(split, issue["index"], kind),
         "given": shown(dataset.classes[issue["given"]]),
         "suspected": shown(dataset.classes[issue["suspected"]]),
-        "sure": issue["suspected_probability"],
+        "confidence": issue["suspected_probability"],
     }
 
 
-# --- where it looks ----------------------------------------------------------------------------------------------
+# --- saliency ----------------------------------------------------------------------------------------------
 
 
-def _maps(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> list[dict[str, Any]] | None:
+def _saliency(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> list[dict[str, Any]] | None:
     if not part or not part["images"]:
         return None
     test, found = dataset.test, []
     for mapped in part["images"]:
         image = test.images[mapped["index"]]
-        painted = [np.frombuffer(base64.b64decode(text), np.uint8).reshape(image.shape) for text in mapped["pictures"]]
+        painted = [np.frombuffer(base64.b64decode(text), np.uint8).reshape(image.shape) for text in mapped["overlays"]]
         found.append(
             {
-                "sheets": [sheet.add(picture) for picture in (image, *painted)],
+                "sheets": [sheet.add(pixels) for pixels in (image, *painted)],
                 "name": _name(test, mapped["index"], "test"),
                 "truth": shown(dataset.classes[int(test.labels[mapped["index"]])]),
-                "said": shown(dataset.classes[mapped["label"]]),
+                "predicted": shown(dataset.classes[mapped["label"]]),
                 "agreement": f"{mapped['agreement']:.2f}",
             }
         )

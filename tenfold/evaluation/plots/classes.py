@@ -1,4 +1,4 @@
-"""What is taken for what, and how well each class is told apart. Legend: K classes."""
+"""Confusion matrix and per-class metrics. Legend: K classes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -30,7 +30,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str = "Confusio
     top = max(0.05, wrong.max())
     oranges = ScalarMappable(Normalize(0, top), "Oranges")
     colours = oranges.to_rgba(wrong)
-    colours[wrong == 0] = 1.0  # white: no single image
+    colours[wrong == 0] = 1.0  # white: no image
     np.einsum("iic->ic", colours)[:] = matplotlib.colormaps["Blues"](0.45 * np.diag(shares))
     side = float(np.clip(0.5 * k + 1.8, 4.5, 11.0))
     figure = new_figure(side + 0.6, side, title)
@@ -59,14 +59,14 @@ def _name_sides(axes: Axes, classes: Sequence[str]) -> None:
 
 
 def _write_counts(axes: Axes, matrix: np.ndarray, dark: np.ndarray) -> None:
-    for row, column in np.argwhere(matrix):  # an empty cell says nought more quietly than a figure
+    for row, column in np.argwhere(matrix):  # an empty cell reads better than a 0
         text = axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center")
         text.set(color="white" if dark[row, column] else INK, fontweight="bold" if row == column else "normal")
         text.set_fontsize(8 if len(matrix) <= 12 else 6)
 
 
 @styled()
-def class_scores(frame: "pd.DataFrame", title: str = "Scores by class") -> Figure:
+def class_scores(frame: "pd.DataFrame", title: str = "Per-class metrics") -> Figure:
     """Precision, recall and F1 of each class as dots, the worst F1 at the foot; the 30 worst of more classes.
 
     Classes that no image is of are left out.

@@ -69,7 +69,7 @@ def _draw_stages(axes: Axes, epochs: "pd.DataFrame") -> None:
 
 
 def _fit_axes(axes: Axes, epochs: "pd.DataFrame", steps: "pd.DataFrame", quantity: str) -> None:
-    """Show every epoch's value and all but the wildest hundredth of the batches."""
+    """Show every epoch's value and all batches but the most extreme 1 %."""
     values = epochs[[f"train_{quantity}", f"val_{quantity}"]].to_numpy(float).ravel()
     batches = steps[quantity][np.isfinite(steps[quantity])]
     values = np.append(values, batches.quantile([0.005, 0.995]))

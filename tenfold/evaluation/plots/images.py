@@ -1,4 +1,4 @@
-"""Images with what is said of them. Legend: N images, H×W pixels, K classes."""
+"""Galleries of images with their predictions. Legend: N images, H×W pixels, K classes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tenfold.evaluation.metrics import shown, sure
+from tenfold.evaluation.metrics import format_confidence, shown
 from tenfold.evaluation.plots.style import BLUE, INK, MOST_ROWS, VERMILLION, fitting, new_figure, styled
 
 if TYPE_CHECKING:
@@ -29,24 +29,24 @@ def gallery(
     """The first 25 images in rows of five, each with its true class, the predicted one and that one's probability.
 
     `images` uint8 N×H×W×3; `true` and `predicted` N integers in [0, K). Right and wrong differ in mark (✓, ✗), frame
-    (thin, thick and dashed) and colour. `note` is the line at the foot; by default the number of right ones.
+    (thin, thick and dashed) and colour. `note` is the line at the foot; by default the number of correct ones.
     """
     images, true, predicted = images[:GALLERY_IMAGES], true[:GALLERY_IMAGES], predicted[:GALLERY_IMAGES]
     rows = max(1, -(-len(images) // GALLERY_COLUMNS))
-    note = note or f"{(true == predicted).sum()} of {len(images)} right"
+    note = note or f"{(true == predicted).sum()} of {len(images)} correct"
     figure = new_figure(8.0, 1.95 * rows + 0.6, title, f"{note} · true class → predicted class, its probability")
     cells = figure.subplots(rows, GALLERY_COLUMNS, squeeze=False).ravel()
     for axes in cells[len(images) :]:
         axes.set_axis_off()
-    for axes, image, is_, said, share in zip(cells, images, true, predicted, probabilities, strict=False):
+    for axes, image, is_, guessed, share in zip(cells, images, true, predicted, probabilities, strict=False):
         _draw_image(axes, image)
-        _caption(axes, classes[is_], classes[said], float(share), right=bool(is_ == said))
+        _caption(axes, classes[is_], classes[guessed], float(share), right=bool(is_ == guessed))
     return figure
 
 
 @styled()
 def misclassified(images: np.ndarray, predictions: "pd.DataFrame", classes: Sequence[str], title: str) -> Figure:
-    """A gallery of wrong answers, the surest first.
+    """A gallery of misclassified images, the most confident first.
 
     `images` uint8 N×H×W×3, all those that the rows of `predictions` (see `metrics.predictions`) point into.
     """
@@ -55,7 +55,7 @@ def misclassified(images: np.ndarray, predictions: "pd.DataFrame", classes: Sequ
         return new_figure(8.0, 0.9, title, f"No mistakes among {len(predictions):,} images.")
     top, label_of = wrong.head(GALLERY_IMAGES), {name: label for label, name in enumerate(classes)}
     true, predicted = (top[column].map(label_of).to_numpy() for column in ("true", "predicted"))
-    note = f"{len(top)} of {len(wrong):,} mistakes among {len(predictions):,} images, the surest first"
+    note = f"{len(top)} of {len(wrong):,} mistakes among {len(predictions):,} images, most confident first"
     return gallery(images[top["index"]], true, predicted, top["probability"].to_numpy(), classes, title, note)
 
 
@@ -69,7 +69,7 @@ def _draw_image(axes: Axes, image: np.ndarray) -> None:
 
 def _caption(axes: Axes, true: str, predicted: str, share: float, right: bool) -> None:
     mark, colour = ("✓", BLUE) if right else ("✗", VERMILLION)
-    text = f"{mark} {fitting(true, 80)}\n→ {fitting(predicted, 64)} {sure(share)}"
+    text = f"{mark} {fitting(true, 80)}\n→ {fitting(predicted, 64)} {format_confidence(share)}"
     axes.set_xlabel(text, color=INK if right else colour, fontsize=8, labelpad=4)
     width, dashes = (0.8, "-") if right else (2.0, (0, (3, 1.5)))
     axes.spines[:].set(visible=True, color=colour, linewidth=width, linestyle=dashes)

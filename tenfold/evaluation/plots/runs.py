@@ -1,4 +1,4 @@
-"""Many runs side by side."""
+"""Accuracy and time of many runs."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -22,7 +22,7 @@ FAR = 10
 def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and time of every run") -> Figure:
     """One dot a run, one colour and mark a recipe, a bar for the mean's 95 % interval (`rows`: `summary.summarize`).
 
-    Hollow dots are runs around which the machine's speed changed.
+    Hollow dots are runs during which the machine's speed changed.
     """
     figure = new_figure(6.4, 4.0, title)
     axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""A search over a recipe's fields: how it went, and what mattered."""
+"""A search over a recipe's fields: optimization history and parameter importance."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -16,8 +16,8 @@ _ABOVE_LEGEND = 24  # points between an axis and its title, with a legend of one
 
 @styled()
 def search(row: dict[str, Any]) -> Figure:
-    """Every trial's validation accuracy and the best so far; beside it the fields by importance (`tune.summarize`)."""
-    ended = f"{row['pruned']} ended early and {row['failed']} failed: their numbers are marked at the foot"
+    """Validation accuracy of every trial and the best so far; beside it the importance of each field (see `tune`)."""
+    ended = f"{row['pruned']} pruned and {row['failed']} failed: their numbers are marked at the foot"
     figure = new_figure(9.0, 4.0, f"Search over {shown(row['recipe'])}: {len(row['trials'])} trials", ended)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_history(left, row["trials"], row["best"]["val_accuracy"], row["noise"])
@@ -30,14 +30,14 @@ def search(row: dict[str, Any]) -> Figure:
 def _draw_history(axes: Axes, trials: Sequence[dict[str, Any]], best: float, noise: float) -> None:
     scores = [(i, trial["val_accuracy"]) for i, trial in enumerate(trials) if trial["state"] == "completed"]
     numbers, accuracies = zip(*scores, strict=True)
-    axes.axhspan(best - noise, best, color=FAINT, alpha=0.6, linewidth=0, label="not to be told from the best")
+    axes.axhspan(best - noise, best, color=FAINT, alpha=0.6, linewidth=0, label="within noise of the best")
     axes.step(numbers, list(accumulate(accuracies, max)), where="post", color=MUTED, linewidth=1.0, label="best so far")
     axes.plot(numbers, accuracies, "o", color=BLUE, markersize=4, alpha=0.8, markeredgewidth=0, label="a trial")
     for state, mark, colour in (("pruned", "|", MUTED), ("failed", "x", VERMILLION)):
         places = [i for i, trial in enumerate(trials) if trial["state"] == state]
         foot = axes.get_xaxis_transform()
         axes.plot(places, [0.02] * len(places), mark, color=colour, markersize=5, transform=foot, label=f"_{state}")
-    axes.set_title("How it went", pad=_ABOVE_LEGEND)
+    axes.set_title("Optimization history", pad=_ABOVE_LEGEND)
     axes.set(xlabel="trial", ylabel="validation accuracy", xlim=(-0.5, len(trials) - 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(percent())
@@ -45,10 +45,10 @@ def _draw_history(axes: Axes, trials: Sequence[dict[str, Any]], best: float, noi
 
 
 def _draw_importances(axes: Axes, importances: dict[str, float]) -> None:
-    axes.set_title("What mattered", pad=_ABOVE_LEGEND)
+    axes.set_title("Parameter importance", pad=_ABOVE_LEGEND)
     axes.set(xlabel="share of the variance explained")
     if not importances:
-        axes.text(0.5, 0.5, "too few trials completed to say", transform=axes.transAxes, ha="center", color=MUTED)
+        axes.text(0.5, 0.5, "too few completed trials", transform=axes.transAxes, ha="center", color=MUTED)
         axes.set_axis_off()
         return
     names = list(reversed(importances))

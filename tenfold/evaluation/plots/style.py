@@ -18,7 +18,7 @@ from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.plots.fonts import FONT, use_fonts_that_cover
 from tenfold.files import note_own, write_bytes
 
-# Okabe and Ito's palette (2008), told apart with every common kind of colour blindness.
+# Okabe and Ito's palette (2008), distinguishable with every common kind of colour blindness.
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D4D4D4"
 MOST_ROWS = 30  # of figures that give each class one

@@ -1,4 +1,4 @@
-"""How far the runs of one bench lie apart, and what difference between two single runs is therefore real."""
+"""Variance of the test accuracy over seeds, and the least difference of two single runs that is significant."""
 
 import statistics
 from pathlib import Path
@@ -12,18 +12,18 @@ from tenfold.training.runs import list_runs
 _BENCH = "bench.json"
 
 
-def spread_over_runs(run: Run) -> dict[str, Any]:
-    """Of the test accuracies in the bench that the run lies in: n, mean, std, and the least difference that is real.
+def seed_variance(run: Run) -> dict[str, Any]:
+    """Test accuracies of the run's bench: n, mean, std, and the least significant difference of two single runs.
 
-    Two single runs with other seeds lie farther apart than that in one case of twenty: t · √2 · std, with Student's t
-    of n − 1 degrees of freedom, since the std is itself estimated.
+    Two single runs that differ only in the seed are farther apart than that in 5 % of cases: t · √2 · std, with
+    Student's t of n − 1 degrees of freedom, since the std is itself estimated.
     """
     folder = run.path.resolve().parent
     if not (folder / _BENCH).is_file():
         return {"missing": "this run is not part of a bench: tenfold bench trains several"}
     rows = [row for row in list_runs(folder) if row.accuracy is not None]
     same = [row for row in rows if _is_alike(Path(row.run), run)]
-    by_seed = {row.seed: row.accuracy for row in same if row.accuracy is not None}  # a copied run is no other draw
+    by_seed = {row.seed: row.accuracy for row in same if row.accuracy is not None}  # a copied run is not another sample
     values = list(by_seed.values())
     if len(values) < 2:
         return {"missing": "its bench has no other finished run of this recipe"}
@@ -35,7 +35,7 @@ def spread_over_runs(run: Run) -> dict[str, Any]:
 
 
 def _is_alike(path: Path, run: Run) -> bool:
-    """Whether that run has the very recipe and data, not just those of the same names."""
+    """Whether that run has the same recipe and data, not just the same names."""
     try:
         other = Run.open(path)
         return other.recipe == run.recipe and have_same_data(other.env, run.env)

@@ -1,4 +1,4 @@
-"""How certainty and truth compare."""
+"""Reliability diagram: accuracy by confidence."""
 
 from typing import Any
 
@@ -12,19 +12,19 @@ from tenfold.evaluation.plots.style import BLUE, FAINT, MUTED, VERMILLION, new_f
 
 @styled()
 def reliability(before: Reliability, after: Reliability | None, title: str) -> Figure:
-    """Accuracy against certainty, bin by bin, and below it how many images are how certain.
+    """Accuracy against confidence, bin by bin, and below it the number of images per bin.
 
-    `before` is the model as it was trained, `after` the same at its fitted temperature. A dot on the diagonal keeps its
-    word; above it the model is better than it says.
+    `before` is the model as trained, `after` the same after temperature scaling. Dots on the diagonal: calibrated;
+    above it: underconfident.
     """
     figure = new_figure(5.2, 5.0, title)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=":")
     _draw(top, bottom, before, BLUE, "o", "as trained")
     if after is not None:
-        _draw(top, bottom, after, VERMILLION, "s", "at the fitted temperature")
+        _draw(top, bottom, after, VERMILLION, "s", "after temperature scaling")
     top.set(ylabel="accuracy", ylim=(-0.02, 1.02))
-    bottom.set(xlabel="certainty: the top probability", ylabel="images", xlim=(0, 1))
+    bottom.set(xlabel="confidence (top probability)", ylabel="images", xlim=(0, 1))
     for axis in (top.xaxis, top.yaxis, bottom.xaxis):
         axis.set_major_formatter(percent())
     top.grid(color=FAINT, linewidth=0.5)
