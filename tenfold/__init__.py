@@ -4,7 +4,34 @@ The public names are resolved on first use, so that importing tenfold imports no
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same for type checkers and editors
+    from tenfold.api.comparison import compare as compare
+    from tenfold.api.predictor import Predictor as Predictor
+    from tenfold.api.run import Metrics as Metrics
+    from tenfold.api.run import Run as Run
+    from tenfold.api.training import resume as resume
+    from tenfold.api.training import train as train
+    from tenfold.data import Dataset as Dataset
+    from tenfold.data import Split as Split
+    from tenfold.data import load as load
+    from tenfold.errors import TenfoldError as TenfoldError
+    from tenfold.evaluation.evaluate import evaluate as evaluate
+    from tenfold.serving.export import export as export
+    from tenfold.serving.runtime import open_model as open_model
+    from tenfold.training.callbacks import Callback as Callback
+    from tenfold.training.callbacks import EarlyStopping as EarlyStopping
+    from tenfold.training.callbacks import register_callback as register_callback
+    from tenfold.training.device import select_device as select_device
+    from tenfold.training.model import build as build
+    from tenfold.training.recipe import RECIPES as RECIPES
+    from tenfold.training.recipe import Recipe as Recipe
+    from tenfold.training.recipe_files import find_recipe as find_recipe
+    from tenfold.training.trainer import EpochMetrics as EpochMetrics
+    from tenfold.training.trainer import Trainer as Trainer
+
+    __version__: str
 
 _HOMES = {
     "Dataset": "tenfold.data",
@@ -16,6 +43,7 @@ _HOMES = {
     "build": "tenfold.training.model",
     "select_device": "tenfold.training.device",
     "Trainer": "tenfold.training.trainer",
+    "EpochMetrics": "tenfold.training.trainer",
     "Callback": "tenfold.training.callbacks",
     "register_callback": "tenfold.training.callbacks",
     "EarlyStopping": "tenfold.training.callbacks",

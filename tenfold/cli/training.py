@@ -221,7 +221,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
 
     # what --epochs, --val-size and a folder's number of images change
     names = ["val_size", "val_split", "batch_size", "whiten_bias_epochs", "images"]
-    names += ["prune_fraction", "proxy_prune_fraction"]
+    names += ["prune_fraction", "proxy_prune_fraction", "low_res_fraction"]
     free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
     asked = find_recipe(name).for_size(size)
     lengths = [stage.epochs for stage in recipe.stages]

@@ -25,6 +25,8 @@ MOST_EPOCHS = 100_000
 FEWEST_IN_BATCH = 32
 FEWEST_TO_PRUNE = 10_000
 """Images: of fewer, leaving the easy ones out costs accuracy (docs/log.md)."""
+FEWEST_FOR_LOW_RES = 2_000
+"""Images: of fewer, a start at low resolution saves seconds and costs accuracy (docs/log.md)."""
 USUAL_SIDE = 32
 """Pixels a side of the images that recipes are made for."""
 Count = Annotated[int, Field(ge=0)]
@@ -181,13 +183,15 @@ class Recipe:
 
         With r = √(the recipe's images / `images`), a batch is r times smaller (32 images at the least) and epochs are r
         times as many: about as many steps as on CIFAR-10, each r times cheaper. Of a small data set no image is easy
-        enough to leave out, unless `rare_classes` need the time. docs/log.md has what was tried.
+        enough to leave out, unless `rare_classes` need the time, and all are seen at full size from the beginning.
+        docs/log.md has what was tried.
         """
         ratio, prunes = math.sqrt(max(1.0, self.images / images)), images >= FEWEST_TO_PRUNE or rare_classes
         return replace(
             self.with_epochs(min(self.epochs * ratio, MOST_EPOCHS)),
             batch_size=min(self.batch_size, max(FEWEST_IN_BATCH, round(self.batch_size / ratio))),
             whiten_bias_epochs=self.whiten_bias_epochs * ratio,
+            low_res_fraction=self.low_res_fraction if images >= FEWEST_FOR_LOW_RES else 0.0,
             val_size=round(self.val_size / ratio**2),
             prune_fraction=self.prune_fraction if prunes else 0.0,
             proxy_prune_fraction=self.proxy_prune_fraction if prunes else 0.0,

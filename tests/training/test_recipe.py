@@ -214,6 +214,7 @@ def test_fewer_images_take_as_many_steps_that_are_cheaper() -> None:
 def test_a_small_data_set_is_not_pruned_unless_classes_are_rare() -> None:
     assert [FAST89.for_images(images).prune_fraction for images in (500, 9_999, 10_000, 50_000)] == [0, 0, 0.6, 0.6]
     assert FAST89.for_images(500, rare_classes=True).prune_fraction == 0.6
+    assert [FAST89.for_images(images).low_res_fraction for images in (500, 1_999, 2_000)] == [0, 0, 0.435]
 
 
 def test_a_fitted_recipe_stays_as_it_is() -> None:

@@ -1,0 +1,213 @@
+"""The public Python API: what `tenfold.train` returns, that it is what the command does, and its errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+import tenfold
+from tenfold import _HOMES
+from tenfold.data.shapes import make_shapes
+from tenfold.errors import BusyError, DataError, ModelError, UsageError
+from tenfold.training.lock import Lock
+from tests.support.process import Invoke
+
+FEW = make_shapes(train=120, test=60)
+"""Fewer images than the data set `shapes` has, for speed."""
+
+
+@pytest.fixture(scope="module")
+def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tenfold.Run:
+    out = tmp_path_factory.mktemp("api") / "run"
+    return tenfold.train(tiny_recipe, "shapes", out, seed=3, epochs=0.3, val_size=100, progress=False)
+
+
+# --- the same as the command -----------------------------------------------------------------------------------------
+
+
+def test_train_in_python_ends_with_the_bits_of_the_command(
+    run: tenfold.Run, tiny_recipe: Path, invoke: Invoke, tmp_path: Path
+) -> None:
+    words = [
+        "train",
+        "--recipe",
+        tiny_recipe,
+        "--data",
+        "shapes",
+        "--seed",
+        "3",
+        "--epochs",
+        "0.3",
+        "--val-size",
+        "100",
+    ]
+    code, out, _ = invoke(*words, "--out", tmp_path / "run", "--json")
+    assert code == 0
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
+    names = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    there = {path.relative_to(tmp_path / "run").as_posix() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert names - {name for name in names if "checkpoints" in name} <= there
+    assert json.loads(out)["test_accuracy"] == run.metrics.test_accuracy
+
+
+def test_metrics_are_those_of_results_json(run: tenfold.Run) -> None:
+    results = json.loads((run.path / "results.json").read_text())
+    found = json.loads(json.dumps(run.metrics.to_dict()))
+    assert found == {name: results[name] for name in found}
+    assert {"test_accuracy", "ece", "val_accuracy", "total_seconds", "parameters"} <= found.keys()
+
+
+def test_history_and_predictions_are_tables(run: tenfold.Run) -> None:
+    assert list(run.history.columns[:4]) == ["epoch", "stage", "learning_rate", "train_loss"]
+    assert len(run.predictions) == run.metrics.test_images == 1000
+    right = (run.predictions["true"] == run.predictions["predicted"]).mean()
+    assert right == pytest.approx(run.metrics.test_accuracy)
+
+
+# --- the object ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_scored_and_unlocked(run: tenfold.Run) -> None:
+    Lock(run.path).check()
+    assert run.scored and (run.path / "report.html").is_file() and (run.path / "model.onnx").is_file()
+    run.verify()
+
+
+def test_a_run_is_printed_on_one_line(run: tenfold.Run, tmp_path: Path) -> None:
+    assert repr(run) == f"Run('{run.path}', recipe='tiny', test_accuracy={run.metrics.test_accuracy:.4f})"
+    assert repr(FEW) == "Dataset('shapes', 10 classes, 120 training and 60 test images of 32×32 pixels)"
+    assert repr(FEW.test) == "Split(60 images of 32×32 pixels)"
+
+
+def test_predict_takes_arrays_files_and_folders_alike(run: tenfold.Run, tmp_path: Path) -> None:
+    images = FEW.test.images[:3]
+    for number, pixels in enumerate(images):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    by_array = run.predict(images, top=2)
+    by_folder = tenfold.Predictor.load(run.path).predict(tmp_path, top=2)
+    by_files = run.predict([tmp_path / f"{number}.png" for number in range(3)], top=2)
+    assert [found.guesses for found in by_array] == [found.guesses for found in by_folder]
+    assert [found.path for found in by_files] == [str(tmp_path / f"{number}.png") for number in range(3)]
+    assert by_files == by_folder and len(by_array[0].guesses) == 2
+    assert (by_array[0].label, by_array[0].probability) == by_array[0].guesses[0]
+    np.testing.assert_allclose(run.predictor.predict_proba(images).sum(1), 1, rtol=1e-5)
+
+
+def test_the_bundled_model_is_the_default() -> None:
+    predictor = tenfold.Predictor.load()
+    assert predictor.classes[:2] == ("airplane", "automobile") and "10 classes, 32 × 32 pixels" in repr(predictor)
+
+
+def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) -> None:
+    evaluation = run.evaluate()
+    assert evaluation.scores["test_accuracy"] == run.metrics.test_accuracy
+    (explanation,) = run.explain(FEW.test.images[:1])
+    assert explanation.saliency.shape == (32, 32)
+    assert run.report(progress=False)[-1] == run.path / "report.html"
+    exported = run.export(out=tmp_path / "model.onnx")
+    assert exported.top1_agreement == 1 and (tmp_path / "model.onnx").is_file()
+
+
+def test_other_data_leave_the_run_as_it_is(run: tenfold.Run) -> None:
+    before = run.metrics
+    evaluation = run.evaluate(make_shapes(train=10, test=40, seed=7))
+    assert not evaluation.own and evaluation.scores["test_images"] == 40 and run.metrics == before
+
+
+def test_runs_are_compared_on_one_page(run: tenfold.Run, tiny_recipe: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 0.2, "report": False, "export": False, "progress": False}
+    other = tenfold.train(tiny_recipe, "shapes", tmp_path / "other", **options)
+    page = tenfold.compare([run, other.path], tmp_path / "page.html")
+    assert page == tmp_path / "page.html" and "McNemar" in page.read_text()
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_is_unlocked_and_resumes(tiny_recipe: Path, tmp_path: Path) -> None:
+    class Stop(tenfold.Callback):
+        def on_step_end(self, trainer: tenfold.Trainer) -> None:
+            if trainer.step == 2:
+                raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"report": False, "export": False, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        tenfold.train(tiny_recipe, FEW, tmp_path / "run", epochs=1, callbacks=[Stop()], **options)
+    run = tenfold.Run.open(tmp_path / "run")
+    assert repr(run) == f"Run('{run.path}', unfinished)"
+    with pytest.raises(ModelError, match="has no scores yet: finish it with"):
+        run.metrics  # noqa: B018
+    assert tenfold.resume(run.path, FEW, **options).scored
+    with run.locked(), pytest.raises(BusyError):
+        Lock(run.path).check()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        (("fast98", "shapes"), UsageError, "unknown recipe 'fast98'.*did you mean"),
+        (("fast89", "shape"), UsageError, "no data set is named 'shape'|unknown data set 'shape'"),
+        ((7, "shapes"), UsageError, "recipe must be a name, a path or a tenfold.Recipe, not int"),
+        (("fast89", None), UsageError, "data must be a name, a path or a tenfold.Dataset, not NoneType"),
+        (("fast89", "/no/such/folder"), DataError, "/no/such/folder"),
+    ],
+)
+def test_wrong_arguments_are_named_in_one_line(
+    tmp_path: Path, arguments: tuple[Any, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as raised:
+        tenfold.train(*arguments, tmp_path / "run")
+    assert "\n" not in str(raised.value) and not (tmp_path / "run").exists()
+
+
+def test_arrays_of_the_wrong_kind_are_named() -> None:
+    images, labels = np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1], np.uint8)
+    with pytest.raises(DataError, match="images must be a uint8 array N×H×W×3, not float64 2×8×8×3"):
+        tenfold.Split(images.astype(float), labels)
+    with pytest.raises(DataError, match="labels must be 2 integers, one an image, not uint8 1"):
+        tenfold.Split(images, labels[:1])
+    with pytest.raises(DataError, match="train has label 1, but there are 1 classes"):
+        tenfold.Dataset("mine", ("a",), tenfold.Split(images, labels), tenfold.Split(images, labels))
+    with pytest.raises(UsageError, match=r"data must be a tenfold\.Dataset.*not str"):
+        tenfold.Trainer("fast89", "shapes")  # type: ignore[arg-type]
+
+
+# --- quiet, and in a notebook ----------------------------------------------------------------------------------------
+
+
+PROGRAM = """
+import tenfold
+from tenfold.data.shapes import make_shapes
+run = tenfold.train({recipe!r}, make_shapes(train=120, test=60), {out!r}, epochs=1, val_size=20)
+"""
+
+
+def test_a_program_that_asks_for_no_messages_gets_none(tiny_recipe: Path, tmp_path: Path) -> None:
+    program = PROGRAM.format(recipe=str(tiny_recipe), out=str(tmp_path / "run"))
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    lines = [line for line in answer.stderr.splitlines() if "was not learned" not in line]
+    assert answer.stdout == "" and lines == []
+
+
+def test_a_notebook_shows_one_output_block(tiny_recipe: Path, tmp_path: Path) -> None:
+    program = PROGRAM.format(recipe=str(tiny_recipe), out=str(tmp_path / "run"))
+    quiet = "import logging; logging.getLogger('tenfold').setLevel('ERROR')\n"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(quiet + program)])
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    (output,) = notebook.cells[0].outputs
+    assert output.output_type == "display_data" and output.data["text/plain"].startswith("report ██")
+
+
+def test_names_for_type_checkers_are_those_that_are_there() -> None:
+    source = Path(tenfold.__file__).read_text()
+    block = source[source.index("if TYPE_CHECKING:") : source.index("_HOMES = {")]
+    assert {name for name in _HOMES if f" as {name}" in block} == set(_HOMES)
+    assert all(getattr(tenfold, name) is not None for name in _HOMES)
+    assert tenfold.__version__.count(".") == 2
