@@ -202,6 +202,7 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any
     audit._write_issues(subject, made[1]["labels"])
 
 
+@pytest.mark.slow
 def test_the_command_and_the_page(
     made: tuple[Subject, dict[str, Any]],
     tmp_path: Path,

@@ -16,6 +16,8 @@ from tenfold.serving.runtime import BUNDLED, open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_card_says_what_is_true_of_the_file(run: Run, small: Path) -> None:
     """Every figure worked out again from the file's answers."""

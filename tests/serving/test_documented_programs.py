@@ -22,6 +22,8 @@ from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tests.support.process import ROOT
 
+pytestmark = pytest.mark.slow
+
 TEXT = (ROOT / "docs" / "guides" / "export.md").read_text()
 NAMES = ("a]b [x]", 'say "hi"', "back\\slash", "猫", "e\u0301", "<b>", "line\nbreak", "{", "}", "$&")
 """Class names that a program could read wrongly."""

@@ -30,6 +30,7 @@ import pytest
 from PIL import Image
 
 from tenfold.errors import UsageError
+from tenfold.serving.runtime import BUNDLED
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
 from tests.support import served
@@ -189,6 +190,12 @@ def test_the_decoders_count_in_processor_time_and_memory() -> None:
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    """The bundled one: what it answers does not matter here."""
+    return BUNDLED
 
 
 @pytest.fixture
