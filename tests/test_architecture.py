@@ -340,6 +340,7 @@ def test_downward_imports_are_no_breach() -> None:
     )
 
 
+@pytest.mark.slow
 def test_training_starts_without_the_compiler() -> None:
     """TorchDynamo and SymPy cost a second of a short run: PyTorch's optimizers, for one, import them at first use."""
     code = (
