@@ -6,7 +6,6 @@ Plugins are imported once, when a name is looked up that is not built in: so `--
 them.
 """
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from tenfold.console import warn
-from tenfold.errors import TenfoldError, UsageError, one_line
+from tenfold.errors import TenfoldError, UsageError, did_you_mean, one_line
 from tenfold.files import expand_home
 
 GROUP = "tenfold.plugins"
@@ -79,15 +78,10 @@ class Registry(Generic[T]):
 
     def unknown(self, name: str, others: str = "") -> str:
         """The sentence for a name that is not registered; `others`: what else would have been understood."""
-        guess = suggest(name, self.names())
-        known = ", ".join((*self._entries, *([others] if others else [])))
-        return f"unknown {self.kind} {name!r}{guess}; known: {known} (plugins: {VARIABLE})"
-
-
-def suggest(name: str, names: tuple[str, ...]) -> str:
-    """`: did you mean 'fast89'?` where one of `names` is similar, else nothing."""
-    similar = difflib.get_close_matches(name, names, 1)
-    return f": did you mean {similar[0]!r}?" if similar else ""
+        names = self.names()
+        known = ", ".join((*names, *([others] if others else [])))
+        guess = did_you_mean(name, names) or f"; plugins add others ({VARIABLE})"
+        return f"unknown {self.kind} {name!r}; known are {known}{guess}"
 
 
 def _place(module: str) -> str:

@@ -174,7 +174,11 @@ def test_no_color_is_honoured() -> None:
         (["train", "--data", "cifar"], 2, "; did you mean cifar10?"),
         (["train", "--data", "taken", "--resize", "sqash"], 2, "; did you mean squash?"),
         (["train", "--data", "shapes", "--device", "cup"], 2, "; did you mean cpu?"),
-        (["export", "taken", "--to", "onx"], 2, "--to must be onnx or keras, not onx; did you mean onnx?"),
+        (
+            ["export", "taken", "--to", "onx"],
+            2,
+            "unknown export format 'onx'; known are keras, onnx; did you mean",
+        ),
         (["export", "taken", "--int8", "atuo"], 2, "--int8 must be auto, on or off, not atuo; did you mean auto?"),
         (["runs", "--sort", "accurcy"], 2, "; did you mean accuracy?"),
         (["train", "--epochs", "0"], 2, "--epochs must be more than 0"),

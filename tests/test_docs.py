@@ -18,13 +18,16 @@ import pytest
 from PIL import Image
 
 from tenfold.data.shapes import make_shapes
+from tenfold.serving.runtime import open_model
+from tenfold.serving.serve.app import make_app
+from tenfold.serving.serve.guard import Hosts
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in (*DOCS.rglob("*.md"), ROOT / "README.md"))
 WRAPPED = [page for page in PAGES if page.name != "log.md"]  # the log of experiments is only appended to
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-SMALLER = {"--val-size 5000": "--val-size 20"} | {f"--runs {runs}": "--runs 1" for runs in (20, 10)}
+SMALLER = {"--val-size 5000": "--val-size 20", "--runs 20": "--runs 1"}
 """Parts of commands that would take long, and what the tests put in their place."""
 INSTALLS = ("make train", "python3 -m venv", "pip install")
 """Commands that install are not run, since they use the network: what they name is checked."""
@@ -56,7 +59,7 @@ def _write_images(folder: Path) -> None:
 
 
 def _environment(folder: Path, port: int) -> dict[str, str]:
-    """Documented variables: the small folder in place of CIFAR-10, few epochs, a free port."""
+    """Documented variables: the small folder in place of CIFAR-10, few epochs, small images, a free port."""
     binaries = Path(sys.executable).parent
     return os.environ | {
         "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",
@@ -65,6 +68,7 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
         "TENFOLD_OFFLINE": "1",
         "TENFOLD_DATA": "flowers",
         "TENFOLD_EPOCHS": "0.5",
+        "TENFOLD_SIZE": "8",
         "TENFOLD_PORT": str(port),
     }
 
@@ -98,7 +102,7 @@ class Shell:
 
     def _ended(self, words: list[str]) -> str:
         where = {"cwd": self.folder, "env": self.environment}
-        result = subprocess.run(words, capture_output=True, text=True, timeout=300, **where)  # type: ignore[call-overload]
+        result = subprocess.run(words, capture_output=True, text=True, timeout=1200, **where)  # type: ignore[call-overload]
         assert result.returncode == 0, f"{words[-1]}\n{result.stdout}{result.stderr}"
         return str(result.stdout)
 
@@ -113,7 +117,7 @@ class Shell:
         """Ctrl-C to what waits, which ends with 0."""
         for service in self.services:
             service.send_signal(signal.SIGINT)
-            assert service.wait(30) == 0
+            assert service.wait(60) == 0
 
 
 @pytest.fixture
@@ -123,7 +127,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     yield shell
     for service in shell.services:
         service.kill()
-        service.wait()
+        service.communicate()  # waits, and closes the pipe
 
 
 def _check_installation(command: str) -> None:
@@ -138,6 +142,7 @@ def _check_installation(command: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)  # a minute or so, unless the machine is busy
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "tutorial.md"], ids=lambda page: page.name)
 def test_every_command_of_the_page_runs(page: Path, shell: Shell) -> None:
     run = 0
@@ -223,6 +228,23 @@ def test_every_file_that_the_code_points_to_is_there() -> None:
     sources = [path for folder in ("tenfold", "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
     named = {name for path in sources for name in re.findall(r"\bdocs/[\w/-]+\.(?:md|png|csv)", path.read_text())}
     assert len(named) > 3 and {name for name in named if not (ROOT / name).is_file()} == set()
+
+
+def test_every_route_is_documented() -> None:
+    paths = make_app(open_model(), "cifar10", Hosts("127.0.0.1")).app.openapi()["paths"]  # type: ignore[attr-defined]
+    text = (DOCS / "reference" / "http.md").read_text().replace("…/", "/v2/models/{name}/")
+    undocumented = {path for path in paths if path.replace("/versions/{version}", "") not in text}
+    assert len(paths) > 10 and undocumented == set()
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    """`tenfold/training/recipe.py` and the like."""
+    named = {
+        name
+        for page in PAGES
+        for name in re.findall(r"`((?:tenfold|tests|benchmarks)/[\w./-]+\.\w+)`", page.read_text())
+    }
+    assert len(named) > 5 and {name for name in named if not (ROOT / name).is_file()} == set()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tenfold.data import cache
+from tenfold import data
 from tenfold.errors import StorageError
 
 Nameless = Callable[..., subprocess.CompletedProcess[str]]
@@ -93,4 +93,4 @@ def test_a_home_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TENFOLD_HOME", str(tmp_path / "locked" / "home"))
     monkeypatch.setattr(Path, "mkdir", refuse)  # which root, by whom these tests may be run, is never refused
     with pytest.raises(StorageError, match=rf"cannot write .*locked/home: Permission denied.*; {ELSEWHERE}"):
-        cache.get_cifar10()
+        data.get()

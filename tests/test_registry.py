@@ -40,12 +40,12 @@ def test_what_is_registered_is_found_by_its_name(shared: Registry[int]) -> None:
 
 
 def test_a_typo_gets_a_suggestion(shared: Registry[int]) -> None:
-    with pytest.raises(UsageError, match=r"^unknown number 'fiften': did you mean 'fifteen'\?; known: fifteen, fifty"):
+    with pytest.raises(UsageError, match=r"^unknown number 'fiften'; known are .*; did you mean fifteen\?$"):
         shared.find("fiften")
 
 
 def test_a_name_like_no_other_gets_the_list_only(shared: Registry[int]) -> None:
-    with pytest.raises(UsageError, match=r"^unknown number 'x'; known: fifteen, fifty"):
+    with pytest.raises(UsageError, match=r"^unknown number 'x'; known are fifteen, fifty; plugins add others"):
         shared.find("x")
 
 

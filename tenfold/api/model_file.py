@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenfold import extras
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.errors import StorageError, TenfoldError, UsageError
 
 if TYPE_CHECKING:
     from tenfold.data import Dataset
-    from tenfold.serving.export import Exported, Int8
+    from tenfold.serving.export import Int8
+    from tenfold.serving.source import Exported
 
 
 def export(
@@ -21,16 +22,26 @@ def export(
     card: bool = False,
     data: "Dataset | Path | None" = None,
 ) -> "Exported":
-    """Write the model of a trained run as `onnx` or `keras`, checked against the network before it is kept.
+    """Write the model of a trained run in a registered format, checked against the network before it is kept.
 
-    out: by default RUN/model.onnx or .keras. int8: on, off, or auto (where it is faster here). card: write a model card
-    beside it. data: images to check it on, by default the run's own; without any, synthetic ones do.
+    out: by default the format's file in the run directory. int8: on, off, or auto (where it is faster here). card:
+    write a model card beside it. data: images to check it on, by default the run's own; without any, synthetic ones do.
     Raises `UsageError` for options that do not go together, and as `serving.export.export`.
     """
     extras.require("train", extras.ONNX)
-    if to == "keras" and (card or int8 != "off"):
-        raise UsageError(f"--{'card' if card else 'int8'} is for ONNX files: with --to keras leave it out")
-    return _write_keras(run, out, data) if to == "keras" else _write_onnx(run, out, int8, card, data)
+    from tenfold.serving.exporters import EXPORTERS
+    from tenfold.training.run import Run
+
+    exporter = EXPORTERS.find(to)()
+    for option, given in (("int8", int8 != "off"), ("card", card)):
+        if given and option not in exporter.options:
+            raise UsageError(f"--{option} is for ONNX files: with --to {to} leave it out")
+    extras.require(*exporter.extra)
+    if out and exporter.suffix and out.suffix != exporter.suffix:
+        raise UsageError(f"--out {out}: its name must end in {exporter.suffix}, or {to.capitalize()} will not open it")
+    if "card" in exporter.options:
+        return _write_onnx(run, out, int8, card, data)
+    return exporter.export(Run.open(run), out, data=data)
 
 
 def _write_onnx(
@@ -45,18 +56,8 @@ def _write_onnx(
     found = find_data(run, data)  # once, for the file and its card: a folder takes its time
     exported = write(run, out, int8, found)
     if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        remark(f"card: {write_card(run, Path(exported.path), found)}")
+        log_info(f"card: {write_card(run, Path(exported.path), found)}")
     return exported
-
-
-def _write_keras(run: Path, out: Path | None, data: "Dataset | Path | None") -> "Exported":
-    extras.require("keras", ("keras",))
-    if out and out.suffix != ".keras":
-        raise UsageError(f"--out {out}: its name must end in .keras, or Keras will not open it")
-    from tenfold.serving.keras_file import export_keras
-    from tenfold.training.run import Run
-
-    return export_keras(Run.open(run), out, data)
 
 
 def ensure_model_file(model: Path | None) -> Path:
@@ -74,7 +75,7 @@ def ensure_model_file(model: Path | None) -> Path:
     except TenfoldError as error:
         if file is None:
             raise
-        remark(
+        log_info(
             f"{file.path} is used as it is, with the calibration (temperature and threshold) of earlier scores; "
             f"it cannot be written again: {error}"
         )
@@ -89,7 +90,7 @@ def _export_run(run: Path) -> Path:
         raise UsageError(
             f"{run} is to be exported first: {error}; or run tenfold export where it was trained"
         ) from None
-    remark(f"{run}: its model is written as ONNX, once")
+    log_info(f"{run}: its model is written as ONNX, once")
     try:
         return Path(_write_onnx(run, None).path)
     except StorageError as error:

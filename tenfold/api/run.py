@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from tenfold.data import Dataset
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.evaluation.explain import Explanation
-    from tenfold.serving.export import Exported, Int8
+    from tenfold.serving.export import Int8
     from tenfold.serving.predict import PredictionResult
+    from tenfold.serving.source import Exported
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class Run(storage.Run):
         card: bool = False,
         data: "Dataset | Path | str | None" = None,
     ) -> "Exported":
-        """Write the model as `onnx` or `keras`, checked against the network. Raises as `tenfold export` does."""
+        """Write the model in a registered format, checked against the network. Raises as `tenfold export` does."""
         from tenfold.api.model_file import export
 
         return export(self.path, to, Path(out) if out is not None else None, int8=int8, card=card, data=_as_path(data))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tenfold import extras
 from tenfold.api.run import Run
-from tenfold.console import progress_bars, remark
-from tenfold.data import NAMES, Dataset, load
+from tenfold.console import log_info, progress_bars
+from tenfold.data import DATASETS, Dataset, load
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
@@ -17,7 +17,7 @@ from tenfold.training import train as training
 from tenfold.training.callbacks import Callback
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
-from tenfold.training.fitting import choose_recipe, remark_size
+from tenfold.training.fitting import choose_recipe, log_size
 from tenfold.training.imbalance import has_rare_classes
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import check_new, find_unfinished
@@ -175,16 +175,16 @@ def _fit_to_images(
     chosen: Recipe, recipe: str | Path | Recipe, epochs: float | None, val_size: int | None, dataset: Dataset
 ) -> Recipe:
     """Fit the recipe to the number of images, unless it is a data set by name, and log how that changes it."""
-    if dataset.origin is None and dataset.name in NAMES:
+    if dataset.origin is None and dataset.name in DATASETS and DATASETS.find(dataset.name).usual:
         return chosen
     if dataset.val_size and val_size is not None:
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
     images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
     rare = has_rare_classes(dataset.train.labels)
-    remark_size(recipe, size)
+    log_size(recipe, size)
     fitted = choose_recipe(recipe, epochs, val_size, dataset, size)
     if fitted != chosen:
-        remark(
+        log_info(
             f"recipe fitted to {images:,} images: {fitted.epochs:.4g} epochs in batches of "
             f"{min(fitted.batch_size, images)} (--epochs sets another number)"
             + ("; images of rare classes come more often" if rare and fitted.oversample else "")
@@ -218,7 +218,7 @@ def _measure(trained: TrainResult, evaluation_seconds: float, clock: Clock) -> d
 def _export(run: Run, trained: TrainResult) -> TenfoldError | None:
     """Write model.onnx, checked on test images; return what went wrong with it."""
     if importlib.util.find_spec("onnx") is None:
-        remark(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {run.path}")
+        log_info(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {run.path}")
         return None
     from tenfold.serving.export import export
 
@@ -229,7 +229,7 @@ def _export(run: Run, trained: TrainResult) -> TenfoldError | None:
         return type(error)(f"trained and scored, but {error}")
     finally:
         run.timings["export_seconds"] = time.perf_counter() - began
-    remark(f"model for predict and serve: {exported.path}, checked on {exported.verified_images:,} test images")
+    log_info(f"model for predict and serve: {exported.path}, checked on {exported.verified_images:,} test images")
     return None
 
 
@@ -238,17 +238,19 @@ def _report(run: Run, trained: TrainResult, evaluation: Evaluation) -> None:
 
     began = time.perf_counter()
     paths = write_report(run, trained.dataset, evaluation)
-    remark(f"report: {', '.join(map(str, reversed(paths)))}")
-    if run.recipe.network.name == "reference":
-        _save_for_keras(run, trained.dataset)
+    log_info(f"report: {', '.join(map(str, reversed(paths)))}")
+    for to in run.recipe.network.also_exported:
+        _export_also(run, to, trained.dataset)
     run.timings["report_seconds"] = time.perf_counter() - began
 
 
-def _save_for_keras(run: Run, dataset: Dataset) -> None:
-    """What the reference system left too: the model in Keras's format, where Keras is installed."""
-    if importlib.util.find_spec("keras") is None:
-        remark(f"no model.keras: add the extra 'keras', then tenfold export {run.path} --to keras")
-        return
-    from tenfold.serving.keras_file import export_keras
+def _export_also(run: Run, to: str, dataset: Dataset) -> None:
+    """Write a further model file where the packages for it are installed."""
+    from tenfold.serving.exporters import EXPORTERS
 
-    remark(f"model for Keras: {export_keras(run, data=dataset).path}")
+    exporter = EXPORTERS.find(to)()
+    extra, modules = exporter.extra
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        log_info(f"no {exporter.file}: add the extra {extra!r}, then tenfold export {run.path} --to {to}")
+        return
+    log_info(f"model for {exporter.runtime}: {exporter.export(run, data=dataset).path}")

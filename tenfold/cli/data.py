@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,15 +22,18 @@ from tenfold.console import printable
 from tenfold.errors import DataError, SkippedError
 
 if TYPE_CHECKING:
+    from tenfold.data.entry import DatasetEntry
     from tenfold.data.listing import Finding
 
 data_app = HomeTyper(help="Download, list, show, check and delete data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-DownloadedName = Annotated[str, typer.Argument(help="cifar10; generated data sets need no download.")]
-DataName = Annotated[str, typer.Argument(help="cifar10, shapes, or a folder of images with a subfolder a class.")]
+DownloadedName = Annotated[str, typer.Argument(help="A data set; those that are generated need no download.")]
+DataName = Annotated[
+    str, typer.Argument(help="A data set (tenfold data list) or a folder of images, one subfolder per class.")
+]
 DeletedName = Annotated[
-    str, typer.Argument(help="cifar10, or a folder: only its cached copy is deleted, never the folder.")
+    str, typer.Argument(help="A data set, or a folder: only its cached copy is deleted, never the folder.")
 ]
 MOST_SHOWN = 10  # findings of one kind
 CODES = {"error": DataError.exit_code, "skipped": SkippedError.exit_code}  # by the gravest finding
@@ -41,7 +44,7 @@ def data_download(
     name: DownloadedName = "cifar10",
     from_path: Annotated[
         Path | None,
-        typer.Option("--from", help="CIFAR-10 on disk: an archive or folder of any of its published forms."),
+        typer.Option("--from", help="Its files on disk; of CIFAR-10, an archive or folder of any published form."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -61,15 +64,26 @@ def data_download(
 @data_app.command("list")
 def data_list(as_json: Json = False) -> None:
     """List the named data sets and whether they need a download."""
-    from tenfold.data import NAMES, is_cached
+    from tenfold.data import DATASETS, is_cached
 
-    available = {name: is_cached(name) for name in NAMES}
+    entries = {name: DATASETS.find(name) for name in DATASETS}
+    available = {name: is_cached(name) for name in entries}
     if as_json:
-        print_json({"data": [{"name": name, "available": here} for name, here in available.items()]})
-    else:
-        print_table(
-            ("data set", "available offline"), [(name, "yes" if here else "no") for name, here in available.items()]
-        )
+        print_json({"data": [_to_json(entry) | {"available": available[name]} for name, entry in entries.items()]})
+        return
+    header = ("data set", "images", "size", "classes", "available offline", "licence")
+    print_table(header, [(*_cells(entry, available[name]), entry.licence) for name, entry in entries.items()])
+
+
+def _to_json(entry: "DatasetEntry") -> dict[str, Any]:
+    names = ("name", "title", "classes", "shape", "train", "test", "format", "licence", "citation", "sources")
+    return {name: getattr(entry, name) for name in names}
+
+
+def _cells(entry: "DatasetEntry", available: bool) -> tuple[str, ...]:
+    height, width, _ = entry.shape
+    images = f"{entry.train:,} + {entry.test:,}"
+    return entry.name, images, f"{height}×{width}", str(len(entry.classes)), "yes" if available else "no"
 
 
 @data_app.command("delete")

@@ -3,16 +3,18 @@
 import os
 from pathlib import Path
 
-from tenfold.console import remark
-from tenfold.data.cache import Cached, get_cifar10, load_cifar10, remove_cifar10
+from tenfold.console import log_info
+from tenfold.data import cifar10, shapes  # noqa: F401  (they register themselves)
+from tenfold.data.cache import Cached, delete_cached, ensure_cached, load_cached
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
-from tenfold.data.shapes import make_shapes
-from tenfold.errors import DataError, UsageError, did_you_mean
+from tenfold.data.entry import DATASETS, DatasetEntry, register_dataset
+from tenfold.errors import DataError, UsageError
 
 __all__ = [
-    "NAMES",
+    "DATASETS",
     "Cached",
     "Dataset",
+    "DatasetEntry",
     "Origin",
     "Split",
     "get",
@@ -20,10 +22,9 @@ __all__ = [
     "is_folder",
     "load",
     "load_named",
+    "register_dataset",
     "remove",
 ]
-
-NAMES = ("cifar10", "shapes")
 
 
 def load(
@@ -37,7 +38,7 @@ def load(
 ) -> Dataset:
     """The data set of that name, or the folder of images at that path, one subfolder a class.
 
-    CIFAR-10 is fetched first, and this is said, when it is not in the cache. A folder's images are brought to
+    One that is not in the cache is fetched first, and this is logged. A folder's images are brought to
     `size`×`size` pixels (`resize`: see `image.resize_pixels`), and `seed` draws its test images where it has none.
     bit_depth: how many bits of its 16-bit values are used; by default that is measured. skip_bad: how many files may be
     unreadable: a number, `5%` or `all` (see `entries.most_bad`).
@@ -50,46 +51,47 @@ def load(
         pictures = read_folder(Path(name), size, resize, bit_depth=bit_depth, skip_bad=skip_bad)
         say_findings(pictures)
         return make_dataset(pictures, seed)
-    _check_name(name)
+    width = _find(name).shape[1]
     _mention_folder(name)
-    if (size, resize) != (32, "squash"):
-        raise UsageError(f"the images of {name} are 32 pixels wide: only those of a folder are resized")
+    if (size, resize) not in ((32, "squash"), (width, "squash")):
+        raise UsageError(f"the images of {name} are {width} pixels wide: only those of a folder are resized")
     if skip_bad != SKIP_BAD:
         raise UsageError(f"{name} has no bad files: --skip-bad is about a folder of images, leave it out")
     return load_named(name)
 
 
 def load_named(name: str) -> Dataset:
-    """The built-in data set of that name, one of `NAMES`; else as `load`."""
-    if name == "shapes":
-        return make_shapes()
+    """The registered data set of that name; raises as `load`."""
+    entry = _find(name)
+    if entry.make:
+        return entry.make()
     try:
-        return load_cifar10()
+        return load_cached(entry)
     except DataError:
-        get_cifar10()  # says why and from where
-        return load_cifar10()
+        ensure_cached(entry)  # says why and from where
+        return load_cached(entry)
 
 
 def is_cached(name: str) -> bool:
-    """Whether `load` has the data set of that name without the network: it is drawn, or sound in the cache."""
-    if name != "cifar10":
-        return name == "shapes"
+    """Whether `load` has the data set of that name without the network: it is generated, or sound in the cache."""
+    if name not in DATASETS:
+        return False
+    entry = DATASETS.find(name)
     try:
-        load_cifar10()
+        return bool(entry.make or load_cached(entry))
     except (DataError, OSError):  # a cache that cannot be read is as good as none
         return False
-    return True
 
 
 def is_folder(name: str) -> bool:
     """Whether `name` means a folder: no data set is called so, and there is one, or it is written as a path."""
-    return name not in ("", *NAMES) and (Path(name).is_dir() or "/" in name or os.sep in name)
+    written_as_path = "/" in name or os.sep in name
+    return written_as_path or (name != "" and Path(name).is_dir() and name not in DATASETS)
 
 
 def get(name: str = "cifar10", from_path: Path | None = None) -> Cached:
     """Have a data set in the cache, from `from_path` when it is given. Raises as `load` does."""
-    _check_fetched(name)
-    return get_cifar10(from_path)
+    return ensure_cached(_find_kept(name), from_path)
 
 
 def remove(name: str = "cifar10") -> Path | None:
@@ -99,23 +101,23 @@ def remove(name: str = "cifar10") -> Path | None:
 
         return forget_folder(Path(name))
     _mention_folder(name)
-    _check_fetched(name)
-    return remove_cifar10()
+    return delete_cached(_find_kept(name))
 
 
 def _mention_folder(name: str) -> None:
     """Say what is meant where a folder has the name of a built-in data set."""
     if Path(name).is_dir():
-        remark(f"{name} is the built-in data set; for the folder {name} that is here, write ./{name}")
+        log_info(f"{name} is the built-in data set; for the folder {name} that is here, write ./{name}")
 
 
-def _check_name(name: str) -> None:
-    if name not in NAMES:
-        known = f"{', '.join(NAMES)}, or a folder of images{did_you_mean(name, NAMES)}"
-        raise UsageError(f"no data set is named {name!r}; known are {known}")
+def _find(name: str) -> DatasetEntry:
+    if name not in DATASETS:
+        raise UsageError(DATASETS.unknown(name, "or a folder of images"))
+    return DATASETS.find(name)
 
 
-def _check_fetched(name: str) -> None:
-    _check_name(name)
-    if name == "shapes":
-        raise UsageError("'shapes' is generated whenever it is needed; there is nothing to download or to delete")
+def _find_kept(name: str) -> DatasetEntry:
+    entry = _find(name)
+    if entry.make:
+        raise UsageError(f"{name!r} is generated whenever it is needed; there is nothing to download or to delete")
+    return entry

@@ -77,7 +77,7 @@ CIFAR10 = Spec(
 
 
 def read_arrays(path: Path, spec: Spec = CIFAR10) -> Arrays:
-    """Read and verify the data set from an archive, a folder or parquet files, told apart by content.
+    """Read and verify the data set from an archive, a folder or parquet files, recognised by content.
 
     Raises `DataError` for what is missing, unreadable, unrecognised or not what `spec` says; `UsageError` for parquet
     files without pyarrow.
@@ -86,15 +86,15 @@ def read_arrays(path: Path, spec: Spec = CIFAR10) -> Arrays:
         raise DataError(f"{path} is neither a file nor a folder; give {ACCEPTED}")
     with _readable(path):
         arrays = _read(path, spec)
-    verify(arrays, spec, str(path))
+    verify(arrays, spec.sha256, "CIFAR-10", str(path))
     return arrays
 
 
-def verify(arrays: Arrays, spec: Spec, origin: str) -> None:
-    """Raise `DataError` unless every array has the SHA-256 that `spec` gives."""
-    for name, expected in spec.sha256.items():
+def verify(arrays: Arrays, sha256: Mapping[str, str], title: str, origin: str) -> None:
+    """Raise `DataError` unless every array has its SHA-256."""
+    for name, expected in sha256.items():
         if array_sha256(arrays[name]) != expected:
-            raise DataError(f"{origin}: the {name.replace('_', ' ')} are not those of CIFAR-10 (SHA-256 differs)")
+            raise DataError(f"{origin}: the {name.replace('_', ' ')} are not those of {title} (SHA-256 differs)")
 
 
 def array_sha256(array: np.ndarray) -> str:

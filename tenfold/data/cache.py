@@ -1,6 +1,6 @@
-"""CIFAR-10 on this machine: four plain .npy files, memory-mapped, and a manifest that is written last.
+"""Named data sets on this machine: four plain .npy files each, memory-mapped, and a manifest that is written last.
 
-`TENFOLD_HOME`, else the user's cache folder, holds `data/cifar10/` and, while something is on its way, `downloads/`.
+`TENFOLD_HOME`, else the user's cache folder, holds `data/NAME/` and, while something is on its way, `downloads/`.
 """
 
 import contextlib
@@ -15,14 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tenfold.console import remark
-from tenfold.data.archives import CIFAR10, Spec, array_sha256, verify
+from tenfold.console import log_info
+from tenfold.data.archives import array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.decoders import Arrays
+from tenfold.data.entry import DatasetEntry
 from tenfold.errors import DataError, StorageError
 from tenfold.files import atomic_write, format_object, parse_object, remove_temporaries, storage_errors, write_text
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MANIFEST = "manifest.json"
 _FORMAT = 1
 
 
@@ -72,60 +73,68 @@ def writing_home() -> Iterator[None]:
         raise StorageError(f"{error}; {elsewhere}") from error
 
 
-def get_cifar10(from_path: Path | None = None, *, spec: Spec = CIFAR10) -> Cached:
-    """Have CIFAR-10 in the cache: what is there and whole stays, unless `from_path` is given; else it is fetched.
+def ensure_cached(entry: DatasetEntry, from_path: Path | None = None) -> Cached:
+    """Have a data set in the cache: what is there and whole stays, unless `from_path` is given; else it is fetched.
 
-    Of two processes that get it at once, the second waits. Raises `DataError`, `UsageError`, `StorageError`.
+    Of two processes that get one at once, the second waits. Raises `DataError`, `UsageError`, `StorageError`.
     """
-    from tenfold.data.sources import fetch_cifar10  # here, because loading needs no network code and should start fast
-
     with _lock():
         if from_path is None:
             try:
-                return _cached(*_read(spec), spec)
+                return _cached(entry)
             except DataError as error:
-                remark(f"{error}; getting it")
-        fetched = fetch_cifar10(_downloads(), from_path, spec=spec)
-        _store(fetched.source, fetched.arrays)
+                log_info(f"{error}; getting it")
+        source, arrays = _get(entry, from_path)
+        entry.check(arrays, source)
+        _store(entry, source, arrays)
         shutil.rmtree(_downloads(), ignore_errors=True)
-        return _cached(*_read(spec), spec)
+        return _cached(entry)
 
 
-def load_cifar10(*, spec: Spec = CIFAR10) -> Dataset:
-    """The cached data set, memory-mapped and read-only, verified by its checksums (0.2 s).
+def _get(entry: DatasetEntry, from_path: Path | None) -> tuple[str, Arrays]:
+    assert entry.read is not None, "what is generated is not kept"
+    if from_path is not None:
+        return str(from_path), entry.read(from_path)
+    if entry.fetch is None:
+        where = f" ({', '.join(entry.sources)})" if entry.sources else ""
+        how = f"tenfold data download {entry.name} --from PATH"
+        raise DataError(f"{entry.title} cannot be downloaded: get its files{where}, then {how}")
+    return entry.fetch(_downloads())
+
+
+def load_cached(entry: DatasetEntry) -> Dataset:
+    """The cached data set, memory-mapped and read-only, verified by its checksums (0.2 s for CIFAR-10).
 
     Raises `DataError` when it is not there or damaged.
     """
     try:
-        _, arrays = _read(spec)
+        _, arrays, _ = _read(entry)
     except DataError as error:
-        raise DataError(f"{error}; run: tenfold data download cifar10") from error
+        raise DataError(f"{error}; run: tenfold data download {entry.name}") from error
     train = Split(arrays["train_images"], arrays["train_labels"])
-    return Dataset("cifar10", CLASSES, train, Split(arrays["test_images"], arrays["test_labels"]))
+    return Dataset(entry.name, entry.classes, train, Split(arrays["test_images"], arrays["test_labels"]))
 
 
-def remove_cifar10() -> Path | None:
-    """Delete CIFAR-10 and partial downloads; returns the folder that went, or None when there was none."""
+def delete_cached(entry: DatasetEntry) -> Path | None:
+    """Delete a data set and partial downloads; returns the folder that went, or None when there was none."""
     with _lock():
         shutil.rmtree(_downloads(), ignore_errors=True)
-        if not _folder().exists():
+        folder = _folder(entry)
+        if not folder.exists():
             return None
-        with storage_errors(_folder()):
-            shutil.rmtree(_folder())
-        return _folder()
+        with storage_errors(folder):
+            shutil.rmtree(folder)
+        return folder
 
 
-def _cached(source: str, arrays: Arrays, spec: Spec) -> Cached:
+def _cached(entry: DatasetEntry) -> Cached:
+    source, arrays, digests = _read(entry)
     train, test = len(arrays["train_labels"]), len(arrays["test_labels"])
-    return Cached(source, str(_folder()), train, test, dict(spec.sha256))
+    return Cached(source, str(_folder(entry)), train, test, digests)
 
 
-def _folder() -> Path:
-    return home() / "data" / "cifar10"
-
-
-def _manifest_path() -> Path:
-    return _folder() / "manifest.json"
+def _folder(entry: DatasetEntry) -> Path:
+    return home() / "data" / entry.name
 
 
 def _downloads() -> Path:
@@ -135,7 +144,7 @@ def _downloads() -> Path:
 @contextlib.contextmanager
 def _lock() -> Iterator[None]:
     """Only one process at a time changes the cache. The lock dies with its process."""
-    from filelock import FileLock, Timeout  # here, as in `get_cifar10`
+    from filelock import FileLock, Timeout  # here, because loading needs no lock and should start fast
 
     path = home() / "data.lock"
     with writing_home():
@@ -144,7 +153,7 @@ def _lock() -> Iterator[None]:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                remark(f"Another process is changing the cache; waiting for it ({path})")
+                log_info(f"Another process is changing the cache; waiting for it ({path})")
                 lock.acquire()
         try:
             yield
@@ -152,17 +161,17 @@ def _lock() -> Iterator[None]:
             lock.release()
 
 
-def _store(source: str, arrays: Arrays) -> None:
+def _store(entry: DatasetEntry, source: str, arrays: Arrays) -> None:
     """Put files in place one by one. What was good stays good meanwhile: the content is the same, by its checksums."""
-    folder = _folder()
+    folder = _folder(entry)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporaries(folder)
-    for name, array in arrays.items():
+    for name in entry.shapes:
         with atomic_write(folder / f"{name}.npy") as file:
-            file.write(npy_header(array.shape))
-            file.write(np.ascontiguousarray(array).data)
-    write_text(_manifest_path(), format_object(_manifest(source, arrays)))
+            file.write(npy_header(arrays[name].shape))
+            file.write(np.ascontiguousarray(arrays[name]).data)
+    write_text(folder / MANIFEST, format_object(_manifest(source, {name: arrays[name] for name in entry.shapes})))
 
 
 def _manifest(source: str, arrays: Arrays) -> dict[str, object]:
@@ -173,21 +182,25 @@ def _manifest(source: str, arrays: Arrays) -> dict[str, object]:
     return {"format": _FORMAT, "tenfold": version("tenfold"), "source": source, "arrays": entries}
 
 
-def _read(spec: Spec) -> tuple[str, Arrays]:
-    """Where the arrays came from, and the arrays, memory-mapped and verified. Raises `DataError`."""
-    folder = _folder()
-    if not _manifest_path().exists():
-        raise DataError(f"CIFAR-10 is not in the cache ({folder})")
+def _read(entry: DatasetEntry) -> tuple[str, Arrays, dict[str, str]]:
+    """Where the arrays came from; the arrays, memory-mapped and verified; their SHA-256. Raises `DataError`."""
+    folder = _folder(entry)
+    if not (folder / MANIFEST).exists():
+        raise DataError(f"{entry.title} is not in the cache ({folder})")
     try:
-        manifest = parse_object(_manifest_path().read_bytes())
+        manifest = parse_object((folder / MANIFEST).read_bytes())
         if manifest["format"] != _FORMAT:
             raise ValueError(f"format {manifest['format']} instead of {_FORMAT}")
-        source = str(manifest["source"])
-        arrays = {name: map_array(folder / f"{name}.npy", shape) for name, shape in spec.shapes.items()}
-        verify(arrays, spec, str(folder))
+        source, noted = str(manifest["source"]), manifest["arrays"]
+        # without published checksums, those of when it was stored tell whether it is damaged
+        shapes = entry.shapes if entry.sha256 else {name: tuple(noted[name]["shape"]) for name in entry.shapes}
+        digests = dict(entry.sha256) or {name: str(noted[name]["sha256"]) for name in entry.shapes}
+        arrays = {name: map_array(folder / f"{name}.npy", shape) for name, shape in shapes.items()}
+        verify(arrays, digests, entry.title, str(folder))
+        entry.check(arrays, str(folder))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise DataError(f"the cached CIFAR-10 is damaged ({error})") from error
-    return source, arrays
+        raise DataError(f"the cached {entry.title} is damaged ({error})") from error
+    return source, arrays, digests
 
 
 def map_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:

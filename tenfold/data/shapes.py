@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tenfold.data.dataset import Dataset, Split, to_bytes
+from tenfold.data.entry import DatasetEntry, register_dataset
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(x, y), float32 of one shape, in units of the shape's radius, to distances of that shape in the same unit."""
@@ -137,3 +138,20 @@ _DISTANCES: dict[str, Distance] = {
     "crescent": _crescent,
     "heart": _heart,
 }
+
+
+register_dataset(
+    DatasetEntry(
+        name="shapes",
+        title="shapes",
+        classes=tuple(_DISTANCES),
+        shape=(32, 32, 3),
+        train=5_000,
+        test=1_000,
+        format="generated",
+        licence="MIT, as tenfold's",
+        citation="none needed",
+        make=make_shapes,
+        usual=True,
+    )
+)

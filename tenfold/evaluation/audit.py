@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenfold.console import progress, remark
+from tenfold.console import log_info, progress
+from tenfold.data import DATASETS
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
 from tenfold.evaluation import labels as label_errors
 from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
-from tenfold.evaluation.duplicates import PUBLISHED, embed, find_duplicates
+from tenfold.evaluation.duplicates import embed, find_duplicates
 from tenfold.evaluation.evaluate import Evaluation, require_own
 from tenfold.evaluation.explain import explain, overlay
 from tenfold.evaluation.metrics import accuracy, probabilities
@@ -143,7 +144,7 @@ def _read(run: Run, name: str) -> dict[str, Any]:
             return _with_current_keys(parse_object(path_of(run, name).read_bytes()))
     except ValueError:
         pass
-    remark(f"{path_of(run, name)} is damaged: tenfold audit {run.path} writes it again")
+    log_info(f"{path_of(run, name)} is damaged: tenfold audit {run.path} writes it again")
     return {}
 
 
@@ -162,6 +163,11 @@ def _keep(subject: Subject, name: str, value: Part) -> None:
 # --- duplicates ---------------------------------------------------------------------------------------------------
 
 
+def _published_share(name: str) -> float | None:
+    """Share of test images with copies, within the test set too, as published; None for other data."""
+    return DATASETS.find(name).published_duplicates if name in DATASETS else None
+
+
 def _duplicates(subject: Subject, model: Model, plan: DeviceConfig) -> Part:
     dataset = subject.dataset
     with progress("searching duplicates", len(dataset.test) + len(dataset.train)) as bar:
@@ -176,7 +182,7 @@ def _duplicates(subject: Subject, model: Model, plan: DeviceConfig) -> Part:
         "share": len(pairs) / len(truth),
         "in_place": sum(pair.kind == "duplicate" for pair in pairs),
         "labels_differ": len(differ),
-        "published_share": PUBLISHED.get(dataset.name),
+        "published_share": _published_share(dataset.name),
         "accuracy": accuracy(logits, truth),
         "accuracy_without": accuracy(logits[~duplicated], truth[~duplicated]) if not duplicated.all() else None,
         "accuracy_on_duplicates": accuracy(logits[duplicated], truth[duplicated]) if duplicated.any() else None,

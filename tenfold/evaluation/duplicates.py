@@ -21,8 +21,6 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
 from tenfold.training.weights import Model
 
-PUBLISHED = {"cifar10": 0.0325}
-"""Share of test images with duplicates, within the test set too, as published."""
 LEAST_SCORE = 0.80
 """From this score on a pair counts; docs/guides/audit.md says how it was set."""
 SAME_SCORE = 0.90

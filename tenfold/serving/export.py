@@ -1,7 +1,7 @@
 """A trained run → a model file, checked before it gets its name: on real test images, or else on synthetic ones.
 
 The file answers with what a single view of the network says, divided by the temperature: normalisation, softmax and
-temperature are inside. Quantised, its convolutions multiply 8-bit numbers: a quarter of the size, faster where the
+temperature are inside. Quantised, its convolutions multiply int8 numbers: a quarter of the size, faster where the
 processor is made for it, and a little less exact.
 """
 
@@ -12,65 +12,32 @@ import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import onnx
-import torch
 from onnxruntime import quantization
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
-from tenfold.errors import DataError, ModelError, UsageError
+from tenfold.errors import DataError, ModelError
 from tenfold.evaluation.metrics import accuracy
-from tenfold.files import write_bytes
 from tenfold.serving.graph import INPUT, separate_pools, to_onnx
 from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, ModelMetadata, seal
 from tenfold.serving.runtime import Predictor, choose_runtime, installed_runtimes, open_bytes
-from tenfold.serving.synthetic import synthetic_images
-from tenfold.training.aliases import target_error_in
-from tenfold.training.device import select_device
-from tenfold.training.infer import predict_logits
-from tenfold.training.provenance import FoundData, find_data
+from tenfold.serving.source import Exported, Source, agreement, check, read_source, spread, write_into
+from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run
-from tenfold.training.weights import Model
 
 Int8 = Literal["auto", "on", "off"]
-CHECKED = 500
-"""Images, at most, on which a file is compared with the network that it was made from: a second's work for `fast89`."""
 CALIBRATED = 512
 """Training images that tell in which range the numbers of each layer lie."""
-LEAST_AGREEMENT, MOST_DIFFERENCE, MOST_LOSS = 0.999, 1e-3, 0.003
-_TIE = 1e-5
-"""Two classes whose probabilities differ by less are equally good first guesses: the order of sums decides."""
+MOST_LOSS = 0.003
 _TIMED_BATCH, _TIMED_ROUNDS = 64, 7
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A written file and what was measured of it.
-
-    max_abs_diff: largest difference of a probability from the network's; top1_agreement: share of images with the same
-    first guess; verified_on: which images these two are of, "test images", "other images" (of the run's classes, but
-    not those it was scored on) or "synthetic images"; verified_images: how many. accuracy: share of right first guesses
-    on the run's test images, where known; images_per_second: by number format and runtime, where timed.
-    """
-
-    path: str
-    format: str
-    quantized: bool
-    bytes: int
-    runtime: str
-    max_abs_diff: float
-    top1_agreement: float
-    verified_on: str
-    verified_images: int
-    accuracy: float | None
-    images_per_second: dict[str, float] | None
 
 
 def export(
@@ -88,69 +55,9 @@ def export(
     return write_into(run, out, RUN_FILE, lambda path: _export(read_source(run, data), path, int8))
 
 
-def write_into(run: Run, out: Path | None, name: str, make: Callable[[Path], tuple[bytes, Exported]]) -> Exported:
-    """Write what `make` gives to the file `out`; by default it is `name` in the run directory, which vouches for it.
-
-    Raises `UsageError` for any other name in there.
-    """
-    if out is not None and out.parent.resolve() != run.path.resolve():
-        content, exported = make(out)
-        write_bytes(out, content)
-        return exported
-    if out is not None and out.name != name:
-        raise UsageError(f"--out {out}: in a run directory this file is called {name}")
-    with run.locked():
-        content, exported = make(run.path / name)
-        run.rewrite_in_manifest({name: content})
-    return exported
-
-
-class Source(NamedTuple):
-    """A trained network, what its file will say of it, and what it answers to the images that the file is checked on.
-
-    found: the images that there are of its kind. images: uint8 N×S×S×3; expected: float32 N×K, probabilities at the
-    run's temperature, computed in float32.
-    """
-
-    model: Model
-    found: FoundData
-    about: ModelMetadata
-    images: np.ndarray
-    expected: np.ndarray
-
-    @property
-    def verified_on(self) -> str:
-        """See `Exported`."""
-        if self.found.dataset is None:
-            return "synthetic images"
-        return "test images" if self.found.own else "other images"
-
-
-def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Source:
-    """Load all that a file is made from and checked with, and say where it is not the run's own test images.
-
-    Raises `ModelError`, and `DataError` where `data` does not fit the run.
-    """
-    plan = select_device("cpu", torch.float32)
-    model, found = run.load_model(plan), find_data(run, data)
-    about, images = describe(run, model), _images_to_check(found, model.size)
-    logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
-    source = Source(model, found, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
-    if not found.own:
-        remark(f"checked on {source.verified_on}: {found.reason}")
-    return source
-
-
-def _images_to_check(found: FoundData, size: int) -> np.ndarray:
-    if found.dataset is None:
-        return synthetic_images(size)
-    test = found.dataset.test
-    return np.array(test[_spread(len(test), CHECKED)].images)
-
-
 def _export(source: Source, out: Path, int8: Int8) -> tuple[bytes, Exported]:
-    model, about = source.model, source.about
-    network = to_onnx(model.network, model.pixels, len(model.classes), model.size, about.temperature)
+    about = source.about
+    network = _to_graph(source)
     plain, speeds = pack(separate_pools(network), about), None
     content, kept = plain, open_bytes(plain, out.name)
     answers = kept.predict(source.images)
@@ -175,32 +82,14 @@ def _export(source: Source, out: Path, int8: Int8) -> tuple[bytes, Exported]:
     )
 
 
-def describe(run: Run, model: Model) -> ModelMetadata:
-    """What the file will say about itself; no path of this machine is in it."""
-    results = run.require_scores() if run.scored else {}
-    calibration = results.get("calibration") or {}
-    env = run.env
-    made_with = {"tenfold": version("tenfold"), "recipe": run.recipe.name, "seed": env["seed"]}
-    return ModelMetadata(
-        classes=model.classes,
-        size=model.size,
-        resize=run.description.resize,
-        temperature=calibration.get("temperature", 1.0),
-        threshold=calibration.get("threshold"),
-        accuracy=results.get("test_accuracy_single_view"),
-        quantized=False,
-        made_with=made_with | {"data": Path(env["data"]).name},
-        bit_depth=run.description.bit_depth,
-        calibration=_noted(calibration),
-    )
+def to_bytes(source: Source) -> bytes:
+    """The content of a model file in float32. Raises `ModelError` for a step that has no counterpart in ONNX."""
+    return pack(separate_pools(_to_graph(source)), source.about)
 
 
-def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
-    """What a file says of how its temperature and threshold were found; None for scores of earlier versions."""
-    if "images_needed" not in calibration:
-        return None
-    names = ("confidence", "images", "images_needed")
-    return {"target_error": target_error_in(calibration)} | {name: calibration[name] for name in names}
+def _to_graph(source: Source) -> onnx.ModelProto:
+    model = source.model
+    return to_onnx(model.network, model.pixels, len(model.classes), model.size, source.about.temperature)
 
 
 def pack(network: onnx.ModelProto, about: ModelMetadata) -> bytes:
@@ -211,39 +100,18 @@ def pack(network: onnx.ModelProto, about: ModelMetadata) -> bytes:
     return seal(packed.SerializeToString())
 
 
-def check(answers: np.ndarray, expected: np.ndarray) -> None:
-    """Compare probabilities N×K of a file with those of its network. Raises `ModelError` where they differ."""
-    difference, same = float(np.abs(answers - expected).max()), agreement(answers, expected)
-    if not (difference <= MOST_DIFFERENCE and same >= LEAST_AGREEMENT):
-        raise ModelError(
-            f"not exported: the file would differ from the network by {difference:.1g} in a probability "
-            f"(at most {MOST_DIFFERENCE:g}) and agree on {same:.2%} of the images (at least {LEAST_AGREEMENT:.1%})"
-        )
-
-
-def agreement(answers: np.ndarray, expected: np.ndarray) -> float:
-    """Share of images whose first guess among probabilities N×K is the one that is `expected`, or tied with it."""
-    guessed = expected[np.arange(len(expected)), answers.argmax(1)]
-    return float((guessed >= expected.max(1) - _TIE).mean())
-
-
-def _spread(count: int, most: int) -> np.ndarray:
-    """Numbers of at most `most` of `count` images, evenly spread."""
-    return np.linspace(0, count - 1, min(most, count)).astype(int)
-
-
 # --- eight bits --------------------------------------------------------------------------------------------------
 
 
 def quantize(network: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """Let the convolutions multiply 8-bit numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
+    """Let the convolutions multiply int8 numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
 
     The first one stays as it is: it takes no time, and is the most sensitive. Filters use 7 bits, since processors
     without VNNI add pairs of products in 16 bits. Max pools take and give 8 bits, which changes no number: the new
     engine of OpenCV 5 fails at a pool with 8 bits before it only.
     """
     first = next(node.name for node in network.graph.node if node.op_type == "Conv")
-    some = images[_spread(len(images), CALIBRATED)]
+    some = images[spread(len(images), CALIBRATED)]
     with tempfile.TemporaryDirectory() as folder, _without_log():
         path = Path(folder) / RUN_FILE
         quantization.quantize_static(
@@ -290,16 +158,16 @@ def _can_quantize(found: FoundData, int8: Int8) -> bool:
     if found.dataset is not None:
         return True
     if int8 == "on":
-        what = "8-bit files need images, to set ranges and to measure what is lost"
+        what = "int8 files need images, to set ranges and to measure what is lost"
         raise DataError(f"not exported: {what}: give a folder of the run's classes with --data ({found.reason})")
-    remark("kept in float32: without real images, 8 bits cannot be set up or measured; give some with --data")
+    log_info("kept in float32: without real images, 8 bits cannot be set up or measured; give some with --data")
     return False
 
 
 def _choose(
     plain: bytes, network: onnx.ModelProto, about: ModelMetadata, found: FoundData, int8: Int8
 ) -> tuple[bytes, dict[str, float]]:
-    """The file to keep, float32 or 8-bit, and images per second of both in each runtime; what was measured is said.
+    """The file to keep, float32 or int8, and images per second of both in each runtime; what was measured is said.
 
     The speed that decides is that of the runtime that is used here; the accuracy, that of the worst, since the file may
     be run by any elsewhere. Raises `ModelError` where 8 bits were asked for and lose too much.
@@ -312,7 +180,7 @@ def _choose(
     accuracies = {name: _accuracy(classifier, dataset.test) for name, classifier in opened.items()}
     speeds = time_alternately(opened, dataset.test.images)
     for name in opened:
-        remark(f"{name:20} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right")
+        log_info(f"{name:20} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right")
     before, *after = accuracies.values()
     slow, fast = speeds["float32, onnxruntime"], speeds[f"int8, {choose_runtime(quantized=True)[0]}"]
     loss = before - min(after)

@@ -109,6 +109,11 @@ def layer_of(node: fx.Node, network: nn.Module) -> nn.Module | None:
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
+def own_functions(network: nn.Module, file_format: str) -> dict[Any, Callable[..., Any]]:
+    """How the network itself says that functions of its `forward` are written: `Network.export_functions`."""
+    return dict(getattr(network, "export_functions", {}).get(file_format, {}))
+
+
 # --- step by step ------------------------------------------------------------------------------------------------
 
 
@@ -167,9 +172,10 @@ class _Graph:
         options = [argument for argument in node.args if not isinstance(argument, fx.Node)]
         if node.target is operator.mul:
             return self.add("Mul", [*inputs, self.keep(f"{node.name}.factor", options[0])], node.name)
-        if node.target not in _FUNCTIONS:
+        functions = _FUNCTIONS | own_functions(self.network, "onnx")
+        if node.target not in functions:
             raise ModelError(f"the network has a step {node.target}, for which this version knows no ONNX")
-        kind, attributes = _FUNCTIONS[node.target](*options)
+        kind, attributes = functions[node.target](*options)
         return self.add(kind, inputs, node.name, **attributes)
 
     def add_layer(self, name: str, layer: nn.Module, inputs: list[str]) -> str:

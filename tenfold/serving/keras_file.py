@@ -26,10 +26,11 @@ from torch import Tensor, fx, nn
 from tenfold.data.dataset import Dataset
 from tenfold.errors import ModelError
 from tenfold.files import format_object
-from tenfold.serving.export import Exported, Source, agreement, check, read_source, write_into
-from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of
+from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of, own_functions
 from tenfold.serving.model_file import ModelMetadata
+from tenfold.serving.source import Exported, Source, read_source, verified, write_into
 from tenfold.training.augment import Normalization
+from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run
 
 RUN_FILE = "model.keras"  # in a run directory
@@ -37,7 +38,7 @@ ABOUT_FILE = "tenfold.json"  # in the archive
 _BATCH = 256
 
 
-def export_keras(run: Run, out: Path | None = None, data: Dataset | Path | None = None) -> Exported:
+def export_keras(run: Run, out: Path | None = None, data: Dataset | Path | FoundData | None = None) -> Exported:
     """Write the model of a trained run for Keras, by default to `model.keras` in the run directory.
 
     data: the images to check it on, as for `export`. Raises `ModelError`, and writes nothing, where the network has a
@@ -48,26 +49,26 @@ def export_keras(run: Run, out: Path | None = None, data: Dataset | Path | None 
 
 
 def _export(source: Source, out: Path) -> tuple[bytes, Exported]:
+    runtime = f"Keras {import_keras().__version__}"
+    return verified(source, out, "keras", runtime, to_bytes(source), predict)
+
+
+def to_bytes(source: Source) -> bytes:
+    """The content of a `.keras` file. Raises `ModelError` for a step that Keras has no layer for."""
     keras = import_keras()
     with tempfile.TemporaryDirectory() as draft, keras.device("cpu"):
         path = Path(draft) / RUN_FILE
         save(to_keras(source, keras), source.about, path)
-        answers = _answer(keras.saving.load_model(path), keras, source.images)
-        content = path.read_bytes()
-    check(answers, source.expected)
-    return content, Exported(
-        path=str(out),
-        format="keras",
-        quantized=False,
-        bytes=len(content),
-        runtime=f"Keras {keras.__version__}",
-        max_abs_diff=float(np.abs(answers - source.expected).max()),
-        top1_agreement=agreement(answers, source.expected),
-        verified_on=source.verified_on,
-        verified_images=len(source.images),
-        accuracy=source.about.accuracy,
-        images_per_second=None,
-    )
+        return path.read_bytes()
+
+
+def predict(content: bytes, images: np.ndarray) -> np.ndarray:
+    """What Keras answers with a file's content: uint8 N×S×S×3 to probabilities N×K."""
+    keras = import_keras()
+    with tempfile.TemporaryDirectory() as draft, keras.device("cpu"):
+        path = Path(draft) / RUN_FILE
+        path.write_bytes(content)
+        return _answer(keras.saving.load_model(path), keras, images)
 
 
 def _answer(model: Any, keras: ModuleType, images: np.ndarray) -> np.ndarray:
@@ -132,12 +133,12 @@ not know, such as `input_axes` of an initializer (3.15) or `renorm` of batch nor
 
 def _only_needed(content: bytes) -> bytes:
     """The configuration of a model without what its layers can be built without."""
-    told = json.loads(content)
-    for layer in told["config"]["layers"]:
+    config = json.loads(content)
+    for layer in config["config"]["layers"]:
         config, dtype = layer["config"], "uint8" if layer["class_name"] == "InputLayer" else "float32"
-        needed = {key: config[key] for key in _NEEDED[layer["class_name"]]}
+        needed = {key: config[key] for key in _NEEDED.get(layer["class_name"], config)}
         layer["config"] = {"name": config["name"], "dtype": dtype} | needed
-    return json.dumps(told).encode()
+    return json.dumps(config).encode()
 
 
 def to_keras(source: Source, keras: ModuleType) -> Any:
@@ -197,9 +198,10 @@ class _Layers:
             return inputs[0]  # the channels are last already
         if node.target is F.dropout:  # of use while training only, and so to whoever trains on
             return self.layers.Dropout(node.kwargs["p"], name=node.name)(inputs[0])
-        if node.target not in _FUNCTIONS:
+        functions = _FUNCTIONS | own_functions(self.network, "keras")
+        if node.target not in functions:
             raise ModelError(f"the network has a step {node.target}, for which this version knows no Keras layer")
-        made = _FUNCTIONS[node.target](self.layers, node.name, *options)
+        made = functions[node.target](self.layers, node.name, *options)
         return made(inputs if len(inputs) > 1 else inputs[0])
 
     def add_layer(self, name: str, layer: nn.Module, x: Any) -> Any:

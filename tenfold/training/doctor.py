@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from tenfold.data.cache import home, load_cifar10
+from tenfold.data import DATASETS
+from tenfold.data.cache import home, load_cached
 from tenfold.data.download import npm_client
 from tenfold.data.sources import PUBLISHER_URL, offline
 from tenfold.errors import DataError, StorageError, UsageError
@@ -109,7 +110,7 @@ def _disk(folder: Path) -> Finding:
 def _cache() -> Iterator[Finding]:
     so = "TENFOLD_HOME puts it elsewhere"
     try:
-        dataset = load_cifar10()
+        dataset = load_cached(DATASETS.find("cifar10"))
         yield Finding("cache", f"{home()}: CIFAR-10, {len(dataset.train) + len(dataset.test):,} images, verified", so)
     except DataError as error:
         yield Finding("cache", f"{home()}: {error}", f"tenfold data download fills it; {so}")

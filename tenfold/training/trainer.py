@@ -293,7 +293,7 @@ class Trainer:
         bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
         if bad:  # the loss was still finite, its gradient was not
             raise DivergedError(f"{bad[0]} is not finite after step {self.step}: a lower learning rate may do")
-        # a snapshot: training goes on in the tensors themselves
+        # a snapshot: training continues in the tensors themselves
         cpu = {name: tensor.detach().contiguous().cpu().clone() for name, tensor in tensors.items()}
         return Checkpoint(self.step, cpu, {"seconds": self.seconds, "epochs": list(map(asdict, self.epochs))})
 

@@ -12,24 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tenfold.data.cache import CLASSES, get_cifar10, load_cifar10, remove_cifar10
+from tenfold.data.cache import delete_cached, ensure_cached, load_cached
+from tenfold.data.cifar10 import CLASSES, make_entry
 from tenfold.errors import DataError, StorageError
 from tests.support import tiny_cifar
 from tests.support.loopback import Publisher, serve
 from tests.support.process import python, run_python, with_tests
 from tests.support.tiny_cifar import ARRAYS, SPEC
 
+ENTRY = make_entry(SPEC)
 ARCHIVE = tiny_cifar.tar(tiny_cifar.binary_files())
 
 GET = """
 import hashlib
 from tests.support import tiny_cifar
-from tenfold.data import cache, sources
+from tenfold.console import show_logs
+from tenfold.data import cache, cifar10, sources
+show_logs()
 archive = tiny_cifar.tar(tiny_cifar.binary_files())
 fetch = sources.fetch_cifar10
 md5 = hashlib.md5(archive).hexdigest()
-sources.fetch_cifar10 = lambda folder, path, spec: fetch(folder, path, spec=spec, md5=md5)
-print(cache.get_cifar10(spec=tiny_cifar.SPEC).source)
+sources.fetch_cifar10 = lambda folder, spec: fetch(folder, spec=spec, md5=md5)
+print(cache.ensure_cached(cifar10.make_entry(tiny_cifar.SPEC)).source)
 """
 
 
@@ -43,7 +47,7 @@ def archive(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(home: Path, archive: Path) -> Path:
     """The folder of a good cache."""
-    get_cifar10(archive, spec=SPEC)
+    ensure_cached(ENTRY, archive)
     return home / "data" / "cifar10"
 
 
@@ -67,11 +71,11 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
 
 
 def test_round_trip(home: Path, archive: Path) -> None:
-    cached = get_cifar10(archive, spec=SPEC)
+    cached = ensure_cached(ENTRY, archive)
     assert (cached.source, cached.train, cached.test) == (str(archive), 100, 20)
     assert cached.path == str(home / "data" / "cifar10")
     assert cached.sha256 == SPEC.sha256
-    dataset = load_cifar10(spec=SPEC)
+    dataset = load_cached(ENTRY)
     assert (dataset.name, dataset.classes) == ("cifar10", CLASSES)
     for name, split in (("train", dataset.train), ("test", dataset.test)):
         np.testing.assert_array_equal(split.images, ARRAYS[f"{name}_images"])
@@ -99,7 +103,7 @@ def test_manifest(folder: Path, archive: Path) -> None:
 
 def test_second_get_fetches_nothing(publisher: Publisher, folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    get_cifar10(spec=SPEC)
+    ensure_cached(ENTRY)
     assert publisher.ranges == []
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
@@ -113,7 +117,7 @@ def test_downloads_are_removed_when_the_cache_is_complete(publisher: Publisher, 
 
 def test_load_without_a_cache_says_how_to_get_one(home: Path) -> None:
     with pytest.raises(DataError, match=r"not in the cache .*; run: tenfold data download cifar10"):
-        load_cifar10(spec=SPEC)
+        load_cached(ENTRY)
 
 
 def flip(path: Path, position: int) -> None:
@@ -144,24 +148,24 @@ def test_damage_is_found_and_mended(damage: str, folder: Path, publisher: Publis
     """Without `verify` in `_read`: flipped pixels were trained on. Without the header check: other errors escaped."""
     DAMAGE[damage](folder)
     with pytest.raises(DataError, match=r"damaged|not in the cache"):
-        load_cifar10(spec=SPEC)
+        load_cached(ENTRY)
     out, err = finish(start_get())
     assert out == publisher.url
     assert "getting it" in err
-    np.testing.assert_array_equal(load_cifar10(spec=SPEC).train.images, ARRAYS["train_images"])
+    np.testing.assert_array_equal(load_cached(ENTRY).train.images, ARRAYS["train_images"])
 
 
 def test_damage_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENFOLD_OFFLINE", "1")
     flip(folder / "train_images.npy", 5_000)
     with pytest.raises(DataError, match="TENFOLD_OFFLINE forbids the network"):
-        get_cifar10(spec=SPEC)
+        ensure_cached(ENTRY)
 
 
 def test_bad_from_path_keeps_what_was_there(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere"):
-        get_cifar10(tmp_path / "nowhere", spec=SPEC)
-    load_cifar10(spec=SPEC)
+        ensure_cached(ENTRY, tmp_path / "nowhere")
+    load_cached(ENTRY)
 
 
 def test_of_two_processes_the_second_waits(publisher: Publisher, home: Path) -> None:
@@ -189,7 +193,7 @@ def test_killed_download_goes_on(publisher: Publisher, home: Path) -> None:
     assert finish(start_get())[0] == publisher.url
     assert publisher.ranges[0] is None
     assert publisher.ranges[1] is not None
-    load_cifar10(spec=SPEC)
+    load_cached(ENTRY)
 
 
 def test_full_disk(folder: Path, archive: Path) -> None:
@@ -200,33 +204,33 @@ def test_full_disk(folder: Path, archive: Path) -> None:
     code = (
         "import resource, sys; from pathlib import Path;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000));"
-        "from tests.support.tiny_cifar import SPEC; from tenfold.data.cache import get_cifar10;"
-        "get_cifar10(Path(sys.argv[1]), spec=SPEC)"
+        "from tests.support.tiny_cifar import SPEC; from tenfold.data.cache import ensure_cached;"
+        "from tenfold.data.cifar10 import make_entry; ensure_cached(make_entry(SPEC), Path(sys.argv[1]))"
     )
     ended = run_python(code, archive)
     assert f"StorageError: cannot write {folder}" in ended.stderr
     assert not list(folder.glob(".*"))
-    load_cifar10(spec=SPEC)
+    load_cached(ENTRY)
 
 
 def test_readers_keep_their_pixels_while_the_cache_is_replaced(folder: Path, archive: Path) -> None:
     """A running training survives `data download` and `data delete`."""
-    before = load_cifar10(spec=SPEC)
-    get_cifar10(archive, spec=SPEC)
-    remove_cifar10()
+    before = load_cached(ENTRY)
+    ensure_cached(ENTRY, archive)
+    delete_cached(ENTRY)
     np.testing.assert_array_equal(before.train.images, ARRAYS["train_images"])
 
 
 def test_remove(folder: Path) -> None:
-    assert remove_cifar10() == folder
+    assert delete_cached(ENTRY) == folder
     assert not folder.exists()
-    assert remove_cifar10() is None
+    assert delete_cached(ENTRY) is None
 
 
 def test_home_that_is_no_folder(home: Path, archive: Path) -> None:
     home.write_text("a file")
     with pytest.raises(StorageError, match=r"home cannot be a folder .*; TENFOLD_HOME=FOLDER puts the cache elsewhere"):
-        get_cifar10(archive, spec=SPEC)
+        ensure_cached(ENTRY, archive)
 
 
 def test_home_follows_the_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

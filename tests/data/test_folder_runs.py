@@ -255,7 +255,7 @@ def test_a_folder_named_from_within(shapes: Path) -> None:
     from tenfold.data.folder import folder_name
 
     assert folder_name(shapes / ".." / "shapes" / ".") == "shapes/"
-    with pytest.raises(tenfold.TenfoldError, match="no data set is named 'shape'"):
+    with pytest.raises(tenfold.TenfoldError, match="unknown data set 'shape'"):
         tenfold.load("shape")
 
 

@@ -105,7 +105,7 @@ def test_without_a_home_directory_a_tilde_is_an_error(monkeypatch: pytest.Monkey
 def test_a_folder_that_is_named_as_a_data_set(invoke: Invoke, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`./shapes` and `shapes/` are the folder; of the name alone it is said what it means."""
     said: list[str] = []
-    monkeypatch.setattr("tenfold.data.remark", said.append)
+    monkeypatch.setattr("tenfold.data.log_info", said.append)
     write_folder(Path("shapes"), images=20)
     assert len(tenfold.load("shapes").train) == 5000
     assert said == ["shapes is the built-in data set; for the folder shapes that is here, write ./shapes"]
@@ -117,7 +117,7 @@ def test_a_folder_that_is_named_as_a_data_set(invoke: Invoke, here: Path, monkey
 
 def test_no_name_at_all_is_not_the_folder_that_one_is_in(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(here / "flowers")
-    with pytest.raises(UsageError, match="no data set is named ''"):
+    with pytest.raises(UsageError, match="unknown data set ''"):
         tenfold.load("")
 
 

@@ -86,7 +86,7 @@ def test_importing_is_light() -> None:
 
 def test_names() -> None:
     assert data.load("shapes").classes[:2] == ("disk", "ring")
-    with pytest.raises(UsageError, match="no data set is named 'cifar11'; known are cifar10, shapes"):
+    with pytest.raises(UsageError, match="unknown data set 'cifar11'; known are cifar10, shapes"):
         data.load("cifar11")
     for action in (data.get, data.remove):
         with pytest.raises(UsageError, match="drawn anew"):

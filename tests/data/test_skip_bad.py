@@ -101,7 +101,7 @@ def test_of_many_bad_images_the_first_are_named_and_the_others_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("tenfold.data.entries.remark", said.append)
+    monkeypatch.setattr("tenfold.data.entries.log_info", said.append)
     tenfold.load(str(write_folder(tmp_path / "x", bad=25)), skip_bad="all")
     assert len(said) == 11 and said[0] == "skipped a/36.png: empty: it has zero bytes"
     assert said[-1] == "skipped 15 more: tenfold data check lists all that cannot be read"

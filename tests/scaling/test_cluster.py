@@ -192,7 +192,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_node_dies_and_the_numbers_are_those_of_one_machine(
     command: Command, two_nodes: Any, tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    """Ray's remark on the dead node once stood before the JSON."""
+    """Ray's message on the dead node once stood before the JSON."""
     words = ["bench", "--recipe", str(tiny_recipe), "--runs", str(RUNS), "--data", "shapes", "--json", "--out"]
     line = [sys.executable, "-m", "tenfold", *words, str(tmp_path / "far"), "--cluster", two_nodes.address]
     process = subprocess.Popen([*line, "--cpus", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

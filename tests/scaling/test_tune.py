@@ -468,7 +468,7 @@ def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe
         (["--recipe", "x"], 2, "No such option"),
         (["--val-size", "5000"], 2, "leaves nothing of 5,000"),
         (["--space", "missing.json"], 2, "cannot read space missing.json"),
-        (["--data", "sounds"], 2, "no data set is named 'sounds'"),
+        (["--data", "sounds"], 2, "unknown data set 'sounds'"),
     ],
 )
 def test_bad_input_is_one_line(invoke: Invoke, words: list[str | Path], more: list[str], code: int, said: str) -> None:

@@ -1,4 +1,4 @@
-"""Model cards, and the model that comes along: that its card is its own, and that it is small and good."""
+"""Model cards, and the bundled model: that its card is its own, and that it is small and good."""
 
 import hashlib
 import re

@@ -138,7 +138,7 @@ def test_a_run_in_use_is_left_alone(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--to", "tflite"], 2, "--to must be onnx or keras, not tflite"),
+        (["--to", "tflite"], 2, "unknown export format 'tflite'; known are keras, onnx"),
         (["--to", "keras", "--int8", "auto"], 2, "--int8 is for ONNX files"),
         (["--to", "keras", "--card"], 2, "--card is for ONNX files"),
         (["--to", "keras", "--out", "x.h5"], 2, "x.h5: its name must end in .keras"),

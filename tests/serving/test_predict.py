@@ -88,7 +88,7 @@ def test_csv_and_table(invoke: Invoke, model: Path, photos: Path, expected: list
     assert float(rows[0]["probability"]) == pytest.approx(expected[0][1], abs=1e-5) and rows[0]["error"] == ""
     assert rows[1]["label"] == "" and "cut short" in rows[1]["error"]
     header, row = predict(invoke, model, one).stdout.splitlines()
-    assert header.split() == ["guess", "sure", "path"]
+    assert header.split() == ["prediction", "confidence", "path"]
     assert row.split() == [expected[0][0], f"{expected[0][1]:.2%}", str(one)]
 
 
@@ -103,8 +103,8 @@ def test_what_is_unsure_is_none_of_these(model: Path, photos: Path) -> None:
     classifier = open_model(model)
     (plain,) = answer(classifier, find([str(photos / "0[0-6].png")]))
     (judged,) = answer(classifier, find([str(photos / "0[0-6].png")]), reject=True)
-    assert [line.guesses for line in judged] == [line.guesses for line in plain]
-    assert [line.rejected for line in judged] == [line.guesses[0][1] < 0.6 for line in plain]
+    assert [line.predictions for line in judged] == [line.predictions for line in plain]
+    assert [line.rejected for line in judged] == [line.predictions[0][1] < 0.6 for line in plain]
     assert not any(line.rejected for line in plain)
     unsure = PredictionResult("a.png", (("cat", 0.5), ("dog", 0.4)), rejected=True)
     assert json.loads(make_output_format("json", ("cat", "dog"), 1).write(unsure))["label"] is None
@@ -191,17 +191,18 @@ def test_a_model_without_threshold_rejects_nothing(invoke: Invoke, run: Run, pho
         (None, "it was trained without validation images (tenfold train --val-size N); or leave --reject out"),
         (
             {"target_error": 0.01, "confidence": 0.95, "images": 24, "images_needed": 597},
-            "an error of at most 1 % takes at least 597 validation images (tenfold train --val-size N), and it had 24: "
+            "an error of at most 1 % needs at least 597 validation images (tenfold train --val-size N), and it had 24: "
             "tenfold evaluate RUN --target-error 0.5 allows more errors; or leave --reject out",
         ),
         (
             {"target_error": 0.05, "confidence": 0.95, "images": 5000, "images_needed": 117},
-            "too many answers on 5,000 validation images are wrong for an error of at most 5 %: "
+            "too many predictions on 5,000 validation images are wrong for an error of at most 5 %: "
             "tenfold evaluate RUN --target-error 0.1 allows more errors; or leave --reject out",
         ),
         (
             {"target_error": 0.5, "confidence": 0.95, "images": 5000, "images_needed": 9},
-            "too many answers on 5,000 validation images are wrong for an error of at most 50 %; or leave --reject out",
+            "too many predictions on 5,000 validation images are wrong for an error of at most 50 %; "
+            "or leave --reject out",
         ),
     ],
 )

@@ -67,7 +67,7 @@ def contents(photos: Path) -> list[bytes]:
 def expected(model: Path, photos: Path) -> list[list[tuple[str, float]]]:
     """The guesses of `tenfold predict`."""
     answers = [one for batch in answer(open_model(model), find([str(photos)]), top=3) for one in batch]
-    return [list(one.guesses) for one in answers]
+    return [list(one.predictions) for one in answers]
 
 
 def guesses(told: Any) -> list[list[tuple[str, float]]]:

@@ -153,7 +153,7 @@ def test_what_is_dropped_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None
         for connection in (late, later):
             assert read_all(connection).startswith(b"HTTP/1.1 408")
         assert wait_for(lambda: len(caplog.records) >= 2)
-    told = [(record.getMessage(), record.__dict__["told"]) for record in caplog.records]
+    told = [(record.getMessage(), record.__dict__["fields"]) for record in caplog.records]
     (request,) = [row for event, row in told if event == "request"]
     assert (request["status"], request["route"], request["dropped"]) == (408, "/predict", "sends too slowly")
     assert ("dropped", {"reason": "sends too slowly", "client": "127.0.0.1"}) in told

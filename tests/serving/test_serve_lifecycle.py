@@ -107,7 +107,7 @@ def test_every_refusal_is_counted_and_in_the_log(caplog: pytest.LogCaptureFixtur
         ("unread", "431"): 1,
         ("/predict", "200"): 1,
     }
-    lines = [record.__dict__["told"] for record in caplog.records if record.getMessage() == "refused"]
+    lines = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "refused"]
     logged: dict[tuple[str, int], int] = {}
     for line in lines:
         key = line["route"], line["status"]

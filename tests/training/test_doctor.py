@@ -57,7 +57,7 @@ def test_a_host_out_of_reach_is_a_finding() -> None:
 @pytest.mark.parametrize(
     ("variable", "said"),
     [
-        ("", "run by ONNX Runtime; TENFOLD_RUNTIME=openvino lets OpenVINO run the 8-bit ones"),
+        ("", "run by ONNX Runtime; TENFOLD_RUNTIME=openvino lets OpenVINO run int8 files"),
         ("tensorrt", "TENFOLD_RUNTIME: unknown runtime 'tensorrt': choose onnxruntime or openvino"),
     ],
 )

@@ -158,8 +158,7 @@ def test_an_unknown_network_gets_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         Recipe.from_json(changed(network={"name": "whitend"}), source="mine.json")
     assert str(caught.value) == (
-        "mine.json: network.name: unknown network 'whitend': did you mean 'whitened'?; "
-        "known: reference, whitened (plugins: TENFOLD_PLUGINS)"
+        "mine.json: network.name: unknown network 'whitend'; known are reference, whitened; did you mean whitened?"
     )
 
 

@@ -48,6 +48,8 @@ class NetworkSpec(Spec):
     """Whether `l2_parameters` are some, so that `l2` may be set."""
     one_size: ClassVar[bool] = False
     """Whether it takes images of the size only that it was built for, so that `low_res_fraction` may not be set."""
+    also_exported: ClassVar[tuple[str, ...]] = ()
+    """Export formats besides ONNX that `tenfold train` writes with its report, where their packages are installed."""
     initial_images: ClassVar[int] = 1
     """How many training images `initialize_from` wants."""
 

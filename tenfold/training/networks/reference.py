@@ -27,6 +27,7 @@ class ReferenceSpec(NetworkSpec):
     dropout: Share = 0.0
     """Share of activations dropped after each hidden dense layer."""
 
+    also_exported: ClassVar[tuple[str, ...]] = ("keras",)  # what the reference system left too
     has_l2: ClassVar[bool] = True
     one_size: ClassVar[bool] = True
 

@@ -75,7 +75,7 @@ def test_its_own_images_are_handed_over_for_eight_bits_and_a_card(
     mine_run: Path, mine: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run.open(mine_run)
-    with pytest.raises(DataError, match="8-bit files need images"):
+    with pytest.raises(DataError, match="int8 files need images"):
         export(run, int8="on")
     monkeypatch.setattr(exporting, "MOST_LOSS", 1.0)
     with run.locked():  # as a run is that was just trained: it is in use by this very process

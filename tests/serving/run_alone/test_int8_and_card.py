@@ -24,7 +24,7 @@ def test_eight_bits_need_images(
     saved, file = changed(gone), tmp_path / "x.onnx"
     code, out, err = invoke("export", run, "--int8", "on", "--out", file)
     assert (code, out, file.exists()) == (3, "", False)
-    assert "8-bit files need images, to set ranges and to measure what is lost: give a folder of the run's" in err
+    assert "int8 files need images, to set ranges and to measure what is lost: give a folder of the run's" in err
     code, out, err = invoke("export", run, "--int8", "auto", "--out", file, "--json")
     assert code == 0 and not json.loads(out)["quantized"] and json.loads(out)["images_per_second"] is None
     assert "kept in float32: without real images" in err

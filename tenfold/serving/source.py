@@ -1,0 +1,190 @@
+"""What every export format starts from and is checked by: a trained network, images, and its answers to them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tenfold.console import log_info
+from tenfold.data.dataset import Dataset
+from tenfold.errors import ModelError, UsageError
+from tenfold.files import write_bytes
+from tenfold.serving.model_file import ModelMetadata
+from tenfold.serving.synthetic import synthetic_images
+from tenfold.training.aliases import target_error_in
+from tenfold.training.device import select_device
+from tenfold.training.infer import predict_logits
+from tenfold.training.provenance import FoundData, find_data
+from tenfold.training.run import Run
+from tenfold.training.weights import Model
+
+CHECKED = 500
+"""Images, at most, on which a file is compared with the network that it was made from: a second's work for `fast89`."""
+LEAST_AGREEMENT, MOST_DIFFERENCE = 0.999, 1e-3
+_TIE = 1e-5
+"""Two classes whose probabilities differ by less are equally good first guesses: the order of sums decides."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A written file and what was measured of it.
+
+    max_abs_diff: largest difference of a probability from the network's; top1_agreement: share of images with the same
+    first guess; verified_on: which images these two are of, "test images", "other images" (of the run's classes, but
+    not those it was scored on) or "synthetic images"; verified_images: how many. accuracy: share of right first guesses
+    on the run's test images, where known; images_per_second: by number format and runtime, where timed.
+    """
+
+    path: str
+    format: str
+    quantized: bool
+    bytes: int
+    runtime: str
+    max_abs_diff: float
+    top1_agreement: float
+    verified_on: str
+    verified_images: int
+    accuracy: float | None
+    images_per_second: dict[str, float] | None
+
+
+def write_into(run: Run, out: Path | None, name: str, make: Callable[[Path], tuple[bytes, Exported]]) -> Exported:
+    """Write what `make` gives to the file `out`; by default it is `name` in the run directory, which vouches for it.
+
+    Raises `UsageError` for any other name in there.
+    """
+    if out is not None and out.parent.resolve() != run.path.resolve():
+        content, exported = make(out)
+        write_bytes(out, content)
+        return exported
+    if out is not None and out.name != name:
+        raise UsageError(f"--out {out}: in a run directory this file is called {name}")
+    with run.locked():
+        content, exported = make(run.path / name)
+        run.rewrite_in_manifest({name: content})
+    return exported
+
+
+class Source(NamedTuple):
+    """A trained network, what its file will say of it, and what it answers to the images that the file is checked on.
+
+    found: the images that there are of its kind. images: uint8 N×S×S×3; expected: float32 N×K, probabilities at the
+    run's temperature, computed in float32.
+    """
+
+    model: Model
+    found: FoundData
+    about: ModelMetadata
+    images: np.ndarray
+    expected: np.ndarray
+
+    @property
+    def verified_on(self) -> str:
+        """See `Exported`."""
+        if self.found.dataset is None:
+            return "synthetic images"
+        return "test images" if self.found.own else "other images"
+
+
+def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Source:
+    """Load all that a file is made from and checked with, and say where it is not the run's own test images.
+
+    Raises `ModelError`, and `DataError` where `data` does not fit the run.
+    """
+    plan = select_device("cpu", torch.float32)
+    model, found = run.load_model(plan), find_data(run, data)
+    about, images = describe(run, model), _images_to_check(found, model.size)
+    logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
+    source = Source(model, found, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
+    if not found.own:
+        log_info(f"checked on {source.verified_on}: {found.reason}")
+    return source
+
+
+def _images_to_check(found: FoundData, size: int) -> np.ndarray:
+    if found.dataset is None:
+        return synthetic_images(size)
+    test = found.dataset.test
+    return np.array(test[spread(len(test), CHECKED)].images)
+
+
+def describe(run: Run, model: Model) -> ModelMetadata:
+    """What the file will say about itself; no path of this machine is in it."""
+    results = run.require_scores() if run.scored else {}
+    calibration = results.get("calibration") or {}
+    env = run.env
+    made_with = {"tenfold": version("tenfold"), "recipe": run.recipe.name, "seed": env["seed"]}
+    return ModelMetadata(
+        classes=model.classes,
+        size=model.size,
+        resize=run.description.resize,
+        temperature=calibration.get("temperature", 1.0),
+        threshold=calibration.get("threshold"),
+        accuracy=results.get("test_accuracy_single_view"),
+        quantized=False,
+        made_with=made_with | {"data": Path(env["data"]).name},
+        bit_depth=run.description.bit_depth,
+        calibration=_noted(calibration),
+    )
+
+
+def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
+    """What a file says of how its temperature and threshold were found; None for scores of earlier versions."""
+    if "images_needed" not in calibration:
+        return None
+    names = ("confidence", "images", "images_needed")
+    return {"target_error": target_error_in(calibration)} | {name: calibration[name] for name in names}
+
+
+def check(answers: np.ndarray, expected: np.ndarray) -> None:
+    """Compare probabilities N×K of a file with those of its network. Raises `ModelError` where they differ."""
+    difference, same = float(np.abs(answers - expected).max()), agreement(answers, expected)
+    if not (difference <= MOST_DIFFERENCE and same >= LEAST_AGREEMENT):
+        raise ModelError(
+            f"not exported: the file would differ from the network by {difference:.1g} in a probability "
+            f"(at most {MOST_DIFFERENCE:g}) and agree on {same:.2%} of the images (at least {LEAST_AGREEMENT:.1%})"
+        )
+
+
+def agreement(answers: np.ndarray, expected: np.ndarray) -> float:
+    """Share of images whose first guess among probabilities N×K is the one that is `expected`, or tied with it."""
+    guessed = expected[np.arange(len(expected)), answers.argmax(1)]
+    return float((guessed >= expected.max(1) - _TIE).mean())
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Numbers of at most `most` of `count` images, evenly spread."""
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
+
+
+def verified(
+    source: Source,
+    out: Path,
+    file_format: str,
+    runtime: str,
+    content: bytes,
+    predict: Callable[[bytes, np.ndarray], np.ndarray],
+) -> tuple[bytes, Exported]:
+    """Compare what a file answers (`predict`, uint8 N×S×S×3 to probabilities N×K) with its network.
+
+    Raises `ModelError` where they differ.
+    """
+    answers = predict(content, source.images)
+    check(answers, source.expected)
+    return content, Exported(
+        path=str(out),
+        format=file_format,
+        quantized=False,
+        bytes=len(content),
+        runtime=runtime,
+        max_abs_diff=float(np.abs(answers - source.expected).max()),
+        top1_agreement=agreement(answers, source.expected),
+        verified_on=source.verified_on,
+        verified_images=len(source.images),
+        accuracy=source.about.accuracy,
+        images_per_second=None,
+    )
