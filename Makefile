@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PARALLEL := --numprocesses 2 --dist loadscope
+# a file's tests share one process, and so its fixtures
+PARALLEL := --numprocesses 2 --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: train test test-all lint docs model acceptance chromium data clean
@@ -11,13 +12,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 train: data
 	$(BIN)/tenfold train
 
-# What needs no real processes, on two cores. Tests marked "alone" count seconds or megabytes: nothing runs beside them.
+# What needs no real processes, trains nothing and waits for nothing; CI runs all.
 test: $(VENV)/dev
 	$(BIN)/pytest $(PARALLEL) -m 'not acceptance and not slow'
 
 test-all: $(VENV)/dev
-	$(BIN)/pytest $(PARALLEL) -m 'not acceptance and not alone'
-	$(BIN)/pytest -m 'not acceptance and alone'
+	$(BIN)/pytest $(PARALLEL) -m 'not acceptance'
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check

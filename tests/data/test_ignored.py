@@ -296,6 +296,7 @@ def worked_in(
         return root, images, {"train": done.stderr}
 
 
+@pytest.mark.train
 @pytest.mark.slow
 def test_work_in_the_folder_itself_changes_no_data(
     worked_in: tuple[Path, set[str], dict[str, str]], invoke: Invoke, tmp_path: Path
