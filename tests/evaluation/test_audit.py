@@ -190,7 +190,7 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any
     lonely = replace(DATASET, train=DATASET.train[np.append(few, np.flatnonzero(DATASET.train.labels == 3)[:1])])
     part = audit._labels(replace(subject, dataset=lonely), PLAN)
     assert (
-        "a class has fewer training images than can be predicted: 1 of 2" in part["missing"]
+        "a class has fewer training images than cross-validation needs: 1 of 2" in part["missing"]
         and "train" not in part
         and part["test"]["suspected"] >= 0
     )
