@@ -198,7 +198,7 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any
     logits = subject.evaluation.logits[DATASET.test.labels == 3]
     evaluation = mock.Mock(logits=logits, labels=one.labels)
     part = audit._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), PLAN)
-    assert "test labels were not predicted: all labels are the same" in part["missing"] and "test" not in part
+    assert "test labels were not checked: all labels are the same" in part["missing"] and "test" not in part
     audit._write_issues(subject, made[1]["labels"])
 
 
