@@ -2,16 +2,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# a file's tests share one process, and so its fixtures
+PARALLEL := --numprocesses 2 --dist loadfile
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: train test lint docs model acceptance chromium data clean
+.PHONY: train test test-all lint docs model acceptance chromium data clean
 .DEFAULT_GOAL := train
 
 train: data
 	$(BIN)/tenfold train
 
+# What needs no real processes, trains nothing and waits for nothing; CI runs all.
 test: $(VENV)/dev
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL) -m 'not acceptance and not slow'
+
+test-all: $(VENV)/dev
+	$(BIN)/pytest $(PARALLEL) -m 'not acceptance'
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check
@@ -31,7 +37,8 @@ model: data
 	$(BIN)/tenfold export runs/model --int8 on --out $(MODEL) --card
 
 acceptance: $(VENV)/acceptance chromium
-	$(BIN)/pytest -m acceptance
+	$(BIN)/pytest $(PARALLEL) -m 'acceptance and not alone'
+	$(BIN)/pytest -m 'acceptance and alone'
 
 chromium:
 	@command -v chromium > /dev/null \

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.machine import cores
 from tenfold.serving.runtime import BUNDLED, installed_runtimes, open_model, runtime_versions
 
@@ -79,7 +79,7 @@ def measure(found: dict[str, Predict], rounds: int) -> list[dict[str, object]]:
     for done in range(rounds):
         for name, batch in rates:
             rates[name, batch].append(rate(found[name], images[:batch]))
-        remark(f"round {done + 1} of {rounds}")
+        log_info(f"round {done + 1} of {rounds}")
     medians = {key: statistics.median(values) for key, values in rates.items()}
     slow = medians.get(("reference, TensorFlow", max(BATCHES)), MEASURED_BEFORE)
     return [

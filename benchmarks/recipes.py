@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.evaluation import plots
 from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import PARTS, describe, summarize
@@ -49,7 +49,7 @@ def _measure(name: str, count: int, out: Path) -> dict[str, Any]:
     outcomes = bench({name: find_recipe(name)}, range(count), out / f"bench-{name}", SETTING)
     row = summarize(name, outcomes[name])
     for line in describe(row).splitlines():  # what must be known before it is published: unsteady runs, lost seeds
-        remark(line)
+        log_info(line)
     return row
 
 

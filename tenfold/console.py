@@ -27,7 +27,7 @@ _bars = ContextVar("_bars", default=True)
 
 @functools.cache
 def stderr() -> "Console":
-    """The console of remarks and progress."""
+    """The console of messages and progress."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -48,7 +48,7 @@ def percent(share: float, digits: int = 1, unit: str = " %") -> str:
     return number + unit
 
 
-def remark(text: str) -> None:
+def log_info(text: str) -> None:
     """Log one line for the user."""
     logger.info("%s", printable(text))
 
@@ -84,7 +84,7 @@ def resumable(unit: str, done: Callable[[], int], total: int | None = None) -> I
         yield
     except (KeyboardInterrupt, Terminated):
         of = "" if total is None else f" of {total:,}"
-        remark(f"stopped after {done():,}{of} {unit}; the same command resumes")
+        log_info(f"stopped after {done():,}{of} {unit}; the same command resumes")
         raise
 
 

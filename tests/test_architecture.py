@@ -82,6 +82,8 @@ ORDERS = {
         "imbalance",
         "fitting",
         "sampler",
+        "optimizers",
+        "schedule",
         "optim",
         "proxy",
         "infer",
@@ -302,7 +304,7 @@ def test_one_file_knows_ray() -> None:
     assert knowing == ["scaling.cluster"]
 
 
-@pytest.mark.parametrize("module", ["data", *OPEN_TO_ALL, *STRICTER])
+@pytest.mark.parametrize("module", ["data", *sorted(OPEN_TO_ALL), *STRICTER])
 def test_what_must_start_fast_imports_nothing_heavy(module: str) -> None:
     for name, tree in files().items():
         if name == module or name.startswith(f"{module}."):
@@ -338,6 +340,7 @@ def test_downward_imports_are_no_breach() -> None:
     )
 
 
+@pytest.mark.slow
 def test_training_starts_without_the_compiler() -> None:
     """TorchDynamo and SymPy cost a second of a short run: PyTorch's optimizers, for one, import them at first use."""
     code = (
@@ -358,3 +361,16 @@ def test_every_test_that_the_list_of_faults_names_is_there() -> None:
     texts = [path.read_text() for path in here.rglob("test_*.py")]
     written = {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
     assert len(named) > 50 and not named - written
+
+
+def test_tests_share_what_is_in_support_only() -> None:
+    """A test that imports another, or what lies beside it, passes in some orders and from some folders only."""
+    here = Path(__file__).parent
+    paths = [path for path in here.rglob("*.py") if "runs" not in path.parts]
+    own = {path.stem for path in paths}
+    for path in paths:
+        text = path.read_text()
+        found = set(imports(ast.parse(text)))
+        assert not {name.split(".")[0] for name in found} & own, f"{path.name} imports what lies beside it"
+        tests = {name for name in found if name.split(".")[0] == "tests"}
+        assert all(name.startswith("tests.support.") for name in tests), f"{path.name} imports {tests}"

@@ -10,10 +10,10 @@ import pytest
 from tenfold.console import percent
 
 SHOW_BAR = """
-from tenfold.console import progress, remark
+from tenfold.console import progress, log_info
 with progress("training", 1000) as bar:
     bar(500, note="loss 1.234")
-remark("done [bold]literally[/bold] :x:")
+log_info("done [bold]literally[/bold] :x:")
 """
 
 

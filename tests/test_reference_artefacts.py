@@ -14,6 +14,8 @@ from PIL import Image
 from tenfold.data.shapes import make_shapes
 from tenfold.training.run import Run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def artefacts(

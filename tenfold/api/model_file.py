@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tenfold import extras
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.errors import StorageError, TenfoldError, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _write_onnx(
     found = find_data(run, data)  # once, for the file and its card: a folder takes its time
     exported = write(run, out, int8, found)
     if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        remark(f"card: {write_card(run, Path(exported.path), found)}")
+        log_info(f"card: {write_card(run, Path(exported.path), found)}")
     return exported
 
 
@@ -75,7 +75,7 @@ def ensure_model_file(model: Path | None) -> Path:
     except TenfoldError as error:
         if file is None:
             raise
-        remark(
+        log_info(
             f"{file.path} is used as it is, with the calibration (temperature and threshold) of earlier scores; "
             f"it cannot be written again: {error}"
         )
@@ -90,7 +90,7 @@ def _export_run(run: Path) -> Path:
         raise UsageError(
             f"{run} is to be exported first: {error}; or run tenfold export where it was trained"
         ) from None
-    remark(f"{run}: its model is written as ONNX, once")
+    log_info(f"{run}: its model is written as ONNX, once")
     try:
         return Path(_write_onnx(run, None).path)
     except StorageError as error:

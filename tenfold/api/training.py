@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tenfold import extras
 from tenfold.api.run import Run
-from tenfold.console import progress_bars, remark
+from tenfold.console import log_info, progress_bars
 from tenfold.data import DATASETS, Dataset, load
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import TenfoldError, UsageError
@@ -17,7 +17,7 @@ from tenfold.training import train as training
 from tenfold.training.callbacks import Callback
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
-from tenfold.training.fitting import choose_recipe, remark_size
+from tenfold.training.fitting import choose_recipe, log_size
 from tenfold.training.imbalance import has_rare_classes
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import check_new, find_unfinished
@@ -181,10 +181,10 @@ def _fit_to_images(
         raise UsageError(f"{dataset.name} has validation images of its own: leave --val-size out")
     images, size = len(dataset.train) - dataset.val_size, dataset.train.images.shape[1]
     rare = has_rare_classes(dataset.train.labels)
-    remark_size(recipe, size)
+    log_size(recipe, size)
     fitted = choose_recipe(recipe, epochs, val_size, dataset, size)
     if fitted != chosen:
-        remark(
+        log_info(
             f"recipe fitted to {images:,} images: {fitted.epochs:.4g} epochs in batches of "
             f"{min(fitted.batch_size, images)} (--epochs sets another number)"
             + ("; images of rare classes come more often" if rare and fitted.oversample else "")
@@ -218,7 +218,7 @@ def _measure(trained: TrainResult, evaluation_seconds: float, clock: Clock) -> d
 def _export(run: Run, trained: TrainResult) -> TenfoldError | None:
     """Write model.onnx, checked on test images; return what went wrong with it."""
     if importlib.util.find_spec("onnx") is None:
-        remark(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {run.path}")
+        log_info(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {run.path}")
         return None
     from tenfold.serving.export import export
 
@@ -229,7 +229,7 @@ def _export(run: Run, trained: TrainResult) -> TenfoldError | None:
         return type(error)(f"trained and scored, but {error}")
     finally:
         run.timings["export_seconds"] = time.perf_counter() - began
-    remark(f"model for predict and serve: {exported.path}, checked on {exported.verified_images:,} test images")
+    log_info(f"model for predict and serve: {exported.path}, checked on {exported.verified_images:,} test images")
     return None
 
 
@@ -238,7 +238,7 @@ def _report(run: Run, trained: TrainResult, evaluation: Evaluation) -> None:
 
     began = time.perf_counter()
     paths = write_report(run, trained.dataset, evaluation)
-    remark(f"report: {', '.join(map(str, reversed(paths)))}")
+    log_info(f"report: {', '.join(map(str, reversed(paths)))}")
     for to in run.recipe.network.also_exported:
         _export_also(run, to, trained.dataset)
     run.timings["report_seconds"] = time.perf_counter() - began
@@ -251,6 +251,6 @@ def _export_also(run: Run, to: str, dataset: Dataset) -> None:
     exporter = EXPORTERS.find(to)()
     extra, modules = exporter.extra
     if any(importlib.util.find_spec(module) is None for module in modules):
-        remark(f"no {exporter.file}: add the extra {extra!r}, then tenfold export {run.path} --to {to}")
+        log_info(f"no {exporter.file}: add the extra {extra!r}, then tenfold export {run.path} --to {to}")
         return
-    remark(f"model for {exporter.runtime}: {exporter.export(run, data=dataset).path}")
+    log_info(f"model for {exporter.runtime}: {exporter.export(run, data=dataset).path}")

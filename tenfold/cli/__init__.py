@@ -15,7 +15,7 @@ import typer
 # each adds its verbs to the app, in the order in which the help lists them
 from tenfold.cli import data, training, evaluation, audit, serving, scaling, profile, recipe, runs  # noqa: F401  # isort: skip
 from tenfold.cli.app import app
-from tenfold.console import remark, show_logs
+from tenfold.console import log_info, show_logs
 from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError, is_memory
 
 
@@ -33,20 +33,20 @@ def _run() -> int:
     try:
         return app(standalone_mode=False, prog_name="tenfold") or 0
     except TenfoldError as error:
-        remark(f"tenfold: {error}")
+        log_info(f"tenfold: {error}")
         return error.exit_code
     except typer.TyperException as error:
         if error.format_message():  # empty where the help was printed instead
-            remark(f"tenfold: {error.format_message()} (tenfold --help)")
+            log_info(f"tenfold: {error.format_message()} (tenfold --help)")
         return UsageError.exit_code
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
-        remark(f"tenfold: {error.strerror or error}{where}")
+        log_info(f"tenfold: {error.strerror or error}{where}")
         return StorageError.exit_code
     except (MemoryError, RuntimeError) as error:
         if not is_memory(error):
             raise
-        remark("tenfold: out of memory: when training, try a smaller batch_size in a recipe file")
+        log_info("tenfold: out of memory: when training, try a smaller batch_size in a recipe file")
         return StorageError.exit_code
     except Terminated as signalled:
         return signalled.exit_code

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tenfold.console import percent, printable, remark
+from tenfold.console import log_info, percent, printable
 from tenfold.errors import UsageError, did_you_mean
 from tenfold.files import expand_home
 
@@ -142,7 +142,7 @@ def _ignore_service_links(names: Iterable[str]) -> None:
         value = os.environ.get(name, "")
         if name.endswith("_PORT") and re.match("(tcp|udp|sctp)://", value):
             del os.environ[name]
-            remark(f"{name}={value} is ignored: Kubernetes sets it for a service named tenfold")
+            log_info(f"{name}={value} is ignored: Kubernetes sets it for a service named tenfold")
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -18,7 +18,7 @@ from tenfold.cli.app import (
     print_accuracy,
     print_json,
 )
-from tenfold.console import percent, printable, remark
+from tenfold.console import log_info, percent, printable
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
 
 if TYPE_CHECKING:
@@ -101,10 +101,10 @@ def note_stale_model(run: "Run") -> None:
     try:
         file = find_in_run(run.path)
     except ModelError as error:  # scores do not need that file
-        remark(str(error))
+        log_info(str(error))
         return
     if file and not file.is_current:
-        remark(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")
+        log_info(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")
 
 
 def _load_data(run: "Run", data: str | None, skip_bad: str | None) -> "Dataset | None":
@@ -112,7 +112,9 @@ def _load_data(run: "Run", data: str | None, skip_bad: str | None) -> "Dataset |
     from tenfold.training.provenance import other_data
 
     if skip_bad and not data:
-        remark(f"--skip-bad {skip_bad} is without effect: the run's own images are read as they were for its training")
+        log_info(
+            f"--skip-bad {skip_bad} is without effect: the run's own images are read as they were for its training"
+        )
     return other_data(run, data, skip_bad) if data else None
 
 
@@ -193,23 +195,23 @@ def explain(
     extras.require("train", extras.AUDIT)
     from tenfold.training.run import Run
 
-    told, bad = [], 0
+    records, bad = [], 0
     for name, explained in _explain_all(Run.open(run), sources, out, top):
         if isinstance(explained, ImageError):
-            remark(f"{name}: {explained}")
-            told.append({"path": name, "error": str(explained)})
+            log_info(f"{name}: {explained}")
+            records.append({"path": name, "error": str(explained)})
             bad += 1
             continue
-        told.append(explained)
+        records.append(explained)
         if not as_json:
             said = f"{explained['label']} {percent(explained['probability'], 2, '%')}"
             agree = f"agreement of saliency and occlusion {explained['agreement']:.2f}"
             print(printable(f"{name}: {said}; {agree}; {explained['png']}"))
     if as_json:
-        print_json({"images": told})
+        print_json({"images": records})
     if bad:
-        raise SkippedError(f"{bad:,} of {len(told):,} images could not be read")
-    if not told:
+        raise SkippedError(f"{bad:,} of {len(records):,} images could not be read")
+    if not records:
         raise DataError(f"no images in {', '.join(sources)}")
 
 
@@ -236,8 +238,8 @@ def _explain_all(
         path = _free_name(out, Path(item.name).stem)
         answer = to_answer(item.name, explained.probabilities, model.classes, top, threshold=None)
         _draw_explanation(path, answer, pixels, explained)
-        told = {"path": item.name, "png": str(path), **describe(answer), "agreement": explained.agreement}
-        yield item.name, told
+        record = {"path": item.name, "png": str(path), **describe(answer), "agreement": explained.agreement}
+        yield item.name, record
 
 
 def _free_name(folder: Path, stem: str) -> Path:
@@ -253,11 +255,11 @@ def _draw_explanation(path: Path, answer: "PredictionResult", pixels: "np.ndarra
     from tenfold.evaluation import plots
     from tenfold.evaluation.explain import overlay
 
-    label = answer.guesses[0][0]
+    label = answer.predictions[0][0]
     panels = [
         ("input", pixels),
         (f"{label}: integrated gradients", overlay(pixels, explained.saliency)),
         (f"{label}: occlusion", overlay(pixels, explained.occlusion)),
     ]
     note = f"orange: evidence for {label}, blue: against it; agreement of the two maps {explained.agreement:.2f}"
-    plots.save(plots.explanation(panels, answer.guesses, Path(answer.path).name, note), path)
+    plots.save(plots.explanation(panels, answer.predictions, Path(answer.path).name, note), path)

@@ -32,12 +32,12 @@ def profile(
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
-    """Measure where the time of a training step goes on this machine's CPU: convolutions, activations, optimizers."""
+    """Measure the parts of a training step on this machine's CPU: convolutions, activations, optimizers."""
     extras.require("train", extras.TRAIN)
-    from tenfold.training.fitting import choose_recipe, remark_size
+    from tenfold.training.fitting import choose_recipe, log_size
 
     choose_recipe(recipe, epochs, None, size=size)  # a wrong recipe is reported before any data is read
-    remark_size(recipe, size)
+    log_size(recipe, size)
     from tenfold.data import load
     from tenfold.training.profile import profile_step
 

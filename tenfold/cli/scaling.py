@@ -21,7 +21,7 @@ from tenfold.cli.app import (
     app,
     print_json,
 )
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,13 +114,13 @@ def _content(dataset: "Dataset") -> str | None:
 
 def _find_recipes(names: "Sequence[str]", epochs: float | None, val_size: int | None, size: int) -> dict[str, "Recipe"]:
     """Recipes by their own names, which their runs have too; what a file is called does not matter."""
-    from tenfold.training.fitting import choose_recipe, remark_size
+    from tenfold.training.fitting import choose_recipe, log_size
     from tenfold.training.recipe_files import find_recipe
 
     recipes: dict[str, Recipe] = {}
     for name in names:
         choose_recipe(name, epochs, val_size, size=size)  # what is wrong with one is said before any of them is trained
-        remark_size(name, size)
+        log_size(name, size)
         recipe = find_recipe(name)
         if recipe.name in recipes:
             raise UsageError(f'two recipes are named {recipe.name}: change "name" in the file of one ({name})')
@@ -139,7 +139,7 @@ def _tell(outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "EvalSplit",
     comparison = [compare(rows[0], row, len(rows) - 1) for row in rows[1:]]
     plots.save(plots.accuracy_and_time(rows), path / "bench.png")
     for name in sorted(lost):
-        remark(f"{name} diverged with every seed and is left out")
+        log_info(f"{name} diverged with every seed and is left out")
     if as_json:
         print_json({"results": rows, "comparison": comparison, "path": str(path)})
     else:
@@ -166,7 +166,7 @@ FirstRecipe = Annotated[str, typer.Argument(help="Name of the recipe to begin wi
 Trials = Annotated[int, typer.Option(min=1, help="Trials in all; those found in --out count.")]
 SearchSeed = Annotated[int, typer.Option(min=0, help="What trials and their training are drawn from.")]
 SearchFolder = Annotated[
-    Path | None, typer.Option(help="Folder of the search, by default runs/tune-RECIPE; a search in it goes on.")
+    Path | None, typer.Option(help="Folder of the search, by default runs/tune-RECIPE; a search in it resumes.")
 ]
 Space = Annotated[
     Path | None, typer.Option(help="JSON file of fields and their ranges; by default one for the fast recipes.")
@@ -197,10 +197,10 @@ def tune(
     extras.require("train", extras.TRAIN)
     extras.require("tune", extras.TUNE)
     _require_cluster(cluster, cpus)
-    from tenfold.training.fitting import choose_recipe, remark_size
+    from tenfold.training.fitting import choose_recipe, log_size
 
     chosen = choose_recipe(recipe, None, None, size=size)
-    remark_size(recipe, size)
+    log_size(recipe, size)
     space = _choose_space(space, chosen)
     from tenfold.data import load
     from tenfold.scaling import tune as tuning
@@ -228,11 +228,11 @@ def tune(
 
 
 def _choose_space(space: Path | None, recipe: "Recipe") -> Path:
-    """The file asked for, or the one that comes along. Raises `UsageError` where it does not fit the recipe."""
+    """The file asked for, or the bundled one. Raises `UsageError` where it does not fit the recipe."""
     from tenfold.scaling.space import DEFAULT_SPACE, read_space
 
     if space is None and recipe.optimizer != "muon":
-        raise UsageError(f"the space that comes along is for the fast recipes: give --space FILE for {recipe.name}")
+        raise UsageError(f"the bundled space is for the fast recipes: give --space FILE for {recipe.name}")
     read_space(space or DEFAULT_SPACE, recipe)  # what is wrong with it is said before anything is loaded
     return space or DEFAULT_SPACE
 

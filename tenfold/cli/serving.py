@@ -34,15 +34,15 @@ def export(
     run: RunPath,
     to: Annotated[str, typer.Option(help="onnx, keras (for Keras and TensorFlow), or a plugin's format.")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write, by default RUN/model.onnx or its like.")] = None,
-    int8: Annotated[str, typer.Option(help="8-bit arithmetic: on, off, or auto (where it is faster here).")] = "off",
+    int8: Annotated[str, typer.Option(help="int8 quantization: on, off, or auto (where it is faster).")] = "off",
     card: Annotated[bool, typer.Option("--card", help="Write a model card beside it.")] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="Folder of images to check it on, by default the run's own; without any, synthetic ones do."),
+        typer.Option(help="Folder of images to verify it on, by default the run's own, else synthetic images."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a trained run as one file that answers without torch, compared with the network before it is kept."""
+    """Export a trained run as one file that predicts without torch; it is verified against the network."""
     extras.require("train", extras.ONNX)
     check_choice("--int8", int8, ("auto", "on", "off"))
     from dataclasses import asdict
@@ -53,11 +53,11 @@ def export(
     if as_json:
         print_json(asdict(exported))
         return
-    kind = "8-bit" if exported.quantized else "float32"
+    kind = "int8" if exported.quantized else "float32"
     print(f"{exported.path}: {kind}, {exported.bytes / 1e6:.1f} MB, for {exported.runtime}")
     print(
-        f"first guess as the network's on {exported.top1_agreement:.2%} of the {exported.verified_images:,} "
-        f"{exported.verified_on} it was checked on, probabilities within {exported.max_abs_diff:.1g}"
+        f"top-1 agreement with the network {exported.top1_agreement:.2%} on {exported.verified_images:,} "
+        f"{exported.verified_on}, largest difference of probabilities {exported.max_abs_diff:.1g}"
     )
 
 
@@ -65,15 +65,15 @@ def export(
 def predict(
     sources: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for standard input.")],
     model: Annotated[
-        Path | None, typer.Option(help="A run directory or an exported file; by default the model that comes along.")
+        Path | None, typer.Option(help="A run directory or an exported file; by default the bundled model.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many guesses to give for each image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="How many predictions to print for each image.")] = 1,
     reject: Annotated[
-        bool, typer.Option("--reject", help='Say "none of these" where the model is less sure than its threshold.')
+        bool, typer.Option("--reject", help='Answer "none of these" where the confidence is below the threshold.')
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write, .jsonl or .csv (--cluster: a folder); killed, it goes on."),
+        typer.Option(help="File to write, .jsonl or .csv (--cluster: a folder); an interrupted call resumes."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines: one object an image.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
@@ -82,7 +82,7 @@ def predict(
         str, typer.Option(help="With --cluster: the source is parquet files, with images' bytes in this column.")
     ] = "",
 ) -> None:
-    """Say what is on images: with the model that comes along, or with one of your own."""
+    """Classify images with the bundled model or your own."""
     if cluster:
         if len(sources) != 1 or out is None or as_json or as_csv:
             raise UsageError("--cluster takes one source, and --out DIR for parquet files, without --json and --csv")
@@ -187,7 +187,7 @@ def _form_name(as_json: bool, as_csv: bool, out: Path | None) -> str:
 @app.command()
 def serve(
     model: Annotated[
-        Path | None, typer.Option(help="A run directory or an exported file; by default the model that comes along.")
+        Path | None, typer.Option(help="A run directory or an exported file; by default the bundled model.")
     ] = None,
     host: Annotated[
         str, typer.Option(envvar="TENFOLD_HOST", help="Address to listen on; others than 127.0.0.1 need a token.")
@@ -216,7 +216,7 @@ def serve(
         ),
     ] = 2.0,
 ) -> None:
-    """Answer over HTTP, with a page for people; Ctrl-C or SIGTERM ends it when all requests are answered."""
+    """Serve a model over HTTP, with a web page; Ctrl-C or SIGTERM ends it after all requests are answered."""
     extras.require("serve", extras.SERVE)
     from tenfold.api.model_file import ensure_model_file
     from tenfold.serving.runtime import open_model

@@ -140,14 +140,14 @@ def _resume(
 
 
 def _printer(as_json: bool) -> "Callback":
-    from tenfold.console import remark
+    from tenfold.console import log_info
     from tenfold.training.callbacks import Callback
 
     class PrintResults(Callback):
         """Prints scores as soon as there are some; the JSON object, which has all times, at the end."""
 
         def on_evaluation_end(self, run: "Run") -> None:  # type: ignore[override]
-            _print_scores(run.require_scores(), remark if as_json else print)
+            _print_scores(run.require_scores(), log_info if as_json else print)
             if not as_json:
                 _print_per_class(run)
 

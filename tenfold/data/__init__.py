@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data import cifar10, shapes  # noqa: F401  (they register themselves)
 from tenfold.data.cache import Cached, delete_cached, ensure_cached, load_cached
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
@@ -107,7 +107,7 @@ def remove(name: str = "cifar10") -> Path | None:
 def _mention_folder(name: str) -> None:
     """Say what is meant where a folder has the name of a built-in data set."""
     if Path(name).is_dir():
-        remark(f"{name} is the built-in data set; for the folder {name} that is here, write ./{name}")
+        log_info(f"{name} is the built-in data set; for the folder {name} that is here, write ./{name}")
 
 
 def _find(name: str) -> DatasetEntry:

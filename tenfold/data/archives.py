@@ -77,7 +77,7 @@ CIFAR10 = Spec(
 
 
 def read_arrays(path: Path, spec: Spec = CIFAR10) -> Arrays:
-    """Read and verify the data set from an archive, a folder or parquet files, told apart by content.
+    """Read and verify the data set from an archive, a folder or parquet files, recognised by content.
 
     Raises `DataError` for what is missing, unreadable, unrecognised or not what `spec` says; `UsageError` for parquet
     files without pyarrow.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.archives import array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.decoders import Arrays
@@ -83,7 +83,7 @@ def ensure_cached(entry: DatasetEntry, from_path: Path | None = None) -> Cached:
             try:
                 return _cached(entry)
             except DataError as error:
-                remark(f"{error}; getting it")
+                log_info(f"{error}; getting it")
         source, arrays = _get(entry, from_path)
         entry.check(arrays, source)
         _store(entry, source, arrays)
@@ -153,7 +153,7 @@ def _lock() -> Iterator[None]:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                remark(f"Another process is changing the cache; waiting for it ({path})")
+                log_info(f"Another process is changing the cache; waiting for it ({path})")
                 lock.acquire()
         try:
             yield

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tenfold.console import progress, remark
+from tenfold.console import log_info, progress
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import examine_entries, most_bad
 from tenfold.data.folder import IMBALANCE, folder_name
@@ -104,11 +104,11 @@ def say_findings(pictures: Pictures) -> None:
     for kind in _SERIOUS:
         if kind in kinds:
             first, *more = kinds.pop(kind)
-            remark(f"warning: {first}" + (f" (and {len(more):,} more like it)" if more else ""))
+            log_info(f"warning: {first}" + (f" (and {len(more):,} more like it)" if more else ""))
     rest = ", ".join(f"{kind} ({len(findings):,})" for kind, findings in kinds.items())
     if rest or any(finding.kind in _SERIOUS for finding in found):
         command = shlex.join(["tenfold", "data", "check", str(pictures.listing.root)])
-        remark(f"{command} lists all that is odd" + (f", also {rest}" if rest else ""))
+        log_info(f"{command} lists all that is odd" + (f", also {rest}" if rest else ""))
 
 
 def _count(pictures: Pictures) -> dict[str, dict[str, int]]:

@@ -57,20 +57,20 @@ def watch(
 
     received: how many bytes have come so far. total: about how many will (for the progress bar).
     """
-    begun = last_change = time.monotonic()
+    window_start = last_change = time.monotonic()
     first = seen = received()
     with progress(label, total, unit_is_bytes=True) as advance:
         while not wait(_LOOK_SECONDS):
             now, size = time.monotonic(), received()
             if seen == first:  # the speed counts from the first byte; silence before it is a stall
-                begun = now
+                window_start = now
             if size != seen:
                 advance(size - seen)
                 seen, last_change = size, now
             if now - last_change > patience.stall_seconds:
                 raise SourceLeftError(f"no bytes for {patience.stall_seconds:g} s")
-            if now - begun > patience.grace_seconds:
-                speed = (size - first) / (now - begun)
+            if now - window_start > patience.grace_seconds:
+                speed = (size - first) / (now - window_start)
                 if speed < patience.slowest:
                     raise SlowSourceError(f"only {speed / 1e3:.0f} kB/s")
 

@@ -1,10 +1,10 @@
-"""What reading a folder's files told: which are bad, and whether there are too many of them to go on without."""
+"""Results of reading a folder's files: which are bad, and whether too many are."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.listing import Finding, Listing
 from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
@@ -16,7 +16,7 @@ _MOST_NAMED = 10
 
 @dataclass(frozen=True)
 class Entry:
-    """What reading told of a `File`: an image of some format with the SHA-256 of its bytes, or why it is none.
+    """Result of reading a `File`: an image format and the SHA-256 of its bytes, or why it is no image.
 
     kind: the format its content has, if any. bad: whether its name promises an image. bits: how many its largest
     16-bit value takes, 0 where it has none. frames: or pages, of which the first is read.
@@ -52,7 +52,7 @@ def most_bad(skip_bad: str, images: int) -> int:
 
 
 def examine_entries(listing: Listing, entries: Sequence[Entry], skip_bad: str = SKIP_BAD) -> list[Finding]:
-    """What reading the files told: bad ones, those that are no images, classes without any image."""
+    """Findings of reading the files: bad ones, those that are no images, classes without any image."""
     return [
         *_examine_bad(listing, entries, skip_bad),
         *(
@@ -92,10 +92,10 @@ def _empty_classes(listing: Listing, entries: Sequence[Entry]) -> list[Finding]:
     ]
 
 
-def remark_skipped(findings: Sequence[Finding]) -> None:
+def log_skipped(findings: Sequence[Finding]) -> None:
     """Name the first files that are skipped, and say how many more there are."""
     skipped = [finding for finding in findings if finding.severity == "skipped"]
     for finding in skipped[:_MOST_NAMED]:
-        remark(f"skipped {finding.what}")
+        log_info(f"skipped {finding.what}")
     if len(skipped) > _MOST_NAMED:
-        remark(f"skipped {len(skipped) - _MOST_NAMED:,} more: tenfold data check lists all that cannot be read")
+        log_info(f"skipped {len(skipped) - _MOST_NAMED:,} more: tenfold data check lists all that cannot be read")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
-from tenfold.data.entries import EMPTY_CLASS, examine_entries, most_bad, remark_skipped
+from tenfold.data.entries import EMPTY_CLASS, examine_entries, log_skipped, most_bad
 from tenfold.data.image import RESIZES
 from tenfold.data.image_cache import Pictures, read_pictures
 from tenfold.data.listing import Finding, list_folder, shown_name
@@ -68,7 +68,7 @@ def read_folder(
     _refuse(finding for finding in findings if not (classes and finding.kind == EMPTY_CLASS))
     if not pictures.good():
         raise DataError(f"{root} holds no image that can be read")
-    remark_skipped(findings)
+    log_skipped(findings)
     _say_bit_depth(pictures)
     return pictures
 
@@ -77,16 +77,16 @@ def _say_bit_depth(pictures: Pictures) -> None:
     used, own = pictures.bit_depth, pictures.own_bit_depth
     deep = sum(1 for entry in pictures.entries if entry.bits)
     if deep and used < 16:
-        remark(f"{deep:,} images have 16-bit values: 0 to {2**used - 1:,} ({used} bits) are scaled to 0 to 255")
+        log_info(f"{deep:,} images have 16-bit values: 0 to {2**used - 1:,} ({used} bits) are scaled to 0 to 255")
     if deep and own > used:
-        remark(f"they go up to {2**own - 1:,} ({own} bits): what is beyond is white, as for the model")
+        log_info(f"they go up to {2**own - 1:,} ({own} bits): what is beyond is white, as for the model")
 
 
-def remark_left_out(pictures: Pictures) -> None:
+def log_left_out(pictures: Pictures) -> None:
     """Name the folders that were left out: they hold no class of a model, or tenfold's output."""
     for finding in pictures.listing.findings:
         if finding.kind in ("stray folder", "own output"):
-            remark(f"{finding}")
+            log_info(f"{finding}")
 
 
 def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) -> Dataset:
@@ -176,6 +176,6 @@ def _say_counts(pictures: Pictures, splits: dict[str, list[int]]) -> None:
     images = ", ".join(f"{len(rows):,} {split}" for split, rows in splits.items() if rows)
     ends = [f"{counts[label]:,} ({listing.classes[label]})" for label in (least, most)]
     a_class = f"from {ends[0]} to {ends[1]} a class" if counts[least] < counts[most] else f"{counts[most]:,} a class"
-    remark(f"{folder_name(listing.root)}: {len(counts):,} classes; {images} images, {a_class}")
+    log_info(f"{folder_name(listing.root)}: {len(counts):,} classes; {images} images, {a_class}")
     if counts[most] >= IMBALANCE * counts[least]:
-        remark("the classes are imbalanced: trust the scores by class more than the accuracy")
+        log_info("the classes are imbalanced: trust the scores by class more than the accuracy")

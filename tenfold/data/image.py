@@ -73,7 +73,7 @@ _ORIENTATIONS = {
 }
 _KINDS = "grey or RGB with 8 or 16 bits"
 
-# what Pillow has to remark about odd metadata concerns no user; process-wide, since a local filter is not thread-safe
+# what Pillow reports about odd metadata concerns no user; process-wide, since a local filter is not thread-safe
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

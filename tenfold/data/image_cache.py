@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import __version__ as pillow_version
 
-from tenfold.console import progress, remark
+from tenfold.console import log_info, progress
 from tenfold.data.cache import home, map_array, npy_header, writing_home
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import Entry, own_bit_depth
@@ -73,8 +73,8 @@ class Pictures:
         """SHA-256 of the names, splits, classes and contents of the images, in hexadecimal."""
         files, classes = self.listing.files, self.listing.classes
         rows = [(files[row], self.entries[row].sha256) for row in self.good()]
-        told = sorted((file.name, file.split, classes[file.label], content) for file, content in rows)
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        index = sorted((file.name, file.split, classes[file.label], content) for file, content in rows)
+        return hashlib.sha256(json.dumps(index).encode()).hexdigest()
 
     def good(self) -> list[int]:
         """Rows that hold an image."""
@@ -90,7 +90,7 @@ def read_pictures(listing: Listing, size: int, resize: str, bit_depth: int | Non
     if not listing.files:
         return Pictures(listing, [], np.empty((0, size, size, 3), np.uint8), resize, bit_depth or FULL_DEPTH)
     request = _Request(listing, size, resize, bit_depth)
-    for _ in range(_TRIES):  # another process may remove what it takes for older
+    for _ in range(_TRIES):  # another process may remove it as outdated
         found = request.kept() or _decode_all(request)
         if found:
             return found
@@ -176,8 +176,8 @@ def _decode_all(request: _Request) -> Pictures | None:
         draft = Path(tempfile.mkdtemp(dir=folder, prefix=".", suffix=TEMPORARY_SUFFIX))
     try:
         entries, bit_depth = _write_images(request, draft / "images.npy")
-        told = {"format": _FORMAT, "sha256": sha256(draft / "images.npy"), "bit_depth": bit_depth}
-        write_text(draft / "index.json", json.dumps(told | {"entries": [asdict(entry) for entry in entries]}) + "\n")
+        index = {"format": _FORMAT, "sha256": sha256(draft / "images.npy"), "bit_depth": bit_depth}
+        write_text(draft / "index.json", json.dumps(index | {"entries": [asdict(entry) for entry in entries]}) + "\n")
         path = request.path(None if _fits(entries, own_bit_depth(entries), request.bit_depth) else request.bit_depth)
         with storage_errors(path):
             draft.chmod(0o777 & ~umask())  # others who share the cache read it, too
@@ -197,7 +197,7 @@ def _rename(draft: Path, path: Path) -> None:
 
 
 def _write_images(request: _Request, path: Path) -> tuple[list[Entry], int]:
-    """Write the pixels of all files, in order; what was told of each, and by how many bits they are scaled.
+    """Write the pixels of all files, in order; the entry of each, and by how many bits they are scaled.
 
     How many bits a folder uses is known when all of it is decoded. Each file is scaled by as many as were seen so far,
     and those that came before one that uses more are decoded again.
@@ -301,6 +301,6 @@ def _open_kept(request: _Request, path: Path) -> Pictures | None:
         return Pictures(request.listing, entries, images, request.resize, index["bit_depth"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         if path.is_dir():
-            remark(f"{path} is damaged ({error}): reading the folder again")
+            log_info(f"{path} is damaged ({error}): reading the folder again")
             _remove(path)
         return None

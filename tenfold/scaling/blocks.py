@@ -1,7 +1,7 @@
 """Very many images in blocks: where they lie, and a block's answers as a parquet file. Knows nothing of Ray.
 
 A block is a few files of a folder, or a row group of a parquet file with a column of image files' bytes. Blocks come in
-the same order each time, and a block's file says which block it answers, so that work goes on where it was killed.
+the same order each time, and a block's file says which block it answers, so that interrupted work resumes.
 """
 
 import hashlib
@@ -165,10 +165,10 @@ def _data(filesystem: "FileSystem", entries: "list[FileInfo]", named: bool) -> "
 
 
 def answer_block(classifier: Predictor, block: Block, top: int, reject: bool) -> bytes:
-    """The block's answers as a parquet file: path, label, probability (and further guesses), error."""
+    """The block's answers as a parquet file: path, label, probability (and further predictions), error."""
     from pyarrow import parquet
 
-    answers = [told for batch in answer(classifier, _inputs(block), top, reject) for told in batch]
+    answers = [one for batch in answer(classifier, _inputs(block), top, reject) for one in batch]
     file = io.BytesIO()
     parquet.write_table(_table(answers, min(top, len(classifier.classes)), block), file)
     return file.getvalue()
@@ -217,16 +217,17 @@ def _bytes_of(value: Any) -> bytes:
 def _table(answers: list[PredictionResult], top: int, block: Block) -> "Table":
     import pyarrow
 
-    columns: dict[str, Any] = {"path": pyarrow.array([_text(told.path) for told in answers], pyarrow.string())}
+    columns: dict[str, Any] = {"path": pyarrow.array([_text(one.path) for one in answers], pyarrow.string())}
     for rank in range(top):
         end = f"_{rank + 1}" if rank else ""
-        guesses = [told.guesses[rank] if told.guesses else (None, None) for told in answers]
+        predictions = [one.predictions[rank] if one.predictions else (None, None) for one in answers]
         labels = [
-            REJECTED if told.rejected and not rank else label for told, (label, _) in zip(answers, guesses, strict=True)
+            REJECTED if one.rejected and not rank else label
+            for one, (label, _) in zip(answers, predictions, strict=True)
         ]
         columns[f"label{end}"] = pyarrow.array(labels, pyarrow.string())
-        columns[f"probability{end}"] = pyarrow.array([sure for _, sure in guesses], pyarrow.float32())
-    columns["error"] = pyarrow.array([told.error for told in answers], pyarrow.string())
+        columns[f"probability{end}"] = pyarrow.array([sure for _, sure in predictions], pyarrow.float32())
+    columns["error"] = pyarrow.array([one.error for one in answers], pyarrow.string())
     return pyarrow.table(columns).replace_schema_metadata({_NOTE: block.digest})
 
 

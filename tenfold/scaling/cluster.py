@@ -1,9 +1,9 @@
 """The same on many machines: the one place that knows Ray.
 
 Runs, and blocks of images, are Ray tasks, each with its own request for CPUs and GPUs; where a worker or its node dies,
-Ray begins the task anew elsewhere. Every node needs tenfold with the extras `train` and `cluster` (for a search, `tune`
-too), and has the data or fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off before
-it is imported.
+Ray starts the task again elsewhere. Every node needs tenfold with the extras `train` and `cluster` (for a search, also
+`tune`), and has the data or fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off
+before it is imported.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenfold.console import progress, remark, resumable
+from tenfold.console import log_info, progress, resumable
 from tenfold.data import load
 from tenfold.errors import DataError, RunFailedError, TenfoldError, UsageError
 from tenfold.files import is_unused, make_folder, note_all_own, write_bytes, write_text
@@ -95,7 +95,7 @@ def bench(
     data: what every node loads before it measures: name, size, resize, skip_bad. Raises as that does.
     """
     with connected(address) as ray:
-        _room(ray, request)
+        _capacity(ray, request)
         with benching.opened(recipes, out, setting), benching.interruptible(recipes, seeds, out):
             pairs = [(name, seed) for seed, name in product(seeds, recipes)]
             todo = [pair for pair in pairs if not benching.record_of(*pair, out).exists()]
@@ -113,16 +113,16 @@ def bench(
     return benching.bench(recipes, seeds, out, setting)  # every record is there now
 
 
-def _room(ray: "ModuleType", request: Request) -> int:
+def _capacity(ray: "ModuleType", request: Request) -> int:
     """How many runs fit on the cluster's nodes at once. Raises `UsageError` for none: it would wait for ever."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     by_cpu = [int(node.get("CPU", 0)) // request.cpus for node in nodes]
     by_gpu = [int(node.get("GPU", 0)) // request.gpus for node in nodes] if request.gpus else by_cpu
-    room = sum(map(min, by_cpu, by_gpu))
-    if not room:
+    capacity = sum(map(min, by_cpu, by_gpu))
+    if not capacity:
         gpus = f" and {request.gpus} GPU" if request.gpus else ""
         raise UsageError(f"no node of the cluster has {request.cpus} CPUs{gpus}: ask for fewer with --cpus")
-    return room
+    return capacity
 
 
 def measure(
@@ -181,7 +181,7 @@ def _keep(result: dict[str, Any], name: str, seed: int, out: Path) -> Outcome:
         there = outcome.environment["versions"]
         other = [f"{name} {there[name]}" for name in ("tenfold", "torch") if there[name] != version(name)]
         if other:
-            remark(f"{run.name} was made with {', '.join(other)}, unlike here: its numbers may differ")
+            log_info(f"{run.name} was made with {', '.join(other)}, unlike here: its numbers may differ")
     return outcome
 
 
@@ -189,23 +189,23 @@ def _keep(result: dict[str, Any], name: str, seed: int, out: Path) -> Outcome:
 
 
 def tune(setting: Setting, trials: int, out: Path, address: str, request: Request) -> "optuna.Study":
-    """As `tune.tune`, with as many trials at once as the cluster at `address` has room for. Raises as that does.
+    """As `tune.tune`, with as many trials at once as the cluster at `address` has capacity for. Raises as that does.
 
     Which fields a trial draws depends on those that have ended by then, and so on the order in which they do.
     """
     with connected(address) as ray:
-        room = _room(ray, request)
+        capacity = _capacity(ray, request)
         with tuning.searching(setting, trials, out) as search:
-            _search(ray, search, request, room)
+            _search(ray, search, request, capacity)
     return search.study
 
 
-def _search(ray: "ModuleType", search: tuning.Search, request: Request, room: int) -> None:
+def _search(ray: "ModuleType", search: tuning.Search, request: Request, capacity: int) -> None:
     """Keep so many trials under way until the search has no more of them."""
     remote = ray.remote(num_cpus=request.cpus, num_gpus=request.gpus, max_retries=RETRIES)(try_remotely)
     running: dict[Any, tuning.Trial] = {}
     while True:
-        while len(running) < room and (trial := search.ask()):
+        while len(running) < capacity and (trial := search.ask()):
             running[remote.remote(search.setting, trial.recipe, request.cpus)] = trial
         if not running:
             break
@@ -217,14 +217,14 @@ def _search(ray: "ModuleType", search: tuning.Search, request: Request, room: in
 def _goes_on(ray: "ModuleType", stream: Any, trial: tuning.Trial, search: tuning.Search) -> bool:
     """Take in what a trial says next; whether there is more to come."""
     try:
-        told = _result(ray, next(stream), f"trial {trial.drawn.number}")
+        result = _result(ray, next(stream), f"trial {trial.drawn.number}")
     except StopIteration:
         search.complete(trial)
         return False
     except RunFailedError as error:
         search.fail(trial, error)
         return False
-    if search.report(trial, told["accuracy"]):
+    if search.report(trial, result["accuracy"]):
         return True
     ray.cancel(stream)
     return False
@@ -234,8 +234,8 @@ def try_remotely(setting: Setting, recipe: Recipe, threads: int) -> Iterator[dic
     """On a node: a trial's validation accuracies, as they come, or an error and its exit code, as `measure`."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     try:
-        with contextlib.closing(tuning.accuracies(setting, recipe)) as told:
-            yield from ({"accuracy": accuracy} for accuracy in told)
+        with contextlib.closing(tuning.accuracies(setting, recipe)) as reported:
+            yield from ({"accuracy": accuracy} for accuracy in reported)
     except TenfoldError as error:
         yield {"error": str(error), "exit_code": error.exit_code}
 
@@ -283,7 +283,7 @@ def predict(question: PredictJob, model: bytes, out: Path, address: str) -> Coun
         with connected(address) as ray, progress("predicting", None) as bar, stopped:
             for part in _parts(ray, chain([first], blocks), question, model, out):
                 for path, error in part.errors:
-                    remark(f"{path}: {error}")
+                    log_info(f"{path}: {error}")
                 count.inputs, count.bad = count.inputs + part.rows, count.bad + len(part.errors)
                 bar(part.rows)
     finally:

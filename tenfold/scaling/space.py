@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Discriminator, Field, Tag, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.errors import UsageError
 from tenfold.files import parse_object, to_utf8
 from tenfold.training.aliases import current_field
@@ -81,23 +81,23 @@ def find_space(asked: Space, recipe: Recipe, settings: Path) -> Space:
     `UsageError` where that fits the recipes of today no more.
     """
     try:
-        told = parse_object(settings.read_bytes()).get("space")
+        stored_space = parse_object(settings.read_bytes()).get("space")
     except (OSError, ValueError):  # said by who opens the search
         return asked
-    if told == {name: asdict(domain) for name, domain in asked.items()}:
+    if stored_space == {name: asdict(domain) for name, domain in asked.items()}:
         return asked
-    stored = _parse_space(told, recipe, settings)
+    stored = _parse_space(stored_space, recipe, settings)
     if _with_current_names(stored) == _with_current_names(asked):
         return stored
     if asked != read_space(DEFAULT_SPACE, recipe):
         return asked
-    remark(f"searching the space that {settings} was started with")
+    log_info(f"searching the space that {settings} was started with")
     return stored
 
 
-def _parse_space(told: Any, recipe: Recipe, path: Path) -> Space:
+def _parse_space(value: Any, recipe: Recipe, path: Path) -> Space:
     try:
-        space = _SPACE.validate_json(json.dumps(told), strict=True)
+        space = _SPACE.validate_json(json.dumps(value), strict=True)
     except pydantic.ValidationError as error:
         raise UsageError(f"{path}: its space is damaged: choose another --out") from error
     _check_space(space, recipe, path)
@@ -132,14 +132,14 @@ def _get(recipe: Recipe, name: str, path: Path) -> Any:
 
 def with_fields(recipe: Recipe, fields: Mapping[str, Any], source: str = "trial") -> Recipe:
     """The recipe with these fields (dotted names) changed. Raises `UsageError` where it is none then."""
-    told = json.loads(recipe.to_json())
+    values = json.loads(recipe.to_json())
     for name, value in fields.items():  # files and searches of before have the names of before
         *above, last = current_field(name).split(".")
-        inner = told
+        inner = values
         for part in above:
             inner = inner[int(part) if isinstance(inner, list) else part]
         inner[int(last) if isinstance(inner, list) else last] = value
-    return Recipe.from_json(json.dumps(told), source)
+    return Recipe.from_json(json.dumps(values), source)
 
 
 def suggest(trial: "optuna.Trial", recipe: Recipe, space: Space) -> dict[str, Any]:

@@ -221,7 +221,7 @@ def describe(row: dict[str, Any]) -> str:
         [
             f"{row['recipe']}: {row['measured_on']} accuracy {mean} ({runs})",
             f"  {_say_times(row)}; {row['peak_memory_bytes'] / 1e9:.2f} GB",
-            *(f"  {remark}" for remark in _remarks(row)),
+            *(f"  {note}" for note in _remarks(row)),
         ]
     )
 

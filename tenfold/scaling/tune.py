@@ -1,7 +1,7 @@
 """A search over a recipe's fields, with Optuna: validation images only, one process a trial, bad ones ended early.
 
 All trials train with the same seed, so that they differ by their fields, as far as that goes. A trial's process may
-diverge, crash or run out of memory: it then counts as failed, and the search goes on. Whatever decides the next trial
+diverge, crash or run out of memory: it then counts as failed, and the search continues. Whatever decides the next trial
 is keyed by (seed, a number that no trial before has had), so a search that was killed ends as one that was not.
 """
 
@@ -75,8 +75,10 @@ def tune(setting: Setting, trials: int, out: Path) -> "optuna.Study":
 
 def _try(search: "Search", trial: "Trial") -> None:
     try:
-        with closing(accuracies(search.setting, trial.recipe)) as told:  # ends the process of one that is ended early
-            if all(search.report(trial, accuracy) for accuracy in told):
+        with closing(
+            accuracies(search.setting, trial.recipe)
+        ) as reported:  # ends the process of one that is ended early
+            if all(search.report(trial, accuracy) for accuracy in reported):
                 search.complete(trial)
     except RunFailedError as error:
         search.fail(trial, error)
@@ -84,7 +86,7 @@ def _try(search: "Search", trial: "Trial") -> None:
 
 @contextmanager
 def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
-    """The search in `out`, begun or gone on with, and locked while the block runs; then its best recipe is written."""
+    """The search in `out`, started or resumed, locked while the block runs; then its best recipe is written."""
     make_folder(out)
     _check_folder(setting, out)
     note_all_own(out)
@@ -114,11 +116,11 @@ def _check_folder(setting: Setting, out: Path) -> None:
             raise UsageError(f"{out} holds other things than a search: choose another --out")
         return
     try:
-        begun = parse_object(path.read_bytes())
+        earlier = parse_object(path.read_bytes())
     except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}): choose another --out") from error
-    begun = {"skip_bad": SKIP_BAD} | begun | {"recipe": with_defaults(begun.get("recipe"))}
-    changed = [name for name, value in asked.items() if begun.get(name) != value]
+    earlier = {"skip_bad": SKIP_BAD} | earlier | {"recipe": with_defaults(earlier.get("recipe"))}
+    changed = [name for name, value in asked.items() if earlier.get(name) != value]
     if changed:
         raise UsageError(f"{out} holds a search with another {changed[0].replace('_', ' ')}: choose another --out")
 
@@ -151,7 +153,7 @@ class Trial:
 
 
 class Search:
-    """Says what to try next, and is told how it went."""
+    """Suggests the next trial and receives its result."""
 
     def __init__(self, study: "optuna.Study", setting: Setting, trials: int, bar: Advance):
         import optuna
@@ -293,7 +295,7 @@ def importances(study: "optuna.Study") -> dict[str, float]:
 
 
 def summarize(study: "optuna.Study", setting: Setting) -> dict[str, Any]:
-    """The best trial and its fields, how many others cannot be told from it, how many ended how, and what mattered."""
+    """The best trial and its fields, how many others are within noise of it, how trials ended, parameter importance."""
     best = study.best_trial
     assert best.value is not None
     margin = noise(best.value, setting.val_images)

@@ -61,13 +61,13 @@ def _code(name: str) -> str:
 
 def _what_it_is(classifier: Predictor, file: Path) -> str:
     about, size = classifier.about, classifier.about.size
-    kind = "8-bit convolutions, the first excepted" if about.quantized else "float32"
+    kind = "int8 convolutions except the first" if about.quantized else "float32"
     return f"""{_TITLE}{_escaped(file.name)}
 Made by `tenfold export --card`.
 
 ## What it is
 A convolutional network that tells {len(about.classes)} classes apart: {", ".join(map(_escaped, about.classes))}.
-ONNX, {file.stat().st_size / 1e6:.1f} MB, {kind}. Input `images`: uint8 N×{size}×{size}×3, RGB, of pictures of another
+ONNX, {file.stat().st_size / 1e6:.1f} MB, {kind}. Input `images`: uint8 N×{size}×{size}×3, RGB, of images of another
 size as `{about.resize}` brings them to it. Output `probabilities`: float32 N×{len(about.classes)}. Normalisation and
 temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{classifier.digest}`.
 """
@@ -127,9 +127,9 @@ The test images were not there when this card was written, so that nothing was m
 
 
 def _taken_for(probabilities: np.ndarray, test: Split, label: int, names: tuple[str, ...]) -> str:
-    guesses = np.bincount(probabilities[test.labels == label].argmax(1), minlength=len(names))
-    guesses[label] = 0
-    return _escaped(names[guesses.argmax()]) if guesses.any() else "–"
+    predicted = np.bincount(probabilities[test.labels == label].argmax(1), minlength=len(names))
+    predicted[label] = 0
+    return _escaped(names[predicted.argmax()]) if predicted.any() else "–"
 
 
 def _threshold(about: ModelMetadata, probabilities: np.ndarray, right: np.ndarray) -> str:
@@ -146,9 +146,9 @@ def _threshold(about: ModelMetadata, probabilities: np.ndarray, right: np.ndarra
 def _limits(about: ModelMetadata) -> str:
     return f"""## Limits and intended use
 - For trying things out, teaching, and as a baseline. Not for decisions about people, health or safety.
-- It names one of its {len(about.classes)} classes whatever the picture shows; `--reject` helps, but a probability was
-  fitted on pictures like those it was trained on, and says little about others.
-- It sees {about.size}×{about.size} pixels. Pictures taken or framed otherwise than its data will be answered worse
+- It predicts one of its {len(about.classes)} classes for any image; `--reject` helps, but a probability was
+  fitted on images like those it was trained on, and says little about others.
+- It sees {about.size}×{about.size} pixels. Images taken or framed differently from its data are classified worse
   than the scores say, and so will rare kinds of each class.
 - The scores are of one training run; another seed gives others. Test images that resemble training images raise them.
 """

@@ -1,7 +1,7 @@
 """A trained run → a model file, checked before it gets its name: on real test images, or else on synthetic ones.
 
 The file answers with what a single view of the network says, divided by the temperature: normalisation, softmax and
-temperature are inside. Quantised, its convolutions multiply 8-bit numbers: a quarter of the size, faster where the
+temperature are inside. Quantised, its convolutions multiply int8 numbers: a quarter of the size, faster where the
 processor is made for it, and a little less exact.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnxruntime import quantization
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, ModelError
 from tenfold.evaluation.metrics import accuracy
@@ -104,7 +104,7 @@ def pack(network: onnx.ModelProto, about: ModelMetadata) -> bytes:
 
 
 def quantize(network: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """Let the convolutions multiply 8-bit numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
+    """Let the convolutions multiply int8 numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
 
     The first one stays as it is: it takes no time, and is the most sensitive. Filters use 7 bits, since processors
     without VNNI add pairs of products in 16 bits. Max pools take and give 8 bits, which changes no number: the new
@@ -158,16 +158,16 @@ def _can_quantize(found: FoundData, int8: Int8) -> bool:
     if found.dataset is not None:
         return True
     if int8 == "on":
-        what = "8-bit files need images, to set ranges and to measure what is lost"
+        what = "int8 files need images, to set ranges and to measure what is lost"
         raise DataError(f"not exported: {what}: give a folder of the run's classes with --data ({found.reason})")
-    remark("kept in float32: without real images, 8 bits cannot be set up or measured; give some with --data")
+    log_info("kept in float32: without real images, 8 bits cannot be set up or measured; give some with --data")
     return False
 
 
 def _choose(
     plain: bytes, network: onnx.ModelProto, about: ModelMetadata, found: FoundData, int8: Int8
 ) -> tuple[bytes, dict[str, float]]:
-    """The file to keep, float32 or 8-bit, and images per second of both in each runtime; what was measured is said.
+    """The file to keep, float32 or int8, and images per second of both in each runtime; what was measured is said.
 
     The speed that decides is that of the runtime that is used here; the accuracy, that of the worst, since the file may
     be run by any elsewhere. Raises `ModelError` where 8 bits were asked for and lose too much.
@@ -180,7 +180,7 @@ def _choose(
     accuracies = {name: _accuracy(classifier, dataset.test) for name, classifier in opened.items()}
     speeds = time_alternately(opened, dataset.test.images)
     for name in opened:
-        remark(f"{name:20} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right")
+        log_info(f"{name:20} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right")
     before, *after = accuracies.values()
     slow, fast = speeds["float32, onnxruntime"], speeds[f"int8, {choose_runtime(quantized=True)[0]}"]
     loss = before - min(after)

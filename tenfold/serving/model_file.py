@@ -31,11 +31,11 @@ _PICKLES = (b"\x80", b"PK\x03\x04")  # plain, and zipped as torch writes them
 class ModelMetadata:
     """What a model file says about itself.
 
-    threshold: the least probability at which an answer is given when unsure ones are to be rejected; None where the
+    threshold: the confidence below which predictions are rejected, if rejection is on; None where the
     model was trained without validation data. temperature: what the logits are divided by. accuracy: share of test
-    images whose first guess is right. made_with: version, recipe, seed, and the name of the data. bit_depth: how many
-    bits of 16-bit images are brought to 8; older files mean all. calibration: on how many validation images, and for
-    which target error, threshold and temperature were chosen; None in older files.
+    images whose top-1 prediction is correct. made_with: version, recipe, seed, and the name of the data. bit_depth: how
+    many bits of 16-bit images are brought to 8; older files mean all. calibration: the number of
+    validation images and the target error that threshold and temperature were fitted for; None in older files.
     """
 
     classes: tuple[str, ...]
@@ -54,19 +54,19 @@ class ModelMetadata:
         return {"format": FORMAT, **asdict(self)}
 
     @staticmethod
-    def from_json(told: dict[str, Any]) -> "ModelMetadata":
+    def from_json(values: dict[str, Any]) -> "ModelMetadata":
         """Read and check what `to_json` gave. Raises `ValueError` that names what is wrong."""
-        if told.get("format") != FORMAT:
-            raise ValueError(f"format {told.get('format')!r} is unknown to this version")
-        told = {"bit_depth": 16} | told
+        if values.get("format") != FORMAT:
+            raise ValueError(f"format {values.get('format')!r} is unknown to this version")
+        values = {"bit_depth": 16} | values
         for field, sound in _SOUND.items():
-            if field not in told or not sound(told[field]):
+            if field not in values or not sound(values[field]):
                 raise ValueError(f"{field} is missing or wrong")
         return ModelMetadata(
-            **{field: told[field] for field in _SOUND}
+            **{field: values[field] for field in _SOUND}
             | {
-                "classes": tuple(told["classes"]),
-                "calibration": told.get("calibration") if isinstance(told.get("calibration"), dict) else None,
+                "classes": tuple(values["classes"]),
+                "calibration": values.get("calibration") if isinstance(values.get("calibration"), dict) else None,
             }
         )
 

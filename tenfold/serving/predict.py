@@ -22,7 +22,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from tenfold.console import Advance, percent, printable, remark
+from tenfold.console import Advance, log_info, percent, printable
 from tenfold.errors import BusyError, DataError, ImageError, StorageError, Terminated, UsageError
 from tenfold.files import make_folder, parse_object, storage_errors, write_text
 from tenfold.machine import cores
@@ -35,31 +35,31 @@ _AHEAD = 4 * BATCH_SIZE
 """Images that may wait decoded for their turn."""
 REJECTED = "none of these"
 _LOOSER = (0.05, 0.1, 0.2, 0.5)
-"""Target errors that are suggested where a smaller one cannot be kept."""
+"""Target errors that are suggested where a smaller one cannot be met."""
 
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What is said of one image.
+    """The prediction for one image.
 
-    guesses: class names with probabilities, the best first; none where there is an `error`. rejected: whether the best
-    one is less probable than the model's threshold, where that was asked for.
+    predictions: class names with probabilities, the best first; none where there is an `error`. rejected: whether the
+    best one is less probable than the model's threshold, where that was asked for.
     """
 
     path: str
-    guesses: tuple[tuple[str, float], ...] = ()
+    predictions: tuple[tuple[str, float], ...] = ()
     rejected: bool = False
     error: str | None = None
 
     @property
     def label(self) -> str | None:
         """The most probable class; None where there is an error."""
-        return self.guesses[0][0] if self.guesses else None
+        return self.predictions[0][0] if self.predictions else None
 
     @property
     def probability(self) -> float | None:
         """The probability of `label`."""
-        return self.guesses[0][1] if self.guesses else None
+        return self.predictions[0][1] if self.predictions else None
 
 
 def answer(
@@ -84,9 +84,10 @@ def _why_no_threshold(about: ModelMetadata) -> str:
         return "it was trained without validation images (tenfold train --val-size N)"
     error, had = f"{100 * found['target_error']:.3g} %", f"{found['images']:,}"
     if found["images"] >= found["images_needed"]:
-        return f"too many answers on {had} validation images are wrong for an error of at most {error}{_looser(found)}"
+        why = f"too many predictions on {had} validation images are wrong for an error of at most {error}"
+        return f"{why}{_looser(found)}"
     return (
-        f"an error of at most {error} takes at least {found['images_needed']:,} validation images (tenfold train "
+        f"an error of at most {error} needs at least {found['images_needed']:,} validation images (tenfold train "
         f"--val-size N), and it had {had}{_looser(found)}"
     )
 
@@ -120,10 +121,10 @@ def _answer_batches(
 def to_answer(
     name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None
 ) -> PredictionResult:
-    """The `top` best guesses of a row of K probabilities; `threshold` says where they are rejected."""
+    """The `top` best predictions of a row of K probabilities; `threshold` says where they are rejected."""
     best = np.argsort(-row, kind="stable")[:top]
-    guesses = tuple((classes[i], float(row[i])) for i in best)
-    return PredictionResult(name, guesses, rejected=threshold is not None and guesses[0][1] < threshold)
+    predictions = tuple((classes[i], float(row[i])) for i in best)
+    return PredictionResult(name, predictions, rejected=threshold is not None and predictions[0][1] < threshold)
 
 
 def _decode_ahead(classifier: Predictor, inputs: Iterable[Input]) -> Iterator[tuple[str, np.ndarray | ImageError]]:
@@ -166,7 +167,7 @@ class OutputFormat:
 
 
 def make_output_format(name: str, classes: tuple[str, ...], top: int) -> OutputFormat:
-    """The form of that name: `table`, `json` (JSON Lines) or `csv`, for `top` guesses an answer."""
+    """The form of that name: `table`, `json` (JSON Lines) or `csv`, for `top` predictions an answer."""
     top = min(top, len(classes))
     if name == "json":
         return OutputFormat(None, _to_json, _from_json)
@@ -174,28 +175,28 @@ def make_output_format(name: str, classes: tuple[str, ...], top: int) -> OutputF
         more = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("label", "probability")]
         header = ["path", "label", "probability", *more, "error"]
         return OutputFormat(_to_csv(header), lambda answer: _to_csv(_cells(answer, top)), _from_csv)
-    width = max(len(printable(label)) for label in (*classes, REJECTED))
-    titles = [f"{'guess':{width}}  {'sure':>7}"] * top
+    width = max(len(printable(label)) for label in (*classes, REJECTED, "prediction"))
+    titles = [f"{'prediction':{width}}  {'confidence':>10}"] * top
     return OutputFormat("  ".join([*titles, "path"]), lambda answer: _to_row(answer, top, width), _no_reading)
 
 
 def describe(answer: PredictionResult) -> dict[str, Any]:
-    """What is said of an image that could be read, as plain data."""
-    label, probability = answer.guesses[0]
-    top = [{"label": label, "probability": probability} for label, probability in answer.guesses]
+    """The prediction for an image that could be read, as plain data."""
+    label, probability = answer.predictions[0]
+    top = [{"label": label, "probability": probability} for label, probability in answer.predictions]
     return {"label": None if answer.rejected else label, "probability": probability, "top": top}
 
 
 def _to_json(answer: PredictionResult) -> str:
-    told = {"error": answer.error} if answer.error is not None else describe(answer)
-    return json.dumps({"path": answer.path} | told)  # in ASCII: names may hold anything
+    fields = {"error": answer.error} if answer.error is not None else describe(answer)
+    return json.dumps({"path": answer.path} | fields)  # in ASCII: names may hold anything
 
 
 def _from_json(line: str) -> tuple[str, bool]:
-    told = parse_object(line.encode())
-    if not isinstance(told.get("path"), str):
+    fields = parse_object(line.encode())
+    if not isinstance(fields.get("path"), str):
         raise ValueError("no path")
-    return told["path"], "error" in told
+    return fields["path"], "error" in fields
 
 
 def _to_csv(cells: Iterable[object]) -> str:
@@ -207,7 +208,7 @@ def _to_csv(cells: Iterable[object]) -> str:
 def _cells(answer: PredictionResult, top: int) -> list[object]:
     if answer.error is not None:
         return [printable(answer.path), *[""] * 2 * top, printable(answer.error)]
-    flat = [cell for label, probability in answer.guesses for cell in (printable(label), f"{probability:.6f}")]
+    flat = [cell for label, probability in answer.predictions for cell in (printable(label), f"{probability:.6f}")]
     return [printable(answer.path), *([REJECTED, *flat[1:]] if answer.rejected else flat), ""]
 
 
@@ -219,17 +220,17 @@ def _from_csv(line: str) -> tuple[str, bool]:
 
 
 def _to_row(answer: PredictionResult, top: int, width: int) -> str:
-    """A row of the table; unreadable images stand in it too, so that nothing goes missing in a long one."""
-    guesses = [(printable(label), percent(probability, 2, "%").rjust(7)) for label, probability in answer.guesses]
+    """A row of the table; unreadable images stand in it too, so that none is missed."""
+    predictions = [(printable(label), percent(probability, 2, "%")) for label, probability in answer.predictions]
     if answer.error is not None:
-        guesses = [("–", "")] * top
+        predictions = [("–", "")] * top
     elif answer.rejected:
-        guesses[0] = (REJECTED, guesses[0][1])
-    return "  ".join([*(f"{label:{width}}  {sure:>7}" for label, sure in guesses), printable(answer.path)])
+        predictions[0] = (REJECTED, predictions[0][1])
+    return "  ".join([*(f"{label:{width}}  {share:>10}" for label, share in predictions), printable(answer.path)])
 
 
 def _no_reading(line: str) -> tuple[str, bool]:
-    raise ValueError("a table is not gone on with")
+    raise ValueError("a table cannot be resumed")
 
 
 # --- the file of --out -------------------------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def _no_reading(line: str) -> tuple[str, bool]:
 class ResumableWriter:
     """The file of answers, appended to, and beside it, until all is done, a note of what was asked.
 
-    Open it with `with`. Raises `UsageError` where the file is there and is not this request's unfinished one,
+    Open it with `with`. Raises `UsageError` where the file is there and is not the unfinished file of this request,
     `BusyError` where another process writes it, `StorageError`.
     """
 
@@ -255,7 +256,7 @@ class ResumableWriter:
             except filelock.Timeout:
                 raise BusyError(f"{self.path} is being written by another process") from None
             stack.callback(self._release)
-            self._begin_or_go_on()
+            self._start_or_resume()
             self._file = self.path.open("ab+", buffering=0)
             stack.callback(self._file.close)
             self._cut_torn_line()
@@ -267,26 +268,27 @@ class ResumableWriter:
     ) -> None:
         self._held.close()
         if kind in (KeyboardInterrupt, Terminated):
-            remark(f"stopped; the same command resumes {self.path}")
+            log_info(f"stopped; the same command resumes {self.path}")
 
     def _release(self) -> None:
         with contextlib.suppress(PermissionError):  # Windows unlinks nothing that is open
             Path(self._lock.lock_file).unlink(missing_ok=True)  # first, or it might be one that another took meanwhile
         self._lock.release()
 
-    def _begin_or_go_on(self) -> None:
+    def _start_or_resume(self) -> None:
         if not self.note.is_file():
             if os.path.lexists(self.path):
                 raise UsageError(f"{self.path} exists: choose another --out")
             write_text(self.note, json.dumps(self.request) + "\n")
             return
         try:
-            begun = parse_object(self.note.read_bytes())
+            earlier = parse_object(self.note.read_bytes())
         except ValueError as error:
             raise UsageError(f"{self.note} is not understood ({error}): choose another --out") from error
         for name, value in self.request.items():
-            if begun.get(name) != value:
-                raise UsageError(f"{self.path} was started with another {name}: ask the same, or choose another --out")
+            if earlier.get(name) != value:
+                how = "repeat the same options, or choose another --out"
+                raise UsageError(f"{self.path} was started with another {name}: {how}")
 
     def _cut_torn_line(self) -> None:
         """Drop what a killed process wrote of a line."""
@@ -320,11 +322,11 @@ class ResumableWriter:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise StorageError(
-                f"cannot write {self.path}: {error.strerror}; the same command goes on when that is mended"
+                f"cannot write {self.path}: {error.strerror}; the same command resumes when that is fixed"
             ) from error
 
     def finish(self) -> None:
-        """All is answered: from now on the file is like any other; where there was nothing to answer, it is gone."""
+        """Mark the file as complete; a file without any answers is removed."""
         if not self.path.stat().st_size:
             self.path.unlink()
         self.note.unlink()
@@ -373,6 +375,6 @@ def write_all(
         write([*header, *map(form.write, answers)])
         bad = [answer for answer in answers if answer.error is not None]
         for answer in bad:
-            remark(f"{answer.path}: {answer.error}")
+            log_info(f"{answer.path}: {answer.error}")
         count.inputs, count.bad = count.inputs + len(answers), count.bad + len(bad)
         advance(len(answers))

@@ -79,7 +79,7 @@ def open_bytes(content: bytes, name: str, runtime: str | None = None, spin: bool
     about = read_about(content, name)
     chosen = _checked(runtime) if runtime else choose_runtime(about.quantized)[0]
     if chosen == "openvino" and not about.quantized:
-        raise UsageError(f"{name}: openvino runs 8-bit files only: its answers are wrong for earlier files in float32")
+        raise UsageError(f"{name}: openvino runs int8 files only: its predictions are wrong for older float32 files")
     try:
         classifier = Predictor(about, digest, f"{chosen} {version(chosen)}", _START[chosen](content, spin))
         answer = classifier.predict(np.zeros((1, about.size, about.size, 3), np.uint8))
@@ -105,8 +105,8 @@ def choose_runtime(quantized: bool) -> tuple[str, str]:
     wanted = os.environ.get(VARIABLE) or "onnxruntime"
     if _checked(wanted, f"{VARIABLE}: ") == "openvino":
         chosen = "openvino" if quantized else "onnxruntime"
-        return chosen, f"8-bit ones are run by OpenVINO, as {VARIABLE} says, the others by ONNX Runtime"
-    return "onnxruntime", f"run by ONNX Runtime; {VARIABLE}=openvino lets OpenVINO run the 8-bit ones"
+        return chosen, f"int8 files are run by OpenVINO, as {VARIABLE} says, the others by ONNX Runtime"
+    return "onnxruntime", f"run by ONNX Runtime; {VARIABLE}=openvino lets OpenVINO run int8 files"
 
 
 def _checked(runtime: str, where: str = "") -> str:

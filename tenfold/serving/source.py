@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import Dataset
 from tenfold.errors import ModelError, UsageError
 from tenfold.files import write_bytes
@@ -101,7 +101,7 @@ def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Sou
     logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
     source = Source(model, found, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
     if not found.own:
-        remark(f"checked on {source.verified_on}: {found.reason}")
+        log_info(f"checked on {source.verified_on}: {found.reason}")
     return source
 
 

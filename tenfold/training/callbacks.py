@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from tenfold.console import progress, remark
+from tenfold.console import log_info, progress
 from tenfold.errors import UsageError
 from tenfold.registry import Registry
 
@@ -89,7 +89,7 @@ class EpochLog(Callback):
         line = f"epoch {metrics.epoch:g}: loss {metrics.train_loss:.4f}, accuracy {metrics.train_accuracy:.2%}"
         if not math.isnan(metrics.val_accuracy):
             line += f"; validation loss {metrics.val_loss:.4f}, accuracy {metrics.val_accuracy:.2%}"
-        remark(f"{line}; {metrics.seconds:.1f} s")
+        log_info(f"{line}; {metrics.seconds:.1f} s")
 
 
 class EarlyStopping(Callback):
@@ -126,7 +126,9 @@ class EarlyStopping(Callback):
             since = 0 if value > best + self.min_delta else since + 1
             best = max(best, value)
         if since >= self.patience and not trainer.done:
-            remark(f"stopped at epoch {trainer.epochs[-1].epoch:g}: {self.monitor} has not improved for {since} epochs")
+            log_info(
+                f"stopped at epoch {trainer.epochs[-1].epoch:g}: {self.monitor} has not improved for {since} epochs"
+            )
             trainer.should_stop = True
 
 

@@ -100,5 +100,5 @@ def _travelling() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise RankLostError(
-            "another rank ended, see what it said; torchrun … train --resume goes on from the last checkpoint"
+            "another rank ended, see its message; torchrun … train --resume resumes from the last checkpoint"
         ) from error

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data.dataset import Dataset
 from tenfold.errors import UsageError
 from tenfold.training.imbalance import fit_recipe
@@ -38,8 +38,8 @@ def as_recipe(recipe: str | Path | Recipe) -> Recipe:
     return find_recipe(str(recipe))
 
 
-def remark_size(recipe: str | Path | Recipe, size: int) -> None:
+def log_size(recipe: str | Path | Recipe, size: int) -> None:
     """Log how the recipe is fitted to images of `size` pixels a side, if it is."""
     usual = as_recipe(recipe)
     if changes := usual.changes(usual.for_size(size)):
-        remark(f"recipe fitted to images of {size} pixels: {changes}")
+        log_info(f"recipe fitted to images of {size} pixels: {changes}")

@@ -33,7 +33,7 @@ def predict_logits(
     """Compute logits of uint8 N×H×W×3; the model is left in the mode it came in.
 
     Every image is seen once as it is. The share `tta_fraction` of them whose two best logits lie closest together is
-    seen in the other `views` too, which gives most of the gain for part of the price. `on_batch` is told after every
+    seen in the other `views` too, which gives most of the gain for part of the price. `on_batch` is called after every
     batch for how many of the N images' worth of the work it stands.
     """
     was_training = model.training

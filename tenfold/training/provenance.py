@@ -1,4 +1,4 @@
-"""The data that a run was trained on: noted, found again, told apart from others; the command that repeats the run."""
+"""Provenance: which data a run was trained on, how they are found again, and the command that repeats the run."""
 
 import csv
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.data import DATASETS, Dataset, Origin, is_cached, is_folder, load, load_named
 from tenfold.data.dataset import SKIP_BAD, Split
 from tenfold.errors import DataError, ModelError, StorageError, UsageError
@@ -240,16 +240,16 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> Dataset:
         return load(name, skip_bad=skip_bad or SKIP_BAD)
     if "folder" in env and Path(name).resolve() == Path(env["folder"]["path"]):
         if skip_bad and skip_bad != _skip_bad(env):
-            remark(f"--skip-bad {skip_bad} is without effect: {name} is read as {run.path} was trained on it")
+            log_info(f"--skip-bad {skip_bad} is without effect: {name} is read as {run.path} was trained on it")
         return reload_dataset(run)  # if it changed, most of its images were still trained on
-    from tenfold.data.folder import TEST_SHARE, make_dataset, read_folder, remark_left_out
+    from tenfold.data.folder import TEST_SHARE, log_left_out, make_dataset, read_folder
 
     model = run.description
     skip_bad = skip_bad or _skip_bad(env)
     pictures = read_folder(
         Path(name), model.size, model.resize, bit_depth=model.bit_depth, skip_bad=skip_bad, classes=model.classes
     )
-    remark_left_out(pictures)
+    log_left_out(pictures)
     own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
     dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
     if not own:
@@ -268,7 +268,7 @@ def _warn_of_known(run: Run, dataset: Dataset) -> None:
     known = _names(dataset) & {name for name, split in _listed(run) if split != "test"}
     if known:
         count = f"{len(known):,} of these images have names (as {min(known)}) of images that {run.path} was trained on"
-        remark(f"{count}: if they are the same, the scores are too good")
+        log_info(f"{count}: if they are the same, the scores are too good")
 
 
 def _listed(run: Run) -> Iterator[tuple[str, str]]:
@@ -294,8 +294,8 @@ def _what_changed(run: Run, dataset: Dataset) -> str:
     if not before:
         return ""
     counts = {"gone": before - now_there, "new": now_there - before}
-    told = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
-    return f"; images: {', '.join(told) or 'the same names, other content'}"
+    parts = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
+    return f"; images: {', '.join(parts) or 'the same names, other content'}"
 
 
 def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float) -> str:

@@ -242,12 +242,12 @@ class Recipe:
 _ADAPTER = TypeAdapter(Recipe)
 
 
-def with_defaults(told: Any) -> Any:
+def with_defaults(value: Any) -> Any:
     """A recipe noted as plain data, fields that came since then at their defaults; unchanged where it is none."""
     try:
-        return json.loads(Recipe.from_json(json.dumps(told)).to_json())
+        return json.loads(Recipe.from_json(json.dumps(value)).to_json())
     except UsageError:
-        return told
+        return value
 
 
 REFERENCE = Recipe(

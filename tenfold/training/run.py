@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.errors import BusyError, ModelError, StorageError, UsageError, one_line
 from tenfold.files import (
     TEMPORARY_SUFFIX,
@@ -133,6 +133,15 @@ class Run:
         finally:
             self.unlock()
 
+    @contextlib.contextmanager
+    def unlocked_on_error(self) -> Iterator[None]:
+        """Let go of the directory where the block raises: in a notebook the process lives on."""
+        try:
+            yield
+        except BaseException:
+            self.unlock()
+            raise
+
     # --- small files ---
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
@@ -192,7 +201,7 @@ class Run:
                 for damaged in paths[:number]:  # else they would count among the newest, and sound ones go for them
                     damaged.unlink()
                 return checkpoint
-            remark(f"{path} is damaged and skipped")
+            log_info(f"{path} is damaged and skipped")
         if paths:
             raise ModelError(f"{self.path / 'checkpoints'}: every checkpoint is damaged; remove the folder to restart")
         return None
@@ -226,21 +235,21 @@ class Run:
 
         For that, a file that was there is vouched for as it was and as it will be until all are written.
         """
-        told = self._manifest()
+        manifest = self._manifest()
         encoded = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
         new = {name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()}
         found = {name: sha256(self.path / name) for name in new if (self.path / name).is_file()}
-        there = {name: digest for name, digest in found.items() if told.matches(name, digest)}
-        before = told.before | there
+        there = {name: digest for name, digest in found.items() if manifest.matches(name, digest)}
+        before = manifest.before | there
         # of a damaged or missing file, too: as soon as it is replaced it is sound
-        self._write_manifest(told.files | {name: new[name] for name in new if name in told.files}, before)
+        self._write_manifest(manifest.files | {name: new[name] for name in new if name in manifest.files}, before)
         for name, content in encoded.items():
             write_bytes(self.path / name, content)
-        self._write_manifest(told.files | new, {name: digest for name, digest in before.items() if name not in new})
+        self._write_manifest(manifest.files | new, {name: digest for name, digest in before.items() if name not in new})
 
     def _write_manifest(self, digests: dict[str, str], before: dict[str, str] | None = None) -> None:
-        told = {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))}
-        self.write_json(MANIFEST, told | ({"before": before} if before else {}))
+        manifest = {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))}
+        self.write_json(MANIFEST, manifest | ({"before": before} if before else {}))
 
     def digest(self, name: str) -> str | None:
         """What the manifest says a file's SHA-256 is, or None where it does not speak of it. Raises `ModelError`."""
@@ -264,12 +273,12 @@ class Run:
 
     def verify(self, *names: str) -> None:
         """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""
-        told = self._manifest()
-        for name in names or told.files:
+        manifest = self._manifest()
+        for name in names or manifest.files:
             path = self.path / name
             if not path.is_file():
                 raise ModelError(f"{path} is missing")
-            if not told.matches(name, sha256(path)):
+            if not manifest.matches(name, sha256(path)):
                 raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
 
     def require_scores(self) -> dict[str, Any]:
@@ -327,7 +336,7 @@ def find_unfinished(folder: Path) -> Run:
             if not run.scored:
                 return run
         except (BusyError, ModelError, StorageError) as error:
-            remark(f"passed over: {error}")
+            log_info(f"passed over: {error}")
     raise ModelError(f"nothing to resume: no unfinished run in {folder}")
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.errors import UsageError
 from tenfold.files import write_text
 from tenfold.training.callbacks import CALLBACKS, Callback, register_callback
@@ -68,7 +68,7 @@ class TensorBoard(Callback):
         for path in sorted((run.path / "plots").glob("*.png")):
             self._writer.add_image(f"plots/{path.stem}", _pixels(path), dataformats="HWC")
         self._writer.close()
-        remark(f"logged for TensorBoard: tensorboard --logdir {self._writer.log_dir}")
+        log_info(f"logged for TensorBoard: tensorboard --logdir {self._writer.log_dir}")
 
 
 @register_callback("mlflow")
@@ -122,7 +122,7 @@ class MLflow(Callback):
             if path.is_file():
                 mlflow.log_artifact(str(path))
         self._end("FINISHED")
-        remark(f"logged for MLflow: run {self._id} in {mlflow.get_tracking_uri()}")
+        log_info(f"logged for MLflow: run {self._id} in {mlflow.get_tracking_uri()}")
 
     @staticmethod
     def _end(status: str) -> None:

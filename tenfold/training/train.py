@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tenfold.console import remark, warn
+from tenfold.console import log_info, warn
 from tenfold.data import Dataset, load
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, ModelError, Terminated
@@ -69,7 +69,8 @@ def train(
     trainer = _prepare(recipe, dataset, seed, plan, dist)
     env = describe_environment(dataset.name, seed, plan, dist) | note_origin(dataset)
     run = Run.create(out, recipe, env | {"target_error": target_error})
-    return _train(run, trainer, callbacks)
+    with run.unlocked_on_error():
+        return _train(run, trainer, callbacks)
 
 
 def resume(
@@ -86,8 +87,19 @@ def resume(
     """
     run = Run.open(out)
     run.lock()
+    with run.unlocked_on_error():
+        return _resume(run, device, data, dist, callbacks)
+
+
+def _resume(
+    run: Run,
+    device: str | None,
+    data: Dataset | Path | None,
+    dist: DistContext,
+    callbacks: Iterable[Callback],
+) -> TrainResult:
     if run.scored:
-        raise ModelError(f"nothing to resume: {out} is finished")
+        raise ModelError(f"nothing to resume: {run.path} is finished")
     env = run.env
     plan, dataset = select_device(dist.device(device or env["device"])), _own_data(run, data)
     _note_resumption(run, plan, dataset, dist)
@@ -95,7 +107,7 @@ def resume(
     trainer = _prepare(run.recipe, dataset, env["seed"], plan, dist)
     if checkpoint:
         trainer.restore(checkpoint)
-        remark(f"resuming at step {trainer.step} of {trainer.schedule.total}")
+        log_info(f"resuming at step {trainer.step} of {trainer.schedule.total}")
     return _train(run, trainer, callbacks)
 
 
@@ -138,7 +150,7 @@ def _lead(trainer: Trainer, run: Run) -> None:
         "skip_bad": origin.skip_bad if origin else SKIP_BAD,
         "sha256": origin.sha256 if origin else None,
     }
-    remark(f"{trainer.dist.count} ranks, each with its share of every batch of {trainer.schedule.batch_size} images")
+    log_info(f"{trainer.dist.count} ranks, each with its share of every batch of {trainer.schedule.batch_size} images")
     trainer.dist.broadcast(request)
     trainer.dist.broadcast(trainer.checkpoint())
 
@@ -149,7 +161,7 @@ def _note_resumption(run: Run, plan: DeviceConfig, dataset: Dataset, dist: DistC
     here = describe_environment(env["data"], env["seed"], plan, dist)
     changed = [key for key in ("device", "dtype", "threads", "ranks", "versions", "cpu") if env.get(key) != here[key]]
     if changed:
-        remark(f"{', '.join(changed)} changed since this run was started: it resumes, but not bit for bit")
+        log_info(f"{', '.join(changed)} changed since this run was started: it resumes, but not bit for bit")
     kept = {"target_error": env.get("target_error"), "started": env.get("started")}
     kept["resumed"] = [*env.get("resumed", []), here["started"]]
     run.write_json("env.json", here | note_origin(dataset) | kept)  # with the place where the folder is now
@@ -158,7 +170,7 @@ def _note_resumption(run: Run, plan: DeviceConfig, dataset: Dataset, dist: DistC
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: DeviceConfig, dist: DistContext) -> Trainer:
     trainer = Trainer(recipe, dataset, seed=seed, device=plan, dist=dist)
     for reason in plan.reasons if dist.first else ():
-        remark(reason)
+        log_info(reason)
     if dist.first:
         warn_of_untrained_classes(dataset.classes, *split(dataset.train, recipe, seed))
     return trainer
@@ -175,7 +187,7 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
         trainer.fit()
     except (KeyboardInterrupt, Terminated):
         how = "tenfold" if trainer.dist.count == 1 else "the same torchrun … -m tenfold"
-        remark(f"stopped at step {trainer.step}; to resume: {how} train --resume --out {run.path}")
+        log_info(f"stopped at step {trainer.step}; to resume: {how} train --resume --out {run.path}")
         raise
     _save_model(run, trainer)
     seconds = before + time.perf_counter() - began
@@ -187,7 +199,7 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
 def _write_beforehand(run: Run, trainer: Trainer) -> None:
     dataset, summary = trainer.data, format_summary(trainer.network, trainer.images.shape[1])
     for line in summary.splitlines():
-        remark(line)
+        log_info(line)
     write_text(run.path / SUMMARY_FILE, f"{summary}\n")
     if dataset.origin:
         write_split(run, dataset, *split(dataset.train, trainer.recipe, trainer.seed))

@@ -88,14 +88,14 @@ def read_description(folder: Path) -> ModelDescription:
 
 def read_model(folder: Path, plan: DeviceConfig) -> Model:
     """Rebuild the network on the plan's device, ready to predict. Raises `ModelError`."""
-    told = read_description(folder)
+    description = read_description(folder)
     try:
-        network = build(told.network, len(told.classes), told.size)
+        network = build(description.network, len(description.classes), description.size)
     except UsageError as error:
         raise _not_understood(folder, error) from error
     _fill(network, folder / WEIGHTS)
     network = channels_last(network.to(plan.device)).eval()
-    return Model(network, told.classes, told.size, Normalization(told.mean, told.std))
+    return Model(network, description.classes, description.size, Normalization(description.mean, description.std))
 
 
 def _not_understood(folder: Path, error: Exception) -> ModelError:

@@ -212,6 +212,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Iter
     yield place
 
 
+@pytest.mark.train
 def test_the_range_travels_with_the_model(trained: Path) -> None:
     """In model.json and in the file's own metadata; the pixels are those of training."""
     from tenfold.serving.model_file import ModelMetadata
@@ -246,6 +247,7 @@ def test_the_range_travels_with_the_model(trained: Path) -> None:
         ModelMetadata.from_json(told | {"bit_depth": 17})
 
 
+@pytest.mark.train
 def test_a_run_of_before_reads_its_folder_as_before(trained: Path) -> None:
     """Without a word about bits in it: all 16, as it was trained."""
     from tenfold.training.provenance import reload_dataset

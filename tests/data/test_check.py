@@ -294,6 +294,7 @@ def test_the_answer_for_people(root: Path, check: Callable[..., tuple[int, str]]
     assert "  … and 5 more: --json lists all" in lines
 
 
+@pytest.mark.train
 def test_no_name_commands_the_terminal(
     root: Path, check: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +317,7 @@ def test_no_folder_to_check(tmp_path: Path) -> None:
         check_folder(tmp_path / "nowhere")
 
 
+@pytest.mark.train
 def test_show_and_remove_take_folders(
     root: Path, check: Callable[..., tuple[int, str]], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

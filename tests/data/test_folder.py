@@ -1,7 +1,9 @@
 """Folders of images: what counts as a class, which images are tested on, what is skipped, refused and kept."""
 
+import json
 import os
 import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +26,7 @@ from tests.support.images import PIXELS, oriented, png, save
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 Make = Callable[..., Path]
+Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -471,3 +474,17 @@ def test_classes_of_a_larger_set() -> None:
     wider = dataset.with_classes(("a", "b", "c"))
     assert wider.classes == ("a", "b", "c") and wider.test.labels.tolist() == [1, 2]
     assert replace(dataset, classes=("b", "z")).with_classes(("a", "b")).classes == ("b", "z")
+
+
+def test_names_that_are_no_text_go_through_a_pipe(make: Make, command: Command) -> None:
+    """A class and a file, written by a terminal's encoding that has ASCII only: escaped, and no traceback."""
+    root = make({"a": 2})
+    bad = Path(os.fsdecode(os.fsencode(root) + b"/\xff"))
+    bad.mkdir()
+    shutil.copy(root / "a" / "0.png", os.fsdecode(os.fsencode(bad) + b"/\xfe.png"))
+    settings = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    checked = command("data", "check", root, env=settings)
+    assert checked.returncode == 3 and "the name of \\xff is no text in UTF-8" in checked.stdout
+    told = command("predict", root, "--json", env=settings)
+    paths = [json.loads(line)["path"] for line in told.stdout.splitlines()]
+    assert told.returncode == 0 and os.fsencode(paths[-1]).endswith(b"/\xff/\xfe.png")

@@ -12,6 +12,8 @@ import pytest
 from tests.support import tiny_cifar
 from tests.support.process import run_python
 
+pytestmark = pytest.mark.slow
+
 Members = Callable[[tarfile.TarFile], None]
 GROWTH_LIMIT = 100 * 2**20  # bytes; the largest member of real archives has 30 MiB
 BOMB_BYTES = 256 * 2**20

@@ -22,7 +22,7 @@ from tenfold.errors import DataError
 from tenfold.scaling.blocks import find_blocks
 from tenfold.serving.inputs import find
 from tests.support.images import save
-from tests.support.process import Command, Invoke
+from tests.support.process import Invoke
 
 IMAGES = {"a/1.png", "a/2.png", "b/1.png", "b/2.png"}
 Reader = Callable[[Path], set[str]]
@@ -264,7 +264,7 @@ def test_a_run_that_is_killed_at_any_moment_is_output(
 
 @pytest.fixture(scope="module")
 def worked_in(
-    tmp_path_factory: pytest.TempPathFactory, command: Command, tiny_recipe: Path
+    tmp_path_factory: pytest.TempPathFactory, invoke: Invoke, tiny_recipe: Path
 ) -> tuple[Path, set[str], dict[str, str]]:
     """A folder in which a user trained, explained and drew, all with paths of their own choice or none."""
     place = tmp_path_factory.mktemp("work")
@@ -291,13 +291,15 @@ def worked_in(
                 "results/second",
             ),
         ):
-            done = command(*words, cwd=root)
+            done = invoke(*words, cwd=root)
             assert done.returncode == 0, done.stderr
         return root, images, {"train": done.stderr}
 
 
+@pytest.mark.train
+@pytest.mark.slow
 def test_work_in_the_folder_itself_changes_no_data(
-    worked_in: tuple[Path, set[str], dict[str, str]], command: Command, tmp_path: Path
+    worked_in: tuple[Path, set[str], dict[str, str]], invoke: Invoke, tmp_path: Path
 ) -> None:
     """`cd flowers; tenfold train --data .` and all that follows; before, the next command failed or learned from it."""
     root, pictures, said = worked_in
@@ -310,9 +312,9 @@ def test_work_in_the_folder_itself_changes_no_data(
         for reader in READERS:
             assert reader(folder) == pictures
     assert "warning: flowers.png was made by tenfold: left out (and " in said["train"]
-    done = command("data", "check", ".", "--json", cwd=root)
+    done = invoke("data", "check", ".", "--json", cwd=root)
     assert json.loads(done.stdout)["counts"] == {"": {"daisy": 20, "rose": 20}}
-    done = command("predict", ".", "--json", cwd=root)
+    done = invoke("predict", ".", "--json", cwd=root)
     assert {json.loads(line)["path"] for line in done.stdout.splitlines()} == pictures
 
 

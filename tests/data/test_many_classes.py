@@ -13,6 +13,8 @@ from PIL import Image
 from tenfold import data
 from tests.support.process import Invoke
 
+pytestmark = pytest.mark.slow
+
 CLASSES = tuple(f"c{number:03}" for number in range(300))
 
 

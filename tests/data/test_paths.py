@@ -19,7 +19,7 @@ from tenfold.errors import UsageError
 from tenfold.files import expand_home
 from tenfold.training.recipe_files import find_recipe
 from tests.support.images import save
-from tests.support.process import Command
+from tests.support.process import Invoke
 
 SHAPES = make_shapes(0, 60, 1).train.images
 NOT_PATHS = {
@@ -49,24 +49,23 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
 # --- ~ ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_tilde_is_the_home_directory_in_options_and_variables(
-    command: Command, here: Path, tiny_recipe: Path
-) -> None:
+@pytest.mark.slow
+def test_a_tilde_is_the_home_directory_in_options_and_variables(invoke: Invoke, here: Path, tiny_recipe: Path) -> None:
     """Without it: "unknown recipe", "is not a folder", and folders that are named ~."""
     (here / "tiny.json").write_bytes(tiny_recipe.read_bytes())
     env = os.environ | {"TENFOLD_DATA": "~/flowers", "TENFOLD_RECIPE": "~/tiny.json"}
-    said = command("train", "--out=~/runs/one", "--epochs", "2", "--no-report", "--json", env=env)
+    said = invoke("train", "--out=~/runs/one", "--epochs", "2", "--no-report", "--json", env=env)
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["run"] == str(here / "runs" / "one")
-    again = command("train", "--resume", "--data=~/flowers", "--out=~/runs/one")
+    again = invoke("train", "--resume", "--data=~/flowers", "--out=~/runs/one")
     assert again.returncode == 4 and f"{here}/runs/one is finished" in again.stderr
-    said = command("predict", "~/flowers/a/*.png", "--model=~/runs/one", "--out=~/answers.csv")
+    said = invoke("predict", "~/flowers/a/*.png", "--model=~/runs/one", "--out=~/answers.csv")
     assert said.returncode == 0 and len((here / "answers.csv").read_text().splitlines()) == 1 + 12
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_several_recipes_may_lie_in_the_home_directory(command: Command, here: Path) -> None:
-    said = command("bench", "--recipe", "fast89", "--recipe", "~/a.json", "--data", "shapes")
+def test_several_recipes_may_lie_in_the_home_directory(invoke: Invoke, here: Path) -> None:
+    said = invoke("bench", "--recipe", "fast89", "--recipe", "~/a.json", "--data", "shapes")
     assert said.returncode == 2 and f"cannot read recipe {here}/a.json" in said.stderr
 
 
@@ -103,17 +102,17 @@ def test_without_a_home_directory_a_tilde_is_an_error(monkeypatch: pytest.Monkey
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_that_is_named_as_a_data_set(command: Command, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_is_named_as_a_data_set(invoke: Invoke, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`./shapes` and `shapes/` are the folder; of the name alone it is said what it means."""
     said: list[str] = []
-    monkeypatch.setattr("tenfold.data.remark", said.append)
+    monkeypatch.setattr("tenfold.data.log_info", said.append)
     write_folder(Path("shapes"), images=20)
     assert len(tenfold.load("shapes").train) == 5000
     assert said == ["shapes is the built-in data set; for the folder shapes that is here, write ./shapes"]
     for path in ("./shapes", "shapes/"):
         assert tenfold.load(path).classes == ("a", "b")
     assert len(said) == 1
-    assert "write ./shapes" in command("data", "delete", "shapes").stderr
+    assert "write ./shapes" in invoke("data", "delete", "shapes").stderr
 
 
 def test_no_name_at_all_is_not_the_folder_that_one_is_in(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +145,9 @@ def test_a_space_of_any_editor_is_read(tmp_path: Path, encode: Any) -> None:
     assert read_space(tmp_path / "space.json", find_recipe("fast89")) == {"momentum": Range(0.25, 0.75)}
 
 
-def test_a_recipe_that_is_not_what_its_mark_says_is_one_line(command: Command, tmp_path: Path) -> None:
+def test_a_recipe_that_is_not_what_its_mark_says_is_one_line(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_bytes(codecs.BOM_UTF16_LE + b"{}\n")
-    said = command("train", "--recipe", "odd.json", "--data", "shapes", cwd=tmp_path)
+    said = invoke("train", "--recipe", "odd.json", "--data", "shapes", cwd=tmp_path)
     assert said.returncode == 2
     assert said.stderr == "tenfold: odd.json: begins as utf-16-le text, but is not: save it as UTF-8\n"
 

@@ -16,7 +16,7 @@ from tenfold.data.entries import most_bad
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
 from tests.support.images import save
-from tests.support.process import Command, Invoke
+from tests.support.process import Invoke
 
 SHAPES = make_shapes(0, 80, 1).train.images
 
@@ -101,21 +101,22 @@ def test_of_many_bad_images_the_first_are_named_and_the_others_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr("tenfold.data.entries.remark", said.append)
+    monkeypatch.setattr("tenfold.data.entries.log_info", said.append)
     tenfold.load(str(write_folder(tmp_path / "x", bad=25)), skip_bad="all")
     assert len(said) == 11 and said[0] == "skipped a/36.png: empty: it has zero bytes"
     assert said[-1] == "skipped 15 more: tenfold data check lists all that cannot be read"
 
 
 @pytest.fixture(scope="module")
-def trained(command: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def trained(invoke: Invoke, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run on a folder with five bad images of sixty, allowed by a variable, and the process that made it."""
     folder = tmp_path_factory.mktemp("trained")
     write_folder(folder / "x", bad=5)
     words = ("train", "--recipe", tiny_recipe, "--data", folder / "x", "--epochs", "2", "--out", folder / "run")
-    return command(*words, env=os.environ | {"TENFOLD_SKIP_BAD": "10%"}), folder
+    return invoke(*words, env=os.environ | {"TENFOLD_SKIP_BAD": "10%"}), folder
 
 
+@pytest.mark.slow
 def test_a_run_says_and_notes_how_many_were_skipped(trained: Any) -> None:
     said, folder = trained
     assert said.returncode == 0, said.stderr
@@ -127,11 +128,12 @@ def test_a_run_says_and_notes_how_many_were_skipped(trained: Any) -> None:
     assert "--skip-bad 10%" in page and "images that could not be read" in page
 
 
-def test_later_commands_allow_what_the_run_was_allowed(command: Command, trained: Any) -> None:
+@pytest.mark.slow
+def test_later_commands_allow_what_the_run_was_allowed(invoke: Invoke, trained: Any) -> None:
     """None of them is told of it, and the usual 1 % would end them."""
     _, folder = trained
     for words in (["evaluate", folder / "run", "--json"], ["report", folder / "run"], ["export", folder / "run"]):
-        said = command(*words)
+        said = invoke(*words)
         assert said.returncode == 0, said.stderr
 
 
@@ -143,18 +145,20 @@ def test_what_a_resumed_run_loads_is_what_it_was_allowed(trained: Any) -> None:
     assert reload_dataset(Run.open(folder / "run")).skipped == 5
 
 
-def test_a_resumed_run_is_not_allowed_another_number(command: Command, trained: Any) -> None:
+@pytest.mark.slow
+def test_a_resumed_run_is_not_allowed_another_number(invoke: Invoke, trained: Any) -> None:
     _, folder = trained
-    said = command("train", "--resume", "--out", folder / "run", "--skip-bad", "3")
+    said = invoke("train", "--resume", "--out", folder / "run", "--skip-bad", "3")
     assert said.returncode == 2 and "was started with --skip-bad 10%, not 3: leave --skip-bad out" in said.stderr
 
 
-def test_other_images_are_allowed_what_is_asked_for(command: Command, trained: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_other_images_are_allowed_what_is_asked_for(invoke: Invoke, trained: Any, tmp_path: Path) -> None:
     _, folder = trained
     root = write_folder(tmp_path / "other", images=40, bad=6)  # 15 %
-    said = command("evaluate", folder / "run", "--data", root, "--json")
+    said = invoke("evaluate", folder / "run", "--data", root, "--json")
     assert said.returncode == 3 and "6 of 40 images cannot be read, and --skip-bad 10% allows 4" in said.stderr
-    said = command("evaluate", folder / "run", "--data", root, "--skip-bad", "15%", "--json")
+    said = invoke("evaluate", folder / "run", "--data", root, "--skip-bad", "15%", "--json")
     answer = json.loads(said.stdout)
     assert (said.returncode, answer["test_images"], answer["skipped_images"]) == (0, 34, 6)
 
@@ -181,11 +185,11 @@ def test_where_no_folder_is_read_the_option_is_not_silently_without_effect(
         assert code == 0 and "--skip-bad all is without effect: " in err
 
 
-def test_data_check_counts_by_the_same_rule(command: Command, tmp_path: Path) -> None:
+def test_data_check_counts_by_the_same_rule(invoke: Invoke, tmp_path: Path) -> None:
     root = write_folder(tmp_path / "x", bad=3)
-    assert command("data", "check", root).returncode == 3
-    assert command("data", "check", root, "--skip-bad", "3").returncode == 8
-    assert command("data", "check", root, env=os.environ | {"TENFOLD_SKIP_BAD": "all"}).returncode == 8
+    assert invoke("data", "check", root).returncode == 3
+    assert invoke("data", "check", root, "--skip-bad", "3").returncode == 8
+    assert invoke("data", "check", root, env=os.environ | {"TENFOLD_SKIP_BAD": "all"}).returncode == 8
 
 
 def test_a_run_of_before_has_the_usual_limit(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tenfold.data.shapes import make_shapes
 from tests.support.images import save
-from tests.support.process import Command
+from tests.support.process import Invoke
 
 SHAPES = make_shapes(0, 80, 1).train.images
 
@@ -22,7 +22,7 @@ def write(folder: Path, count: int, first: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(command: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def run(invoke: Invoke, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Trained on three classes; `solo` has a single image to train on, and so none to test on."""
     root = tmp_path_factory.mktemp("classes")
     with pytest.MonkeyPatch.context() as patch:
@@ -31,19 +31,19 @@ def run(command: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFa
         write(root / "mine" / "b", 20, 20)
         write(root / "mine" / "solo", 1, 40)
         words = ("train", "--recipe", tiny_recipe, "--data", root / "mine", "--epochs", "2", "--out", root / "run")
-        said = command(*words)
+        said = invoke(*words)
         assert said.returncode == 0, said.stderr
         assert "No test images of solo: left out of the macro average" in said.stdout
         yield root / "run"
 
 
-def test_one_class_is_enough_to_score_on(command: Command, run: Path, tmp_path: Path) -> None:
+def test_one_class_is_enough_to_score_on(invoke: Invoke, run: Path, tmp_path: Path) -> None:
     """Here all images are of class b, one of them unreadable, and the folder of class a is empty."""
     write(tmp_path / "more" / "b", 8, 50)
     (tmp_path / "more" / "b" / "bad.png").write_bytes(b"")
     (tmp_path / "more" / "a").mkdir()
     words = ("evaluate", run, "--data", tmp_path / "more", "--predictions", tmp_path / "it.csv", "--json")
-    said = command(*words)
+    said = invoke(*words)
     assert said.returncode == 0, said.stderr
     answer: dict[str, Any] = json.loads(said.stdout)
     rows = {row["class"]: row for row in answer["per_class"]}
@@ -66,30 +66,30 @@ def test_a_class_without_test_images_is_left_out_everywhere(run: Path) -> None:
     assert "No test images of solo: left out of the macro average." in page
 
 
-def test_a_class_that_the_model_does_not_know_is_named(command: Command, run: Path, tmp_path: Path) -> None:
+def test_a_class_that_the_model_does_not_know_is_named(invoke: Invoke, run: Path, tmp_path: Path) -> None:
     write(tmp_path / "more" / "comet", 4)
-    said = command("evaluate", run, "--data", tmp_path / "more")
+    said = invoke("evaluate", run, "--data", tmp_path / "more")
     assert said.returncode == 3
     assert said.stderr.endswith(
         f"more/ has other classes than {run} was trained on: a, b, solo; not among them: comet\n"
     )
 
 
-def test_an_empty_folder_that_is_no_class_is_left_out(command: Command, run: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_that_is_no_class_is_left_out(invoke: Invoke, run: Path, tmp_path: Path) -> None:
     """And the images of a class may lie in folders, of whatever names."""
     write(tmp_path / "more" / "b" / "2019", 4, 50)
     write(tmp_path / "more" / "b" / "2020", 4, 60)
     (tmp_path / "more" / "comet").mkdir()
-    said = command("evaluate", run, "--data", tmp_path / "more", "--json")
+    said = invoke("evaluate", run, "--data", tmp_path / "more", "--json")
     assert said.returncode == 0, said.stderr
     assert json.loads(said.stdout)["test_images"] == 8
     assert "comet holds no image and is no class of the model: left out" in said.stderr
 
 
-def test_a_folder_without_any_class_or_image_is_one_line(command: Command, run: Path, tmp_path: Path) -> None:
+def test_a_folder_without_any_class_or_image_is_one_line(invoke: Invoke, run: Path, tmp_path: Path) -> None:
     (tmp_path / "more" / "a").mkdir(parents=True)
-    said = command("evaluate", run, "--data", tmp_path / "more")
+    said = invoke("evaluate", run, "--data", tmp_path / "more")
     assert said.returncode == 3 and said.stderr == f"tenfold: {tmp_path}/more holds no image that can be read\n"
     (tmp_path / "more" / "a").rmdir()
-    said = command("evaluate", run, "--data", tmp_path / "more")
+    said = invoke("evaluate", run, "--data", tmp_path / "more")
     assert said.returncode == 3 and "has 0 class folders instead of 1 to 1,000" in said.stderr

@@ -103,7 +103,7 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, d
     subject, panel = made
     subject.run.verify()
     assert read_panel(subject) == panel
-    with mock.patch.object(audit, "_labels", lambda *_: {"missing": "made anew", "test": {}}):
+    with mock.patch.object(audit, "_labels", lambda *_: {"missing": "computed again", "test": {}}):
         again, new = run_audit(subject, PLAN)
         assert not new and again == panel
         changed = replace(DATASET, train=DATASET.train[:-1])
@@ -112,7 +112,7 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, d
         content = path.read_bytes()
         path.write_bytes(content.replace(b"suspected", b"inspected"))  # not what the manifest says
         mended, new = run_audit(subject, PLAN)
-    assert new and mended["labels"]["missing"] == "made anew" and mended["corruptions"] == panel["corruptions"]
+    assert new and mended["labels"]["missing"] == "computed again" and mended["corruptions"] == panel["corruptions"]
     subject.run.rewrite_in_manifest({"audit/labels.json": content})
 
 
@@ -134,6 +134,22 @@ def test_a_damaged_part_is_named(made: tuple[Subject, dict[str, Any]], capsys: p
     assert found and "saliency" not in found
     assert f"{path} is damaged: tenfold audit {made[0].run.path} writes it again" in capsys.readouterr().err
     path.write_bytes(content)
+
+
+def test_parts_that_an_earlier_version_kept_are_read(made: tuple[Subject, dict[str, Any]], tmp_path: Path) -> None:
+    """They were in `honesty/`, and some names were others."""
+    subject, panel = made
+    run = Run.open(Path(shutil.copytree(subject.run.path, tmp_path / "old")))
+    shutil.copytree(run.path / "audit", tmp_path / "kept")
+    shutil.rmtree(run.path / "audit")
+    renamed = {"saliency": ("maps", "overlays", "pictures"), "labels": ("labels", "agreement", "judges_accuracy")}
+    renamed |= {"duplicates": ("duplicates", "accuracy_on_duplicates", "accuracy_on_copies")}
+    for name, (old, key, old_key) in renamed.items():
+        text = (tmp_path / "kept" / f"{name}.json").read_text()
+        assert f'"{key}"' in text
+        run.rewrite_in_manifest({f"honesty/{old}.json": text.replace(f'"{key}"', f'"{old_key}"')})
+    found = read_panel(replace(subject, run=run))
+    assert found and {name: found[name] for name in renamed} == {name: panel[name] for name in renamed}
 
 
 def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, dict[str, Any]]) -> None:
@@ -186,6 +202,7 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any
     audit._write_issues(subject, made[1]["labels"])
 
 
+@pytest.mark.slow
 def test_the_command_and_the_page(
     made: tuple[Subject, dict[str, Any]],
     tmp_path: Path,

@@ -17,8 +17,8 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import outputs
-from tenfold.evaluation.audit import Subject, examine
-from tenfold.evaluation.calibration import calibrate, describe
+from tenfold.evaluation.audit import Subject, run_audit
+from tenfold.evaluation.calibration import calibrate, to_json
 from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
 from tenfold.evaluation.report import write_report
 from tenfold.training.augment import Normalization
@@ -192,7 +192,7 @@ def test_the_calibration_is_that_of_a_single_view_of_the_validation_images(make_
         return predict_logits(model.network, torch.from_numpy(np.array(part.images)), PIXELS, PLAN).single.numpy()
 
     held_out = DATASET.train[40:]
-    assert scores["calibration"] == describe(
+    assert scores["calibration"] == to_json(
         calibrate(single(held_out), held_out.labels), single(DATASET.test), DATASET.test.labels
     )
     assert scores["calibration"]["images"] == 20
@@ -220,7 +220,7 @@ def test_scores_of_other_data_do_not_replace_the_runs_own(make_run: MakeRun) -> 
         lambda: write_scores(run, evaluation, {}),
         lambda: rewrite_scores(run, evaluation),
         lambda: write_report(run, other, evaluation),
-        lambda: examine(Subject(run, other, evaluation), PLAN),
+        lambda: run_audit(Subject(run, other, evaluation), PLAN),
     ):
         with pytest.raises(UsageError, match=r"of other data than .*mine was trained on: the run keeps only its own"):
             keep()

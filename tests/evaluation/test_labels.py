@@ -59,6 +59,7 @@ def test_the_recipe_fits_the_images(size: int) -> None:
     assert recipe_for(train).images == 500
 
 
+@pytest.mark.slow
 def test_planted_errors_are_found() -> None:
     """5 % of the labels of drawn shapes are turned into others at random."""
     train = make_shapes(train=1_600, test=1).train

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def open_page(browser: "Browser") -> Iterator[Open]:
-    """Open a file with the network off; at the end nothing may have been asked for, said or shown that should not."""
+    """Open a file with the network off; at the end nothing may have been requested or printed."""
     contexts, wrong = [], []
 
     def open_file(path: Path, width: int = 1200, scheme: str = "light") -> "Page":
@@ -91,17 +91,17 @@ def assert_shows(image: "Locator", number: int, tmp_path: Path) -> None:
 
 def test_a_confusion_cell_opens_its_images(page: "Page", predictions: list[dict[str, str]], tmp_path: Path) -> None:
     wrong = Counter((row["true"], row["predicted"]) for row in predictions if row["correct"] == "False")
-    (truth, said), count = wrong.most_common(1)[0]
-    row, column = DATASET.classes.index(truth), DATASET.classes.index(said)
-    page.locator(f".matrix button[data-truth='{row}'][data-said='{column}']").click()
+    (truth, predicted), count = wrong.most_common(1)[0]
+    row, column = DATASET.classes.index(truth), DATASET.classes.index(predicted)
+    page.locator(f".matrix button[data-truth='{row}'][data-predicted='{column}']").click()
     dialog = page.locator("dialog[open]")
-    assert dialog.locator("h2").text_content() == f"{NAMES[row]}, taken for {NAMES[column]}"
+    assert dialog.locator("h2").text_content() == f"{NAMES[row]}, predicted {NAMES[column]}"
     assert dialog.locator("li").count() == count
-    own = [line for line in predictions if (line["true"], line["predicted"]) == (truth, said)]
-    surest = max(own, key=lambda line: float(line["probability"]))
+    own = [line for line in predictions if (line["true"], line["predicted"]) == (truth, predicted)]
+    most_confident = max(own, key=lambda line: float(line["probability"]))
     first = dialog.locator("li").first
-    assert f"test image {surest['index']}" == first.locator("figure").get_attribute("title")
-    assert_shows(first.locator(".image"), int(surest["index"]), tmp_path)
+    assert f"test image {most_confident['index']}" == first.locator("figure").get_attribute("title")
+    assert_shows(first.locator(".image"), int(most_confident["index"]), tmp_path)
     dialog.locator(".close").click()
     assert page.locator("dialog[open]").count() == 0
 
@@ -124,9 +124,9 @@ def test_filters_filter(page: "Page", predictions: list[dict[str, str]]) -> None
     of_class = [row for row in mistakes if row["true"] == DATASET.classes[3]]
     assert count() == len(of_class) > 0
     page.locator("[name=least]").fill("40")
-    sure = [row for row in of_class if float(row["probability"]) >= 0.4]
-    assert count() == len(sure) and len(sure) < len(of_class)
-    page.locator("[name=said]").select_option(index=1)
+    confident = [row for row in of_class if float(row["probability"]) >= 0.4]
+    assert count() == len(confident) and len(confident) < len(of_class)
+    page.locator("[name=predicted]").select_option(index=1)
     page.locator("[name=truth]").select_option(index=0)
     both = [r for r in mistakes if r["predicted"] == DATASET.classes[0] and float(r["probability"]) >= 0.4]
     assert count() == len(both)
@@ -146,11 +146,11 @@ def test_the_keyboard_reaches_the_images_of_a_cell(page: "Page") -> None:
     page.locator(".matrix button").first.focus()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
-    place = "[document.activeElement.dataset.truth, document.activeElement.dataset.said].join()"
+    place = "[document.activeElement.dataset.truth, document.activeElement.dataset.predicted].join()"
     assert page.evaluate(place) == "1,1"
     assert page.locator(".matrix button[tabindex='0']").count() == 1
     page.keyboard.press("Enter")
-    assert page.locator("dialog[open] h2").text_content() == f"{NAMES[1]}, recognised"
+    assert page.locator("dialog[open] h2").text_content() == f"{NAMES[1]}, correct"
     page.keyboard.press("Escape")
     assert page.locator("dialog[open]").count() == 0 and page.evaluate(place) == "1,1"
 

@@ -50,7 +50,7 @@ def test_blocks_answer_as_one_machine_does(
     near = [told for batch in answer(classifier, find([str(folder)]), 2) for told in batch]
     assert [row["path"] for row in far] == [told.path for told in near]
     for row, told in zip(far, near, strict=True):
-        flat = [value for guess in told.guesses for value in guess] or [None] * 4
+        flat = [value for guess in told.predictions for value in guess] or [None] * 4
         assert [row["label"], row["probability"], row["label_2"], row["probability_2"]] == flat
         assert row["error"] == told.error
     assert sum(row["error"] is not None for row in far) == 1
@@ -90,8 +90,8 @@ def test_parquet_is_answered_row_by_row(classifier: Predictor, folder: Path, tmp
     assert [part.group for part in parts] == [0, 1, 2]
     far = [row for part in parts for row in rows(answer_block(classifier, part, 1, False))]
     near = [told for batch in answer(classifier, find(map(str, files)), 1) for told in batch]
-    assert [row["label"] for row in far] == [told.guesses[0][0] for told in near] + [None]
-    np.testing.assert_allclose([row["probability"] for row in far[:10]], [t.guesses[0][1] for t in near], atol=1e-6)
+    assert [row["label"] for row in far] == [told.predictions[0][0] for told in near] + [None]
+    np.testing.assert_allclose([row["probability"] for row in far[:10]], [t.predictions[0][1] for t in near], atol=1e-6)
     assert (far[4]["path"], far[10]["error"]) == (f"{tmp_path}/a.parquet#1.0", "no bytes in this row")
 
 

@@ -26,7 +26,7 @@ from tenfold.scaling.address import check
 from tenfold.scaling.space import Range, with_fields
 from tenfold.scaling.tune import Search, Setting, Trial
 from tenfold.training.recipe import FAST89, Recipe
-from tests.support.process import Command
+from tests.support.process import Command, Invoke
 
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
 RUNS = 8
@@ -75,6 +75,7 @@ def listening(first: bytes | None) -> Iterator[str]:
             each.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "said"),
     [
@@ -107,13 +108,15 @@ def test_a_cluster_with_tls_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> N
         check(address)  # nothing listens there any more
 
 
-def test_a_client_address_ends_with_one_line(command: Command, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_client_address_ends_with_one_line(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     words = ["predict", "a.png", "--out", "x", "--cluster", "ray://10.0.0.1:10001"]
-    answer = command(*words, cwd=tmp_path)
+    answer = invoke(*words, cwd=tmp_path)
     assert answer.returncode == 2 and answer.stderr.count("\n") == 1 and "write 10.0.0.1:6379" in answer.stderr
 
 
+@pytest.mark.slow
 def test_without_ray_the_extra_is_named(command: Command, tmp_path: Path) -> None:
     hidden = tmp_path / "sitecustomize.py"
     hidden.write_text(
@@ -125,8 +128,8 @@ def test_without_ray_the_extra_is_named(command: Command, tmp_path: Path) -> Non
     assert answer.returncode == 2 and "this needs ray of the extra 'cluster'" in answer.stderr
 
 
-def test_cpus_are_asked_of_a_cluster_only(command: Command) -> None:
-    answer = command("bench", "--cpus", 1)
+def test_cpus_are_asked_of_a_cluster_only(invoke: Invoke) -> None:
+    answer = invoke("bench", "--cpus", 1)
     assert answer.returncode == 2 and "--cpus goes with --cluster" in answer.stderr
 
 
@@ -140,11 +143,11 @@ def test_cpus_are_asked_of_a_cluster_only(command: Command) -> None:
     ],
 )
 def test_wrong_questions_are_refused_here(
-    command: Command, tmp_path: Path, words: list[str], code: int, said: str
+    invoke: Invoke, tmp_path: Path, words: list[str], code: int, said: str
 ) -> None:
     """A source that is not there leaves no folder behind, which would be another request's afterwards."""
     (tmp_path / "a.png").touch()
-    answer = command("predict", *words, "--cluster", "127.0.0.1:1", cwd=tmp_path)
+    answer = invoke("predict", *words, "--cluster", "127.0.0.1:1", cwd=tmp_path)
     assert answer.returncode == code and said in answer.stderr and len(answer.stderr.splitlines()) == 1
     assert (tmp_path / "x").exists() == ("no Ray" in said)
 
@@ -189,7 +192,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_a_node_dies_and_the_numbers_are_those_of_one_machine(
     command: Command, two_nodes: Any, tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    """Ray's remark on the dead node once stood before the JSON."""
+    """Ray's message on the dead node once stood before the JSON."""
     words = ["bench", "--recipe", str(tiny_recipe), "--runs", str(RUNS), "--data", "shapes", "--json", "--out"]
     line = [sys.executable, "-m", "tenfold", *words, str(tmp_path / "far"), "--cluster", two_nodes.address]
     process = subprocess.Popen([*line, "--cpus", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

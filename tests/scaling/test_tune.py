@@ -26,7 +26,7 @@ from tenfold.training import trial
 from tenfold.training.aliases import RECIPE_FIELDS
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, FAST94, REFERENCE, Recipe
-from tests.support.process import Command
+from tests.support.process import Command, Invoke
 
 SPACE = {"label_smoothing": {"low": 0.0, "high": 0.4}, "batch_size": {"low": 32, "high": 512, "log": True}}
 
@@ -131,6 +131,7 @@ def test_every_kind_of_field_is_drawn_as_the_recipe_wants_it(tmp_path: Path, mon
 # --- the search --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_search_finds_what_matters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, near_tenth)
     setting = make_setting(tmp_path)
@@ -139,6 +140,7 @@ def test_the_search_finds_what_matters(tmp_path: Path, monkeypatch: pytest.Monke
     assert next(iter(row["importances"])) == "label_smoothing" and row["importances"]["label_smoothing"] > 0.9
 
 
+@pytest.mark.slow
 def test_a_search_cut_in_two_tries_what_one_search_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a sampler keyed by the number of trials: the second half drew the first half's values again."""
     whole, halves = pretend(monkeypatch, near_tenth), pretend
@@ -355,6 +357,7 @@ def words(tmp_path: Path, tiny_recipe: Path) -> list[str | Path]:
     ]
 
 
+@pytest.mark.slow
 def test_a_real_search_killed_and_gone_on_with(
     command: Command, words: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +379,7 @@ def test_a_real_search_killed_and_gone_on_with(
     assert with_fields(tuned, answer["best"]["fields"]) == tuned and tuned.name == "tiny-tuned"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_an_interrupted_search_says_how_to_resume(
     words: list[str | Path], tmp_path: Path, number: signal.Signals, code: int
@@ -432,6 +436,7 @@ def test_a_bad_trial_is_ended_early(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert row["best"]["val_accuracy"] == pytest.approx(0.84) and list(told[5]) == [0.9]
 
 
+@pytest.mark.slow
 def test_a_trial_that_diverges_says_so_and_leaves_its_exit_code(tmp_path: Path, tiny_recipe: Path) -> None:
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), {"optimizer": "adam"})
     space = make_space(tmp_path, {"stages.0.learning_rate": {"low": 1e30, "high": 1e31}}, recipe)
@@ -440,6 +445,7 @@ def test_a_trial_that_diverges_says_so_and_leaves_its_exit_code(tmp_path: Path, 
         tune.tune(setting, 1, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe: Path) -> None:
     """As a traceback with exit code 1 it ended the search, and, drawn again, each that went on with it."""
     large = {
@@ -465,15 +471,13 @@ def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe
         (["--data", "sounds"], 2, "unknown data set 'sounds'"),
     ],
 )
-def test_bad_input_is_one_line(
-    command: Command, words: list[str | Path], more: list[str], code: int, said: str
-) -> None:
-    answer = command(*words, "--trials", "2", *more)
+def test_bad_input_is_one_line(invoke: Invoke, words: list[str | Path], more: list[str], code: int, said: str) -> None:
+    answer = invoke(*words, "--trials", "2", *more)
     assert (answer.returncode, answer.stdout) == (code, "") and said in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1
 
 
-def test_the_default_space_is_for_the_fast_recipes(command: Command) -> None:
+def test_the_default_space_is_for_the_fast_recipes(invoke: Invoke) -> None:
     assert REFERENCE.optimizer == "adam"
-    answer = command("tune", "reference", "--trials", 2)
+    answer = invoke("tune", "reference", "--trials", 2)
     assert answer.returncode == 2 and "give --space FILE for reference" in answer.stderr

@@ -1,4 +1,4 @@
-"""Model cards, and the model that comes along: that its card is its own, and that it is small and good."""
+"""Model cards, and the bundled model: that its card is its own, and that it is small and good."""
 
 import hashlib
 import re
@@ -15,6 +15,8 @@ from tenfold.serving.export import pack
 from tenfold.serving.runtime import BUNDLED, open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_card_says_what_is_true_of_the_file(run: Run, small: Path) -> None:

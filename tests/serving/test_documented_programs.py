@@ -20,7 +20,10 @@ from tenfold.serving.keras_file import export_keras
 from tenfold.serving.runtime import Predictor, open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
+from tests.support.images import png, tiff
 from tests.support.process import ROOT
+
+pytestmark = pytest.mark.slow
 
 TEXT = (ROOT / "docs" / "guides" / "export.md").read_text()
 NAMES = ("a]b [x]", 'say "hi"', "back\\slash", "猫", "e\u0301", "<b>", "line\nbreak", "{", "}", "$&")
@@ -79,11 +82,25 @@ def varied() -> Iterator[tuple[str, bytes]]:
     yield "size.png", encoded(Image.fromarray(photo((32, 32))))
 
 
-@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-def test_python_answers_as_predict_does(model: Path, tmp_path: Path, resize: str) -> None:
-    """Orientation ignored, a black ground or 16 bits clipped change the label or the probability by far more."""
-    classifier = rename(model, tmp_path / "x.onnx", resize=resize)
-    images = dict(varied())
+def deep_colours(bits: int) -> Iterator[tuple[str, bytes]]:
+    """16-bit files that use so many bits: grey, colours and opacity, as PNG and as TIFF of several compressions."""
+    values = (photo((50, 80)).astype(np.uint16) << 8 | 0x55) >> (16 - bits)
+    opaque = np.dstack([values, np.linspace(0, 65_535, 50 * 80).reshape(50, 80).astype(np.uint16)])
+    yield "grey-16.png", encoded(Image.fromarray(np.ascontiguousarray(values[..., 1])))
+    for channels, colour in ((values, 2), (opaque, 6)):
+        rows = [row.astype(">u2").tobytes() for row in channels]
+        yield f"colours-{colour}.png", png(80, 16, colour, rows)
+        yield f"colours-{colour}.tiff", tiff(channels, 2)
+
+
+@pytest.mark.parametrize(("resize", "bits"), [("squash", 16), ("crop", 12), ("pad", 10), ("squash", 8)])
+def test_python_answers_as_predict_does(model: Path, tmp_path: Path, resize: str, bits: int) -> None:
+    """Orientation ignored, a black ground or 16 bits clipped change the label or the probability by far more.
+
+    So do 16-bit colours that use fewer bits: their upper bytes alone are nearly black.
+    """
+    classifier = rename(model, tmp_path / "x.onnx", resize=resize, bit_depth=bits)
+    images = dict(varied()) | dict(deep_colours(bits))
     for name, content in images.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "ask.py").write_text(program("python", "onnxruntime"))

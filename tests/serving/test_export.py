@@ -111,6 +111,7 @@ def test_other_first_guesses_are_refused() -> None:
         exporting.check(answers * np.nan, answers)
 
 
+@pytest.mark.slow
 def test_eight_bits_that_lose_much_are_refused_or_left(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +126,7 @@ def test_eight_bits_that_lose_much_are_refused_or_left(
     assert "89.69% right" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("int8", "quantized"), [(101.0, True), (99.0, False)])
 def test_auto_keeps_the_faster(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, int8: float, quantized: bool

@@ -21,7 +21,7 @@ from tenfold.training.recipe import WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.summary import count_parameters
 from tests.support.networks import SPECS, make_source
-from tests.support.process import Command
+from tests.support.process import Invoke
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,7 @@ def test_the_configuration_holds_what_the_layers_need_and_no_more(tmp_path: Path
     assert (config["compile_config"], config["registered_name"]) == ({}, "Functional")
 
 
+@pytest.mark.slow
 def test_the_users_settings_are_neither_read_nor_written(tmp_path: Path) -> None:
     """With settings that name an engine that is not there: Keras would fail at its import if it read them."""
     settings = tmp_path / "keras.json"
@@ -144,12 +145,13 @@ def test_a_run_in_use_is_left_alone(run: Run) -> None:
         (["--to", "keras"], 4, "absent is not a run directory"),
     ],
 )
-def test_bad_input_is_one_line(command: Command, tmp_path: Path, words: list[str], code: int, said: str) -> None:
-    result = command("export", tmp_path / "absent", *words, cwd=tmp_path)
+def test_bad_input_is_one_line(invoke: Invoke, tmp_path: Path, words: list[str], code: int, said: str) -> None:
+    result = invoke("export", tmp_path / "absent", *words, cwd=tmp_path)
     assert result.returncode == code and said in result.stderr and "Traceback" not in result.stderr
     assert result.stdout == "" and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_keras_its_extra_is_named(tmp_path: Path) -> None:
     code = (
         "import importlib.util, sys\n"

@@ -121,6 +121,7 @@ def assert_keras_answers(source: Source, folder: Path, env: dict[str, str]) -> s
     return version
 
 
+@pytest.mark.slow
 def test_keras_under_unusual_settings(keras_sources: list[Source], tmp_path: Path) -> None:
     """With channels first, a vector that scales pixels was turned, and rows were multiplied instead of channels."""
     assert_keras_answers(keras_sources[0], tmp_path, dict(os.environ))

@@ -25,7 +25,7 @@ from tenfold.serving.predict import PredictionResult, ResumableWriter, answer, m
 from tenfold.serving.runtime import open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
-from tests.support.process import Command
+from tests.support.process import Ended, Invoke
 
 REQUEST = {"model": "m", "form": "json"}
 
@@ -53,17 +53,17 @@ def expected(run: Run, model: Path) -> list[tuple[str, float]]:
     return [(classifier.classes[row.argmax()], float(row.max())) for row in rows]
 
 
-def predict(command: Command, model: Path, *words: str | Path, **keywords: object) -> subprocess.CompletedProcess[str]:
-    return command("predict", "--model", model, *words, **keywords)
+def predict(invoke: Invoke, model: Path, *words: str | Path, **keywords: object) -> Ended:
+    return invoke("predict", "--model", model, *words, **keywords)
 
 
 # --- forms -----------------------------------------------------------------------------------------------------------
 
 
 def test_json_lines_say_what_the_model_says(
-    command: Command, model: Path, photos: Path, expected: list[tuple[str, float]]
+    invoke: Invoke, model: Path, photos: Path, expected: list[tuple[str, float]]
 ) -> None:
-    result = predict(command, model, photos, "--json", "--top", "3")
+    result = predict(invoke, model, photos, "--json", "--top", "3")
     told = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.returncode == 8
     assert [line["path"] for line in told] == [str(photos / f"{index:02}.png") for index in range(60)]
@@ -79,21 +79,21 @@ def test_json_lines_say_what_the_model_says(
     assert last == "tenfold: 3 of 60 images could not be read"
 
 
-def test_csv_and_table(command: Command, model: Path, photos: Path, expected: list[tuple[str, float]]) -> None:
+def test_csv_and_table(invoke: Invoke, model: Path, photos: Path, expected: list[tuple[str, float]]) -> None:
     one, bad = photos / "00.png", photos / "07.png"
-    result = predict(command, model, one, bad, "--csv", "--top", "2")
+    result = predict(invoke, model, one, bad, "--csv", "--top", "2")
     rows = list(csv.DictReader(result.stdout.splitlines()))
     assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2", "error"]
     assert (rows[0]["path"], rows[0]["label"]) == (str(one), expected[0][0])
     assert float(rows[0]["probability"]) == pytest.approx(expected[0][1], abs=1e-5) and rows[0]["error"] == ""
     assert rows[1]["label"] == "" and "cut short" in rows[1]["error"]
-    header, row = predict(command, model, one).stdout.splitlines()
-    assert header.split() == ["guess", "sure", "path"]
+    header, row = predict(invoke, model, one).stdout.splitlines()
+    assert header.split() == ["prediction", "confidence", "path"]
     assert row.split() == [expected[0][0], f"{expected[0][1]:.2%}", str(one)]
 
 
-def test_more_guesses_than_classes_are_all_of_them(command: Command, model: Path, photos: Path) -> None:
-    (line,) = predict(command, model, photos / "00.png", "--json", "--top", "99").stdout.splitlines()
+def test_more_guesses_than_classes_are_all_of_them(invoke: Invoke, model: Path, photos: Path) -> None:
+    (line,) = predict(invoke, model, photos / "00.png", "--json", "--top", "99").stdout.splitlines()
     top = json.loads(line)["top"]
     assert len(top) == 10 and sum(guess["probability"] for guess in top) == pytest.approx(1, abs=1e-4)
 
@@ -103,8 +103,8 @@ def test_what_is_unsure_is_none_of_these(model: Path, photos: Path) -> None:
     classifier = open_model(model)
     (plain,) = answer(classifier, find([str(photos / "0[0-6].png")]))
     (judged,) = answer(classifier, find([str(photos / "0[0-6].png")]), reject=True)
-    assert [line.guesses for line in judged] == [line.guesses for line in plain]
-    assert [line.rejected for line in judged] == [line.guesses[0][1] < 0.6 for line in plain]
+    assert [line.predictions for line in judged] == [line.predictions for line in plain]
+    assert [line.rejected for line in judged] == [line.predictions[0][1] < 0.6 for line in plain]
     assert not any(line.rejected for line in plain)
     unsure = PredictionResult("a.png", (("cat", 0.5), ("dog", 0.4)), rejected=True)
     assert json.loads(make_output_format("json", ("cat", "dog"), 1).write(unsure))["label"] is None
@@ -127,10 +127,10 @@ def test_hostile_names_are_one_harmless_line(form: str) -> None:
         assert bad and printable(path) == printable(name)
 
 
-def test_hostile_files_in_a_real_folder(command: Command, model: Path, photos: Path, tmp_path: Path) -> None:
+def test_hostile_files_in_a_real_folder(invoke: Invoke, model: Path, photos: Path, tmp_path: Path) -> None:
     name = b"a\n\x1b[31m\xff.png"
     (tmp_path / os.fsdecode(name)).write_bytes((photos / "00.png").read_bytes())
-    result = predict(command, model, tmp_path, "--json")
+    result = predict(invoke, model, tmp_path, "--json")
     assert result.returncode == 0 and result.stderr == ""
     assert os.fsencode(json.loads(result.stdout)["path"]) == bytes(tmp_path) + b"/" + name
 
@@ -163,25 +163,25 @@ def test_standard_input(model: Path, photos: Path, expected: list[tuple[str, flo
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_one_line_says_what_is_wrong(command: Command, tmp_path: Path, words: list[str], code: int, said: str) -> None:
+def test_one_line_says_what_is_wrong(invoke: Invoke, tmp_path: Path, words: list[str], code: int, said: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "taken.csv").write_text("mine")
     (tmp_path / "x.pkl").write_bytes(b"\x80\x04.")
-    result = command("predict", *words, cwd=tmp_path, stdin=subprocess.DEVNULL)
+    result = invoke("predict", *words, cwd=tmp_path)
     assert (result.returncode, result.stdout.count("\n") <= 2) == (code, True)
     assert said in result.stderr and "Traceback" not in result.stderr
     assert (tmp_path / "taken.csv").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"empty", "taken.csv", "x.pkl"}
 
 
-def test_a_model_without_threshold_rejects_nothing(command: Command, run: Run, photos: Path, tmp_path: Path) -> None:
+def test_a_model_without_threshold_rejects_nothing(invoke: Invoke, run: Run, photos: Path, tmp_path: Path) -> None:
     loaded = onnx.load(run.path / "model.onnx")
     about = replace(open_model(run.path / "model.onnx").about, threshold=None)
     (tmp_path / "x.onnx").write_bytes(pack(loaded, about))
-    result = predict(command, tmp_path / "x.onnx", photos, "--reject")
+    result = predict(invoke, tmp_path / "x.onnx", photos, "--reject")
     assert (result.returncode, result.stdout) == (2, "")
     assert "this model has no threshold" in result.stderr
-    result = predict(command, tmp_path / "x.onnx", photos, "--reject", "--out", tmp_path / "a.csv")
+    result = predict(invoke, tmp_path / "x.onnx", photos, "--reject", "--out", tmp_path / "a.csv")
     assert result.returncode == 2 and [path.name for path in tmp_path.iterdir()] == ["x.onnx"]  # nothing was begun
 
 
@@ -191,17 +191,18 @@ def test_a_model_without_threshold_rejects_nothing(command: Command, run: Run, p
         (None, "it was trained without validation images (tenfold train --val-size N); or leave --reject out"),
         (
             {"target_error": 0.01, "confidence": 0.95, "images": 24, "images_needed": 597},
-            "an error of at most 1 % takes at least 597 validation images (tenfold train --val-size N), and it had 24: "
+            "an error of at most 1 % needs at least 597 validation images (tenfold train --val-size N), and it had 24: "
             "tenfold evaluate RUN --target-error 0.5 allows more errors; or leave --reject out",
         ),
         (
             {"target_error": 0.05, "confidence": 0.95, "images": 5000, "images_needed": 117},
-            "too many answers on 5,000 validation images are wrong for an error of at most 5 %: "
+            "too many predictions on 5,000 validation images are wrong for an error of at most 5 %: "
             "tenfold evaluate RUN --target-error 0.1 allows more errors; or leave --reject out",
         ),
         (
             {"target_error": 0.5, "confidence": 0.95, "images": 5000, "images_needed": 9},
-            "too many answers on 5,000 validation images are wrong for an error of at most 50 %; or leave --reject out",
+            "too many predictions on 5,000 validation images are wrong for an error of at most 50 %; "
+            "or leave --reject out",
         ),
     ],
 )
@@ -239,28 +240,28 @@ def test_the_model_that_comes_along_answers_without_torch(photos: Path) -> None:
 
 
 def test_a_run_is_exported_once_and_then_used(
-    command: Command, run: Run, photos: Path, tmp_path: Path, expected: list[tuple[str, float]]
+    invoke: Invoke, run: Run, photos: Path, tmp_path: Path, expected: list[tuple[str, float]]
 ) -> None:
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
     file = copy / "model.onnx"
     Run.open(copy).verify()
     one = photos / "00.png"
     before = file.stat()
-    result = command("predict", one, "--model", copy, "--json")
+    result = invoke("predict", one, "--model", copy, "--json")
     assert json.loads(result.stdout)["label"] == expected[0][0] and result.stderr == ""
     assert file.stat().st_mtime_ns == before.st_mtime_ns
     # a temperature that was fitted since: the file is written anew
     results = Run.open(copy).require_scores()
     results["calibration"]["temperature"] = 5.0
     Run.open(copy).rewrite_in_manifest({"results.json": json.dumps(results)})
-    result = command("predict", one, "--model", copy, "--json")
+    result = invoke("predict", one, "--model", copy, "--json")
     assert "its model is written as ONNX" in result.stderr
     assert json.loads(result.stdout)["probability"] < 0.5 and open_model(file).about.temperature == 5.0
     Run.open(copy).verify()
     damaged = bytearray(file.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     file.write_bytes(damaged)
-    result = command("predict", one, "--model", copy)
+    result = invoke("predict", one, "--model", copy)
     assert result.returncode == 4 and "model.onnx is damaged: write it again with tenfold export" in result.stderr
 
 
@@ -317,6 +318,7 @@ export(Run.open(Path(sys.argv[1])), data=make_shapes(train=2000, test=500))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [1, 2, 3])  # the lock; the manifest, too; the file, too
 def test_a_killed_export_leaves_a_file_that_is_used(run: Run, tmp_path: Path, written: int) -> None:
     """Between the file and the manifest, the run was damaged from then on."""
@@ -329,10 +331,10 @@ def test_a_killed_export_leaves_a_file_that_is_used(run: Run, tmp_path: Path, wr
     assert found and open_model(found.path).about.temperature == (5.0 if written == 3 else 0.8)
 
 
-def test_a_run_is_exported_into_itself_under_its_own_name_only(command: Command, run: Run, tmp_path: Path) -> None:
+def test_a_run_is_exported_into_itself_under_its_own_name_only(invoke: Invoke, run: Run, tmp_path: Path) -> None:
     """Written past the manifest, it made the run call itself damaged; under the name of the weights it was."""
     copy = Path(shutil.copytree(run.path, tmp_path / "run"))
-    refused = command("export", copy, "--out", copy / "model.safetensors")
+    refused = invoke("export", copy, "--out", copy / "model.safetensors")
     assert refused.returncode == 2 and "in a run directory this file is called model.onnx" in refused.stderr
     Run.open(copy).verify()
 
@@ -368,6 +370,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_killed_ten_times_each_input_is_answered_once(model: Path, photos: Path, tmp_path: Path, suffix: str) -> None:
     """15 batches, a kill in each of ten. Without cutting the torn line, it ends the next process."""
@@ -390,8 +393,9 @@ def test_killed_ten_times_each_input_is_answered_once(model: Path, photos: Path,
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+@pytest.mark.slow
 def test_an_unfinished_file_goes_on_with_the_same_request_only(
-    command: Command, model: Path, small: Path, photos: Path, tmp_path: Path
+    invoke: Invoke, model: Path, small: Path, photos: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "answers.jsonl"
     words = ["predict", str(photos), "--out", str(out)]
@@ -403,35 +407,36 @@ def test_an_unfinished_file_goes_on_with_the_same_request_only(
         ([*words, "--model", model, "--csv"], "was started with another form"),
         (["predict", photos / "09.png", "--out", out, "--model", model], "was started with other inputs"),
     ):
-        result = command(*other)
+        result = invoke(*other)
         assert result.returncode == 2 and said in result.stderr
         assert out.read_bytes() == before
-    assert command(*words, "--model", model).returncode == 8
-    again = command(*words, "--model", model)
+    assert invoke(*words, "--model", model).returncode == 8
+    again = invoke(*words, "--model", model)
     assert again.returncode == 2 and "exists: choose another --out" in again.stderr
 
 
+@pytest.mark.slow
 def test_an_unfinished_file_goes_on_in_the_same_runtime_only(
-    command: Command, small: Path, photos: Path, tmp_path: Path
+    invoke: Invoke, small: Path, photos: Path, tmp_path: Path
 ) -> None:
     words = ["predict", str(photos), "--out", str(tmp_path / "answers.jsonl"), "--model", str(small)]
     subprocess.run([sys.executable, "-c", CHILD, "after", "3", *words], check=False)
-    result = command(*words, env=os.environ | {"TENFOLD_RUNTIME": "openvino"})
+    result = invoke(*words, env=os.environ | {"TENFOLD_RUNTIME": "openvino"})
     assert result.returncode == 2 and "was started with another runtime" in result.stderr
-    assert command(*words).returncode == 8
+    assert invoke(*words).returncode == 8
 
 
 def test_where_there_was_nothing_to_answer_no_file_stays(
-    command: Command, model: Path, photos: Path, tmp_path: Path
+    invoke: Invoke, model: Path, photos: Path, tmp_path: Path
 ) -> None:
     """An empty one stayed, and when the folder was mended the same command said that it exists."""
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out" / "a.csv"
     words = ("predict", tmp_path / "empty", "--model", model, "--out", out)
-    assert command(*words).returncode == 3
+    assert invoke(*words).returncode == 3
     assert not any(out.parent.glob("[!.]*"))  # but for the note that says whose folder it is
     shutil.copy(photos / "00.png", tmp_path / "empty")
-    assert command(*words).returncode == 0 and len(out.read_text().splitlines()) == 2
+    assert invoke(*words).returncode == 0 and len(out.read_text().splitlines()) == 2
 
 
 def test_one_process_writes_it(tmp_path: Path) -> None:
@@ -531,6 +536,7 @@ def answer_copies(model: Path, one: Path, folder: Path, count: int) -> tuple[lis
     return result.stdout.splitlines(), int(memory)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(model: Path, photos: Path, tmp_path: Path) -> None:
     """5,000 files hold no more than 500 do, give or take 10 MB."""
     _, few = answer_copies(model, photos / "00.png", tmp_path / "few", 500)

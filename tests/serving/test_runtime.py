@@ -16,11 +16,11 @@ def test_onnx_runtime_runs_all_unless_openvino_is_asked_for(
 ) -> None:
     for file in (small, model):
         assert open_model(file).runtime.startswith("onnxruntime ")
-    assert choose_runtime(True)[1] == "run by ONNX Runtime; TENFOLD_RUNTIME=openvino lets OpenVINO run the 8-bit ones"
+    assert choose_runtime(True)[1] == "run by ONNX Runtime; TENFOLD_RUNTIME=openvino lets OpenVINO run int8 files"
     monkeypatch.setenv("TENFOLD_RUNTIME", "openvino")
     assert open_model(small).runtime.startswith("openvino ") and open_model(model).runtime.startswith("onnxruntime ")
     assert runtime_versions() == f"{open_model(model).runtime}, {open_model(small).runtime}"
-    assert "8-bit ones are run by OpenVINO, as TENFOLD_RUNTIME says" in choose_runtime(True)[1]
+    assert "int8 files are run by OpenVINO, as TENFOLD_RUNTIME says" in choose_runtime(True)[1]
     monkeypatch.setenv("TENFOLD_RUNTIME", "tensorrt")
     with pytest.raises(UsageError, match="TENFOLD_RUNTIME: unknown runtime 'tensorrt': choose onnxruntime or openvino"):
         open_model(small)
@@ -28,7 +28,7 @@ def test_onnx_runtime_runs_all_unless_openvino_is_asked_for(
 
 def test_openvino_is_not_given_what_it_gets_wrong(model: Path) -> None:
     with pytest.raises(
-        UsageError, match="openvino runs 8-bit files only: its answers are wrong for earlier files in float32"
+        UsageError, match="openvino runs int8 files only: its predictions are wrong for older float32 files"
     ):
         open_model(model, "openvino")
 

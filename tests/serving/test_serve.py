@@ -21,7 +21,7 @@ from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
-from tests.support.process import ROOT, Command
+from tests.support.process import ROOT, Invoke
 from tests.support.served import Service, Slow, in_thread, process, slow_app
 
 TOKEN = "correct horse"
@@ -67,7 +67,7 @@ def contents(photos: Path) -> list[bytes]:
 def expected(model: Path, photos: Path) -> list[list[tuple[str, float]]]:
     """The guesses of `tenfold predict`."""
     answers = [one for batch in answer(open_model(model), find([str(photos)]), top=3) for one in batch]
-    return [list(one.guesses) for one in answers]
+    return [list(one.predictions) for one in answers]
 
 
 def guesses(told: Any) -> list[list[tuple[str, float]]]:
@@ -123,17 +123,23 @@ def test_one_connection_answers_many(service: Service, contents: list[bytes]) ->
 def test_who_keeps_a_connection_does_not_wait(service: Service) -> None:
     """Were an answer's parts not sent at once, the second waited for the client's receipt of the first: 44 ms each.
 
-    The first few are receipted at once. A busy machine slows some of the others down, the fault nearly all.
+    The first few are receipted at once. A busy machine slows some of the others down, the fault nearly all, every time.
     """
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
-    seconds = []
-    for _ in range(50):
-        began = time.perf_counter()
-        connection.request("GET", "/healthz")
-        assert connection.getresponse().read()
-        seconds.append(time.perf_counter() - began)
+
+    def quarter() -> float:
+        """Seconds within which a quarter of forty answers come."""
+        seconds = []
+        for _ in range(40):
+            began = time.perf_counter()
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read()
+            seconds.append(time.perf_counter() - began)
+        return sorted(seconds)[10]
+
+    quarter()
+    assert any(quarter() < 0.02 for _ in range(10))
     connection.close()
-    assert sorted(seconds[10:])[10] < 0.02
 
 
 def test_unsure_answers_have_no_label(service: Service, contents: list[bytes]) -> None:
@@ -349,14 +355,14 @@ def test_a_token_is_asked_for_everywhere() -> None:
 # --- where it listens ------------------------------------------------------------------------------------------------
 
 
-def test_an_open_address_needs_a_token(command: Command, model: Path) -> None:
+def test_an_open_address_needs_a_token(invoke: Invoke, model: Path) -> None:
     """Without the check it listens to everybody."""
-    result = command("serve", "--model", model, "--host", "0.0.0.0", "--port", "0")
+    result = invoke("serve", "--model", model, "--host", "0.0.0.0", "--port", "0")
     assert (result.returncode, result.stdout) == (2, "") and "TENFOLD_TOKEN" in result.stderr
 
 
-def test_a_port_in_use(command: Command, model: Path, service: Service) -> None:
-    result = command("serve", "--model", model, "--port", str(service.port))
+def test_a_port_in_use(invoke: Invoke, model: Path, service: Service) -> None:
+    result = invoke("serve", "--model", model, "--port", str(service.port))
     assert result.returncode == 6
     assert result.stderr == f"tenfold: port {service.port} of 127.0.0.1 is in use: choose another --port\n"
 
@@ -370,8 +376,8 @@ def test_a_port_in_use(command: Command, model: Path, service: Service) -> None:
         (["--model", "missing.onnx"], 4, "missing.onnx"),
     ],
 )
-def test_what_cannot_begin(command: Command, words: list[str], code: int, said: str) -> None:
-    result = command("serve", "--port", "0", *words)
+def test_what_cannot_begin(invoke: Invoke, words: list[str], code: int, said: str) -> None:
+    result = invoke("serve", "--port", "0", *words)
     assert (result.returncode, result.stdout) == (code, "") and said in result.stderr
 
 

@@ -30,6 +30,7 @@ import pytest
 from PIL import Image
 
 from tenfold.errors import UsageError
+from tenfold.serving.runtime import BUNDLED
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
 from tests.support import served
@@ -106,7 +107,7 @@ def test_every_refusal_is_counted_and_in_the_log(caplog: pytest.LogCaptureFixtur
         ("unread", "431"): 1,
         ("/predict", "200"): 1,
     }
-    lines = [record.__dict__["told"] for record in caplog.records if record.getMessage() == "refused"]
+    lines = [record.__dict__["fields"] for record in caplog.records if record.getMessage() == "refused"]
     logged: dict[tuple[str, int], int] = {}
     for line in lines:
         key = line["route"], line["status"]
@@ -189,6 +190,12 @@ def test_the_decoders_count_in_processor_time_and_memory() -> None:
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def model() -> Path:
+    """The bundled one: what it answers does not matter here."""
+    return BUNDLED
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The model that comes along."""
+    """The bundled model."""
     with process(BUNDLED, tmp_path_factory.mktemp("page")) as running:
         yield running
 
@@ -94,7 +94,7 @@ def _transfer(page: "Page", content: bytes, name: str) -> "JSHandle":
     return page.evaluate_handle(MAKE_TRANSFER, [base64.b64encode(content).decode(), name])
 
 
-def answered(page: "Page", remark: str = "sure") -> tuple[str, str]:
+def answered(page: "Page", remark: str = "confidence") -> tuple[str, str]:
     """Headline and remark, once the answer is there."""
     page.locator("#remark", has_text=remark).wait_for()
     headline, told = (page.locator(place).inner_text().replace("\xa0", " ") for place in ("#said", "#remark"))
@@ -118,7 +118,7 @@ def test_a_dropped_picture_is_answered_as_by_predict(service: Service, open_page
     assert shares == pytest.approx(row[order], abs=6e-4)
     best, threshold = model.classes[order[0]], model.about.threshold
     if threshold is not None and row.max() < threshold:
-        assert headline == "Not sure" and remark.startswith(f"Perhaps {best}: ")
+        assert headline == "Not sure" and remark.startswith(f"Best class: {best}, ")
     else:
         assert headline == best
     assert page.locator("#name").inner_text() == "noise.png"
@@ -136,7 +136,7 @@ def test_by_keyboard_alone(service: Service, open_page: Open, tmp_path: Path) ->
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.textContent.trim()"))
     drawings = page.locator("#examples button").all_inner_texts()
-    assert reached == ["Skip to the answer", "Choose a file", "Take a photo", *drawings]
+    assert reached == ["Skip to the prediction", "Choose a file", "Take a photo", *drawings]
     page.keyboard.press("Enter")
     answered(page)
     assert page.locator("#name").inner_text() == f"A drawing: {drawings[-1]}"
@@ -179,7 +179,7 @@ def test_hostile_names_are_shown_as_text(open_page: Open) -> None:
     with in_thread(slow_app(Slow())) as service:
         page = open_page(service)
         drop(page, grey(255), HOSTILE)
-        assert answered(page) == ("<b>right</b>", "100 % sure.")
+        assert answered(page) == ("<b>right</b>", "Confidence 100 %.")
         assert page.locator("#name").inner_text() == HOSTILE
         assert page.locator("#bars .label").all_inner_texts() == ["<b>right</b>", "left"]
         assert page.locator("b").count() == 0 and page.locator("img").count() == 1
@@ -189,10 +189,13 @@ def test_below_the_threshold_it_is_not_sure(open_page: Open) -> None:
     with in_thread(slow_app(Slow(threshold=0.8))) as service:
         page = open_page(service)
         drop(page, grey(178), "a.png")
-        assert answered(page) == ("Not sure", "Perhaps <b>right</b>: 69.8 % sure. It commits itself from 80.0 % on.")
+        assert answered(page) == (
+            "Not sure",
+            "Best class: <b>right</b>, confidence 69.8 %, below the threshold of 80.0 %.",
+        )
         drop(page, grey(25), "b.png")
         page.locator("#name", has_text="b.png").wait_for()
-        assert answered(page) == ("left", "90.2 % sure.")
+        assert answered(page) == ("left", "Confidence 90.2 %.")
 
 
 def test_what_is_no_image_is_said(open_page: Open) -> None:
@@ -200,21 +203,21 @@ def test_what_is_no_image_is_said(open_page: Open) -> None:
         page = open_page(service, may_complain=True)  # Chromium reports each 400
         drop(page, b"hello", "a.png")
         headline, remark = answered(page, "not an image")
-        assert headline == "No answer" and remark.startswith("The image: not an image of a kind that is read here")
+        assert headline == "No prediction" and remark.startswith("The image: not an image of a kind that is read here")
         assert not page.locator("#result").is_visible()
 
 
 def test_a_token_is_asked_for(open_page: Open) -> None:
     with in_thread(slow_app(Slow(), token="correct horse")) as service:
         page = open_page(service, may_complain=True)
-        assert answered(page, "Whoever runs this service has it.")[0] == "A token is needed"
+        assert answered(page, "Ask whoever runs this service for it.")[0] == "A token is needed"
         assert page.evaluate("document.activeElement.id") == "token"
         assert violations(page) == []
         drop(page, grey(255), "a.png")
-        answered(page, "Whoever runs this service has it.")
+        answered(page, "Ask whoever runs this service for it.")
         page.keyboard.type("wrong")
         page.keyboard.press("Enter")
-        answered(page, "The one that was given is another.")
+        answered(page, "This token is wrong.")
         page.locator("#token").fill("correct horse")
         page.keyboard.press("Enter")
         assert answered(page)[0] == "<b>right</b>"  # of the picture that was given before
@@ -242,23 +245,23 @@ def test_what_a_proxy_says_instead_is_told(service: Service, open_page: Open) ->
     for status, said in ((413, "too large for the proxy"), (502, "did not answer (502)")):
         page.route("**/predict?*", answer_with(status))
         drop(page, grey(255), "a.png")
-        assert answered(page, said)[0] == "No answer"
+        assert answered(page, said)[0] == "No prediction"
 
 
 def test_it_says_what_it_knows_and_offers_no_other_drawings(service: Service, open_page: Open) -> None:
     page = open_page(service)
-    page.locator("#knows", has_text=f"It knows only: {', '.join(open_model().classes)}.").wait_for()
+    page.locator("#knows", has_text=f"Its classes: {', '.join(open_model().classes)}.").wait_for()
     assert page.locator("#examples button").count() == 6
     with in_thread(slow_app(Slow())) as other:
         page = open_page(other)
-        page.locator("#knows", has_text="It knows only: left, <b>right</b>.").wait_for()
+        page.locator("#knows", has_text="Its classes: left, <b>right</b>.").wait_for()
         assert not page.locator("#drawings").is_visible()
 
 
 def test_what_holds_no_file_is_said(service: Service, open_page: Open) -> None:
     page = open_page(service)
     page.evaluate("document.dispatchEvent(new ClipboardEvent('paste', { clipboardData: new DataTransfer() }))")
-    assert answered(page, "That was no file")[0] == "No answer"
+    assert answered(page, "That is not a file")[0] == "No prediction"
 
 
 def test_a_picture_that_the_browser_cannot_show_is_answered(service: Service, open_page: Open) -> None:
@@ -275,7 +278,7 @@ def test_a_service_that_has_ended_is_said(open_page: Open) -> None:
     with in_thread(slow_app(Slow())) as service:
         page = open_page(service, may_complain=True)
     drop(page, grey(255), "a.png")
-    assert answered(page, "cannot be reached")[0] == "No answer"
+    assert answered(page, "cannot be reached")[0] == "No prediction"
 
 
 # --- how it looks ----------------------------------------------------------------------------------------------------
@@ -317,9 +320,9 @@ def test_light_and_dark_differ(service: Service, open_page: Open) -> None:
 @pytest.mark.parametrize(
     ("probability", "headline", "shares"),
     [
-        (0.9997, "Over 99.9 % sure.", ["> 99.9 %", "< 0.1 %"]),
-        (0.9994, "99.9 % sure.", ["99.9 %", "0.1 %"]),
-        (1.0, "100 % sure.", ["100 %", "0 %"]),
+        (0.9997, "Confidence over 99.9 %.", ["> 99.9 %", "< 0.1 %"]),
+        (0.9994, "Confidence 99.9 %.", ["99.9 %", "0.1 %"]),
+        (1.0, "Confidence 100 %.", ["100 %", "0 %"]),
     ],
 )
 def test_only_all_is_a_hundred_percent(open_page: Open, probability: float, headline: str, shares: list[str]) -> None:
@@ -364,5 +367,5 @@ def test_no_drawing_is_offered_before_the_classes_are_known(open_page: Open) -> 
     """Without the token they are not: airplanes and frogs were offered by a model of flowers."""
     with in_thread(slow_app(Slow(), token="correct horse")) as service:
         page = open_page(service, may_complain=True)
-        answered(page, "Whoever runs this service has it.")
+        answered(page, "Ask whoever runs this service for it.")
         assert page.locator("#examples button:visible").count() == 0

@@ -17,6 +17,8 @@ from tenfold.training.distributed import SINGLE_PROCESS, DistContext, joined
 from tests.support.process import with_tests
 from tests.support.ranks import RECIPE, losses
 
+pytestmark = pytest.mark.slow
+
 KILLED = """
 import os, signal, sys
 from tenfold import cli

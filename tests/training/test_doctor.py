@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tenfold.training import device, doctor
-from tests.support.process import Command
+from tests.support.process import Invoke
 
 
 @pytest.fixture
@@ -57,12 +57,12 @@ def test_a_host_out_of_reach_is_a_finding() -> None:
 @pytest.mark.parametrize(
     ("variable", "said"),
     [
-        ("", "run by ONNX Runtime; TENFOLD_RUNTIME=openvino lets OpenVINO run the 8-bit ones"),
+        ("", "run by ONNX Runtime; TENFOLD_RUNTIME=openvino lets OpenVINO run int8 files"),
         ("tensorrt", "TENFOLD_RUNTIME: unknown runtime 'tensorrt': choose onnxruntime or openvino"),
     ],
 )
-def test_the_command_says_what_runs_model_files(command: Command, variable: str, said: str) -> None:
+def test_the_command_says_what_runs_model_files(invoke: Invoke, variable: str, said: str) -> None:
     """A wrong variable is a finding, not the end."""
-    result = command("doctor", "--json", env=os.environ | {"TENFOLD_RUNTIME": variable, "TENFOLD_OFFLINE": "1"})
+    result = invoke("doctor", "--json", env=os.environ | {"TENFOLD_RUNTIME": variable, "TENFOLD_OFFLINE": "1"})
     found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
     assert (result.returncode, found["model files"]["so"], "processor" in found) == (0, said, True)

@@ -12,7 +12,7 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
 from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.trainer import Trainer
-from tests.support.process import Command
+from tests.support.process import Invoke
 
 SIZES = (8, 9, 11, 15, 16, 17, 23, 24, 31, 32, 33, 48, 63, 64)
 
@@ -89,20 +89,21 @@ def test_the_smallest_images_of_a_network(network: WhitenedSpec, smallest: int) 
     ids=" ".join,
 )
 def test_what_does_not_fit_is_said_before_anything_is_decoded(
-    command: Command, tmp_path: Path, words: tuple[str, ...]
+    invoke: Invoke, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     """The folder is not even there."""
     recipe = () if words[0] == "tune" else ("--recipe", "reference")
     space = ("--space", "space.json") if words[0] == "tune" else ()
     (tmp_path / "space.json").write_text('{"l2": {"low": 1e-5, "high": 1e-3}}')
-    said = command(*words, *recipe, *space, "--data", "./absent", "--size", "24", cwd=tmp_path)
+    said = invoke(*words, *recipe, *space, "--data", "./absent", "--size", "24", cwd=tmp_path)
     assert said.returncode == 2 and said.stderr == (
         "tenfold: recipe reference: its network needs images of 32 pixels a side or more, not 24: "
         "choose another recipe or --size\n"
     )
 
 
-def test_eight_pixels_a_side_from_training_to_prediction(command: Command, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_eight_pixels_a_side_from_training_to_prediction(invoke: Invoke, tmp_path: Path) -> None:
     """With the default recipe, as the help says."""
     noise = np.random.default_rng(0).integers(0, 256, (24, 20, 20, 3), np.uint8)
     for number, pixels in enumerate(noise):
@@ -111,8 +112,8 @@ def test_eight_pixels_a_side_from_training_to_prediction(command: Command, tmp_p
         Image.fromarray(pixels).save(path)
     env = os.environ | {"TENFOLD_HOME": str(tmp_path / "home")}
     words = ("train", "--data", tmp_path / "data", "--size", "8", "--epochs", "3", "--out", tmp_path / "run")
-    said = command(*words, env=env)
+    said = invoke(*words, env=env)
     assert said.returncode == 0, said.stderr
     assert "recipe fitted to images of 8 pixels: low_res_fraction 0.0 instead of 0.435" in said.stderr
-    said = command("predict", tmp_path / "data", "--model", tmp_path / "run", "--json", env=env)
+    said = invoke("predict", tmp_path / "data", "--model", tmp_path / "run", "--json", env=env)
     assert said.returncode == 0 and len(said.stdout.splitlines()) == 24

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
-from tenfold.console import remark
+from tenfold.console import log_info
 
 FONT = "DejaVu Sans"
 """Comes with Matplotlib; has Latin, Greek, Cyrillic, Arabic and Hebrew letters, but neither CJK nor Indian ones."""
@@ -83,4 +83,4 @@ def _advice(uncovered: Iterable[str]) -> str:
 @functools.cache
 def _warn(advice: str) -> None:
     """Once for each set of letters."""
-    remark(advice)
+    log_info(advice)

@@ -146,7 +146,7 @@ def _sender(content: bytes, kind: str) -> Any:
 def _add_state(app: FastAPI, service: Service, watch: Telemetry) -> None:
     about = service.classifier.about
 
-    @app.options("/", include_in_schema=False)  # how HAProxy asks unless told otherwise
+    @app.options("/", include_in_schema=False)  # HAProxy's default check
     @app.get("/healthz", responses=schema.responses(schema.Health))
     async def health() -> Response:
         """Whether the service is well; needs no token."""
@@ -155,8 +155,8 @@ def _add_state(app: FastAPI, service: Service, watch: Telemetry) -> None:
     @app.get("/model", responses=schema.responses(schema.Model))
     async def model() -> Response:
         """Which model answers: the classes that it knows, and when it is sure."""
-        told = {"name": service.name, "size": about.size, "threshold": about.threshold}
-        return JSONResponse(told | {"classes": list(about.classes)})
+        info = {"name": service.name, "size": about.size, "threshold": about.threshold}
+        return JSONResponse(info | {"classes": list(about.classes)})
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
@@ -175,7 +175,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
     )
     async def predict(
         request: Request,
-        top: Annotated[int, Query(ge=1, le=1000, description="How many guesses to give for each image.")] = 5,
+        top: Annotated[int, Query(ge=1, le=1000, description="How many predictions to return for each image.")] = 5,
         reject: Annotated[
             bool, Query(description="Whether to give no label where the model is less sure than its threshold.")
         ] = False,
@@ -192,9 +192,9 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             rows = await service.batcher.predict(images)
             answers = [describe(to_answer("", row, classes, top, threshold if reject else None)) for row in rows]
             if pixels:
-                answers = [told | {"pixels": _base64(image)} for told, image in zip(answers, images, strict=True)]
-            told = {"model": service.name, "size": images.shape[1], "threshold": threshold, "predictions": answers}
-            return await service.compressed(request, JSONResponse(told))
+                answers = [answer | {"pixels": _base64(image)} for answer, image in zip(answers, images, strict=True)]
+            reply = {"model": service.name, "size": images.shape[1], "threshold": threshold, "predictions": answers}
+            return await service.compressed(request, JSONResponse(reply))
 
 
 def _base64(image: np.ndarray) -> str:

@@ -242,7 +242,7 @@ class TimeoutProtocol(H11Protocol):
         return math.inf if self.between else self.limits.arrival
 
     def drop(self, reason: str) -> None:
-        """End the connection, with 408 where a request was begun and not answered."""
+        """End the connection, with 408 where a request was started and not answered."""
         self.watch.dropped.labels(reason).inc()
         if self._is_answering():
             self.cycle.scope["state"]["dropped"] = reason  # its line of the log tells it

@@ -41,7 +41,7 @@ class Usage:
 
 
 class Decoders:
-    """So many processes, begun when they are first needed. `decode` is called from as many threads."""
+    """A pool of processes, started when they are first needed. `decode` is called from as many threads."""
 
     def __init__(self, count: int, size: int, resize: str, limits: Limits, bit_depth: int = 16):
         options = (size, resize, limits.pixels, bit_depth, limits.memory, limits.decoding)
@@ -59,7 +59,7 @@ class Decoders:
 
         Raises `StorageError` where the system has no room for them.
         """
-        for is_ready in (False, True):  # all are begun before one is waited for
+        for is_ready in (False, True):  # all are started before one is waited for
             for _ in range(self._count):
                 process = self._idle.get()
                 try:
@@ -68,7 +68,7 @@ class Decoders:
                         _await(process)
                 except (OSError, EOFError) as error:
                     reason = str(error) or "it ended at once"
-                    raise StorageError(f"no process to decode images in can be begun: {reason}") from error
+                    raise StorageError(f"no process to decode images in can be started: {reason}") from error
                 finally:  # else `close` waited for its place for ever
                     self._idle.put(process)
 
@@ -103,10 +103,10 @@ class Decoders:
             if sound is None:
                 self._end(process)
             self._idle.put(sound)
-        kind, told = answered[0], answered[1:]
+        kind, payload = answered[0], answered[1:]
         if kind != _PIXELS:
-            raise (TooManyPixelsError if kind == _TOO_LARGE else ImageError)(told.decode())
-        return np.frombuffer(told, np.uint8).reshape(self._size, self._size, 3)
+            raise (TooManyPixelsError if kind == _TOO_LARGE else ImageError)(payload.decode())
+        return np.frombuffer(payload, np.uint8).reshape(self._size, self._size, 3)
 
     def _ask_in_time(self, process: "subprocess.Popen[bytes]", content: bytes) -> bytes:
         """Ask, and end it once the request has been answered without it; its share of a core it limits itself."""
@@ -196,7 +196,7 @@ def main() -> None:
     """Decode what comes until nothing more does."""
     size, resize, seconds = int(sys.argv[1]), sys.argv[2], float(sys.argv[6])
     pixels, bit_depth, memory = map(int, sys.argv[3:6])
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the service, which finishes what it has begun
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for the service, which finishes what it has started
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(os, "nice"):

@@ -103,7 +103,7 @@ class SecurityMiddleware:
         self._batcher.decoders.start()
 
     def close(self) -> None:
-        """Let go of what was begun. No request may be at work."""
+        """Release what was started. No request may be in progress."""
         self._batcher.close()
 
     @property
@@ -116,8 +116,8 @@ class SecurityMiddleware:
             return
         headers = dict(scope["headers"])
         answer = _Answer(send, receive, self, headers)
-        told = scope["state"]
-        told |= {"id": answer.ident, "client": (scope.get("client") or ("unknown",))[0]}
+        state = scope["state"]
+        state |= {"id": answer.ident, "client": (scope.get("client") or ("unknown",))[0]}
         try:
             self._check(scope, headers)
             app = _not_ready if self.draining and _asks_ready(scope) else self.app
@@ -133,8 +133,8 @@ class SecurityMiddleware:
             answer.status = 500  # it was answered so already, by what catches all in FastAPI
             log_error(error, id=answer.ident)
         finally:
-            status = told.pop("answered", answer.status)  # the connection itself may have answered
-            self.watch.request(answer.seconds(), scope["method"][:16], self._route(scope), status, told)
+            status = state.pop("answered", answer.status)  # the connection itself may have answered
+            self.watch.request(answer.seconds(), scope["method"][:16], self._route(scope), status, state)
 
     def _route(self, scope: Scope) -> str:
         """What was asked for, in words of ours: labels stay few, and the log repeats nothing that was sent."""
@@ -175,8 +175,8 @@ def _is_health(scope: Scope) -> bool:
 
 
 async def _not_ready(scope: Scope, receive: Receive, send: Send) -> None:
-    told = {"error": "the service ends: send no more requests here", "ready": False}
-    await JSONResponse(told, 503)(scope, receive, send)
+    body = {"error": "the service ends: send no more requests here", "ready": False}
+    await JSONResponse(body, 503)(scope, receive, send)
 
 
 class _Answer:

@@ -10,17 +10,17 @@ from fastapi import FastAPI
 from typing_extensions import TypedDict
 
 
-class Guess(TypedDict):
+class ClassProbability(TypedDict):
     label: str
     probability: float
 
 
 class Prediction(TypedDict):
-    """label: the best guess, null where it was rejected; pixels: base64 of size × size × 3 bytes, RGB, if asked for."""
+    """label: the most probable class, null where it was rejected; pixels: base64 of size × size × 3 bytes, RGB."""
 
     label: str | None
     probability: float
-    top: list[Guess]
+    top: list[ClassProbability]
     pixels: NotRequired[str]
 
 
@@ -113,24 +113,24 @@ def describe_security(app: FastAPI, has_token: bool) -> None:
     describe = app.openapi
 
     def with_security() -> dict[str, Any]:
-        told = describe()
-        told.setdefault("components", {})["securitySchemes"] = {
+        schema = describe()
+        schema.setdefault("components", {})["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
-        told["security"] = [{"bearer": []}, {"key": []}]
-        return told
+        schema["security"] = [{"bearer": []}, {"key": []}]
+        return schema
 
     app.openapi = with_security  # type: ignore[method-assign]
 
 
 def responses(model: type, *, refuses: bool = False) -> dict[int | str, dict[str, Any]]:
     """What a route may answer: `model`, or, where it refuses, an error."""
-    told: dict[int | str, dict[str, Any]] = {200: {"model": model}}
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": model}}
     if refuses:
-        told["4XX"] = {"model": Error, "description": "Refused: what was sent, or who sent it."}
-        told[503] = {"model": Error, "description": "Too busy: try again after `Retry-After` seconds."}
-    return told
+        responses["4XX"] = {"model": Error, "description": "Refused: what was sent, or who sent it."}
+        responses[503] = {"model": Error, "description": "Too busy: try again after `Retry-After` seconds."}
+    return responses
 
 
 _FILE = {"schema": {"type": "string", "format": "binary"}}

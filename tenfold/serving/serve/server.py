@@ -13,7 +13,7 @@ from types import FrameType
 
 import uvicorn
 
-from tenfold.console import remark
+from tenfold.console import log_info
 from tenfold.errors import BusyError, Terminated, UsageError
 from tenfold.serving.runtime import Predictor
 from tenfold.serving.serve.app import make_app
@@ -144,7 +144,7 @@ class _Server(uvicorn.Server):
         url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         print(url, flush=True)
         if sys.stderr.isatty():
-            remark("open it in a browser; Ctrl-C ends it")
+            log_info("open it in a browser; Ctrl-C ends it")
         log("listening", url=url)
 
     async def _sweep(self) -> None:

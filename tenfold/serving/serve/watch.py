@@ -62,11 +62,11 @@ class Telemetry:
         """Show what the processes that decode images use, as `usage` says."""
         self.registry.register(_DecoderCollector(usage))
 
-    def request(self, seconds: float, method: str, route: str, status: int, told: dict[str, Any]) -> None:
+    def request(self, seconds: float, method: str, route: str, status: int, fields: dict[str, Any]) -> None:
         """Count and log an answered request. route: as the service calls it, so that labels stay few."""
         self._requests.labels(route, status).inc()
         self._seconds.labels(route).observe(seconds)
-        log("request", method=method, route=route, status=status, seconds=round(seconds, 6), **told)
+        log("request", method=method, route=route, status=status, seconds=round(seconds, 6), **fields)
 
     def unread(self, route: str, status: int) -> None:
         """Count a request that was answered unread; `flush` logs it. There may be thousands of them in a second."""
@@ -100,14 +100,14 @@ class _DecoderCollector:
         yield GaugeMetricFamily("tenfold_decoder_resident_memory_bytes", help_memory, used.resident_bytes)
 
 
-def log(event: str, **told: Any) -> None:
+def log(event: str, **fields: Any) -> None:
     """Write one line of JSON on standard error."""
-    LOG.info(event, extra={"told": told})
+    LOG.info(event, extra={"fields": fields})
 
 
-def log_error(error: Exception, **told: Any) -> None:
+def log_error(error: Exception, **fields: Any) -> None:
     """The same for what should not have happened, with its trace."""
-    LOG.error("error", extra={"told": told}, exc_info=error)
+    LOG.error("error", extra={"fields": fields}, exc_info=error)
 
 
 class _Json(logging.Formatter):
@@ -115,11 +115,11 @@ class _Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        told = {"time": time, "level": record.levelname.lower(), "event": record.getMessage().strip()}
-        told |= getattr(record, "told", {})
+        fields = {"time": time, "level": record.levelname.lower(), "event": record.getMessage().strip()}
+        fields |= getattr(record, "fields", {})
         if record.exc_info:
-            told["trace"] = self.formatException(record.exc_info)
-        return json.dumps(told, default=str)
+            fields["trace"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str)
 
 
 def _is_no_interruption(record: logging.LogRecord) -> bool:
@@ -177,8 +177,9 @@ def begin_log() -> Lines:
     handler = Lines()
     handler.setFormatter(_Json())
     logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
+    LOG.handlers, LOG.propagate = [handler], False  # else the event loop printed each as a message of the command, too
     LOG.setLevel(logging.INFO)
     logging.getLogger("uvicorn.error").addFilter(_is_no_interruption)
-    for parser in ("python_multipart", "PIL"):  # what clients send wrong they are told
+    for parser in ("python_multipart", "PIL"):  # clients get the error themselves
         logging.getLogger(parser).setLevel(logging.CRITICAL)
     return handler

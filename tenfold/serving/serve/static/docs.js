@@ -30,9 +30,9 @@ function describe(path, method, route) {
 async function list() {
   const token = sessionStorage.getItem("token"); // from the page
   const response = await fetch("/openapi.json", token ? { headers: { Authorization: `Bearer ${token}` } } : {});
-  const told = await response.json();
-  if (!response.ok) throw new Error(told.error);
-  const routes = Object.entries(told.paths).flatMap(([path, methods]) =>
+  const schema = await response.json();
+  if (!response.ok) throw new Error(schema.error);
+  const routes = Object.entries(schema.paths).flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, route]) => describe(path, method, route)),
   );
   document.getElementById("routes").replaceChildren(...routes);
@@ -45,5 +45,5 @@ document.getElementById("curl").textContent = [
   `curl -H 'Content-Type: application/json' -d '{"image": "…base64…"}' ${here}/predict`,
 ].join("\n");
 list().catch((error) => {
-  document.getElementById("routes").textContent = `${error.message}. On the page, a token can be given.`;
+  document.getElementById("routes").textContent = `${error.message}. Enter a token on the web page.`;
 });

@@ -1,24 +1,24 @@
 "use strict";
-// A picture goes to /predict; what comes back is shown. Whatever others named is put in as text, never as HTML.
+// An image is sent to /predict and the response is shown. Names from others are inserted as text, never as HTML.
 
 const byId = (id) => document.getElementById(id);
-const MOST_GUESSES = 1000; // all of them
+const MOST_PREDICTIONS = 1000; // all of them
 const MOST_NAMED = 20;
 let token = sessionStorage.getItem("token") ?? ""; // kept until this tab is closed
-let last = null; // the picture that waits for a token
-let turn = 0; // answers to older pictures are dropped
+let last = null; // the image that waits for a token
+let turn = 0; // responses to older images are dropped
 
-/** picture: a file, or the promise of one. */
-async function show(picture, name) {
+/** image: a file, or the promise of one. */
+async function show(image, name) {
   const mine = ++turn;
-  last = { picture, name };
+  last = { image, name };
   byId("answer").classList.add("busy");
-  say("Looking at it …", "");
+  say("Classifying …", "");
   bringIntoView(byId("answer"));
   try {
-    const given = await picture;
-    const told = await ask(`/predict?top=${MOST_GUESSES}&pixels=true`, given);
-    if (mine === turn) answer(told, given, name);
+    const given = await image;
+    const reply = await ask(`/predict?top=${MOST_PREDICTIONS}&pixels=true`, given);
+    if (mine === turn) answer(reply, given, name);
   } catch (error) {
     if (mine === turn) fail(error);
   } finally {
@@ -26,31 +26,31 @@ async function show(picture, name) {
   }
 }
 
-/** What the service says; what a proxy before it says instead is no JSON. */
-async function ask(path, picture) {
+/** The JSON of the service; the response of a proxy in front of it may be no JSON. */
+async function ask(path, image) {
   const headers = { "Content-Type": "application/octet-stream" };
   if (token) headers.Authorization = `Bearer ${token}`;
   let response;
   try {
-    response = await fetch(path, picture ? { method: "POST", body: picture, headers } : { headers });
+    response = await fetch(path, image ? { method: "POST", body: image, headers } : { headers });
   } catch {
     throw new Error("The service cannot be reached: is it still running?");
   }
-  const told = await response.json().catch(() => null);
+  const reply = await response.json().catch(() => null);
   byId("login").hidden = response.status !== 401;
-  if (response.status === 401) throw new Error(token ? "The one that was given is another." : "Whoever runs this service has it.");
-  if (response.ok && told) return told;
-  if (response.status === 413 && !told) throw new Error("The file is too large for the proxy before this service.");
-  throw new Error(told?.error ?? `The service did not answer (${response.status}).`);
+  if (response.status === 401) throw new Error(token ? "This token is wrong." : "Ask whoever runs this service for it.");
+  if (response.ok && reply) return reply;
+  if (response.status === 413 && !reply) throw new Error("The file is too large for the proxy in front of this service.");
+  throw new Error(reply?.error ?? `The service did not answer (${response.status}).`);
 }
 
-/** Say which model answers and what it knows, and leave out drawings of what it does not. */
+/** Show the classes of the model; hide drawings of other classes. */
 async function introduce() {
   try {
     const { classes } = await ask("/model");
     const shown = classes.slice(0, MOST_NAMED).join(", ");
     const more = classes.length - MOST_NAMED;
-    byId("knows").textContent = `It knows only: ${shown}${more > 0 ? ` and ${more} more` : ""}.`;
+    byId("knows").textContent = `Its classes: ${shown}${more > 0 ? ` and ${more} more` : ""}.`;
     for (const item of byId("examples").children) item.hidden = !classes.includes(item.dataset.label);
     byId("drawings").hidden = [...byId("examples").children].every((item) => item.hidden);
   } catch (error) {
@@ -60,7 +60,7 @@ async function introduce() {
 
 function fail(error) {
   byId("result").hidden = true;
-  const headline = byId("login").hidden ? "No answer" : "A token is needed";
+  const headline = byId("login").hidden ? "No prediction" : "A token is needed";
   say(headline, error.message.charAt(0).toUpperCase() + error.message.slice(1));
   bringIntoView(byId("answer"));
   if (!byId("login").hidden) byId("token").focus();
@@ -72,26 +72,26 @@ function say(headline, remark) {
   byId("status").textContent = `${headline}. ${remark}`;
 }
 
-function answer(told, picture, name) {
-  const [guess] = told.predictions;
-  const best = guess.top[0];
-  const unsure = told.threshold !== null && best.probability < told.threshold;
-  const sure = percent(best.probability).replace("> ", "over\u00a0");
-  if (unsure) say("Not sure", `Perhaps ${best.label}: ${sure} sure. It commits itself from ${percent(told.threshold)} on.`);
-  else say(best.label, `${sure.charAt(0).toUpperCase()}${sure.slice(1)} sure.`);
+function answer(reply, image, name) {
+  const [prediction] = reply.predictions;
+  const best = prediction.top[0];
+  const unsure = reply.threshold !== null && best.probability < reply.threshold;
+  const confidence = percent(best.probability).replace("> ", "over\u00a0");
+  if (unsure) say("Not sure", `Best class: ${best.label}, confidence ${confidence}, below the threshold of ${percent(reply.threshold)}.`);
+  else say(best.label, `Confidence ${confidence}.`);
   URL.revokeObjectURL(byId("given").src);
   byId("given").hidden = false;
-  byId("given").src = URL.createObjectURL(picture);
+  byId("given").src = URL.createObjectURL(image);
   byId("name").textContent = name;
-  byId("pixels").textContent = `What the network sees: ${told.size}\u00a0×\u00a0${told.size} pixels`;
-  drawPixels(byId("seen"), guess.pixels, told.size);
+  byId("pixels").textContent = `Input of the network: ${reply.size}\u00a0×\u00a0${reply.size} pixels`;
+  drawPixels(byId("seen"), prediction.pixels, reply.size);
   byId("bars").className = unsure ? "unsure" : "";
-  byId("bars").replaceChildren(...guess.top.slice(0, 10).map(bar));
+  byId("bars").replaceChildren(...prediction.top.slice(0, 10).map(bar));
   byId("result").hidden = false;
   bringIntoView(byId("answer"));
 }
 
-/** On a phone the answer stands below the fold. */
+/** On a phone the prediction is below the fold. */
 function bringIntoView(section) {
   if (section.getBoundingClientRect().top < innerHeight / 2) return;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -117,7 +117,7 @@ function bar({ label, probability }) {
   const track = element("span", "track");
   const filled = element("div", "bar");
   filled.style.width = `${100 * probability}%`;
-  filled.hidden = probability < 0.0005; // said to be less than 0.1 %
+  filled.hidden = probability < 0.0005; // shown as less than 0.1 %
   track.append(filled);
   track.setAttribute("aria-hidden", "true");
   item.append(element("span", "label", label), track, element("span", "share", percent(probability)));
@@ -136,12 +136,12 @@ function drawPixels(canvas, encoded, size) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-// --- ways to give a picture ---
+// --- ways to choose an image ---
 
 function showFirst(files) {
   const file = [...files].find((file) => file.type.startsWith("image/")) ?? files[0];
   if (file) show(file, files.length > 1 ? `${file.name}, the first of ${files.length} files` : file.name);
-  else fail(new Error("That was no file: save the picture, then drop or choose it here."));
+  else fail(new Error("That is not a file: save the image, then drop or choose it here."));
 }
 
 function toBlob(canvas) {
@@ -173,7 +173,7 @@ function listenForFiles() {
   });
   byId("given").addEventListener("error", () => {
     byId("given").hidden = true;
-    byId("name").textContent += " (a kind of picture that this browser cannot show)";
+    byId("name").textContent += " (an image format that this browser cannot show)";
   });
 }
 
@@ -181,7 +181,7 @@ function listenForCamera() {
   const dialog = byId("camera");
   const video = byId("video");
   byId("photograph").addEventListener("click", openCamera);
-  video.addEventListener("loadeddata", () => (byId("take").disabled = false)); // before it there is no picture
+  video.addEventListener("loadeddata", () => (byId("take").disabled = false)); // before it there is no frame
   byId("cancel").addEventListener("click", () => dialog.close());
   byId("take").addEventListener("click", () => {
     const canvas = document.createElement("canvas");
@@ -223,8 +223,8 @@ byId("login").addEventListener("submit", (event) => {
   event.preventDefault();
   token = byId("token").value;
   sessionStorage.setItem("token", token);
-  say("No picture yet", "Its guess will stand here.");
-  introduce().then(() => last && byId("login").hidden && show(last.picture, last.name));
+  say("No image yet", "The prediction appears here.");
+  introduce().then(() => last && byId("login").hidden && show(last.image, last.name));
 });
 
 // --- drawings to try: 96 × 96, made of plain shapes ---
@@ -334,7 +334,7 @@ function drawExamples() {
     button.addEventListener("click", () => show(toBlob(canvas), `A drawing: ${name}`));
     const item = element("li", "");
     item.dataset.label = name;
-    item.hidden = true; // until it is known that the model knows it
+    item.hidden = true; // until the classes of the model are known
     item.append(button);
     byId("examples").append(item);
   }
