@@ -161,6 +161,26 @@ def test_every_command_of_the_page_runs(page: Path, shell: Shell) -> None:
     assert (shell.folder / "runs" / "first" / "report.html").is_file()
 
 
+@pytest.mark.slow
+def test_the_data_set_of_arrays_is_trained_on(shell: Shell) -> None:
+    (code,) = (text for _, text in _blocks(DOCS / "extending" / "dataset.md", "python") if "tenfold.Dataset(" in text)
+    assert 0 <= float(shell.python(code)) <= 1  # the accuracy
+    assert list(shell.folder.glob("runs/*/report.html"))
+
+
+def test_recipes_in_the_pages_are_read(tmp_path: Path) -> None:
+    """Those with a base, where the examples' plugins are loaded."""
+    recipes = [text for page in PAGES for _, text in _blocks(page, "json") if text.startswith('{"base"')]
+    for number, text in enumerate(recipes):
+        (tmp_path / f"{number}.json").write_text(text)
+    plugins = os.pathsep.join(map(str, (ROOT / "examples" / "plugins").glob("*.py")))
+    code = "import sys, tenfold\nfor path in sys.argv[1:]: print(tenfold.find_recipe(path).name)"
+    line = [sys.executable, "-c", code, *map(str, sorted(tmp_path.glob("*.json")))]
+    result = subprocess.run(line, env=os.environ | {"TENFOLD_PLUGINS": plugins}, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert {"bright", "mine", "small-resnet"} <= set(result.stdout.split())
+
+
 def test_the_first_command_of_the_readme_is_make_train() -> None:
     first = next(_blocks(ROOT / "README.md", "console"))[1]
     assert _commands(first) == ["make train"]
@@ -259,5 +279,9 @@ def test_the_site_builds_strictly_and_needs_no_network(tmp_path: Path) -> None:
     for page in pages:
         loads = re.findall(r'(?:<link[^>]*href|src|srcset)="?(https?:|//)[^">]*', page.read_text())
         assert loads == [], page
+    extending = " ".join(page.read_text() for page in (tmp_path / "site" / "extending").glob("*.html"))
+    for example in (ROOT / "examples" / "plugins").glob("*.py"):
+        (name, *_) = re.findall(r"^(?:class|def) (\w+)", example.read_text(), re.MULTILINE)
+        assert re.search(rf">{name}<", extending), f"no page includes {example.name}"
     command = (tmp_path / "site" / "reference" / "cli.html").read_text()
     assert 'id="tenfold-train"' in command and "--epochs" in command
