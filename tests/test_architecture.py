@@ -82,6 +82,8 @@ ORDERS = {
         "imbalance",
         "fitting",
         "sampler",
+        "optimizers",
+        "schedule",
         "optim",
         "proxy",
         "infer",

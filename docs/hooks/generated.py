@@ -9,6 +9,7 @@ from typing import Any
 
 import architecture
 import commands
+import datasets
 import python_api
 import recipe_fields
 
@@ -19,6 +20,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "recipe-fields": recipe_fields.reference,
     "recipes": recipe_fields.recipes,
     "public-api": python_api.reference,
+    "datasets": datasets.reference,
     "imports": architecture.imports,
     "layout": architecture.layout,
 }

@@ -15,14 +15,10 @@ from tenfold.errors import DivergedError
 from tenfold.training.augment import derive_seed, downsample
 from tenfold.training.device import DeviceConfig
 from tenfold.training.model import make_network
-from tenfold.training.optim import (
-    Optimizer,
-    Schedule,
-    begin_step,
-    restore_training,
-    training_state,
-)
+from tenfold.training.optim import begin_step, restore_training, training_state
+from tenfold.training.optimizers import Optimizer
 from tenfold.training.pruning import class_minimum, top_loss_indices
+from tenfold.training.schedule import Schedule
 
 LEARNS_EVERY = 4
 """Steps. To tell hard from easy it need not be good, and learning costs about twice what answering does."""

@@ -133,6 +133,15 @@ class Run:
         finally:
             self.unlock()
 
+    @contextlib.contextmanager
+    def unlocked_on_error(self) -> Iterator[None]:
+        """Let go of the directory where the block raises: in a notebook the process lives on."""
+        try:
+            yield
+        except BaseException:
+            self.unlock()
+            raise
+
     # --- small files ---
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:

@@ -69,7 +69,8 @@ def train(
     trainer = _prepare(recipe, dataset, seed, plan, dist)
     env = describe_environment(dataset.name, seed, plan, dist) | note_origin(dataset)
     run = Run.create(out, recipe, env | {"target_error": target_error})
-    return _train(run, trainer, callbacks)
+    with run.unlocked_on_error():
+        return _train(run, trainer, callbacks)
 
 
 def resume(
@@ -86,8 +87,19 @@ def resume(
     """
     run = Run.open(out)
     run.lock()
+    with run.unlocked_on_error():
+        return _resume(run, device, data, dist, callbacks)
+
+
+def _resume(
+    run: Run,
+    device: str | None,
+    data: Dataset | Path | None,
+    dist: DistContext,
+    callbacks: Iterable[Callback],
+) -> TrainResult:
     if run.scored:
-        raise ModelError(f"nothing to resume: {out} is finished")
+        raise ModelError(f"nothing to resume: {run.path} is finished")
     env = run.env
     plan, dataset = select_device(dist.device(device or env["device"])), _own_data(run, data)
     _note_resumption(run, plan, dataset, dist)

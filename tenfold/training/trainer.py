@@ -27,18 +27,12 @@ from tenfold.training.fitting import as_recipe
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import l2_penalty, make_network
-from tenfold.training.optim import (
-    Optimizer,
-    begin_step,
-    freeze,
-    make_schedule,
-    restore_training,
-    tensors_below,
-    training_state,
-)
+from tenfold.training.optim import begin_step, freeze, restore_training, tensors_below, training_state
+from tenfold.training.optimizers import Optimizer
 from tenfold.training.proxy import ProxyModel
 from tenfold.training.recipe import Recipe
 from tenfold.training.sampler import Sampler
+from tenfold.training.schedule import make_schedule
 from tenfold.training.signals import DeferredSignals
 
 

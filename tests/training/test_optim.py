@@ -7,20 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from tenfold.training import optim
+from tenfold.training import optimizers
 from tenfold.training.augment import make_generator
 from tenfold.training.model import build
-from tenfold.training.optim import (
-    KerasAdam,
-    Muon,
-    Nesterov,
-    Optimizer,
-    make_optimizers,
-    make_schedule,
-    orthogonalize,
-    set_rates,
-)
+from tenfold.training.optim import make_optimizers, set_rates
+from tenfold.training.optimizers import KerasAdam, Muon, Nesterov, Optimizer, orthogonalize
 from tenfold.training.recipe import REFERENCE, Recipe, Stage, WhitenedSpec
+from tenfold.training.schedule import make_schedule
 
 RECIPE = Recipe(
     "mine",
@@ -104,7 +97,7 @@ def orthogonalize_by_hand(matrix: np.ndarray) -> np.ndarray:
 def test_orthogonalize_is_the_polynomial_of_the_singular_values(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], in_hardware: bool, error: float
 ) -> None:
-    monkeypatch.setattr(optim, "cpu_has_bfloat16", lambda: in_hardware)
+    monkeypatch.setattr(optimizers, "cpu_has_bfloat16", lambda: in_hardware)
     matrix = torch.randn(shape, generator=make_generator(0, "test"))
     expected = orthogonalize_by_hand(matrix.double().numpy())
     result = orthogonalize(matrix).numpy()

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tenfold.errors import UsageError
-from tenfold.training.optim import make_schedule
 from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe, Stage, WhitenedSpec, with_defaults
 from tenfold.training.recipe_files import find_recipe
+from tenfold.training.schedule import make_schedule
 
 PLAIN = Recipe("plain", WhitenedSpec(), (Stage(1, 0.1, 0.0),))
 
