@@ -133,12 +133,12 @@ not know, such as `input_axes` of an initializer (3.15) or `renorm` of batch nor
 
 def _only_needed(content: bytes) -> bytes:
     """The configuration of a model without what its layers can be built without."""
-    config = json.loads(content)
-    for layer in config["config"]["layers"]:
+    model = json.loads(content)
+    for layer in model["config"]["layers"]:
         config, dtype = layer["config"], "uint8" if layer["class_name"] == "InputLayer" else "float32"
         needed = {key: config[key] for key in _NEEDED.get(layer["class_name"], config)}
         layer["config"] = {"name": config["name"], "dtype": dtype} | needed
-    return json.dumps(config).encode()
+    return json.dumps(model).encode()
 
 
 def to_keras(source: Source, keras: ModuleType) -> Any:
