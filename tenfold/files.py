@@ -1,6 +1,6 @@
 """Files that are whole or not there: every write goes to a temporary name, is fsynced, and is renamed.
 
-Open to every room, as `errors` is.
+Open to every package, as `errors` is.
 """
 
 import codecs

@@ -1,4 +1,4 @@
-"""What every room may ask of the machine and of its own process. Open to every room, as `errors` is."""
+"""Facts about the machine and about this process. Open to every package, as `errors` is."""
 
 import math
 import os

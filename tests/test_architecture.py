@@ -14,10 +14,10 @@ import tenfold
 
 PACKAGE = Path(tenfold.__file__).parent
 OPEN_TO_ALL = {"errors", "extras", "files", "console", "machine", "notebook", "registry"}
-TOP = {*OPEN_TO_ALL, "api", "cli", "__init__", "__main__"}  # what stands above the rooms or is open to them
+TOP = {*OPEN_TO_ALL, "api", "cli", "__init__", "__main__"}  # what stands above the packages or is open to them
 
-# One way through the rooms: a room may import the rooms and files named beside it, and no other.
-ROOMS: dict[str, set[str]] = {
+# One way through the packages: a package may import the packages and files named beside it, and no other.
+PACKAGES: dict[str, set[str]] = {
     "data": set(),
     "training": {"data"},
     "evaluation": {"training", "data"},
@@ -36,7 +36,7 @@ ROOMS: dict[str, set[str]] = {
     },
 }
 
-# Within a room, files import downwards only: a file may import those that stand before it.
+# Within a package, files import downwards only: a file may import those that stand before it.
 ORDERS = {
     "data": (
         "dataset",
@@ -180,7 +180,7 @@ ORDERS = {
     "scaling": ("summary", "bench", "space", "tune", "blocks", "address", "cluster"),
 }
 
-# Files that start fast import less than their room may.
+# Files that start fast import less than their package may.
 STRICTER = {
     "serving.model_file": {"data.image"},
     "serving.runtime": {"data.image", "serving.model_file"},
@@ -242,8 +242,8 @@ def targets(tree: ast.AST) -> set[str]:
     return {resolve(name) for name in imports(tree) if name.split(".")[0] == "tenfold"}
 
 
-def room_of(module: str) -> str:
-    """The room (or file above the rooms) that a module belongs to."""
+def package_of(module: str) -> str:
+    """The package (or file above the packages) that a module belongs to."""
     return module.split(".")[0]
 
 
@@ -256,46 +256,53 @@ def place(module: str, other: str) -> tuple[str, str, str]:
 
 def broken_rules(module: str, imported: set[str]) -> Iterator[str]:
     """Every rule that `module` breaks by importing these, as sentences."""
-    room = room_of(module)
+    package = package_of(module)
     fast = next((name for name in STRICTER if f"{module}.".startswith(f"{name}.")), None)
     for target in sorted(imported - OPEN_TO_ALL):
         if fast and target not in STRICTER[fast] and not target.startswith(f"{fast}."):
             yield f"{module} imports {target}: it starts fast, so it may import only {sorted(STRICTER[fast])}"
-        elif room_of(target) == room:
+        elif package_of(target) == package:
             folder, own, imports_ = place(module, target)
             order = ORDERS[folder]
             unknown = [name for name in (own, imports_) if name not in order]
             if unknown:
                 yield f"{folder}.{unknown[0]} has no place in the order of {folder}: give it one in this test"
             elif order.index(imports_) >= order.index(own):
-                yield f"{module} imports {target}: within a room, files import downwards only, here {' ← '.join(order)}"
-        elif not {target, room_of(target)} & ROOMS[room]:
-            allowed = ", ".join(sorted(ROOMS[room])) or "no other room"
-            yield f"{module} imports {target}: data → training → evaluation → serving; {room} may import {allowed}"
+                yield (
+                    f"{module} imports {target}: within a package, files import downwards only, "
+                    f"here {' ← '.join(order)}"
+                )
+        elif not {target, package_of(target)} & PACKAGES[package]:
+            allowed = ", ".join(sorted(PACKAGES[package])) or "no other package"
+            yield f"{module} imports {target}: data → training → evaluation → serving; {package} may import {allowed}"
 
 
-def test_rooms_import_one_way_only() -> None:
-    in_rooms = {module: tree for module, tree in files().items() if room_of(module) not in TOP}
-    assert len(in_rooms) > 15
-    broken = [rule for module, tree in in_rooms.items() for rule in broken_rules(module, targets(tree))]
+def test_packages_import_one_way_only() -> None:
+    in_packages = {module: tree for module, tree in files().items() if package_of(module) not in TOP}
+    assert len(in_packages) > 15
+    broken = [rule for module, tree in in_packages.items() for rule in broken_rules(module, targets(tree))]
     assert broken == [], "\n".join(broken)
 
 
 @pytest.mark.parametrize("module", sorted(OPEN_TO_ALL))
-def test_what_is_open_to_all_imports_no_room(module: str) -> None:
-    assert targets(files()[module]) <= OPEN_TO_ALL, f"{module} is open to every room, so it may import none of them"
+def test_what_is_open_to_all_imports_no_package(module: str) -> None:
+    assert targets(files()[module]) <= OPEN_TO_ALL, f"{module} is open to every package, so it may import none of them"
 
 
 @pytest.mark.parametrize(
-    "module", sorted(module for module in files() if room_of(module) in TOP - OPEN_TO_ALL - {"api"})
+    "module", sorted(module for module in files() if package_of(module) in TOP - OPEN_TO_ALL - {"api"})
 )
-def test_the_top_imports_rooms_inside_functions_only(module: str) -> None:
+def test_the_top_imports_packages_inside_functions_only(module: str) -> None:
     tree = files()[module]
     assert isinstance(tree, ast.Module)
     at_start = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     found = {name for node in at_start for name in imports(node)}
-    rooms = {name for name in found if name.startswith("tenfold.") and room_of(resolve(name)) not in TOP - {"api"}}
-    assert not rooms, f"{module} imports {rooms} at its top: only inside a verb, so that --help starts without them"
+    packages = {
+        name for name in found if name.startswith("tenfold.") and package_of(resolve(name)) not in TOP - {"api"}
+    }
+    assert not packages, (
+        f"{module} imports {packages} at its top: only inside a command, so that --help starts without them"
+    )
     assert not {name.split(".")[0] for name in found} & HEAVY, f"{module} imports something heavy at its top"
 
 
@@ -315,7 +322,7 @@ def test_what_must_start_fast_imports_nothing_heavy(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "target", "said"),
     [
-        ("data.cache", "training.fit", "data may import no other room"),
+        ("data.cache", "training.fit", "data may import no other package"),
         ("training.fit", "evaluation.metrics", "training may import data"),
         ("training.recipe", "training.model", "downwards only"),
         ("evaluation.metrics", "serving.predict", "evaluation may import data, training"),

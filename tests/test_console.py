@@ -10,7 +10,8 @@ import pytest
 from tenfold.console import percent
 
 SHOW_BAR = """
-from tenfold.console import progress, log_info
+from tenfold.console import progress, log_info, show_logs
+show_logs()
 with progress("training", 1000) as bar:
     bar(500, note="loss 1.234")
 log_info("done [bold]literally[/bold] :x:")

@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -260,3 +262,16 @@ def shapes_run(tmp_path: Path, recipe_file: Path, plugins: None) -> Path:
 def test_the_network_is_the_same_in_onnx(shapes_run: Path) -> None:
     exported = tenfold.Run.open(shapes_run).export()
     assert exported.max_abs_diff < 1e-4 and exported.top1_agreement == 1
+
+
+def test_the_process_of_a_searchs_trial_knows_plugins() -> None:
+    """It gets its recipe as text, and the environment of the search."""
+    stages = [{"epochs": 0.05, "learning_rate": 0.1, "final_learning_rate": 0.0}]
+    recipe = json.dumps(RECIPE | {"stages": stages, "val_size": 40})
+    request = {"recipe": recipe, "data": "shapes", "size": 32, "resize": "squash", "seed": 0}
+    request |= {"skip_bad": "1%", "device": "cpu"}
+    words = [sys.executable, "-m", "tenfold.training.trial"]
+    env = os.environ | {registry.VARIABLE: PLUGINS}
+    ended = subprocess.run(words, input=json.dumps(request), env=env, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["epoch"] == pytest.approx(0.05, abs=0.01)

@@ -96,3 +96,17 @@ def _export_run(run: Path) -> Path:
     except StorageError as error:
         elsewhere = f"tenfold export {run} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
         raise StorageError(f"{error}; {elsewhere}") from error
+
+
+def note_stale_model(run: Path) -> None:
+    """Log where a run's model file has the calibration of earlier scores."""
+    from tenfold.errors import ModelError
+    from tenfold.serving.model_file import find_in_run
+
+    try:
+        file = find_in_run(run)
+    except ModelError as error:  # scores do not need that file
+        log_info(str(error))
+        return
+    if file and not file.is_current:
+        log_info(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")

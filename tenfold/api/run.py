@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from tenfold.api.model_file import note_stale_model
 from tenfold.console import progress_bars
 from tenfold.training import run as storage
 
@@ -142,15 +143,18 @@ class Run(storage.Run):
         target_error: the share of wrong answers that the rejection threshold is to keep. Raises `ModelError` for an
         unfinished or damaged run, `DataError` for data of other classes, `UsageError`.
         """
-        from tenfold.evaluation import evaluate as evaluation
+        from tenfold.evaluation.evaluate import evaluate, rewrite_scores
         from tenfold.training.device import select_device
+        from tenfold.training.provenance import is_own, other_data
 
-        dataset = self._other_data(data)
+        dataset = other_data(self, str(data), None) if isinstance(data, str | Path) else data
+        if dataset is not None and not is_own(self.env, dataset):
+            return evaluate(self, dataset, select_device(device), target_error=target_error)
         with self.locked():
-            evaluated = evaluation.evaluate(self, dataset, select_device(device), target_error=target_error)
-            if evaluated.own:
-                evaluation.rewrite_scores(self, evaluated)
-        return evaluated
+            evaluation = evaluate(self, dataset, select_device(device), target_error=target_error)
+            rewrite_scores(self, evaluation)
+            note_stale_model(self.path)
+        return evaluation
 
     def audit(
         self,
@@ -162,16 +166,20 @@ class Run(storage.Run):
     ) -> dict[str, Any]:
         """Examine how far the score can be trusted: duplicates, corruptions, label issues, saliency, seed variance.
 
-        full: corrupt all test images, not the first 1,000. The parts are kept in the run directory. Takes minutes.
-        Raises as `evaluate`.
+        full: corrupt all test images, not the first 1,000. The parts are kept in the run directory, and its report is
+        written again where it does not show them. Takes minutes. Raises as `evaluate`.
         """
-        from tenfold.evaluation.audit import Subject, run_audit
-        from tenfold.evaluation.evaluate import evaluate
+        from tenfold.evaluation.audit import Subject, changed, run_audit
+        from tenfold.evaluation.report import REPORT, write_report
         from tenfold.training.device import select_device
 
-        dataset, plan = self._own_data(data), select_device(device)
+        dataset, page = self._own_data(data), self.path / REPORT
         with self.locked(), progress_bars(progress):
-            parts, _ = run_audit(Subject(self, dataset, evaluate(self, dataset, plan)), plan, full)
+            evaluation = self.evaluate(dataset, device=device)
+            parts, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
+            # an interrupted call may have left a part that is not new, but not on the page either
+            if new or not page.is_file() or page.stat().st_mtime < changed(self):
+                write_report(self, dataset, evaluation)
         return parts
 
     def explain(self, images: "Images", labels: Sequence[int] | None = None) -> "list[Explanation]":
@@ -188,16 +196,12 @@ class Run(storage.Run):
         self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", progress: bool = True
     ) -> list[Path]:
         """Draw the plots and write report.html; return what was written, the page last. Raises as `evaluate`."""
-        from tenfold.evaluation.evaluate import evaluate, rewrite_scores
         from tenfold.evaluation.report import write_report
-        from tenfold.training.device import select_device
 
         self.require_scores()
         dataset = self._own_data(data)
         with self.locked(), progress_bars(progress):
-            evaluation = evaluate(self, dataset, select_device(device))
-            rewrite_scores(self, evaluation)
-            return write_report(self, dataset, evaluation)
+            return write_report(self, dataset, self.evaluate(dataset, device=device))
 
     def export(
         self,
@@ -244,14 +248,6 @@ class Run(storage.Run):
         if source is None or isinstance(source, Path):
             return reload_dataset(self, source, "the same method with data=dataset")
         return source
-
-    def _other_data(self, data: "Dataset | Path | str | None") -> "Dataset | None":
-        from tenfold.data import Dataset
-        from tenfold.training.provenance import other_data
-
-        if data is None or isinstance(data, Dataset):
-            return data
-        return other_data(self, str(data), None)
 
 
 def _as_path(data: "Dataset | Path | str | None") -> "Dataset | Path | None":

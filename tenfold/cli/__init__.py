@@ -1,6 +1,6 @@
-"""The command line: parse arguments, call what the verb names, print what comes back.
+"""The command line: parse arguments, call the API, print the results.
 
-Results go to standard output, all else to standard error. A file a room; rooms are imported inside the verbs, so that
+Results go to standard output, all else to standard error. Packages are imported inside the commands, so that
 `--help` needs none of them.
 """
 
@@ -12,7 +12,7 @@ from types import FrameType
 
 import typer
 
-# each adds its verbs to the app, in the order in which the help lists them
+# each adds its commands to the app, in the order in which the help lists them
 from tenfold.cli import data, training, evaluation, audit, serving, scaling, profile, recipe, runs  # noqa: F401  # isort: skip
 from tenfold.cli.app import app
 from tenfold.console import log_info, show_logs
@@ -29,7 +29,7 @@ def _hang_up(number: int, _frame: FrameType | None) -> None:
 
 
 def _run() -> int:
-    """Run the verb; return the exit code. All errors meant for users become one line here."""
+    """Run the command; return the exit code. All errors meant for users become one line here."""
     try:
         return app(standalone_mode=False, prog_name="tenfold") or 0
     except TenfoldError as error:

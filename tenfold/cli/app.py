@@ -1,4 +1,4 @@
-"""The app that the verbs are added to, the options that they share, and how they answer."""
+"""The app that commands are added to, the options that they share, and how they print."""
 
 import functools
 import json
@@ -117,7 +117,7 @@ def _print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def before_any_verb(
+def before_any_command(
     context: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")

@@ -1,6 +1,5 @@
 """tenfold evaluate, report, compare, explain."""
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,44 +66,26 @@ def evaluate(
     extras.require("train", extras.TRAIN)
     if data is None:
         refuse_busy(run)
-    from tenfold.evaluation import evaluate as evaluation
+    from tenfold.api.run import Run
+    from tenfold.evaluation.evaluate import to_csv
     from tenfold.files import write_text
-    from tenfold.training.device import select_device
     from tenfold.training.provenance import is_own
-    from tenfold.training.run import Run
 
-    opened, plan = Run.open(run), select_device(device)
+    opened = Run.open(run)
     dataset = _load_data(opened, data, skip_bad)
-    own = dataset is None or is_own(opened.env, dataset)
-    if not own and not is_given(context, "target_error", by=("COMMANDLINE",)):
+    other = dataset is not None and not is_own(opened.env, dataset)
+    if other and not is_given(context, "target_error", by=("COMMANDLINE",)):
         target_error = None  # a variable is for all commands that it concerns
-    with opened.locked() if own else contextlib.nullcontext():  # other data leaves the run as it is
-        evaluated = evaluation.evaluate(opened, dataset, plan, target_error=target_error)
-        rewritten = evaluation.rewrite_scores(opened, evaluated) if own else {}
-        if own:
-            note_stale_model(opened)
-    scores = rewritten or evaluated.scores | {"data": dataset.name if dataset else data}
+    evaluated = opened.evaluate(dataset, device=device, target_error=target_error)
+    scores = evaluated.scores | {"data": dataset.name} if dataset and other else opened.require_scores()
     if predictions:
-        write_text(predictions, evaluation.to_csv(evaluated.predictions()))
+        write_text(predictions, to_csv(evaluated.predictions()))
     if as_json:
         print_json(scores | evaluated.details())
         return
     _print_scores(scores, evaluated)
     if dataset and dataset.skipped:
         print(f"{dataset.skipped:,} images of {dataset.name} could not be read and were skipped")
-
-
-def note_stale_model(run: "Run") -> None:
-    from tenfold.errors import ModelError
-    from tenfold.serving.model_file import find_in_run
-
-    try:
-        file = find_in_run(run.path)
-    except ModelError as error:  # scores do not need that file
-        log_info(str(error))
-        return
-    if file and not file.is_current:
-        log_info(f"{file.path} has the calibration of earlier scores: predict, serve and export write it again")
 
 
 def _load_data(run: "Run", data: str | None, skip_bad: str | None) -> "Dataset | None":
@@ -143,7 +124,9 @@ def report(
     """Write a scored run's plots and its page, report.html, again."""
     extras.require("train", extras.TRAIN)
     refuse_busy(run)
-    for path in _report_run(run, data, device):
+    from tenfold.api.run import Run
+
+    for path in Run.open(run).report(data, device=device):
         print(path)
 
 
@@ -159,28 +142,9 @@ def compare(
         raise UsageError(f"compare takes two or more runs: for one, use tenfold report {runs[0]}")
     for run in runs:
         refuse_busy(run)
-    from tenfold.evaluation.compare import write_comparison
+    from tenfold.api.comparison import compare as compare_runs
 
-    print(write_comparison(runs, out, data))
-
-
-def _report_run(run: Path, folder: Path | None, device: str) -> list[Path]:
-    from tenfold.evaluation.evaluate import evaluate as score
-    from tenfold.evaluation.evaluate import rewrite_scores
-    from tenfold.evaluation.report import write_report
-    from tenfold.training.device import select_device
-    from tenfold.training.provenance import reload_dataset
-    from tenfold.training.run import Run
-
-    opened = Run.open(run)
-    with opened.locked():
-        opened.require_scores()
-        by_hand = "tenfold.evaluation.report.write_report(run, dataset, tenfold.evaluate(run, dataset))"
-        dataset = reload_dataset(opened, folder, by_hand)
-        evaluation = score(opened, dataset, select_device(device))
-        rewrite_scores(opened, evaluation)
-        note_stale_model(opened)
-        return write_report(opened, dataset, evaluation)
+    print(compare_runs(runs, out, data))
 
 
 @app.command()

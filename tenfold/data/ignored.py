@@ -56,7 +56,7 @@ _SIGNS: tuple[set[str], ...] = (
     {"request.json", "part-00000000.parquet"},
 )
 _FIRST_SIGNS = ("recipe.json", "model.json", "bench.json", "tune.json", "request.json")  # one of each of `_SIGNS`
-_RUN_FOLDERS = {"checkpoints", "plots", "logits", "honesty", "audit"}
+_RUN_FOLDERS = {"checkpoints", "plots", "logits", "honesty", "audit", "logs"}
 _RECIPE_KEYS = {"name", "network", "stages"}  # of every version
 _MOST_RECIPE = 2**20  # bytes
 _HEAD = 18  # bytes that tell what a file is

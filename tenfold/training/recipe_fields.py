@@ -18,8 +18,9 @@ class FieldRow(NamedTuple):
 
 
 def field_rows(recipe: Recipe) -> list[FieldRow]:
-    """Every field but the name, in the order in which they are declared; the network's with its name in front."""
-    return [row for row in _rows(recipe, "") if row.name != "name"]
+    """Every field but the recipe's name, the network's first, in the order in which they are declared."""
+    network = FieldRow("network.name", recipe.network.name, "Architecture of the network")
+    return [network, *(row for row in _rows(recipe, "") if row.name not in ("name", network.name))]
 
 
 def _rows(value: Any, prefix: str) -> list[FieldRow]:

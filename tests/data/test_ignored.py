@@ -223,6 +223,8 @@ def test_a_folder_that_was_there_is_the_users(root: Path) -> None:
     assert list_folder(root).classes == ("a", "b")
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_a_run_that_is_killed_at_any_moment_is_output(
     root: Path, tmp_path: Path, invoke: Invoke, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,5 +89,5 @@ def test_names() -> None:
     with pytest.raises(UsageError, match="unknown data set 'cifar11'; known are cifar10, shapes"):
         data.load("cifar11")
     for action in (data.get, data.remove):
-        with pytest.raises(UsageError, match="drawn anew"):
+        with pytest.raises(UsageError, match="generated whenever it is needed"):
             action("shapes")

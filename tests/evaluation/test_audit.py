@@ -190,7 +190,7 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any
     lonely = replace(DATASET, train=DATASET.train[np.append(few, np.flatnonzero(DATASET.train.labels == 3)[:1])])
     part = audit._labels(replace(subject, dataset=lonely), PLAN)
     assert (
-        "a class has fewer training images than can be predicted: 1 of 2" in part["missing"]
+        "a class has fewer training images than cross-validation needs: 1 of 2" in part["missing"]
         and "train" not in part
         and part["test"]["suspected"] >= 0
     )
@@ -198,7 +198,7 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any
     logits = subject.evaluation.logits[DATASET.test.labels == 3]
     evaluation = mock.Mock(logits=logits, labels=one.labels)
     part = audit._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), PLAN)
-    assert "test labels were not predicted: all labels are the same" in part["missing"] and "test" not in part
+    assert "test labels were not checked: all labels are the same" in part["missing"] and "test" not in part
     audit._write_issues(subject, made[1]["labels"])
 
 

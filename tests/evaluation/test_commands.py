@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tenfold import cli
 from tenfold.data.shapes import make_shapes
 from tenfold.training.lock import Lock, now
 from tenfold.training.run import Run
@@ -32,17 +30,9 @@ def run(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Invoke:
-    """Run the command within this process: exit code, standard output, standard error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tenfold", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    return call
+def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's data, drawn when the test begins, not each time they are loaded."""
+    monkeypatch.setattr("tenfold.training.provenance.load_named", {"shapes": make_shapes()}.__getitem__)
 
 
 def answer(result: tuple[int, str, str]) -> dict[str, Any]:
@@ -85,13 +75,12 @@ def test_a_target_error_is_refused_with_another_folder(invoke: Invoke, run: Path
     assert (code, out) == (2, "") and "leave it out with other data (photos/)" in err
 
 
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("verb", ["evaluate", "report"])
 def test_scoring_on_another_machine_keeps_the_calibration(
     invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     """Another number format rounds otherwise: fitted again, the exported file would have an old calibration."""
-    shapes = make_shapes()
-    monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: shapes)
     before = json.loads((run / "results.json").read_text())
     monkeypatch.setattr("tenfold.evaluation.outputs.torch.__version__", "9.9.9")  # so that kept logits are not used
     monkeypatch.setattr(
@@ -105,12 +94,9 @@ def test_scoring_on_another_machine_keeps_the_calibration(
     assert [after["calibration"][name] for name in kept] == [before["calibration"][name] for name in kept]
 
 
+@pytest.mark.usefixtures("drawn_once")
 @pytest.mark.parametrize("verb", ["evaluate", "report"])
-def test_scores_do_not_need_the_model_file(
-    invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
-    shapes = make_shapes()
-    monkeypatch.setattr("tenfold.training.provenance.load_named", lambda name: shapes)
+def test_scores_do_not_need_the_model_file(invoke: Invoke, run: Path, verb: str) -> None:
     Run.open(run).rewrite_in_manifest({"model.onnx": b"sound"})
     (run / "model.onnx").write_bytes(b"flipped")
     code, _, err = invoke(verb, run)

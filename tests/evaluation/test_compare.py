@@ -72,7 +72,7 @@ def test_the_page_counts_what_the_predictions_say(made: list[Path], tmp_path: Pa
     said = np.stack([answers(path) for path in made])
     right = said == DATASET.test.labels
     differing = (said != said[0]).any(axis=0)
-    assert f"{differing.sum():,} images get different answers" in page
+    assert f"{differing.sum():,} images get different predictions" in page
     for other in (1, 2):
         only_other, only_first = (right[other] & ~right[0]).sum(), (right[0] & ~right[other]).sum()
         assert re.search(rf"run-{other}</th>.*?<td>{only_other}</td><td>{only_first}</td>", page)
@@ -87,9 +87,9 @@ def test_a_class_without_test_images_is_named(
     wider = replace(DATASET, classes=(*DATASET.classes, "comet <b>"))
     monkeypatch.setattr("tenfold.evaluation.compare.reload_dataset", lambda *_: wider)
     page = write_comparison(made[:2], tmp_path / "comparison.html").read_text()
-    assert "Without test images, and so left out: comet &lt;b&gt;." in page
+    assert "Left out, as they have no test images: comet &lt;b&gt;." in page
     monkeypatch.setattr("tenfold.evaluation.compare.reload_dataset", lambda *_: DATASET)
-    assert "Without test images" not in write_comparison(made[:2], tmp_path / "comparison.html").read_text()
+    assert "Left out" not in write_comparison(made[:2], tmp_path / "comparison.html").read_text()
 
 
 def test_the_script_knows_the_answers_on_which_runs_differ(made: list[Path], tmp_path: Path) -> None:

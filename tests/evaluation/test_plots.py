@@ -147,7 +147,7 @@ def test_gallery_draws_the_very_pixels_and_says_right_from_wrong() -> None:
     frames = [(axes.spines["left"].get_linestyle(), axes.spines["left"].get_linewidth()) for axes in figure.axes[:3]]
     assert frames[0] == frames[2] == ("-", 0.8)
     assert frames[1][0] != "-" and frames[1][1] > 1.5
-    assert figure.get_supxlabel().startswith("2 of 3 right")
+    assert figure.get_supxlabel().startswith("2 of 3 correct")
 
 
 @pytest.mark.parametrize(("n", "shown", "cells"), [(1, 1, 5), (5, 5, 5), (6, 6, 10), (25, 25, 25), (40, 25, 25)])
@@ -155,7 +155,7 @@ def test_gallery_has_rows_of_five(n: int, shown: int, cells: int) -> None:
     labels = np.zeros(n, int)
     figure = plots.gallery(draw_images(n, 20, 30), labels, labels, np.ones(n), ["a", "b"], "title")
     assert len(drawn_images(figure)) == shown and len(figure.axes) == cells
-    assert figure.get_supxlabel().startswith(f"{shown} of {shown} right")
+    assert figure.get_supxlabel().startswith(f"{shown} of {shown} correct")
 
 
 def test_gallery_frame_covers_no_pixel() -> None:
@@ -283,7 +283,7 @@ def test_reliability_draws_the_bins_that_have_images() -> None:
     after = before._replace(confidence=np.array([0, 0.68, 0.96]))
     figure = plots.reliability(before, after, "run")
     np.testing.assert_allclose(line(figure, 0, "as trained"), [[0.5, 0.7], [0.9, 0.95]])
-    np.testing.assert_allclose(line(figure, 0, "at the fitted temperature"), [[0.68, 0.7], [0.96, 0.95]])
+    np.testing.assert_allclose(line(figure, 0, "after temperature scaling"), [[0.68, 0.7], [0.96, 0.95]])
     alone = plots.reliability(before, None, "run").axes[0].get_legend()
     assert alone is not None and [text.get_text() for text in alone.get_texts()] == ["as trained"]
 

@@ -480,7 +480,7 @@ def test_a_full_disk_keeps_what_was_written(tmp_path: Path) -> None:
         with ResumableWriter(path, REQUEST) as journal:
             journal.append(["one"])
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-            with pytest.raises(StorageError, match="the same command goes on when that is mended"):
+            with pytest.raises(StorageError, match="the same command resumes when that is fixed"):
                 journal.append(["x" * 2000])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

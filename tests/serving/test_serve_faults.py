@@ -324,11 +324,11 @@ def test_processes_that_cannot_be_begun_are_said(monkeypatch: pytest.MonkeyPatch
         return begin(self)
 
     monkeypatch.setattr(Decoders, "_begin", begin_one)
-    with pytest.raises(StorageError, match=r"no process to decode images in can be begun: .*Resource temporarily"):
+    with pytest.raises(StorageError, match=r"no process to decode images in can be started: .*Resource temporarily"):
         decoders.start()
     monkeypatch.undo()
     monkeypatch.setattr(decoders, "_command", [sys.executable, "-c", ""])
-    with pytest.raises(StorageError, match="can be begun"):
+    with pytest.raises(StorageError, match="can be started"):
         decoders.start()
     decoders.close()
 

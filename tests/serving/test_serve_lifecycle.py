@@ -238,7 +238,7 @@ def test_while_it_drains_everything_is_answered(ending: Service, number: int) ->
 
 def test_readiness_ends_at_once_and_liveness_stays(ending: Service) -> None:
     """All said that they were ready until the connection was refused."""
-    paths = ("/healthz", "/v2/health/ready", "/v2/models/model/ready")
+    paths = ("/healthz", "/v2/health/ready", "/v2/models/cifar10/ready")
     assert [ending.ask("GET", path).status for path in paths] == [200] * 3
     begin_to_end(ending)
     for path in paths:

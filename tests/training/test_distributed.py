@@ -116,7 +116,7 @@ def test_a_rank_that_ends_leaves_a_run_that_goes_on(
         how = f"the same torchrun … -m tenfold train --resume --out {run}"
         assert f"stopped at step 41; to resume: {how}" in ended.stderr
     elif rank == 1:
-        assert "tenfold: another rank ended, see what it said; torchrun … train --resume goes on" in ended.stderr
+        assert "tenfold: another rank ended, see its message; torchrun … train --resume resumes" in ended.stderr
     again = torchrun("-m", "tenfold", "train", "--resume", "--out", str(run), "--no-report", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["run"] == str(run)

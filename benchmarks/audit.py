@@ -1,6 +1,6 @@
-"""What the honesty panel finds of what was planted in CIFAR-10: copies and wrong labels.
+"""What the audit finds of what was planted in CIFAR-10: copies and wrong labels.
 
-    python benchmarks/honesty.py RUN [--only copies|labels]
+    python benchmarks/audit.py RUN [--only copies|labels]
 
 RUN is a run directory on CIFAR-10, whose features the search for copies uses. docs/guides/audit.md has the figures.
 """
