@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import re
 import subprocess
 import sys
@@ -233,6 +234,7 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@functools.cache
 def files() -> dict[str, ast.AST]:
     paths = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
     return {module_name(path): ast.parse(path.read_text()) for path in paths}

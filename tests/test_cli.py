@@ -366,6 +366,7 @@ def whole(command: Command, tiny_recipe: Path, tmp_path_factory: pytest.TempPath
     return command(*words, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}), folder
 
 
+@pytest.mark.slow
 def test_json_is_one_line_with_the_promised_keys(whole: Any) -> None:
     result, folder = whole
     assert result.returncode == 0, result.stderr
@@ -382,12 +383,14 @@ def test_json_is_one_line_with_the_promised_keys(whole: Any) -> None:
     assert json.loads((run / "results.json").read_text()) == answer
 
 
+@pytest.mark.slow
 def test_remarks_are_plain_text_on_standard_error(whole: Any) -> None:
     result, _ = whole
     assert "\x1b" not in result.stderr and "\r" not in result.stderr  # no colour, no bar
     assert f"test accuracy {json.loads(result.stdout)['test_accuracy']:.2%}" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_promised_files(whole: Any) -> None:
     result, folder = whole
     run = folder / json.loads(result.stdout)["run"]
@@ -399,6 +402,7 @@ def test_a_run_leaves_the_promised_files(whole: Any) -> None:
     Run.open(run).verify()
 
 
+@pytest.mark.slow
 def test_scores_for_people_go_to_standard_output(command: Command, tiny_recipe: Path, tmp_path: Path) -> None:
     words = ["train", "--recipe", tiny_recipe, "--data", "shapes", "--epochs", "0.1", "--out", "mine"]
     result = command(*words, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})

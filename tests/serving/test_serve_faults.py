@@ -101,6 +101,7 @@ def service(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 # --- slow clients ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "piece"),
     [
@@ -264,6 +265,7 @@ def test_decompression_bombs(service: Service, width: int, height: int) -> None:
     assert service.memory() - before < 20e6
 
 
+@pytest.mark.slow
 def test_a_photo_of_50_megapixels_is_answered_as_predict_does() -> None:
     """A JPEG is, in the time and memory of any image; a PNG of so many pixels is refused by its header."""
     photo = Image.new("RGB", (8_160, 6_144), (200, 30, 60))
@@ -285,6 +287,7 @@ def test_a_photo_of_50_megapixels_is_answered_as_predict_does() -> None:
 # --- too many requests -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_holds_a_decoder_up_is_ended() -> None:
     """A progressive JPEG of thousands of empty scans. In a thread it decoded for minutes, and all others waited."""
     with in_thread(slow_app(Slow(), replace(PATIENT, decoding=0.3))) as service:
@@ -333,6 +336,7 @@ def test_processes_that_cannot_be_begun_are_said(monkeypatch: pytest.MonkeyPatch
     decoders.close()
 
 
+@pytest.mark.slow
 def test_what_takes_too_much_memory_is_refused() -> None:
     """Without the limit the second is read, too."""
     content = picture(size=5000)  # 75 MB of pixels
@@ -390,6 +394,7 @@ def test_two_lengths_of_one_body_are_refused() -> None:
     assert told.startswith(b"HTTP/1.1 400") and told.count(b"HTTP/1.1") == 1
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_holds_nobody_up(model: Path) -> None:
     """Written by those who answer, it stood still after 350 requests, and SIGTERM had no effect."""
     reading, writing = os.pipe()
@@ -407,6 +412,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up(model: Path) -> None:
     os.close(writing)
 
 
+@pytest.mark.slow
 def test_few_open_files_are_said(model: Path) -> None:
     """With 64, each connection too many was reported 512 times."""
     script = f"ulimit -n 64; exec {sys.executable} -m tenfold serve --port 0 --model {model}"
@@ -580,6 +586,7 @@ def test_clients_that_go_away(service: Service) -> None:
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_lets_requests_in_flight_finish(model: Path, tmp_path: Path, number: int) -> None:
     """One that is half sent is answered when it is whole; an idle one is let go. Without draining: connection reset."""
@@ -600,6 +607,7 @@ def test_sigterm_lets_requests_in_flight_finish(model: Path, tmp_path: Path, num
         assert service.rows()[-1]["event"] == "stopped"
 
 
+@pytest.mark.slow
 def test_sigterm_does_not_wait_for_those_who_send_nothing(model: Path, tmp_path: Path) -> None:
     """Without an end to the wait the process stays as long as the client likes."""
     with process(model, tmp_path) as service, service.connect() as half:
@@ -608,6 +616,7 @@ def test_sigterm_does_not_wait_for_those_who_send_nothing(model: Path, tmp_path:
         assert service.end() == 0  # which waits for thirty seconds
 
 
+@pytest.mark.slow
 def test_a_second_interruption_leaves_no_trace(model: Path, tmp_path: Path) -> None:
     """Without the filter: sixty lines about a KeyboardInterrupt.
 

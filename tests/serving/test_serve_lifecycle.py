@@ -165,6 +165,7 @@ def test_lines_that_the_log_lost_are_said() -> None:
     assert (lost["event"], lost["lines"]) == ("lost", 998)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what other processes use")
 def test_the_decoders_count_in_processor_time_and_memory() -> None:
     """They do most of the work, and the numbers showed nothing of it. Held to psutil; ended ones keep counting."""
@@ -248,6 +249,7 @@ def test_readiness_ends_at_once_and_liveness_stays(ending: Service) -> None:
     assert ending.ask("GET", "/v2/health/live").status == 200
 
 
+@pytest.mark.slow
 def test_nobody_is_reset_when_it_ends(model: Path, tmp_path: Path) -> None:
     """Eight clients ask on kept connections until theirs is closed; then they stop: what was sent is answered.
 
@@ -304,6 +306,7 @@ def test_what_was_begun_is_answered_after_the_drain() -> None:
         idle.close()
 
 
+@pytest.mark.slow
 def test_the_drain_can_be_none(model: Path, tmp_path: Path) -> None:
     with process(model, tmp_path, TENFOLD_DRAIN="0") as service:
         assert service.end() == 0
@@ -440,6 +443,7 @@ def test_hosts_may_come_from_a_variable(model: Path, tmp_path: Path) -> None:
         Hosts("127.0.0.1", ["http://x"])
 
 
+@pytest.mark.slow
 def test_what_kubernetes_sets_is_ignored(model: Path, tmp_path: Path) -> None:
     """A service named tenfold makes it set these in every pod: "'tcp://…' is not a valid int", and none started."""
     links = {
