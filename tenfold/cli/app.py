@@ -123,7 +123,7 @@ def before_any_command(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Train small-image classifiers, score them, and see where they err."""
+    """Train image classifiers, score them, and see where they err."""
     _ignore_service_links(_variables(getattr(context.command, "commands", {}).get(context.invoked_subcommand)))
 
 

@@ -233,7 +233,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine has and what tenfold does about it."""
+    """Check what this machine has, and how tenfold uses it."""
     extras.require("train", extras.TRAIN)
     from dataclasses import asdict
 
