@@ -15,7 +15,7 @@ from typing import Any
 from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import compare, summarize
 from tenfold.training.device import cpu_has_bfloat16
-from tenfold.training.recipe import Recipe
+from tenfold.training.recipe import Recipe, WhitenedSpec
 from tenfold.training.recipe_files import find_recipe
 
 SETTING = Setting(("--device", "cpu", "--val-size", "5000"), "validation")
@@ -31,13 +31,20 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
         "first-bias-trained-throughout": replace(
             recipe, whiten_bias_epochs=max(recipe.epochs, recipe.whiten_bias_epochs)
         ),
-        "gelu-behind-the-first-layer": replace(recipe, network=replace(recipe.network, first_activation="gelu")),
+        "gelu-behind-the-first-layer": _with_gelu(recipe),
         "six-views-of-all": replace(recipe, tta_fraction=1.0),
         "one-view": replace(recipe, tta="one"),
         "no-label-smoothing": replace(recipe, label_smoothing=0.0),
         "flips-drawn": replace(recipe, flip="random"),
     }
     return {name: replace(variant, name=name) for name, variant in without.items() if variant != recipe}
+
+
+def _with_gelu(recipe: Recipe) -> Recipe:
+    """The activation behind the first layer that others have; only the fast networks can choose."""
+    if not isinstance(recipe.network, WhitenedSpec):
+        return recipe
+    return replace(recipe, network=replace(recipe.network, first_activation="gelu"))
 
 
 def _without_proxy(recipe: Recipe) -> Recipe:

@@ -14,17 +14,27 @@ if TYPE_CHECKING:  # the same for type checkers and editors
     from tenfold.api.training import resume as resume
     from tenfold.api.training import train as train
     from tenfold.data import Dataset as Dataset
+    from tenfold.data import DatasetEntry as DatasetEntry
     from tenfold.data import Split as Split
     from tenfold.data import load as load
+    from tenfold.data import register_dataset as register_dataset
     from tenfold.errors import TenfoldError as TenfoldError
     from tenfold.evaluation.evaluate import evaluate as evaluate
     from tenfold.serving.export import export as export
+    from tenfold.serving.exporters import Exporter as Exporter
+    from tenfold.serving.exporters import register_exporter as register_exporter
     from tenfold.serving.runtime import open_model as open_model
+    from tenfold.training.augment import Augmentation as Augmentation
+    from tenfold.training.augment import Epoch as Epoch
+    from tenfold.training.augment import register_augmentation as register_augmentation
     from tenfold.training.callbacks import Callback as Callback
     from tenfold.training.callbacks import EarlyStopping as EarlyStopping
     from tenfold.training.callbacks import register_callback as register_callback
     from tenfold.training.device import select_device as select_device
     from tenfold.training.model import build as build
+    from tenfold.training.networks import Network as Network
+    from tenfold.training.networks import NetworkSpec as NetworkSpec
+    from tenfold.training.networks import register_network as register_network
     from tenfold.training.recipe import RECIPES as RECIPES
     from tenfold.training.recipe import Recipe as Recipe
     from tenfold.training.recipe_files import find_recipe as find_recipe

@@ -93,10 +93,10 @@ def test_predict_takes_arrays_files_and_folders_alike(run: tenfold.Run, tmp_path
     by_array = run.predict(images, top=2)
     by_folder = tenfold.Predictor.load(run.path).predict(tmp_path, top=2)
     by_files = run.predict([tmp_path / f"{number}.png" for number in range(3)], top=2)
-    assert [found.guesses for found in by_array] == [found.guesses for found in by_folder]
+    assert [found.predictions for found in by_array] == [found.predictions for found in by_folder]
     assert [found.path for found in by_files] == [str(tmp_path / f"{number}.png") for number in range(3)]
-    assert by_files == by_folder and len(by_array[0].guesses) == 2
-    assert (by_array[0].label, by_array[0].probability) == by_array[0].guesses[0]
+    assert by_files == by_folder and len(by_array[0].predictions) == 2
+    assert (by_array[0].label, by_array[0].probability) == by_array[0].predictions[0]
     np.testing.assert_allclose(run.predictor.predict_proba(images).sum(1), 1, rtol=1e-5)
 
 

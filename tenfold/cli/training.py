@@ -228,7 +228,10 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
     if len(asked.stages) == len(lengths):
         stages = zip(asked.stages, lengths, strict=True)
         free["stages"] = tuple(replace(stage, epochs=epochs) for stage, epochs in stages)
-    return replace(asked, **free) == recipe
+    try:
+        return replace(asked, **free) == recipe
+    except ValueError:  # not even a recipe: they go with another network
+        return False
 
 
 @app.command()

@@ -180,7 +180,8 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
     before, dataset = trainer.seconds, trainer.data
     _write_beforehand(run, trainer)
     trainer.log_dir = run.path / LOGS
-    trainer.callbacks = [ProgressBar(), EpochLog(), CsvLog(run), Checkpoints(run), *callbacks]
+    # what is shown comes after what is kept: a terminal may be gone
+    trainer.callbacks = [Checkpoints(run), CsvLog(run), ProgressBar(), EpochLog(), *callbacks]
     _lead(trainer, run)
     began = time.perf_counter()
     try:

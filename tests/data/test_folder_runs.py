@@ -149,7 +149,7 @@ def test_a_folder_is_found_again_where_it_moved_to(
             invoke("export", trained["run"], "--to", "keras", "--data", moved)
         assert to_keras.call_args[0][1:] == (None, moved)
         code, out, _ = invoke("export", trained["run"], "--out", file, "--card", "--data", moved)
-        assert code == 0 and "of the 100 test images it was checked on" in out
+        assert code == 0 and "on 100 test images, largest difference" in out
         assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)
         with mock.patch("tenfold.evaluation.audit.run_audit", return_value=({"seen": 1}, False)) as run_audit:
             _, out, _ = invoke("audit", trained["run"], "--data", moved, "--json")

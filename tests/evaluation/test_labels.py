@@ -55,8 +55,13 @@ def test_issues_are_as_many_as_the_paper_counts() -> None:
 @pytest.mark.parametrize("size", [8, 32])
 def test_the_recipe_fits_the_images(size: int) -> None:
     train = make_shapes(train=500, test=1, size=size).train
-    assert recipe_for(train).low_res_fraction == (0 if size == 8 else pytest.approx(0.435))
-    assert recipe_for(train).images == 500
+    assert (recipe_for(train).low_res_fraction, recipe_for(train).images) == (0, 500)
+
+
+@pytest.mark.parametrize(("size", "fraction"), [(8, 0), (32, 0.435)])
+def test_images_of_few_pixels_are_not_shrunk(size: int, fraction: float) -> None:
+    train = make_shapes(train=2_000, test=1, size=size).train
+    assert recipe_for(train).low_res_fraction == pytest.approx(fraction)
 
 
 @pytest.mark.slow

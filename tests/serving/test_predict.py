@@ -111,7 +111,7 @@ def test_what_is_unsure_is_none_of_these(model: Path, photos: Path) -> None:
     assert json.loads(make_output_format("json", ("cat", "dog"), 1).write(unsure))["top"][0]["label"] == "cat"
     assert make_output_format("csv", ("cat", "dog"), 2).write(unsure) == "a.png,none of these,0.500000,dog,0.400000,"
     row = make_output_format("table", ("cat", "dog"), 2).write(unsure)
-    assert row == "none of these   50.00%  dog             40.00%  a.png"
+    assert row == "none of these      50.00%  dog                40.00%  a.png"
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "table"])

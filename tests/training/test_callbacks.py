@@ -193,7 +193,7 @@ def test_logs_leave_the_manifest_sound(logged: tenfold.Run) -> None:
 
 
 def test_an_unknown_logger_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown callback 'tensorbord'.*did you mean 'tensorboard'"):
+    with pytest.raises(UsageError, match=r"unknown callback 'tensorbord'.*did you mean tensorboard"):
         tenfold.train(RECIPE, DATASET, tmp_path / "run", log=["tensorbord"])
     assert not (tmp_path / "run").exists()
 
