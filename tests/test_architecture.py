@@ -33,6 +33,7 @@ PACKAGES: dict[str, set[str]] = {
         "training.lock",
         "serving.inputs",
         "serving.predict",
+        "serving.resumable",
         "serving.runtime",
     },
 }
@@ -152,6 +153,8 @@ ORDERS = {
         "runtime",
         "inputs",
         "predict",
+        "output_formats",
+        "resumable",
         "serve",
         "graph",
         "synthetic",
@@ -187,6 +190,8 @@ STRICTER = {
     "serving.runtime": {"data.image", "serving.model_file"},
     "serving.inputs": {"data.ignored", "data.image"},
     "serving.predict": {"data.image", "serving.model_file", "serving.runtime", "serving.inputs"},
+    "serving.output_formats": {"serving.predict"},
+    "serving.resumable": {"serving.output_formats", "serving.predict", "serving.inputs"},
     "serving.serve": {"data.image", "serving.runtime", "serving.predict"},
 }
 HEAVY = {

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tenfold.console import Advance
-    from tenfold.serving.predict import Count
+    from tenfold.serving.resumable import Count
 
 
 @app.command()
@@ -101,23 +101,25 @@ def _predict_here(
     """Answer in this process, in the form of that name; count what was answered."""
     from tenfold.api.model_file import ensure_model_file
     from tenfold.serving import predict as predicting
+    from tenfold.serving import resumable
     from tenfold.serving.inputs import find
+    from tenfold.serving.output_formats import make_output_format
     from tenfold.serving.runtime import open_model
 
     classifier = open_model(ensure_model_file(model))
-    form, inputs = predicting.make_output_format(name, classifier.classes, top), find(sources, sys.stdin.buffer)
+    form, inputs = make_output_format(name, classifier.classes, top), find(sources, sys.stdin.buffer)
     answers = predicting.answer(classifier, inputs, top, reject)
     if out is None:
-        write, count = _printer(), predicting.Count()
+        write, count = _printer(), resumable.Count()
         with _bar(sources, shown=not sys.stdout.isatty()) as advance:
-            predicting.write_all(answers, form, write, count, advance)
+            resumable.write_all(answers, form, write, count, advance)
     else:
         asked = {"form": name, "--top": top, "--reject": reject}
         request = {"model": classifier.digest, "runtime": classifier.runtime_name} | asked
-        with predicting.ResumableWriter(out, request) as journal, _bar(sources, shown=True) as advance:
-            count = predicting.skip_done(journal, form, inputs)
+        with resumable.ResumableWriter(out, request) as journal, _bar(sources, shown=True) as advance:
+            count = resumable.skip_done(journal, form, inputs)
             advance(count.inputs)
-            predicting.write_all(answers, form, journal.append, count, advance)
+            resumable.write_all(answers, form, journal.append, count, advance)
             journal.finish()
     if count.inputs == 0:
         raise DataError(f"no images in {', '.join(sources)}")

@@ -31,7 +31,7 @@ from tenfold.scaling import tune as tuning
 from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
 from tenfold.scaling.summary import Outcome, Timed
 from tenfold.scaling.tune import Setting
-from tenfold.serving.predict import Count
+from tenfold.serving.resumable import Count
 from tenfold.serving.runtime import Predictor, open_bytes
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe

@@ -21,7 +21,9 @@ from tenfold.errors import BusyError, DataError, StorageError, Terminated, Usage
 from tenfold.serving.export import pack
 from tenfold.serving.inputs import find
 from tenfold.serving.model_file import find_in_run
-from tenfold.serving.predict import PredictionResult, ResumableWriter, answer, make_output_format, skip_done
+from tenfold.serving.output_formats import make_output_format
+from tenfold.serving.predict import PredictionResult, answer
+from tenfold.serving.resumable import ResumableWriter, skip_done
 from tenfold.serving.runtime import open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
@@ -344,11 +346,11 @@ def test_a_run_is_exported_into_itself_under_its_own_name_only(invoke: Invoke, r
 CHILD = """
 import os, signal, sys
 from tenfold import cli
-from tenfold.serving import predict
+from tenfold.serving import predict, resumable
 
 place, nth, *sys.argv[1:] = sys.argv[1:]
 predict.BATCH_SIZE = 4
-append, count = predict.ResumableWriter.append, 0
+append, count = resumable.ResumableWriter.append, 0
 
 
 def struck(self, lines):
@@ -365,7 +367,7 @@ def struck(self, lines):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-predict.ResumableWriter.append = struck
+resumable.ResumableWriter.append = struck
 cli.main()
 """
 
