@@ -28,7 +28,7 @@ lint: $(VENV)/dev
 docs: $(VENV)/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The model that comes along. MODEL_RECIPE may be changed; the card says what was used.
+# The bundled model. MODEL_RECIPE may be changed; the card says what was used.
 MODEL_RECIPE := fast94
 MODEL := tenfold/serving/models/cifar10.onnx
 model: data

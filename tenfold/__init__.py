@@ -88,7 +88,14 @@ def __getattr__(name: str) -> Any:
         return version("tenfold")
     if name not in _HOMES:
         raise AttributeError(f"module 'tenfold' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        home = import_module(_HOMES[name])
+    except ModuleNotFoundError:
+        from tenfold import extras
+
+        extras.require("train", extras.TRAIN)
+        raise
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -81,7 +81,7 @@ def test_a_run_is_scored_and_unlocked(run: tenfold.Run) -> None:
 
 
 def test_a_run_is_printed_on_one_line(run: tenfold.Run, tmp_path: Path) -> None:
-    assert repr(run) == f"Run('{run.path}', recipe='tiny', test_accuracy={run.metrics.test_accuracy:.4f})"
+    assert repr(run) == f"Run('{run.path}', recipe='tiny', test_accuracy={run.metrics.test_accuracy})"
     assert repr(FEW) == "Dataset('shapes', 10 classes, 120 training and 60 test images of 32×32 pixels)"
     assert repr(FEW.test) == "Split(60 images of 32×32 pixels)"
 
@@ -128,6 +128,12 @@ def test_runs_are_compared_on_one_page(run: tenfold.Run, tiny_recipe: Path, tmp_
     assert page == tmp_path / "page.html" and "McNemar" in page.read_text()
 
 
+def test_a_run_of_the_first_format_is_read() -> None:
+    run = tenfold.Run.open(Path(__file__).parent / "runs" / "format-1")
+    assert repr(run).startswith(f"Run('{run.path}', recipe=") and run.metrics.test_accuracy == 1.0
+    assert run.metrics.ece is None and len(run.history) > 0
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -157,13 +163,17 @@ def test_a_stopped_run_is_unlocked_and_resumes(tiny_recipe: Path, tmp_path: Path
         ((7, "shapes"), UsageError, "recipe must be a name, a path or a tenfold.Recipe, not int"),
         (("fast89", None), UsageError, "data must be a name, a path or a tenfold.Dataset, not NoneType"),
         (("fast89", "/no/such/folder"), DataError, "/no/such/folder"),
+        (("fast89", "shapes", {"seed": "3"}), UsageError, "seed must be a whole number, not '3'"),
+        (("fast89", "shapes", {"seed": -1}), UsageError, "seed must be 0 or more, not -1"),
+        (("fast89", "shapes", {"val_size": 1.5}), UsageError, "val_size must be a whole number, not 1.5"),
+        (("fast89", "shapes", {"callbacks": [tenfold.Callback]}), UsageError, "callbacks must be tenfold.Callback obj"),
     ],
 )
 def test_wrong_arguments_are_named_in_one_line(
-    tmp_path: Path, arguments: tuple[Any, Any], kind: type[Exception], message: str
+    tmp_path: Path, arguments: tuple[Any, ...], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message) as raised:
-        tenfold.train(*arguments, tmp_path / "run")
+        tenfold.train(*arguments[:2], tmp_path / "run", **(arguments[2] if len(arguments) > 2 else {}))
     assert "\n" not in str(raised.value) and not (tmp_path / "run").exists()
 
 

@@ -14,7 +14,7 @@ RULES = PACKAGE.parent / "tests" / "test_architecture.py"
 def imports() -> str:
     """The packages and what each may import; then the order of files within each."""
     rules = _tables()
-    packages = rules["ROOMS"] if "ROOMS" in rules else rules["PACKAGES"]
+    packages = rules["PACKAGES"]
     rows = ((code(name), ", ".join(map(code, sorted(others))) or "no other") for name, others in packages.items())
     return table(("package", "may import"), rows)
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tenfold import extras
 from tenfold.training.run import Run
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ def compare(
     data: what the runs were trained on, or where its folder is now. Raises `UsageError` for fewer than two runs or one
     named twice, `ModelError` for an unfinished or damaged run, `DataError` where they were scored on different images.
     """
-    extras.require("train", extras.TRAIN)
     from tenfold.evaluation.compare import write_comparison
 
     paths = [run.path if isinstance(run, Run) else Path(run) for run in runs]

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from tenfold.data import Dataset
     from tenfold.serving.export import Int8
     from tenfold.serving.source import Exported
+    from tenfold.training.provenance import FoundData
+    from tenfold.training.run import Run as RunDirectory
 
 
 def export(
-    run: Path,
+    run: "Path | RunDirectory",
     to: str = "onnx",
     out: Path | None = None,
     *,
     int8: "Int8" = "off",
     card: bool = False,
-    data: "Dataset | Path | None" = None,
+    data: "Dataset | Path | FoundData | None" = None,
 ) -> "Exported":
     """Write the model of a trained run in a registered format, checked against the network before it is kept.
 
@@ -30,34 +32,30 @@ def export(
     """
     extras.require("train", extras.ONNX)
     from tenfold.serving.exporters import EXPORTERS
+    from tenfold.training.provenance import find_data
     from tenfold.training.run import Run
 
     exporter = EXPORTERS.find(to)()
     for option, given in (("int8", int8 != "off"), ("card", card)):
         if given and option not in exporter.options:
-            raise UsageError(f"--{option} is for ONNX files: with --to {to} leave it out")
+            raise UsageError(f"--{option} is not for --to {to}: leave it out")
     extras.require(*exporter.extra)
     if out and exporter.suffix and out.suffix != exporter.suffix:
         raise UsageError(f"--out {out}: its name must end in {exporter.suffix}, or {to.capitalize()} will not open it")
+    opened, found = run if isinstance(run, Run) else Run.open(run), data
     if "card" in exporter.options:
-        return _write_onnx(run, out, int8, card, data)
-    return exporter.export(Run.open(run), out, data=data)
-
-
-def _write_onnx(
-    path: Path, out: Path | None, int8: "Int8" = "off", card: bool = False, data: "Dataset | Path | None" = None
-) -> "Exported":
-    from tenfold.serving.card import has_card, write_card
-    from tenfold.serving.export import export as write
-    from tenfold.training.provenance import find_data
-    from tenfold.training.run import Run
-
-    run = Run.open(path)
-    found = find_data(run, data)  # once, for the file and its card: a folder takes its time
-    exported = write(run, out, int8, found)
-    if card or has_card(Path(exported.path)):  # an older card would speak of a file that is gone
-        log_info(f"card: {write_card(run, Path(exported.path), found)}")
+        found = find_data(opened, data)  # once, for the file and its card: a folder takes its time
+    exported = exporter.export(opened, out, int8, found)
+    if "card" in exporter.options:
+        _write_card(opened, Path(exported.path), card, found)
     return exported
+
+
+def _write_card(run: "RunDirectory", file: Path, wanted: bool, found: "Dataset | Path | FoundData | None") -> None:
+    from tenfold.serving.card import has_card, write_card
+
+    if wanted or has_card(file):  # an older card would describe a file that is gone
+        log_info(f"card: {write_card(run, file, found)}")
 
 
 def ensure_model_file(model: Path | None) -> Path:
@@ -92,7 +90,7 @@ def _export_run(run: Path) -> Path:
         ) from None
     log_info(f"{run}: its model is written as ONNX, once")
     try:
-        return Path(_write_onnx(run, None).path)
+        return Path(export(run).path)
     except StorageError as error:
         elsewhere = f"tenfold export {run} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
         raise StorageError(f"{error}; {elsewhere}") from error

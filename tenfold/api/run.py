@@ -1,6 +1,7 @@
 """`tenfold.Run`: a run directory with all that can be asked of it."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,8 @@ class Metrics:
 
     test_accuracy: with the recipe's test-time augmentation; test_accuracy_single_view: without. test_loss: with label
     smoothing and L2 terms; test_cross_entropy: without. interval: 95 %, Wilson's. calibration: temperature, threshold
-    and what they were fitted on, None without validation images. peak_memory_bytes and seconds: of the training.
+    and what they were fitted on, None without validation images. peak_memory_bytes and seconds: of the training. What
+    runs of earlier versions lack is None.
     """
 
     recipe: str
@@ -39,15 +41,15 @@ class Metrics:
     dtype: str
     parameters: int
     epochs: float
-    test_images: int
     test_accuracy: float
-    test_accuracy_interval: tuple[float, float]
-    test_accuracy_top5: float | None
     test_accuracy_single_view: float
     test_loss: float
     test_cross_entropy: float
-    ece: float
-    ece_single_view: float
+    test_images: int | None = None
+    test_accuracy_interval: tuple[float, float] | None = None
+    test_accuracy_top5: float | None = None
+    ece: float | None = None
+    ece_single_view: float | None = None
     val_accuracy: float | None = None
     calibration: dict[str, Any] | None = None
     train_seconds: float | None = None
@@ -59,7 +61,8 @@ class Metrics:
     def from_results(cls, results: dict[str, Any]) -> Self:
         """Take the known fields of results.json."""
         known = {field.name: results[field.name] for field in fields(cls) if field.name in results}
-        known["test_accuracy_interval"] = tuple(known.get("test_accuracy_interval", ()))
+        if interval := known.get("test_accuracy_interval"):
+            known["test_accuracy_interval"] = tuple(interval)
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,11 +95,20 @@ class Run(storage.Run):
         run._lock, other._lock = other._lock, None
         return run
 
+    @contextlib.contextmanager
+    def locked_until_end(self) -> Iterator[None]:
+        """Keep the lock that this process owns while the block runs, and give it up then."""
+        try:
+            yield
+        finally:
+            self.unlock()
+
     def __repr__(self) -> str:
         if not self.scored:
             return f"Run({str(self.path)!r}, {'without scores' if self.trained else 'unfinished'})"
-        metrics = self.metrics
-        return f"Run({str(self.path)!r}, recipe={metrics.recipe!r}, test_accuracy={metrics.test_accuracy:.4f})"
+        results = self.require_scores()
+        known = "".join(f", {name}={results.get(name)!r}" for name in ("recipe", "test_accuracy"))
+        return f"Run({str(self.path)!r}{known})"
 
     # --- what is written already ---
 
@@ -154,6 +166,7 @@ class Run(storage.Run):
             evaluation = evaluate(self, dataset, select_device(device), target_error=target_error)
             rewrite_scores(self, evaluation)
             note_stale_model(self.path)
+        self.__dict__.pop("predictor", None)  # its threshold may have changed
         return evaluation
 
     def audit(
@@ -173,7 +186,7 @@ class Run(storage.Run):
         from tenfold.evaluation.report import REPORT, write_report
         from tenfold.training.device import select_device
 
-        dataset, page = self._own_data(data), self.path / REPORT
+        dataset, page = self._own_data(data, "audit"), self.path / REPORT
         with self.locked(), progress_bars(progress):
             evaluation = self.evaluate(dataset, device=device)
             parts, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
@@ -188,7 +201,7 @@ class Run(storage.Run):
         from tenfold.training.device import select_device
 
         model = self.load_model(select_device("cpu"))
-        calibration = self.require_scores()["calibration"] if self.scored else None
+        calibration = self.require_scores().get("calibration") if self.scored else None
         temperature = calibration["temperature"] if calibration else 1.0
         return list(explain(model, self._pixels(images), temperature, labels))
 
@@ -199,7 +212,7 @@ class Run(storage.Run):
         from tenfold.evaluation.report import write_report
 
         self.require_scores()
-        dataset = self._own_data(data)
+        dataset = self._own_data(data, "report")
         with self.locked(), progress_bars(progress):
             return write_report(self, dataset, self.evaluate(dataset, device=device))
 
@@ -215,7 +228,7 @@ class Run(storage.Run):
         """Write the model in a registered format, checked against the network. Raises as `tenfold export` does."""
         from tenfold.api.model_file import export
 
-        return export(self.path, to, Path(out) if out is not None else None, int8=int8, card=card, data=_as_path(data))
+        return export(self, to, Path(out) if out is not None else None, int8=int8, card=card, data=_as_path(data))
 
     @cached_property
     def predictor(self) -> "Predictor":
@@ -241,12 +254,12 @@ class Run(storage.Run):
         size, resize, depth = description.size, description.resize, description.bit_depth
         return np.stack([decode(item.read(), size, resize, bit_depth=depth) for item in find(names)])
 
-    def _own_data(self, data: "Dataset | Path | str | None") -> "Dataset":
+    def _own_data(self, data: "Dataset | Path | str | None", method: str) -> "Dataset":
         from tenfold.training.provenance import reload_dataset
 
         source = _as_path(data)
         if source is None or isinstance(source, Path):
-            return reload_dataset(self, source, "the same method with data=dataset")
+            return reload_dataset(self, source, f"tenfold.Run.open({str(self.path)!r}).{method}(data=dataset)")
         return source
 
 

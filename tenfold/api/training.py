@@ -1,11 +1,11 @@
 """`tenfold.train` and `tenfold.resume`: training, scores, model file and report, as `tenfold train` does it."""
 
 import importlib.util
+import operator
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tenfold import extras
 from tenfold.api.run import Run
 from tenfold.console import log_info, progress_bars
 from tenfold.data import DATASETS, Dataset, load
@@ -14,7 +14,7 @@ from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
 from tenfold.machine import peak_memory
 from tenfold.training import train as training
-from tenfold.training.callbacks import Callback
+from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
 from tenfold.training.fitting import choose_recipe, log_size
@@ -74,11 +74,11 @@ def train(
         DivergedError: where the loss is not finite.
         StorageError: where the disk is full or not writable.
     """
-    clock = clock or _stopwatch()
-    extras.require("train", extras.TRAIN)
+    clock, seed = clock or _stopwatch(), _whole("seed", seed, 0)
+    val_size, size = None if val_size is None else _whole("val_size", val_size, 0), _whole("size", size, 1)
     pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
-    watching = [*find_callbacks(log), *callbacks]
+    watching = find_watchers(callbacks, log)
     path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:
@@ -92,7 +92,15 @@ def train(
         )
 
     with progress_bars(progress):
-        return complete(start, watching, report=report, export=export, target_error=target_error, clock=clock)
+        return complete(
+            start,
+            watching,
+            report=report,
+            export=export,
+            target_error=target_error,
+            clock=clock,
+            dataset=data if isinstance(data, Dataset) else None,
+        )
 
 
 def resume(
@@ -114,7 +122,7 @@ def resume(
     data: where its folder of images is now, or the `Dataset`, where that was made in Python. The rest as for `train`.
     Raises `ModelError` where there is nothing to resume, `DataError` for other data.
     """
-    clock, watching = _stopwatch(), [*find_callbacks(log), *callbacks]
+    clock, watching = _stopwatch(), find_watchers(callbacks, log)
     source = Path(data) if isinstance(data, str) else data
 
     def start(dist: DistContext) -> TrainResult:
@@ -122,7 +130,15 @@ def resume(
         return training.resume(path, device, source, dist, watching)
 
     with progress_bars(progress):
-        return complete(start, watching, report=report, export=export, target_error=target_error, clock=clock)
+        return complete(
+            start,
+            watching,
+            report=report,
+            export=export,
+            target_error=target_error,
+            clock=clock,
+            dataset=data if isinstance(data, Dataset) else None,
+        )
 
 
 def complete(
@@ -133,28 +149,32 @@ def complete(
     export: bool,
     target_error: float | None,
     clock: Clock,
+    dataset: Dataset | None = None,
 ) -> Run:
     """Train by `start` in the first of the processes that train together, and do what follows training.
 
     Scores come first, then the model file and the report. Where the model file cannot be made, the rest is done all the
-    same before this is raised. In the other processes, the run that is returned is without scores.
+    same before this is raised. In the other processes, the run that is returned is without scores; `dataset` is theirs
+    where it was made in Python.
     """
     with joined() as dist:
         if not dist.first:
-            return Run(training.follow(dist))
+            return Run(training.follow(dist, dataset))
         trained = start(dist)
     run = Run.take_over(trained.run)
     try:
-        evaluation = _score(run, trained, target_error, clock)
+        with run.locked_until_end():
+            evaluation = _score(run, trained, target_error, clock)
+            for callback in callbacks:
+                callback.on_evaluation_end(run)
+            failure = _export(run, trained) if export else None
+            if report:
+                _report(run, trained, evaluation)
         for callback in callbacks:
-            callback.on_evaluation_end(run)
-        failure = _export(run, trained) if export else None
-        if report:
-            _report(run, trained, evaluation)
-    finally:
-        run.unlock()
-    for callback in callbacks:
-        callback.on_run_end(run)
+            callback.on_run_end(run)
+    except BaseException as error:
+        report_exception(callbacks, trained.trainer, error)
+        raise
     if failure:
         raise failure
     return run
@@ -164,6 +184,25 @@ def _as_name(data: object) -> str:
     if not isinstance(data, str | Path):
         raise UsageError(f"data must be a name, a path or a tenfold.Dataset, not {type(data).__name__}")
     return str(data)
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    """A whole number of any type, NumPy's too. Raises `UsageError`."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageError(f"{name} must be a whole number, not {value!r}") from None
+    if number < least:
+        raise UsageError(f"{name} must be {least} or more, not {number}")
+    return number
+
+
+def find_watchers(callbacks: Sequence[Callback], log: Sequence[str]) -> list[Callback]:
+    """The callbacks, then those registered as `log`: what only logs comes last. Raises `UsageError`."""
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise UsageError(f"callbacks must be tenfold.Callback objects, not {callback!r}")
+    return [*callbacks, *find_callbacks([log] if isinstance(log, str) else log)]
 
 
 def _stopwatch() -> Clock:

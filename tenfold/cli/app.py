@@ -7,16 +7,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from tenfold.console import log_info, percent, printable
 from tenfold.errors import UsageError, did_you_mean
 from tenfold.files import expand_home
-
-if TYPE_CHECKING:
-    pass
 
 PATHS_AS_TEXT = ("data", "name", "recipe", "sources")
 """Options and arguments that may hold a path but are text: a data set's or recipe's name, a pattern, a URI."""

@@ -26,15 +26,15 @@ def list_runs(
     from tenfold.training import runs
 
     if not pair:
-        _tell_runs(runs.list_runs(folder, sort), as_json)
+        _print_runs(runs.list_runs(folder, sort), as_json)
         return
     if len(pair) != 2:
         raise UsageError("two runs can be compared: name none to list all, or two")
     first, second = pair
-    _tell_differences(first, second, runs.compare_runs(first, second), as_json)
+    _print_differences(first, second, runs.compare_runs(first, second), as_json)
 
 
-def _tell_differences(a: Path, b: Path, differences: dict[str, tuple[Any, Any]], as_json: bool) -> None:
+def _print_differences(a: Path, b: Path, differences: dict[str, tuple[Any, Any]], as_json: bool) -> None:
     if as_json:
         print_json({"a": str(a), "b": str(b), "differences": differences})
     else:
@@ -42,7 +42,7 @@ def _tell_differences(a: Path, b: Path, differences: dict[str, tuple[Any, Any]],
         print_table(("field", str(a), str(b)), rows)
 
 
-def _tell_runs(rows: "Sequence[Row]", as_json: bool) -> None:
+def _print_runs(rows: "Sequence[Row]", as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:

@@ -89,7 +89,7 @@ def bench(
         from tenfold.scaling.bench import bench as bench_here
 
         outcomes = bench_here(recipes, seeds, path, setting)
-    _tell(outcomes, setting.measured_on, path, as_json)
+    _print_outcomes(outcomes, setting.measured_on, path, as_json)
 
 
 def _setting(data: str, dataset: "Dataset", device: str, epochs: float | None, val_size: int | None) -> "BenchSetting":
@@ -128,8 +128,10 @@ def _find_recipes(names: "Sequence[str]", epochs: float | None, val_size: int | 
     return recipes
 
 
-def _tell(outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "EvalSplit", path: Path, as_json: bool) -> None:
-    """Draw and say what the runs show."""
+def _print_outcomes(
+    outcomes: "Mapping[str, Sequence[Outcome]]", measured_on: "EvalSplit", path: Path, as_json: bool
+) -> None:
+    """Draw and print what the runs show."""
     from tenfold.evaluation import plots
     from tenfold.scaling.summary import Diverged, compare, describe, summarize
 
@@ -222,7 +224,7 @@ def tune(
     else:
         study = tuning.tune(setting, trials, path)
     row, best = tuning.summarize(study, setting), path / tuning.BEST
-    _tell_search(row, path, as_json)
+    _print_search(row, path, as_json)
     if not as_json:
         print(f"to compare them: {_bench_command([str(best), recipe], setting, dataset)}")
 
@@ -237,16 +239,16 @@ def _choose_space(space: Path | None, recipe: "Recipe") -> Path:
     return space or DEFAULT_SPACE
 
 
-def _tell_search(row: dict[str, Any], path: Path, as_json: bool) -> None:
+def _print_search(row: dict[str, Any], path: Path, as_json: bool) -> None:
     """Draw and say what the trials show."""
     from tenfold.evaluation import plots
-    from tenfold.scaling.tune import BEST, PICTURE, describe
+    from tenfold.scaling.tune import BEST, PLOT, describe
 
-    plots.save(plots.search(row), path / PICTURE)
+    plots.save(plots.search(row), path / PLOT)
     if as_json:
         print_json(row | {"path": str(path / BEST)})
     else:
-        print(describe(row), path / PICTURE, path / BEST, sep="\n")
+        print(describe(row), path / PLOT, path / BEST, sep="\n")
 
 
 def _bench_command(recipes: "Sequence[str]", setting: "Setting", dataset: "Dataset") -> str:

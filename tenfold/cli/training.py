@@ -84,11 +84,10 @@ def train(
         _refuse_busy(out)
     from tenfold.api import training
     from tenfold.machine import process_seconds
-    from tenfold.training.trackers import find_callbacks
 
     printing = _printer(as_json)
     if resume:
-        callbacks = [*find_callbacks(log or ()), printing]
+        callbacks = training.find_watchers([printing], log or ())
         training.complete(
             lambda dist: _resume(context, out, dist, callbacks),
             callbacks,
@@ -195,7 +194,7 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was started with --{option} {value}, not {asked}: leave --{option} out")
     if is_given(context, "recipe") and not _same_recipe(
-        context.params["recipe"], recipe, folder["size"] if folder else 32
+        context.params["recipe"], recipe, folder["size"] if folder else _size_of(env["data"])
     ):
         raise UsageError(
             f"{run.path} was started with --recipe {recipe.name}, kept in its recipe.json, "
@@ -211,6 +210,13 @@ def _refuse_folder_options(context: typer.Context, path: Path, folder: dict[str,
         if folder is None and is_given(context, name) and context.params[name] != value:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} is about a folder of images, {path} is trained on none: leave {option} out")
+
+
+def _size_of(data: str) -> int:
+    """Pixels a side of a data set's images; 32 for one that only Python has."""
+    from tenfold.data import DATASETS
+
+    return DATASETS.find(data).shape[1] if data in DATASETS else 32
 
 
 def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:

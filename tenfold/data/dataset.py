@@ -93,9 +93,12 @@ class Dataset:
     origin: Origin | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))  # a list is as good
         for name, part in (("train", self.train), ("test", self.test)):
             if not isinstance(part, Split):
                 raise DataError(f"{name} must be a tenfold.Split, not {type(part).__name__}")
+            if len(part) and int(part.labels.min()) < 0:
+                raise DataError(f"{name} has label {part.labels.min()}: labels count from 0")
             if len(part) and int(part.labels.max()) >= len(self.classes):
                 raise DataError(f"{name} has label {part.labels.max()}, but there are {len(self.classes)} classes")
 

@@ -69,11 +69,11 @@ def read_folder(
     if not pictures.good():
         raise DataError(f"{root} holds no image that can be read")
     log_skipped(findings)
-    _say_bit_depth(pictures)
+    _log_bit_depth(pictures)
     return pictures
 
 
-def _say_bit_depth(pictures: Pictures) -> None:
+def _log_bit_depth(pictures: Pictures) -> None:
     used, own = pictures.bit_depth, pictures.own_bit_depth
     deep = sum(1 for entry in pictures.entries if entry.bits)
     if deep and used < 16:
@@ -98,7 +98,7 @@ def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) 
     test image is left.
     """
     listing, splits = pictures.listing, assign_splits(pictures, seed, test_share)
-    _say_counts(pictures, splits)
+    _log_counts(pictures, splits)
     train = _split(pictures, [*splits["train"], *splits["val"]])
     origin = Origin(
         path=str(listing.root.resolve()),
@@ -169,7 +169,7 @@ def _split(pictures: Pictures, rows: Sequence[int]) -> Split:
     return Split(pictures.images[list(rows)], labels, np.array([file.name for file in files], object))
 
 
-def _say_counts(pictures: Pictures, splits: dict[str, list[int]]) -> None:
+def _log_counts(pictures: Pictures, splits: dict[str, list[int]]) -> None:
     listing = pictures.listing
     counts = Counter(listing.files[row].label for rows in splits.values() for row in rows)
     least, most = (choose(counts, key=lambda label: (counts[label], label)) for choose in (min, max))

@@ -33,7 +33,7 @@ _SECTIONS = (
     ("images", "Disagreements"),
     ("recipes", "Recipes"),
 )
-_HAND_OVER = "tenfold.evaluation.compare.write_comparison(paths, out, dataset)"
+_HAND_OVER = "tenfold.compare(runs, out, dataset)"
 _PLAIN = ("recipe", "seed", "epochs", "parameters", "device", "dtype")
 
 

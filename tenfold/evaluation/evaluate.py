@@ -16,7 +16,7 @@ from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.model import l2_penalty
 from tenfold.training.provenance import find_data, is_own, is_read_alike, reload_dataset
-from tenfold.training.run import Run, check_target_error, target_error_of
+from tenfold.training.run import STOPPED, Run, check_target_error, target_error_of
 from tenfold.training.summary import count_parameters
 from tenfold.training.trainer import split
 from tenfold.training.weights import Model
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_HAND_OVER = "tenfold.evaluate(run, dataset)"
+_HAND_OVER = "tenfold.Run.open(path).evaluate(dataset)"
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _scores(run: Run, model: Model, test: LogitsCache) -> dict[str, Any]:
         "run": str(run.path),
         "recipe": recipe.name,
         "parameters": count_parameters(model.network),
-        "epochs": recipe.epochs,
+        "epochs": run.env.get(STOPPED, recipe.epochs),
         "test_images": len(labels),
         "test_accuracy": metrics.accuracy(test.averaged, labels),
         "test_accuracy_interval": list(metrics.wilson_interval(right, len(labels))),

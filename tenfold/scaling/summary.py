@@ -220,13 +220,13 @@ def describe(row: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"{row['recipe']}: {row['measured_on']} accuracy {mean} ({runs})",
-            f"  {_say_times(row)}; {row['peak_memory_bytes'] / 1e9:.2f} GB",
-            *(f"  {note}" for note in _remarks(row)),
+            f"  {_format_times(row)}; {row['peak_memory_bytes'] / 1e9:.2f} GB",
+            *(f"  {note}" for note in _notes(row)),
         ]
     )
 
 
-def _say_times(row: dict[str, Any]) -> str:
+def _format_times(row: dict[str, Any]) -> str:
     clock = row["seconds"]["total"]
     on_the_clock = f"{clock['median']:.1f} s on the clock ({clock['min']:.1f} to {clock['max']:.1f})"
     best = row["normalised_seconds"] if row["normalised_seconds"]["total"] else row["seconds"]
@@ -238,7 +238,7 @@ def _say_times(row: dict[str, Any]) -> str:
     return f"{said}; {on_the_clock}"
 
 
-def _remarks(row: dict[str, Any]) -> list[str]:
+def _notes(row: dict[str, Any]) -> list[str]:
     """What a reader of the figures must know."""
     remarks = []
     if row["unsteady"]:

@@ -28,7 +28,7 @@ from tenfold.training.recipe import Recipe, with_defaults
 if TYPE_CHECKING:
     import optuna
 
-SETTINGS, DATABASE, BEST, PICTURE = "tune.json", "tune.db", "best.json", "tune.png"
+SETTINGS, DATABASE, BEST, PLOT = "tune.json", "tune.db", "best.json", "tune.png"
 UNPRUNED = 5
 """Trials that are never ended early: without some, there is no median to fall short of."""
 _FATAL = (1, DataError.exit_code, StorageError.exit_code)  # these would end every other trial, too
@@ -312,11 +312,11 @@ def summarize(study: "optuna.Study", setting: Setting) -> dict[str, Any]:
         "pruned": states.count("PRUNED"),
         "failed": states.count("FAIL"),
         "importances": importances(study),
-        "trials": [_told(trial, setting.space) for trial in counted(study)],
+        "trials": [_trial_record(trial, setting.space) for trial in counted(study)],
     }
 
 
-def _told(trial: "optuna.trial.FrozenTrial", space: Space) -> dict[str, Any]:
+def _trial_record(trial: "optuna.trial.FrozenTrial", space: Space) -> dict[str, Any]:
     return {
         "val_accuracy": trial.value if trial.state.name == "COMPLETE" else None,
         "state": {"COMPLETE": "completed", "PRUNED": "pruned", "FAIL": "failed"}[trial.state.name],

@@ -26,7 +26,7 @@ CHECKED = 500
 """Images, at most, on which a file is compared with the network that it was made from: a second's work for `fast89`."""
 LEAST_AGREEMENT, MOST_DIFFERENCE = 0.999, 1e-3
 _TIE = 1e-5
-"""Two classes whose probabilities differ by less are equally good first guesses: the order of sums decides."""
+"""Two classes whose probabilities differ by less are equally good top-1 predictions: the order of sums decides."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Exported:
     """A written file and what was measured of it.
 
     max_abs_diff: largest difference of a probability from the network's; top1_agreement: share of images with the same
-    first guess; verified_on: which images these two are of, "test images", "other images" (of the run's classes, but
-    not those it was scored on) or "synthetic images"; verified_images: how many. accuracy: share of right first guesses
-    on the run's test images, where known; images_per_second: by number format and runtime, where timed.
+    top-1 prediction; verified_on: which images these two are of, "test images", "other images" (of the run's classes,
+    but not those it was scored on) or "synthetic images"; verified_images: how many. accuracy: top-1 accuracy on the
+    run's test images, where known; images_per_second: by number format and runtime, where timed.
     """
 
     path: str
@@ -151,7 +151,7 @@ def check(answers: np.ndarray, expected: np.ndarray) -> None:
 
 
 def agreement(answers: np.ndarray, expected: np.ndarray) -> float:
-    """Share of images whose first guess among probabilities N×K is the one that is `expected`, or tied with it."""
+    """Share of images whose top-1 prediction from probabilities N×K is `expected`, or tied with it."""
     guessed = expected[np.arange(len(expected)), answers.argmax(1)]
     return float((guessed >= expected.max(1) - _TIE).mean())
 

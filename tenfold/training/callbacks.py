@@ -5,7 +5,7 @@ A callback that only watches changes no bit of the result: all randomness of tra
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -42,13 +42,22 @@ class Callback:
         """After the last step that is taken: of all, or before a stop (`trainer.interrupted`: by a signal)."""
 
     def on_exception(self, trainer: "Trainer", error: BaseException) -> None:
-        """After a step, or a hook, that failed with `error`; the state may be in the middle of a step."""
+        """After a step, a hook, scoring or the report failed with `error`; the state may be amid a step."""
 
     def on_evaluation_end(self, run: "Run") -> None:
         """When the scores are in results.json; not after `Trainer.fit`, which has no test images."""
 
     def on_run_end(self, run: "Run") -> None:
         """When the run directory is complete: model file, plots and report, as far as they were asked for."""
+
+
+def report_exception(callbacks: Iterable[Callback], trainer: "Trainer", error: BaseException) -> None:
+    """Call `on_exception` of all; what fails there is logged, so that the first error is the one that is raised."""
+    for callback in callbacks:
+        try:
+            callback.on_exception(trainer, error)
+        except Exception as another:
+            log_info(f"{type(callback).__name__}.on_exception failed: {another}")
 
 
 class ProgressBar(Callback):

@@ -121,7 +121,7 @@ def _found_folder(run: Run, env: Mapping[str, Any]) -> FoundData:
     if own:
         return FoundData(dataset, True)
     same_classes = dataset.classes == run.description.classes
-    return FoundData(dataset if same_classes else None, False, _say_changed(run, dataset))
+    return FoundData(dataset if same_classes else None, False, _format_changes(run, dataset))
 
 
 def _found_by_name(run: Run, env: Mapping[str, Any]) -> FoundData:
@@ -141,7 +141,7 @@ def reload_dataset(run: Run, folder: Path | None = None, in_python: str = "") ->
     if "folder" in env:
         dataset, own = _read_folder(run, env, folder)
         if not own:
-            raise DataError(f"{_say_changed(run, dataset)}: train again")
+            raise DataError(f"{_format_changes(run, dataset)}: train again")
         return dataset
     if folder:
         raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
@@ -222,7 +222,7 @@ def origin_of(run: Run, env: Mapping[str, Any]) -> Origin:
         raise ModelError(f"{run.path / 'env.json'}: folder is damaged") from error
 
 
-def _say_changed(run: Run, dataset: Dataset) -> str:
+def _format_changes(run: Run, dataset: Dataset) -> str:
     where = dataset.origin.path if dataset.origin else dataset.name
     return f"{where} is not what {run.path} was trained on{_what_changed(run, dataset)}"
 

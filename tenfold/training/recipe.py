@@ -191,7 +191,7 @@ class Recipe:
             self.with_epochs(min(self.epochs * ratio, MOST_EPOCHS)),
             batch_size=min(self.batch_size, max(FEWEST_IN_BATCH, round(self.batch_size / ratio))),
             whiten_bias_epochs=self.whiten_bias_epochs * ratio,
-            low_res_fraction=self.low_res_fraction if images >= FEWEST_FOR_LOW_RES else 0.0,
+            low_res_fraction=0.0 if images < min(self.images, FEWEST_FOR_LOW_RES) else self.low_res_fraction,
             val_size=round(self.val_size / ratio**2),
             prune_fraction=self.prune_fraction if prunes else 0.0,
             proxy_prune_fraction=self.proxy_prune_fraction if prunes else 0.0,
@@ -219,7 +219,7 @@ class Recipe:
         )
 
     def changes(self, other: "Recipe") -> str:
-        """Fields that another recipe has other values for, as `shift 1 instead of 4`."""
+        """Fields that another recipe has other values for, as `translate 1 instead of 4`."""
         names = (field.name for field in fields(self) if getattr(self, field.name) != getattr(other, field.name))
         return ", ".join(f"{name} {getattr(other, name)} instead of {getattr(self, name)}" for name in names)
 

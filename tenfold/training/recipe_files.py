@@ -27,7 +27,7 @@ def _read(name: str, parents: tuple[Path, ...]) -> Recipe:
     """Read a recipe file; `parents` are the files whose base it is, outermost first."""
     path = Path(name)
     if path.suffix != ".json":
-        hint = did_you_mean(name, RECIPES)
+        hint = "; repeat --recipe for several" if "," in name else did_you_mean(name, RECIPES)
         raise UsageError(f"unknown recipe {name!r}: choose {', '.join(RECIPES)} or a .json file{hint}")
     content = _read_bytes(path, name)
     value = _with_base(content)

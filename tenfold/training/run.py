@@ -48,6 +48,8 @@ from tenfold.training.weights import (
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+STOPPED = "stopped_at_epoch"
+"""Key of env.json: where a callback ended training early."""
 LOGS = "logs"
 """Folder in a run directory that callbacks write to; the manifest does not cover it."""
 TARGET_ERROR = 0.01

@@ -41,7 +41,7 @@ class TensorBoard(Callback):
         from torch.utils.tensorboard import SummaryWriter
 
         folder = self.folder or (trainer.log_dir or Path()) / "tensorboard"
-        self._writer = SummaryWriter(str(folder), purge_step=trainer.step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=trainer.step + 1)
         self._writer.add_text("recipe", f"```json\n{trainer.recipe.to_json()}```")
 
     def on_step_end(self, trainer: "Trainer") -> None:
@@ -55,6 +55,12 @@ class TensorBoard(Callback):
         for name, value in _finite(asdict(metrics), EPOCH_METRICS):
             self._writer.add_scalar(f"epoch/{name}", value, trainer.step)
         self._writer.flush()
+
+    def on_fit_end(self, trainer: "Trainer") -> None:
+        """Write what is left; close the file where nothing follows."""
+        self._writer.flush()
+        if trainer.interrupted or trainer.log_dir is None:
+            self._writer.close()
 
     def on_exception(self, trainer: "Trainer", error: BaseException) -> None:
         """Close the file."""
@@ -91,7 +97,8 @@ class MLflow(Callback):
             mlflow.set_experiment(self.experiment)
         note = trainer.log_dir / "mlflow.json" if trainer.log_dir else None
         name = trainer.log_dir.parent.name if trainer.log_dir else trainer.recipe.name
-        self._id = mlflow.start_run(run_name=name, run_id=_noted_run(note)).info.run_id
+        nested = mlflow.active_run() is not None  # the caller's own
+        self._id = mlflow.start_run(run_name=name, run_id=_noted_run(note), nested=nested).info.run_id
         if note:
             write_text(note, json.dumps({"run_id": self._id}) + "\n")
         mlflow.log_params(dict(_flat(json.loads(trainer.recipe.to_json()))) | {"seed": trainer.seed})
@@ -104,9 +111,11 @@ class MLflow(Callback):
         mlflow.log_metrics(dict(_finite(asdict(metrics), EPOCH_METRICS)), step=trainer.step)
 
     def on_fit_end(self, trainer: "Trainer") -> None:
-        """Mark an interrupted run as killed; it may be resumed."""
+        """Mark an interrupted run as killed (it may be resumed), one without scores to come as finished."""
         if trainer.interrupted:
             self._end("KILLED")
+        elif trainer.log_dir is None:
+            self._end("FINISHED")
 
     def on_exception(self, trainer: "Trainer", error: BaseException) -> None:
         """Mark the run as failed."""

@@ -16,10 +16,10 @@ from tenfold.training.callbacks import Callback, EpochLog, ProgressBar
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.environment import describe_environment
-from tenfold.training.provenance import is_own, note_origin, reload_dataset, write_split
+from tenfold.training.provenance import fingerprint, is_own, note_origin, reload_dataset, write_split
 from tenfold.training.recipe import Recipe
 from tenfold.training.recorder import Checkpoints, CsvLog
-from tenfold.training.run import LOGS, Run, check_new, check_target_error
+from tenfold.training.run import LOGS, STOPPED, Run, check_new, check_target_error
 from tenfold.training.summary import count_parameters, summarize
 from tenfold.training.trainer import Trainer, split
 from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes
@@ -37,6 +37,7 @@ class TrainResult:
     """
 
     run: Run
+    trainer: Trainer
     dataset: Dataset
     plan: DeviceConfig
     seconds: float
@@ -64,11 +65,9 @@ def train(
     """
     check_new(out)
     target_error, plan = check_target_error(target_error), select_device(dist.device(device))
-    if dataset.val_size:
-        recipe = recipe.with_val_size(dataset.val_size)
     trainer = _prepare(recipe, dataset, seed, plan, dist)
     env = describe_environment(dataset.name, seed, plan, dist) | note_origin(dataset)
-    run = Run.create(out, recipe, env | {"target_error": target_error})
+    run = Run.create(out, trainer.recipe, env | {"target_error": target_error})
     with run.unlocked_on_error():
         return _train(run, trainer, callbacks)
 
@@ -113,18 +112,21 @@ def _resume(
 
 def _own_data(run: Run, data: Dataset | Path | None) -> Dataset:
     if not isinstance(data, Dataset):
-        return reload_dataset(run, data, "tenfold.training.train.resume(out, data=dataset)")
+        return reload_dataset(run, data, "tenfold.resume(out, data=dataset)")
     if not is_own(run.env, data):
         raise DataError(f"{data.name} is not what {run.path} was trained on: its last steps would see other images")
     return data
 
 
-def follow(dist: DistContext) -> Path:
-    """Take part in the training that the first rank leads; return its run directory. Raises as `train` does."""
+def follow(dist: DistContext, dataset: Dataset | None = None) -> Path:
+    """Take part in the training that the first rank leads; return its run directory. Raises as `train` does.
+
+    dataset: where it was made in Python.
+    """
     request = dist.broadcast(None)
     names = ("size", "resize", "seed", "bit_depth", "skip_bad")
-    dataset = load(request["data"], **{name: request[name] for name in names})
-    if dataset.origin and dataset.origin.sha256 != request["sha256"]:
+    dataset = dataset or load(request["data"], **{name: request[name] for name in names})
+    if (dataset.origin.sha256 if dataset.origin else fingerprint(dataset)) != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
     recipe, plan = Recipe.from_json(request["recipe"]), select_device(dist.device(request["device"]))
     trainer = _prepare(recipe, dataset, request["seed"], plan, dist)
@@ -148,7 +150,7 @@ def _lead(trainer: Trainer, run: Run) -> None:
         "resize": dataset.resize,
         "bit_depth": dataset.bit_depth,
         "skip_bad": origin.skip_bad if origin else SKIP_BAD,
-        "sha256": origin.sha256 if origin else None,
+        "sha256": origin.sha256 if origin else fingerprint(dataset),
     }
     log_info(f"{trainer.dist.count} ranks, each with its share of every batch of {trainer.schedule.batch_size} images")
     trainer.dist.broadcast(request)
@@ -172,14 +174,14 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: DeviceConfig, di
     for reason in plan.reasons if dist.first else ():
         log_info(reason)
     if dist.first:
-        warn_of_untrained_classes(dataset.classes, *split(dataset.train, recipe, seed))
+        warn_of_untrained_classes(dataset.classes, *split(dataset.train, trainer.recipe, seed))
     return trainer
 
 
 def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainResult:
     before, dataset = trainer.seconds, trainer.data
     _write_beforehand(run, trainer)
-    trainer.log_dir = run.path / LOGS
+    trainer.log_dir, trainer.should_stop = run.path / LOGS, run.trained  # one that stopped early stays so
     # what is shown comes after what is kept: a terminal may be gone
     trainer.callbacks = [Checkpoints(run), CsvLog(run), ProgressBar(), EpochLog(), *callbacks]
     _lead(trainer, run)
@@ -193,7 +195,7 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
     _save_model(run, trainer)
     seconds = before + time.perf_counter() - began
     return TrainResult(
-        run, dataset, trainer.plan, seconds, before, _warn_of_unlearned_classes(trainer, dataset.classes)
+        run, trainer, dataset, trainer.plan, seconds, before, _warn_of_unlearned_classes(trainer, dataset.classes)
     )
 
 
@@ -211,6 +213,8 @@ def _save_model(run: Run, trainer: Trainer) -> None:
     size = dataset.train.images.shape[1]
     description = describe_model(spec, dataset.classes, size, trainer.pixels, dataset.resize, dataset.bit_depth)
     run.save_model(trainer.network, description)
+    if not trainer.done:
+        run.write_json("env.json", run.env | {STOPPED: trainer.schedule.epoch(trainer.step)})
     run.keep_checkpoints(1)
     run.write_manifest()
 

@@ -19,7 +19,7 @@ from torch.profiler import record_function
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError, one_line
 from tenfold.training.augment import Normalization, channel_stats, derive_seed, downsample, make_batch, make_generator
-from tenfold.training.callbacks import Callback
+from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
@@ -56,10 +56,10 @@ class EpochMetrics:
 class Trainer:
     """Trains a recipe's network on a data set, in memory: `Trainer(recipe, data, callbacks).fit()`.
 
-    recipe: a `Recipe`, or the name or file of one; it is taken as it is. The recipe's validation images are held out of
-    `data.train`; `data.test` is never looked at. device: a name, as `select_device` takes it, or what that returns.
-    dist: this process among those that train together. log_dir: where callbacks may write files. Raises `UsageError`
-    where the recipe does not fit the images, `DataError` where there are none.
+    recipe: a `Recipe`, or the name or file of one; it is taken as it is. The data set's own validation images, or the
+    recipe's, are held out of `data.train`; `data.test` is never looked at. device: a name, as `select_device` takes it,
+    or what that returns. dist: this process among those that train together. log_dir: where callbacks may write files.
+    Raises `UsageError` where the recipe does not fit the images, `DataError` where there are none.
     """
 
     def __init__(
@@ -75,7 +75,8 @@ class Trainer:
     ):
         if not isinstance(data, Dataset):
             raise UsageError(f"data must be a tenfold.Dataset, as tenfold.load returns it, not {type(data).__name__}")
-        self.recipe = recipe = as_recipe(recipe)
+        recipe = as_recipe(recipe)
+        self.recipe = recipe = recipe.with_val_size(data.val_size) if data.val_size else recipe
         self.data, self.seed, self.dist, self.log_dir = data, seed, dist, log_dir
         self.plan = device if isinstance(device, DeviceConfig) else select_device(dist.device(device))
         self.callbacks = list(callbacks) if dist.first else []
@@ -122,35 +123,47 @@ class Trainer:
 
         Raises `DivergedError` where a loss is not finite, and what callbacks raise.
         """
-        try:
-            with DeferredSignals() as signals:
+        self.interrupted = False
+        with DeferredSignals() as signals:
+            try:
                 self._fit(signals)
-        except BaseException as error:
-            if not self.interrupted:  # then `on_fit_end` was called
-                for callback in self.callbacks:
-                    callback.on_exception(self, error)
-            raise
+            except BaseException as error:
+                report_exception(self.callbacks, self, error)
+                raise
+            if self.interrupted:
+                signals.raise_pending()
         return self
 
     def _fit(self, signals: DeferredSignals) -> None:
         for callback in self.callbacks:
             callback.on_fit_start(self)
+        self.should_stop = self.dist.any(self.should_stop)
         while not self.done and not self.should_stop and not self.interrupted:
             self.train_step()
             self._after_step()
             self.should_stop = self.dist.any(self.should_stop)
             self.interrupted = self.dist.any(signals.waiting)
+        if self.should_stop:
+            self._end_part_of_epoch()
         for callback in self.callbacks:
             callback.on_fit_end(self)
-        if self.interrupted:
-            signals.raise_pending()
 
     def _after_step(self) -> None:
         for callback in self.callbacks:
             callback.on_step_end(self)
         if self._ends_epoch():
-            for callback in self.callbacks:
-                callback.on_epoch_end(self, self.epochs[-1])
+            self._after_epoch()
+
+    def _after_epoch(self) -> None:
+        for callback in self.callbacks:
+            callback.on_epoch_end(self, self.epochs[-1])
+
+    def _end_part_of_epoch(self) -> None:
+        """Where training stops within an epoch, that is the last one."""
+        epoch = self.schedule.epoch(self.step)
+        if self.step and (not self.epochs or self.epochs[-1].epoch != epoch):
+            self._end_epoch()
+            self._after_epoch()
 
     def _ends_epoch(self) -> bool:
         return self.step % self.schedule.steps_per_epoch == 0 or self.done

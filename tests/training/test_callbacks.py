@@ -1,6 +1,7 @@
 """Callbacks: when hooks are called, that watching changes no bit, early stopping, TensorBoard and MLflow."""
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -91,15 +92,64 @@ def test_an_exception_in_a_step_reaches_callbacks() -> None:
     assert recorder.calls[-1] == "DivergedError" and "fit end" not in recorder.calls
 
 
-def test_should_stop_ends_training_after_the_step() -> None:
-    class StopAtThree(Callback):
-        def on_step_end(self, trainer: Trainer) -> None:
-            trainer.should_stop = trainer.step == 3
+class StopAtThree(Callback):
+    """Stops amid the first epoch, which has five steps."""
 
+    def on_step_end(self, trainer: Trainer) -> None:
+        trainer.should_stop = trainer.step == 3
+
+
+def test_should_stop_ends_training_after_the_step() -> None:
     recorder = Recorder()
     trainer = Trainer(RECIPE, DATASET, [StopAtThree(), recorder]).fit()
     assert trainer.step == 3 and not trainer.done
-    assert recorder.calls[-2:] == ["step 3", "fit end"]
+    assert recorder.calls[-3:] == ["step 3", "epoch 0.6", "fit end"]
+
+
+def test_a_run_that_stopped_within_its_first_epoch_is_complete(tmp_path: Path) -> None:
+    """It had no metrics.csv, so that the report failed; and its recipe's epochs were said to be trained."""
+    run = tenfold.train(RECIPE, DATASET, tmp_path / "run", callbacks=[StopAtThree()], export=False, progress=False)
+    assert (run.path / "report.html").is_file() and run.history["epoch"].tolist() == [0.6]
+    assert run.metrics.epochs == 0.6
+    (run.path / "results.json").unlink()
+    run.write_manifest()
+    resumed = tenfold.resume(run.path, DATASET, export=False, report=False, progress=False)
+    assert resumed.history["epoch"].tolist() == [0.6], "training had ended"
+
+
+class Failing(Callback):
+    """Fails where training ends, and again where it is told so."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        raise OSError("disk full")
+
+    def on_exception(self, trainer: Trainer, error: BaseException) -> None:
+        raise ValueError("this, too")
+
+
+def test_a_hook_that_fails_reaches_the_others_after_a_signal_too() -> None:
+    class Interrupt(Callback):
+        def on_step_end(self, trainer: Trainer) -> None:
+            if trainer.step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    recorder = Recorder()
+    with pytest.raises(OSError, match="disk full"):
+        Trainer(RECIPE, DATASET, [Interrupt(), Failing(), recorder]).fit()
+    assert recorder.calls[-1] == "OSError"
+
+
+def test_fit_takes_the_steps_that_are_left_after_ctrl_c() -> None:
+    class Interrupt(Callback):
+        def on_step_end(self, trainer: Trainer) -> None:
+            if trainer.step == 2:
+                signal.raise_signal(signal.SIGINT)
+
+    trainer = Trainer(RECIPE, DATASET, [Interrupt()], seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert trainer.step == 2 and trainer.fit().done
+    assert all(map(torch.equal, weights(trainer), weights(Trainer(RECIPE, DATASET, seed=1).fit())))
 
 
 # --- early stopping --------------------------------------------------------------------------------------------------

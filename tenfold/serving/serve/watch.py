@@ -179,6 +179,7 @@ def begin_log() -> Lines:
     logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
     LOG.handlers, LOG.propagate = [handler], False  # else the event loop printed each as a message of the command, too
     LOG.setLevel(logging.INFO)
+    logging.getLogger("tenfold").propagate = False  # the command shows its messages itself
     logging.getLogger("uvicorn.error").addFilter(_is_no_interruption)
     for parser in ("python_multipart", "PIL"):  # clients get the error themselves
         logging.getLogger(parser).setLevel(logging.CRITICAL)

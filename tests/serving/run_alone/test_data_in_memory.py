@@ -12,9 +12,7 @@ import tenfold
 from tenfold.data.dataset import Dataset
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError
-from tenfold.evaluation.compare import write_comparison
 from tenfold.evaluation.evaluate import evaluate, write_scores
-from tenfold.evaluation.report import write_report
 from tenfold.serving import export as exporting
 from tenfold.serving.card import write_card
 from tenfold.serving.export import export
@@ -52,23 +50,23 @@ def test_where_its_images_are_needed_the_call_in_python_is_named(
     invoke: Invoke, mine_run: Path, mine: Dataset, tmp_path: Path
 ) -> None:
     """And that call works."""
-    run, page = Run.open(mine_run), tmp_path / "page.html"
+    page = tmp_path / "page.html"
     other = Path(shutil.copytree(mine_run, tmp_path / "other"))
-    called = "call tenfold.evaluation.{} in Python"
-    report = called.format("report.write_report(run, dataset, tenfold.evaluate(run, dataset))")
-    compare = called.format("compare.write_comparison(paths, out, dataset)")
-    audit = called.format("audit.run_audit(Subject(run, dataset, tenfold.evaluate(run, dataset)), plan)")
-    words = {report: ("report", mine_run), compare: ("compare", mine_run, other, "--out", page)}
-    for call, asked in (words | {audit: ("audit", mine_run)}).items():
+    there = f"call tenfold.Run.open({str(mine_run)!r})"
+    words = {
+        f"{there}.report(data=dataset) in Python": ("report", mine_run),
+        f"{there}.audit(data=dataset) in Python": ("audit", mine_run),
+        "call tenfold.compare(runs, out, dataset) in Python": ("compare", mine_run, other, "--out", page),
+    }
+    for call, asked in words.items():
         code, _, err = invoke(*asked)
         assert code == 3 and err.strip().endswith(call)
-    with run.locked():
-        write_report(run, mine, tenfold.evaluate(run, mine))
+    assert tenfold.Run.open(mine_run).report(data=mine)[-1] == mine_run / "report.html"
     assert (
         "tenfold.train(tenfold.find_recipe(&#34;recipe.json&#34;), dataset, Path(&#34;again&#34;), seed=0)"
         in (mine_run / "report.html").read_text()
     )
-    assert write_comparison([mine_run, other], page, mine) == page
+    assert tenfold.compare([mine_run, other], page, mine) == page
 
 
 def test_its_own_images_are_handed_over_for_eight_bits_and_a_card(
@@ -104,7 +102,7 @@ def test_an_interrupted_one_resumes_with_its_data_handed_over(
     for name in ("manifest.json", "results.json", "model.safetensors"):
         (run / name).unlink()
     code, _, err = invoke("train", "--resume", "--out", run)
-    assert code == 3 and "call tenfold.training.train.resume(out, data=dataset) in Python" in err
+    assert code == 3 and "call tenfold.resume(out, data=dataset) in Python" in err
     with pytest.raises(DataError, match="its last steps would see other images"):
         training.resume(run, data=replace(mine, train=mine.train[:-1]))
     training.resume(run, data=mine).run.unlock()
