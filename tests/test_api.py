@@ -32,6 +32,7 @@ def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tenfold.
 # --- the same as the command -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_train_in_python_ends_with_the_bits_of_the_command(
     run: tenfold.Run, tiny_recipe: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_the_bundled_model_is_the_default() -> None:
     assert predictor.classes[:2] == ("airplane", "automobile") and "10 classes, 32 × 32 pixels" in repr(predictor)
 
 
+@pytest.mark.slow
 def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) -> None:
     evaluation = run.evaluate()
     assert evaluation.scores["test_accuracy"] == run.metrics.test_accuracy
@@ -121,6 +123,7 @@ def test_other_data_leave_the_run_as_it_is(run: tenfold.Run) -> None:
     assert not evaluation.own and evaluation.scores["test_images"] == 40 and run.metrics == before
 
 
+@pytest.mark.slow
 def test_runs_are_compared_on_one_page(run: tenfold.Run, tiny_recipe: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"epochs": 0.2, "report": False, "export": False, "progress": False}
     other = tenfold.train(tiny_recipe, "shapes", tmp_path / "other", **options)
@@ -199,6 +202,7 @@ run = tenfold.train({recipe!r}, make_shapes(train=120, test=60), {out!r}, epochs
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_asks_for_no_messages_gets_none(tiny_recipe: Path, tmp_path: Path) -> None:
     program = PROGRAM.format(recipe=str(tiny_recipe), out=str(tmp_path / "run"))
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
@@ -206,6 +210,7 @@ def test_a_program_that_asks_for_no_messages_gets_none(tiny_recipe: Path, tmp_pa
     assert answer.stdout == "" and lines == []
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_one_output_block(tiny_recipe: Path, tmp_path: Path) -> None:
     program = PROGRAM.format(recipe=str(tiny_recipe), out=str(tmp_path / "run"))
     quiet = "import logging; logging.getLogger('tenfold').setLevel('ERROR')\n"

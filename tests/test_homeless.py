@@ -78,6 +78,7 @@ def test_with_tenfold_home_it_works(nameless: Nameless, tmp_path: Path) -> None:
     assert (tmp_path / "cache" / "data" / "folders").is_dir()
 
 
+@pytest.mark.slow
 def test_what_needs_no_cache_works_without_a_word(nameless: Nameless, tmp_path: Path) -> None:
     """Matplotlib's lines on its temporary folder came before each plot."""
     drawn = nameless("data", "show", "shapes", "--out", tmp_path / "shapes.png")

@@ -23,6 +23,8 @@ from tenfold.training.augment import AUGMENTATIONS, Normalization, make_batch
 from tenfold.training.networks import NETWORKS
 from tests.support.process import Command, Invoke
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "examples" / "plugins"
 NAMES = ("mnist", "resnet", "brightness", "npz")
 PLUGINS = os.pathsep.join(str(FOLDER / f"{name}.py") for name in NAMES)

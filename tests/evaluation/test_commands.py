@@ -41,6 +41,7 @@ def answer(result: tuple[int, str, str]) -> dict[str, Any]:
     return json.loads(out)  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the logits that the run keeps. Only 1 % could be asked for, which these 700 images show of no threshold."""
     before = answer(invoke("evaluate", run, "--json"))["calibration"]
@@ -181,6 +182,7 @@ def test_data_of_other_classes_are_one_line(invoke: Invoke, run: Path, monkeypat
     assert (code, out) == (3, "") and err.startswith("tenfold: mine has other classes than ")
 
 
+@pytest.mark.slow
 def test_one_run_gets_a_report_and_two_a_comparison(invoke: Invoke, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.parent)
     code, out, _ = invoke("report", run)

@@ -207,6 +207,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tenfold.Run]:
     assert recorder.calls[-3:] == ["fit end", "evaluation True", "run True"]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_curves_final_metrics_recipe_and_plots(logged: tenfold.Run) -> None:
     events = EventAccumulator(str(logged.path / "logs" / "tensorboard"))
     events.Reload()
@@ -224,6 +225,7 @@ def test_tensorboard_has_curves_final_metrics_recipe_and_plots(logged: tenfold.R
     assert "recipe/text_summary" in events.Tags()["tensors"]
 
 
+@pytest.mark.slow
 def test_mlflow_has_recipe_curves_final_metrics_and_plots(logged: tenfold.Run) -> None:
     client = mlflow.MlflowClient()
     (found,) = client.search_runs(["0"])

@@ -54,6 +54,7 @@ def test_a_host_out_of_reach_is_a_finding() -> None:
     assert doctor._reach("http://127.0.0.1:9/").startswith("out of reach")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "said"),
     [

@@ -24,7 +24,10 @@ from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.recipe import FAST89, Recipe, Stage, WhitenedSpec
 from tenfold.training.run import Run
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="places in a write are found by /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="places in a write are found by /proc"),
+]
 
 CHILD = """
 import errno, os, signal, sys

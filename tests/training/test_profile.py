@@ -12,6 +12,8 @@ from tenfold.errors import UsageError
 from tenfold.training.profile import LEFT, Part, StepProfile, profile_step
 from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 
+pytestmark = pytest.mark.slow
+
 TINY = replace(
     FAST89,
     network=replace(WhitenedSpec(), widths=(8, 16), whitening_pairs=4),
