@@ -28,7 +28,7 @@ from tests.support.images import write_mixed_shapes
 from tests.support.process import Invoke
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
-pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(r"ignore:::PIL\.")]
 Train = Callable[..., dict[str, Any]]
 IMAGES = 500
 
@@ -197,7 +197,6 @@ def test_its_own_folder_read_otherwise_is_not_scored(trained: dict[str, Any], sh
     assert scored.own and scored.scores["test_accuracy"] == trained["test_accuracy"]
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_the_folder_moved(
     invoke: Invoke, tiny_recipe: Path, shapes: Path, tmp_path: Path
 ) -> None:
@@ -224,7 +223,6 @@ def test_an_interrupted_run_goes_on_where_the_folder_moved(
     assert (model["size"], model["resize"]) == (16, "pad")
 
 
-@pytest.mark.slow
 def test_validation_images_of_the_folders_own(train: Train, invoke: Invoke, shapes: Path, tmp_path: Path) -> None:
     for number, path in enumerate(sorted(shapes.rglob("*.png"))):
         folder = tmp_path / "data" / ("train", "train", "valid", "test")[number % 4] / path.parent.name
@@ -238,7 +236,6 @@ def test_validation_images_of_the_folders_own(train: Train, invoke: Invoke, shap
     assert code == 2 and "has validation images of its own: leave --val-size out" in err
 
 
-@pytest.mark.slow
 def test_twenty_images_a_class(train: Train, shapes: Path, tmp_path: Path) -> None:
     """Fewer images than a batch: two classes are told apart all the same."""
     for name in ("bar", "disk"):
@@ -259,7 +256,6 @@ def test_a_folder_named_from_within(shapes: Path) -> None:
         tenfold.load("shape")
 
 
-@pytest.mark.slow
 def test_a_class_that_was_not_learned_is_warned_of(invoke: Invoke, train: Train, tmp_path: Path) -> None:
     """Of 84 images that differ in one pixel, 4 are called `rare` and 80 `common`: no training tells them apart.
 

@@ -131,6 +131,7 @@ def note_other_data(path: Path, images: str | None = None) -> None:
     run.rewrite_in_manifest({"env.json": format_object(env), name: logits})
 
 
+@pytest.mark.slow
 def test_other_data_of_the_same_name_are_not_taken_for_the_same(
     runs: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

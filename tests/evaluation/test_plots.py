@@ -511,6 +511,7 @@ def test_the_legend_of_a_search_does_not_cover_its_note(trials: int, fields: int
     assert collisions(plots.search(searched(trials, fields))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("k", "name"), [(2, "cat"), (2, "W" * 60), (20, "W" * 40), (100, "a long name of a class ")])
 def test_long_names_and_many_classes_collide_with_nothing(k: int, name: str) -> None:
     """A title ran out of a narrow figure, and "why W…: gradients" over its neighbours."""

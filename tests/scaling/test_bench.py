@@ -315,6 +315,7 @@ def test_a_diverging_run_is_recorded_and_the_others_go_on(tmp_path: Path, tiny_r
 
 
 def test_a_gpu_s_time_is_not_normalised_by_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_rate", lambda: 700.0)
     answer = timed(0.9, 9).results | {"device": "cuda"}
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: finished(tmp_path / "fast89-0", answer))
     (outcome,) = bench.bench(ONE, [0], tmp_path)["fast89"]

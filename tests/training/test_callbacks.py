@@ -239,6 +239,7 @@ def test_mlflow_has_recipe_curves_final_metrics_and_plots(logged: tenfold.Run) -
     assert {"recipe.json", "confusion.png", "report.html"} <= names
 
 
+@pytest.mark.slow
 def test_logs_leave_the_manifest_sound(logged: tenfold.Run) -> None:
     logged.verify()
     assert not any(name.startswith("logs") for name in logged.read_json("manifest.json")["files"])

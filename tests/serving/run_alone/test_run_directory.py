@@ -41,6 +41,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_a_run_on_a_read_only_disk_answers(trained: dict[str, Any], run: Path, photo: Path, tmp_path: Path) -> None:
     """From the file that training left. Without it, the error says how to have it elsewhere."""
 
@@ -77,6 +78,7 @@ def test_a_model_file_that_is_gone_is_written_again_and_a_damaged_one_is_named(
     assert invoke("predict", photo, "--model", run)[0] == 0 and (run / "model.onnx").read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_run_of_the_first_format_answers(command: Command, photo: Path, tmp_path: Path) -> None:
     """It noted neither its images nor a fingerprint of them; `shapes` is drawn, so its test images are there."""
     run = Path(shutil.copytree(OLD, tmp_path / "run"))
@@ -87,6 +89,7 @@ def test_a_run_of_the_first_format_answers(command: Command, photo: Path, tmp_pa
     assert json.loads(answered.stdout)["probability"] == pytest.approx(expected.max(), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offline", [False, True])
 def test_a_cifar10_run_is_exported_where_cifar10_is_not(
     command: Command, tiny_recipe: Path, tmp_path: Path, photo: Path, offline: bool
