@@ -73,5 +73,5 @@ def test_model_for_keras(artefacts: Artefacts) -> None:
     run, result = artefacts
     with zipfile.ZipFile(run / "model.keras") as archive:
         assert len(json.loads(archive.read("tenfold.json"))["classes"]) == 10
-    assert "model for Keras: run/model.keras" in result.stderr
+    assert "model for keras: run/model.keras" in result.stderr
     Run.open(run).verify()

@@ -75,7 +75,7 @@ def train(
         StorageError: where the disk is full or not writable.
     """
     clock, seed = clock or _stopwatch(), _whole("seed", seed, 0)
-    val_size, size = None if val_size is None else _whole("val_size", val_size, 0), _whole("size", size, 1)
+    val_size, size = None if val_size is None else _whole("val_size", val_size), _whole("size", size, 1)
     pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
     watching = find_watchers(callbacks, log)
@@ -186,13 +186,13 @@ def _as_name(data: object) -> str:
     return str(data)
 
 
-def _whole(name: str, value: object, least: int) -> int:
+def _whole(name: str, value: object, least: int | None = None) -> int:
     """A whole number of any type, NumPy's too. Raises `UsageError`."""
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise UsageError(f"{name} must be a whole number, not {value!r}") from None
-    if number < least:
+    if least is not None and number < least:
         raise UsageError(f"{name} must be {least} or more, not {number}")
     return number
 

@@ -276,7 +276,7 @@ def test_a_class_that_was_not_learned_is_warned_of(invoke: Invoke, train: Train,
         "Its scores are worth nothing: add images of it, train longer (--epochs), or leave it out"
     ]
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Not one training image of this class is recognised" in page
+    assert "Every training image of this class is misclassified" in page
     code, out, _ = invoke("evaluate", tmp_path / "run", "--json")
     assert code == 0 and json.loads(out)["unlearned_classes"] == ["rare"], "known to later commands, too"
 

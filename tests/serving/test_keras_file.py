@@ -139,8 +139,8 @@ def test_a_run_in_use_is_left_alone(run: Run) -> None:
     ("words", "code", "said"),
     [
         (["--to", "tflite"], 2, "unknown export format 'tflite'; known are keras, onnx"),
-        (["--to", "keras", "--int8", "auto"], 2, "--int8 is for ONNX files"),
-        (["--to", "keras", "--card"], 2, "--card is for ONNX files"),
+        (["--to", "keras", "--int8", "auto"], 2, "--int8 is not for --to keras: leave it out"),
+        (["--to", "keras", "--card"], 2, "--card is not for --to keras: leave it out"),
         (["--to", "keras", "--out", "x.h5"], 2, "x.h5: its name must end in .keras"),
         (["--to", "keras"], 4, "absent is not a run directory"),
     ],
