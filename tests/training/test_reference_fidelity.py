@@ -272,7 +272,7 @@ def test_reported_losses_and_accuracies(ours: Ours, theirs: Arrays) -> None:
     own, (row,) = ours.trainer.log.numpy(), ours.trainer.epochs
     np.testing.assert_allclose(own[:, 0], theirs["/losses"], rtol=1e-5)
     np.testing.assert_allclose(own[:, 1], theirs["/accuracies"], atol=1e-6)
-    assert row["train_loss"] == pytest.approx(theirs["/losses"].mean(), rel=1e-5)
+    assert row.train_loss == pytest.approx(theirs["/losses"].mean(), rel=1e-5)
     assert ours.validation == pytest.approx(tuple(theirs["validation"]), rel=1e-5)
 
 
