@@ -51,6 +51,16 @@ def usual_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
+@pytest.fixture(scope="module")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of its own, shared by the tests of a file; SIGTERM's handler is put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENFOLD_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture(scope="session")
 def cifar10() -> Dataset:
     """Real CIFAR-10, fetched on first use. Where it cannot be had, the test fails with the reason."""

@@ -91,16 +91,16 @@ def train(
             fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
         )
 
-    with progress_bars(progress):
-        return complete(
-            start,
-            watching,
-            report=report,
-            export=export,
-            target_error=target_error,
-            clock=clock,
-            dataset=data if isinstance(data, Dataset) else None,
-        )
+    return complete(
+        start,
+        watching,
+        report=report,
+        export=export,
+        target_error=target_error,
+        clock=clock,
+        dataset=data if isinstance(data, Dataset) else None,
+        progress=progress,
+    )
 
 
 def resume(
@@ -129,16 +129,16 @@ def resume(
         path = Path(out) if out is not None else find_unfinished(RUNS).path
         return training.resume(path, device, source, dist, watching)
 
-    with progress_bars(progress):
-        return complete(
-            start,
-            watching,
-            report=report,
-            export=export,
-            target_error=target_error,
-            clock=clock,
-            dataset=data if isinstance(data, Dataset) else None,
-        )
+    return complete(
+        start,
+        watching,
+        report=report,
+        export=export,
+        target_error=target_error,
+        clock=clock,
+        dataset=data if isinstance(data, Dataset) else None,
+        progress=progress,
+    )
 
 
 def complete(
@@ -150,6 +150,7 @@ def complete(
     target_error: float | None,
     clock: Clock,
     dataset: Dataset | None = None,
+    progress: bool = True,
 ) -> Run:
     """Train by `start` in the first of the processes that train together, and do what follows training.
 
@@ -157,10 +158,22 @@ def complete(
     same before this is raised. In the other processes, the run that is returned is without scores; `dataset` is theirs
     where it was made in Python.
     """
-    with joined() as dist:
-        if not dist.first:
-            return Run(training.follow(dist, dataset))
-        trained = start(dist)
+    with progress_bars(progress):
+        with joined() as dist:
+            if not dist.first:
+                return Run(training.follow(dist, dataset))
+            trained = start(dist)
+        return _finish(trained, callbacks, report, export, target_error, clock)
+
+
+def _finish(
+    trained: TrainResult,
+    callbacks: Sequence[Callback],
+    report: bool,
+    export: bool,
+    target_error: float | None,
+    clock: Clock,
+) -> Run:
     run = Run.take_over(trained.run)
     try:
         with run.locked_until_end():

@@ -29,7 +29,7 @@ from tenfold.evaluation.metrics import accuracy
 from tenfold.serving.graph import INPUT, separate_pools, to_onnx
 from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, ModelMetadata, seal
 from tenfold.serving.runtime import Predictor, choose_runtime, installed_runtimes, open_bytes
-from tenfold.serving.source import Exported, Source, agreement, check, read_source, spread, write_into
+from tenfold.serving.source import Exported, Source, check, measure, read_source, spread, write_into
 from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run
 
@@ -67,19 +67,9 @@ def _export(source: Source, out: Path, int8: Int8) -> tuple[bytes, Exported]:
     if content != plain:
         kept = open_bytes(content, out.name)
         answers = kept.predict(source.images)
-    return content, Exported(
-        path=str(out),
-        format="onnx",
-        quantized=kept.about.quantized,
-        bytes=len(content),
-        runtime=kept.runtime,
-        max_abs_diff=float(np.abs(answers - source.expected).max()),
-        top1_agreement=agreement(answers, source.expected),
-        verified_on=source.verified_on,
-        verified_images=len(source.images),
-        accuracy=kept.about.accuracy,
-        images_per_second=speeds,
-    )
+    measured = measure(source, out, "onnx", kept.runtime, content, answers)
+    quantized, accuracy = kept.about.quantized, kept.about.accuracy
+    return content, replace(measured, quantized=quantized, accuracy=accuracy, images_per_second=speeds)
 
 
 def to_bytes(source: Source) -> bytes:

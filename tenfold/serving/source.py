@@ -133,7 +133,7 @@ def describe(run: Run, model: Model) -> ModelMetadata:
 
 
 def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
-    """What a file says of how its temperature and threshold were found; None for scores of earlier versions."""
+    """How a file's temperature and threshold were found; None for scores of earlier versions."""
     if "images_needed" not in calibration:
         return None
     names = ("confidence", "images", "images_needed")
@@ -175,7 +175,12 @@ def verified(
     """
     answers = predict(content, source.images)
     check(answers, source.expected)
-    return content, Exported(
+    return content, measure(source, out, file_format, runtime, content, answers)
+
+
+def measure(source: Source, out: Path, file_format: str, runtime: str, content: bytes, answers: np.ndarray) -> Exported:
+    """What is reported of a float32 file that gave these answers, probabilities N×K, to the source's images."""
+    return Exported(
         path=str(out),
         format=file_format,
         quantized=False,

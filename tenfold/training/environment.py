@@ -1,4 +1,4 @@
-"""What env.json says of where and with what a run is trained."""
+"""The content of env.json: where and with what a run is trained."""
 
 import platform
 from importlib.metadata import version

@@ -174,7 +174,8 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: DeviceConfig, di
     for reason in plan.reasons if dist.first else ():
         log_info(reason)
     if dist.first:
-        warn_of_untrained_classes(dataset.classes, *split(dataset.train, trainer.recipe, seed))
+        held_out = trainer.val[1].tolist() if trainer.val else []
+        warn_of_untrained_classes(dataset.classes, trainer.class_counts, held_out)
     return trainer
 
 

@@ -6,12 +6,10 @@ A high accuracy hides such a class where it is rare, so that every run is asked 
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tenfold.console import warn
-from tenfold.data.dataset import Split
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
@@ -20,11 +18,10 @@ FIRST_IMAGES = 32
 """Of each class, looked at first: one image that is recognised clears its class, so that hardly any needs more."""
 
 
-def warn_of_untrained_classes(classes: Sequence[str], train: Split, val: Split | None) -> None:
-    """Name the classes that no training image is left of, and say where theirs are."""
-    missing = set(range(len(classes))) - set(np.unique(train.labels).tolist())
-    held_out = Counter(val.labels.tolist()) if val else Counter()
-    for label in sorted(missing):
+def warn_of_untrained_classes(classes: Sequence[str], counts: Sequence[int], val_labels: Sequence[int]) -> None:
+    """Name the classes that no training image is left of (`counts`, one a class), and say where theirs are."""
+    held_out = Counter(val_labels)
+    for label in (label for label, count in enumerate(counts) if count == 0):
         where = f"all {held_out[label]:,} are validation images" if held_out[label] else "there are none"
         do = "choose a smaller --val-size, add images of it" if held_out[label] else "add images of it"
         warn(f"class {classes[label]!r} has no training image, {where}: it cannot be learned; {do}, or leave it out")

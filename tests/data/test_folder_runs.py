@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,19 +28,9 @@ from tests.support.images import write_mixed_shapes
 from tests.support.process import Invoke
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(r"ignore:::PIL\.")]
+pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.slow, pytest.mark.filterwarnings(r"ignore:::PIL\.")]
 Train = Callable[..., dict[str, Any]]
 IMAGES = 500
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of its own, shared by the tests of this file; SIGTERM's handler is put back."""
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TENFOLD_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

@@ -15,22 +15,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tenfold
-from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError, UsageError
 from tenfold.training.callbacks import Callback, EarlyStopping
-from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
+from tenfold.training.recipe import Stage
 from tenfold.training.run import Run
 from tenfold.training.trainer import EpochMetrics, Trainer
-
-DATASET = make_shapes(train=120, test=40)
-RECIPE = replace(
-    FAST89,
-    name="short",
-    network=WhitenedSpec(widths=(8, 16), whitening_pairs=4),
-    stages=(Stage(2.5, 0.1, 0.0),),
-    batch_size=20,
-    val_size=20,
-)
+from tests.support.short_run import DATASET, RECIPE
 
 
 class Recorder(Callback):

@@ -11,24 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from tenfold.data.shapes import make_shapes
 from tenfold.errors import ModelError, UsageError
 from tenfold.training import recorder
-from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
+from tenfold.training.recipe import Stage, WhitenedSpec
 from tenfold.training.recorder import Checkpoints
 from tenfold.training.run import Run
 from tenfold.training.train import TrainResult, resume, train
 from tenfold.training.trainer import Trainer
-
-DATASET = make_shapes(train=120, test=40)
-RECIPE = replace(
-    FAST89,
-    name="short",
-    network=WhitenedSpec(widths=(8, 16), whitening_pairs=4),
-    stages=(Stage(2.5, 0.1, 0.0),),
-    batch_size=20,
-    val_size=20,
-)
+from tests.support.short_run import DATASET, RECIPE
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,8 @@ from tests.support.run_alone import make_mine, write_images
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TENFOLD_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
-    signal.signal(signal.SIGTERM, before)
+def always_own_home(own_home: None) -> None:
+    """All tests here have a cache of their own."""
 
 
 @pytest.fixture(scope="session")
