@@ -186,7 +186,7 @@ def test_no_color_is_honoured() -> None:
         (["train", "--epochs", "nan"], 2, "--epochs must be more than 0"),
         (["train", "--epochs", "inf"], 2, "--epochs must be more than 0"),
         (["train", "--epochs", "many"], 2, "--epochs"),
-        (["train", "--data", "shapes", "--val-size", "5000"], 2, "a validation set of 5000 leaves nothing of 5000"),
+        (["train", "--data", "shapes", "--val-size", "2000"], 2, "a validation set of 2000 leaves nothing of 2000"),
         (["train", "--data", "shapes", "--val-size", "-1"], 2, "--val-size must be 0 or more"),
         (["train", "--seed", "-1"], 2, "--seed"),
         (["train", "--seed", "one"], 2, "--seed"),
