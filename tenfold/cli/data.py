@@ -101,7 +101,7 @@ def data_show(
     out: Annotated[Path | None, typer.Option(help="PNG to write; by default NAME.png.")] = None,
     seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Which images are drawn.")] = 0,
     size: Size = 32,
-    resize: Resize = "squash",
+    resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:

@@ -69,7 +69,7 @@ def train(
     epochs: Epochs = None,
     val_size: ValSize = None,
     size: Size = 32,
-    resize: Resize = "squash",
+    resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     target_error: TargetError = None,
     resume: Resume = False,
@@ -205,7 +205,7 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
 
 def _refuse_folder_options(context: typer.Context, path: Path, folder: dict[str, Any] | None) -> None:
     """Raise `UsageError` where an option says how to read a folder, and the run was trained on none."""
-    usual = {"size": 32, "resize": "squash", "skip_bad": SKIP_BAD}
+    usual = {"size": 32, "resize": "stretch", "skip_bad": SKIP_BAD}
     for name, value in usual.items():
         if folder is None and is_given(context, name) and context.params[name] != value:
             option = f"--{name.replace('_', '-')}"

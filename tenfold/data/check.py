@@ -73,7 +73,7 @@ def check_folder(root: Path, skip_bad: str = SKIP_BAD) -> Checked:
     """
     most_bad(skip_bad, 0)
     listing = list_folder(root)
-    pictures = read_pictures(listing, 32, "squash")
+    pictures = read_pictures(listing, 32, "stretch")
     counts = _count(pictures)
     findings = [
         *listing.findings,

@@ -14,9 +14,9 @@ import numpy as np
 from tenfold.console import log_info
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.entries import EMPTY_CLASS, examine_entries, log_skipped, most_bad
-from tenfold.data.image import RESIZES
 from tenfold.data.image_cache import Pictures, read_pictures
 from tenfold.data.listing import Finding, list_folder, shown_name
+from tenfold.data.resize import RESIZES, current_resize
 from tenfold.errors import DataError, UsageError, did_you_mean
 
 TEST_SHARE = 0.2
@@ -28,7 +28,7 @@ IMBALANCE = 5
 def load_folder(
     root: Path,
     size: int = 32,
-    resize: str = "squash",
+    resize: str = "stretch",
     seed: int = 0,
     *,
     bit_depth: int | None = None,
@@ -56,6 +56,7 @@ def read_folder(
     bit_depth: as in `read_pictures`. Raises `DataError` for what `tenfold data check` calls an error, `UsageError`,
     `StorageError`.
     """
+    resize = current_resize(resize)
     if resize not in RESIZES:
         raise UsageError(
             f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}{did_you_mean(resize, RESIZES)}"

@@ -15,7 +15,7 @@ import io
 import stat
 import warnings
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from PIL import (
@@ -31,11 +31,9 @@ from PIL import (
 )
 
 from tenfold.data import jpeg, modes, tiff
-from tenfold.data.dataset import Resize
 from tenfold.data.metadata import png_chunks, take_out
 from tenfold.errors import ImageError, TooManyPixelsError
 
-RESIZES: tuple[Resize, ...] = get_args(Resize)
 MOST_SIDE = 2**16 - 1
 """Pixels of a side, as many as a JPEG can have."""
 MOST_PIXELS = 2**26
@@ -87,7 +85,7 @@ class Decoded(NamedTuple):
 def decode(
     content: bytes,
     size: int,
-    resize: str = "squash",
+    resize: str = "stretch",
     most_pixels: int = MOST_PIXELS,
     bit_depth: int = modes.FULL_DEPTH,
 ) -> np.ndarray:
@@ -192,14 +190,14 @@ def _endings(content: bytes, kind: str) -> list[bytes]:
 def resize_pixels(pixels: np.ndarray, size: int, resize: str) -> np.ndarray:
     """Bring uint8 H×W×3 to S×S×3 by bicubic interpolation over all pixels; what is S×S already stays bit for bit.
 
-    `squash` takes the whole picture whatever its shape; `crop` its central square; `pad` the whole picture in its
+    `stretch` takes the whole image whatever its shape; `center_crop` its central square; `pad` the whole image in its
     shape, with grey beside it.
     """
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels
     image, box, inner = Image.fromarray(pixels), (0, 0, width, height), (size, size)
-    if resize == "crop":
+    if resize == "center_crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         box = (left, top, left + side, top + side)

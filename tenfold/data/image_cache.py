@@ -33,6 +33,7 @@ from tenfold.data.ignored import PICTURES
 from tenfold.data.image import Decoded, decode_measured, read_file, resize_pixels, sniff
 from tenfold.data.listing import File, Listing, shown_name
 from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
+from tenfold.data.resize import names_of
 from tenfold.errors import ImageError, StorageError
 from tenfold.files import TEMPORARY_SUFFIX, atomic_write, parse_object, sha256, storage_errors, umask, write_text
 from tenfold.machine import cores
@@ -107,25 +108,28 @@ class _Request:
     bit_depth: int | None
 
     @cached_property
-    def place(self) -> str:
-        """With what the names of all that is kept of this folder in this size begin."""
-        return f"{_place(self.listing.root)}{self.size}-{self.resize}-"
+    def places(self) -> tuple[str, ...]:
+        """With what the names of all that is kept of this folder in this size begin: today's, then older ones."""
+        return tuple(f"{_place(self.listing.root)}{self.size}-{name}-" for name in names_of(self.resize))
 
     @cached_property
     def state(self) -> str:
         """With what the names of all that is kept of the folder as it is now end."""
         return _digest([_FORMAT, pillow_version, *_stamps(self.listing)])
 
-    def path(self, bit_depth: int | None) -> Path:
+    def path(self, bit_depth: int | None, place: str = "") -> Path:
         """Where the images lie, scaled by so many bits; None for as many as they use."""
-        return _folder() / f"{self.place}{bit_depth or 'own'}-{self.state}"
+        return _folder() / f"{place or self.places[0]}{bit_depth or 'own'}-{self.state}"
 
     def kept(self) -> Pictures | None:
         """What the cache has."""
-        own = _open_kept(self, self.path(None))
+        return next((found for place in self.places if (found := self._kept_at(place))), None)
+
+    def _kept_at(self, place: str) -> Pictures | None:
+        own = _open_kept(self, self.path(None, place))
         if own and _fits(own.entries, own.bit_depth, self.bit_depth):
             return own
-        return _open_kept(self, self.path(self.bit_depth)) if self.bit_depth else None
+        return _open_kept(self, self.path(self.bit_depth, place)) if self.bit_depth else None
 
 
 def _fits(entries: Sequence[Entry], bit_depth: int, wanted: int | None) -> bool:
@@ -244,7 +248,7 @@ def _remove_older(request: _Request) -> None:
 
     Who has it open keeps it; who is about to open it finds it whole or not at all.
     """
-    for path in _folder().glob(f"{request.place}*"):
+    for path in (path for place in request.places for path in _folder().glob(f"{place}*")):
         if not path.name.endswith(f"-{request.state}"):
             _remove(path)
 

@@ -76,7 +76,7 @@ def test_what_the_run_knows_of_its_images(trained: dict[str, Any], shapes: Path)
     assert predictions["path"].tolist() == table["path"][table["split"] == "test"].tolist()
     assert (predictions["true"] == predictions["path"].str.partition("/")[0]).all()
     model = json.loads((run / "model.json").read_text())
-    assert (model["size"], model["resize"], model["classes"]) == (32, "squash", sorted(model["classes"]))
+    assert (model["size"], model["resize"], model["classes"]) == (32, "stretch", sorted(model["classes"]))
 
 
 def test_only_the_environment_file_holds_the_path(trained: dict[str, Any], shapes: Path) -> None:
@@ -180,7 +180,7 @@ def test_other_pictures_are_all_scored_on(
 def test_its_own_folder_read_otherwise_is_not_scored(trained: dict[str, Any], shapes: Path) -> None:
     """Another seed draws training images among the test images; it scored too well, and as the run's own."""
     run = Run.open(Path(trained["run"]))
-    for options in ({"seed": 1}, {"resize": "crop"}):
+    for options in ({"seed": 1}, {"resize": "center_crop"}):
         with pytest.raises(DataError, match=r"shapes/ was read otherwise than for .*run, with another seed"):
             tenfold.evaluate(run, tenfold.load(str(shapes), **options))
     scored = tenfold.evaluate(run, tenfold.load(str(shapes)))

@@ -216,9 +216,9 @@ def test_a_node_dies_and_the_numbers_are_those_of_one_machine(
 def test_a_run_that_no_node_can_take_is_refused(two_nodes: Any, tmp_path: Path) -> None:
     request = cluster.Request(cpus=64)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs: ask for fewer with --cpus"):
-        where = (("shapes", 32, "squash", "1%"), two_nodes.address, request)
+        where = (("shapes", 32, "stretch", "1%"), two_nodes.address, request)
         cluster.bench({"fast89": FAST89}, [0], tmp_path / "out", bench.Setting(), *where)
-    setting = Setting(FAST89, {"weight_decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "squash", "cpu", 0)
+    setting = Setting(FAST89, {"weight_decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "stretch", "cpu", 0)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs"):
         cluster.tune(setting, 2, tmp_path / "out", two_nodes.address, request)
     assert not (tmp_path / "out").exists()
@@ -300,7 +300,7 @@ def test_a_search_tries_two_at_once(command: Command, two_nodes: Any, tiny_recip
 def test_a_search_whose_trials_diverge_says_so(two_nodes: Any, tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), {"optimizer": "adam"})
     space = {"stages.0.learning_rate": Range(1e30, 1e31)}
-    setting = Setting(recipe, space, 500, "shapes", 32, "squash", "cpu", 0)
+    setting = Setting(recipe, space, 500, "shapes", 32, "stretch", "cpu", 0)
     with pytest.raises(DivergedError, match=r"none of 2 trials came through; the last: loss is \w+ at step"):
         cluster.tune(setting, 2, tmp_path / "t", two_nodes.address, cluster.Request(1))
 
@@ -327,7 +327,7 @@ def test_a_trial_ended_early_leaves_its_node_to_others(
         500,
         "shapes",
         32,
-        "squash",
+        "stretch",
         "cpu",
         0,
     )
