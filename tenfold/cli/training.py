@@ -247,14 +247,14 @@ def doctor(as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from tenfold.serving.runtime import choose_runtime, runtime_versions
-    from tenfold.training.doctor import Finding, examine
+    from tenfold.training.doctor import Check, examine
 
     try:
         runtime = choose_runtime(quantized=True)[1]
-    except UsageError as error:  # a wrong variable is a finding
+    except UsageError as error:  # a wrong variable is a check
         runtime = str(error)
-    findings = [*examine(Path()), Finding("model files", runtime_versions(), runtime)]
+    checks = [*examine(Path()), Check("model files", runtime_versions(), runtime)]
     if as_json:
-        print_json({"findings": [asdict(finding) for finding in findings]})
+        print_json({"checks": [asdict(check) for check in checks]})
     else:
-        print_table(("", "found", "so"), [(finding.name, finding.found, finding.so) for finding in findings])
+        print_table(("", "found", "so"), [(check.name, check.found, check.so) for check in checks])

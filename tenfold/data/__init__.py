@@ -46,11 +46,11 @@ def load(
     Raises `UsageError` for a name that is none, `DataError` when the data cannot be had, `StorageError`.
     """
     if is_folder(name):
-        from tenfold.data.check import say_findings  # here, because it brings Pillow
+        from tenfold.data.check import log_issues  # here, because it brings Pillow
         from tenfold.data.folder import make_dataset, read_folder
 
         pictures = read_folder(Path(name), size, resize, bit_depth=bit_depth, skip_bad=skip_bad)
-        say_findings(pictures)
+        log_issues(pictures)
         return make_dataset(pictures, seed)
     width = _find(name).shape[1]
     _mention_folder(name)

@@ -15,7 +15,7 @@ from tenfold.console import log_info
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.entries import EMPTY_CLASS, examine_entries, log_skipped, most_bad
 from tenfold.data.image_cache import Pictures, read_pictures
-from tenfold.data.listing import Finding, list_folder, shown_name
+from tenfold.data.listing import Issue, list_folder, shown_name
 from tenfold.data.resize import RESIZES, current_resize
 from tenfold.errors import DataError, UsageError, did_you_mean
 
@@ -63,13 +63,13 @@ def read_folder(
         )
     most_bad(skip_bad, 0)  # a wrong one is said before anything is read
     listing = list_folder(root, classes)
-    _refuse(listing.findings)
+    _refuse(listing.issues)
     pictures = replace(read_pictures(listing, size, resize, bit_depth), skip_bad=skip_bad)
-    findings = examine_entries(listing, pictures.entries, skip_bad)
-    _refuse(finding for finding in findings if not (classes and finding.kind == EMPTY_CLASS))
+    issues = examine_entries(listing, pictures.entries, skip_bad)
+    _refuse(issue for issue in issues if not (classes and issue.kind == EMPTY_CLASS))
     if not pictures.good():
         raise DataError(f"{root} holds no image that can be read")
-    log_skipped(findings)
+    log_skipped(issues)
     _log_bit_depth(pictures)
     return pictures
 
@@ -85,9 +85,9 @@ def _log_bit_depth(pictures: Pictures) -> None:
 
 def log_left_out(pictures: Pictures) -> None:
     """Name the folders that were left out: they hold no class of a model, or tenfold's output."""
-    for finding in pictures.listing.findings:
-        if finding.kind in ("stray folder", "own output"):
-            log_info(f"{finding}")
+    for issue in pictures.listing.issues:
+        if issue.kind in ("stray folder", "own output"):
+            log_info(f"{issue}")
 
 
 def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) -> Dataset:
@@ -119,8 +119,8 @@ def folder_name(root: Path) -> str:
     return shown_name(root.resolve().name) + "/"
 
 
-def _refuse(findings: Iterable[Finding]) -> None:
-    errors = [finding for finding in findings if finding.severity == "error"]
+def _refuse(issues: Iterable[Issue]) -> None:
+    errors = [issue for issue in issues if issue.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more: tenfold data check lists them)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{more}")

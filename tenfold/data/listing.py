@@ -1,7 +1,7 @@
 """The names in a folder of images → classes, splits and files. No image is decoded.
 
 One subfolder is one class, below the folders of train, val and test images where those are there. What is never data
-(`ignored`) is left out; links are followed, each folder once. What is odd is noted as a `Finding`, and its owner
+(`ignored`) is left out; links are followed, each folder once. What is odd is noted as a `Issue`, and its owner
 decides.
 """
 
@@ -31,7 +31,7 @@ SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """Something about a folder that its owner should know.
 
     severity: `error` keeps it from being trained on, `skipped` leaves files out, `warning` changes nothing.
@@ -63,12 +63,12 @@ class File:
 
 @dataclass
 class Listing:
-    """What names alone tell of a folder; `findings` is filled on the way."""
+    """What names alone tell of a folder; `issues` is filled on the way."""
 
     root: Path
     classes: tuple[str, ...] = ()
     files: list[File] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -125,7 +125,7 @@ class _Walk:
 
     def note(self, kind: str, severity: str, what: str, do: str, paths: Iterable[Path] = ()) -> None:
         named = tuple(self.name(path) for path in paths)
-        self.listing.findings.append(Finding(kind, severity, what, do, named))
+        self.listing.issues.append(Issue(kind, severity, what, do, named))
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """Folders and files in `folder`, without what is hidden; none where it was read before."""

@@ -52,7 +52,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def kinds(root: Path) -> list[tuple[str, str]]:
-    return sorted((finding.kind, finding.severity) for finding in list_folder(root).findings)
+    return sorted((issue.kind, issue.severity) for issue in list_folder(root).issues)
 
 
 def names(split: data.Split) -> list[str]:

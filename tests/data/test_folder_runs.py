@@ -289,8 +289,8 @@ def test_a_class_that_is_held_out_as_a_whole_is_warned_of(invoke: Invoke, train:
     ]
     for command in ("evaluate", "report"):
         assert invoke(command, tmp_path / "run")[0] == 0
-    findings = {str(finding) for finding in check_folder(tmp_path / "few").findings if finding.kind == "small class"}
-    assert findings == {"c has only 2 images: add some; --val-size can leave none of them to train on"}
+    issues = {str(issue) for issue in check_folder(tmp_path / "few").issues if issue.kind == "small class"}
+    assert issues == {"c has only 2 images: add some; --val-size can leave none of them to train on"}
 
 
 OLD_LAYOUTS = {

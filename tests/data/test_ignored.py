@@ -61,7 +61,7 @@ def images(root: Path, names: Iterable[str]) -> set[str]:
 
 def trained_on(root: Path) -> set[str]:
     listing = list_folder(root)
-    assert not [finding for finding in listing.findings if finding.severity == "error"]
+    assert not [issue for issue in listing.issues if issue.severity == "error"]
     return images(root, (f"{root}/{file.name}" for file in listing.files))
 
 
@@ -186,7 +186,7 @@ def test_what_was_left_out_is_said(root: Path) -> None:
     put(
         root, *OUTPUT["a run"], *OUTPUT["a run in a class"], *OUTPUT["a picture of the folder"], *LITTER["file systems"]
     )
-    found = {(finding.kind, str(finding), finding.paths) for finding in list_folder(root).findings}
+    found = {(issue.kind, str(issue), issue.paths) for issue in list_folder(root).issues}
     assert found == {
         *(("own output", f"{name} was made by tenfold: left out", (name,)) for name in ("runs", "a/r", "pictures.png")),
         *(("hidden folder", f"{name} is hidden: left out", (name,)) for name in ("lost+found", "LOST.DIR")),
