@@ -49,9 +49,9 @@ def load(
         from tenfold.data.check import log_issues  # here, because it brings Pillow
         from tenfold.data.folder import make_dataset, read_folder
 
-        pictures = read_folder(Path(name), size, resize, bit_depth=bit_depth, skip_bad=skip_bad)
-        log_issues(pictures)
-        return make_dataset(pictures, seed)
+        folder = read_folder(Path(name), size, resize, bit_depth=bit_depth, skip_bad=skip_bad)
+        log_issues(folder)
+        return make_dataset(folder, seed)
     width = _find(name).shape[1]
     _mention_folder(name)
     if (size, current_resize(resize)) not in ((32, "stretch"), (width, "stretch")):

@@ -8,7 +8,7 @@ Metadata is taken out before Pillow sees a file (`metadata`). A file that is cut
 is missing decides no pixel, such as a JPEG's end marker (`jpeg`). A large JPEG is decoded at half its scale, here and
 so everywhere.
 
-Legend: H×W pixels of a picture as it is shown (EXIF orientation applied), S×S pixels of a network's input.
+Legend: H×W pixels of an image as it is shown (EXIF orientation applied), S×S pixels of a network's input.
 """
 
 import io
@@ -44,7 +44,7 @@ in a third of the time and a quarter of the memory."""
 MOST_BYTES = 200_000_000
 """Of one file."""
 PADDING = (128, 128, 128)
-"""What `pad` fills with: a grey that is close to the mean of most pictures."""
+"""What `pad` fills with: a grey that is close to the mean of most images."""
 
 # named, so that Pillow need not import all it has to find them
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -99,7 +99,7 @@ def decode_whole(content: bytes, most_pixels: int = MOST_PIXELS, bit_depth: int 
 
 
 def decode_measured(content: bytes, most_pixels: int = MOST_PIXELS, bit_depth: int = modes.FULL_DEPTH) -> Decoded:
-    """Decode a file's bytes to uint8 H×W×3, RGB, contiguous, at the picture's own size, a JPEG's above `LARGE_JPEG` at
+    """Decode a file's bytes to uint8 H×W×3, RGB, contiguous, at the image's own size, a JPEG's above `LARGE_JPEG` at
     half of it.
 
     Of an animation it is the first frame, of several pages the first. 16-bit values are scaled to 8 bits as if

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tenfold.data.ignored import PICTURES, holds_image, is_hidden, is_output, is_own, own_names
+from tenfold.data.ignored import IMAGE_SUFFIXES, holds_image, is_hidden, is_output, is_own, own_names
 from tenfold.data.splits import (
     annotations,
     choose_splits,
@@ -225,7 +225,7 @@ def _note_stray(walk: _Walk, stray: Path, train: Path) -> None:
 
 def _class_folders(walk: _Walk, folders: Sequence[Path], files: Sequence[Path]) -> dict[str, Path]:
     """Class folders by class name."""
-    outside = [path for path in files if path.suffix.casefold() in PICTURES]
+    outside = [path for path in files if path.suffix.casefold() in IMAGE_SUFFIXES]
     if outside:
         what = f"{len(outside):,} images lie outside any class, as {walk.name(outside[0])} does"
         walk.note("outside", "warning", what, "left out; move them into the folder of their class", outside)

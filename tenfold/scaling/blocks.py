@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenfold.data.ignored import PICTURES, is_hidden, parse_note, shows_output
+from tenfold.data.ignored import IMAGE_SUFFIXES, is_hidden, parse_note, shows_output
 from tenfold.data.image import read_file
 from tenfold.errors import DataError, ImageError, one_line
 from tenfold.files import ALL_OWN, OWN_NOTE
@@ -69,7 +69,7 @@ def _files(source: str) -> Iterator[Block]:
         names: Iterator[str] = (item.name for item in find([source]))
         root = ""
     else:
-        names = (name for name in _walk(source) if Path(name).suffix.lower() in PICTURES)
+        names = (name for name in _walk(source) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
         root = source
     while some := tuple(islice(names, FILES)):
         yield Block(root, some)

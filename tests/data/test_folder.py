@@ -17,7 +17,7 @@ from PIL import Image
 from tenfold import data
 from tenfold.data.folder import load_folder
 from tenfold.data.image import Decoded, decode_measured, read_file
-from tenfold.data.image_cache import read_pictures
+from tenfold.data.image_cache import read_images
 from tenfold.data.listing import list_folder, natural
 from tenfold.data.resize import OLD_RESIZES
 from tenfold.errors import DataError, ImageError, UsageError
@@ -384,11 +384,11 @@ def test_two_processes_that_read_one_folder(make: Make, home: Path, monkeypatch:
     def decode_too(*words: object, **options: object) -> Decoded:
         if not others:
             others.append(np.empty(0))
-            others[0] = read_pictures(listing, 8, "stretch").images
+            others[0] = read_images(listing, 8, "stretch").images
         return decode_measured(*words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("tenfold.data.image_cache.decode_measured", decode_too)
-    np.testing.assert_array_equal(read_pictures(listing, 8, "stretch").images, others[0])
+    np.testing.assert_array_equal(read_images(listing, 8, "stretch").images, others[0])
     assert len(cached(home)) == 1
 
 
@@ -400,21 +400,21 @@ def test_a_cache_that_another_process_replaces_is_read_again(
     Nothing is damaged, and what was kept of other folders stays.
     """
     other, root = make({"a": 5, "b": 5}, "other"), make({"a": 5, "b": 5})
-    read_pictures(list_folder(other), 8, "stretch")
+    read_images(list_folder(other), 8, "stretch")
     before = list_folder(root)
-    first = read_pictures(before, 8, "stretch").images.copy()
+    first = read_images(before, 8, "stretch").images.copy()
     change = iter([True])
 
     def digest(path: Path) -> str:
         if next(change, False):
             (root / "a" / "5.png").write_bytes(save(PIXELS, "PNG"))
-            assert len(read_pictures(list_folder(root), 8, "stretch").entries) == 11
+            assert len(read_images(list_folder(root), 8, "stretch").entries) == 11
         return sha256(path)
 
     monkeypatch.setattr("tenfold.data.image_cache.sha256", digest)
-    np.testing.assert_array_equal(read_pictures(before, 8, "stretch").images, first)
+    np.testing.assert_array_equal(read_images(before, 8, "stretch").images, first)
     assert "damaged" not in capsys.readouterr().err
-    read_pictures(list_folder(root), 8, "stretch")
+    read_images(list_folder(root), 8, "stretch")
     assert len(cached(home)) == 2
 
 
@@ -454,8 +454,8 @@ def test_a_file_that_could_not_be_read_is_read_when_it_can(make: Make, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr("tenfold.data.image_cache.read_file", refuse)
         patch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
-        assert len(read_pictures(list_folder(root), 8, "stretch").good()) == 9
-    assert len(read_pictures(list_folder(root), 8, "stretch").good()) == 10
+        assert len(read_images(list_folder(root), 8, "stretch").good()) == 9
+    assert len(read_images(list_folder(root), 8, "stretch").good()) == 10
 
 
 @pytest.mark.parametrize("name", ["images.npy", "index.json"])
@@ -481,7 +481,7 @@ def test_a_failed_read_leaves_nothing(make: Make, home: Path, monkeypatch: pytes
 
     monkeypatch.setattr("tenfold.data.image_cache.decode_measured", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        read_pictures(list_folder(root), 32, "stretch")
+        read_images(list_folder(root), 32, "stretch")
     assert cached(home) == []
 
 

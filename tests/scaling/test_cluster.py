@@ -30,7 +30,7 @@ from tests.support.process import Command, Invoke
 
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
 RUNS = 8
-PICTURES = 20_000
+IMAGE_SUFFIXES = 20_000
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_workers_die_and_every_image_is_answered_once(command: Command, two_node
     """Two workers are killed in the middle; then the command is, and goes on. Against one machine, bit for bit."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for i, image in enumerate(make_shapes(train=1, test=PICTURES).test.images):
+    for i, image in enumerate(make_shapes(train=1, test=IMAGE_SUFFIXES).test.images):
         Image.fromarray(image).save(folder / f"{i:05}.png")
     (folder / "00077.png").write_bytes(b"no picture")
     far, words = tmp_path / "far", ["predict", str(folder), "--cluster", two_nodes.address, "--out"]
@@ -242,13 +242,13 @@ def test_workers_die_and_every_image_is_answered_once(command: Command, two_node
     process.kill()
     process.wait()
     answer = command(*words, far)
-    assert answer.returncode == 8 and f"1 of {PICTURES:,} images could not be read" in answer.stderr
+    assert answer.returncode == 8 and f"1 of {IMAGE_SUFFIXES:,} images could not be read" in answer.stderr
     assert "00077.png: " in answer.stderr
     rows = [row for part in sorted(far.glob("*.parquet")) for row in parquet.read_table(part).to_pylist()]
     near = command("predict", folder, "--out", tmp_path / "near.jsonl")
     assert near.returncode == 8
     lines = [json.loads(line) for line in (tmp_path / "near.jsonl").read_text().splitlines()]
-    assert [row["path"] for row in rows] == [line["path"] for line in lines] and len(rows) == PICTURES
+    assert [row["path"] for row in rows] == [line["path"] for line in lines] and len(rows) == IMAGE_SUFFIXES
     assert [row["label"] for row in rows] == [line.get("label") for line in lines]
     assert [row["probability"] for row in rows] == [line.get("probability") for line in lines]
 
