@@ -190,7 +190,7 @@ ORDERS = {
         "app",
         "server",
     ),
-    "scaling": ("summary", "bench", "space", "tune", "blocks", "address", "cluster"),
+    "scaling": ("summary", "bench", "space", "tune", "shards", "address", "cluster"),
 }
 
 # Files that start fast import less than their package may.

@@ -254,19 +254,19 @@ def test_workers_die_and_every_image_is_answered_once(command: Command, two_node
 
 
 def await_files(folder: Path, count: int, process: "subprocess.Popen[bytes]") -> None:
-    """Until so many blocks are answered."""
+    """Until so many shards are answered."""
     while len(list(folder.glob("*.parquet"))) < count:
         assert process.poll() is None, "it ended before it could be disturbed"
         time.sleep(0.02)
 
 
 def kill_a_worker() -> None:
-    """SIGKILL to one process that answers a block now."""
+    """SIGKILL to one process that answers a shard now."""
     while True:
         children = psutil.Process().children(recursive=True)
         for child in children:
             with contextlib.suppress(psutil.Error):
-                if "answer_remotely" in " ".join(child.cmdline()):
+                if "predict_remotely" in " ".join(child.cmdline()):
                     child.kill()
                     return
         time.sleep(0.02)
