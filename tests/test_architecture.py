@@ -130,6 +130,7 @@ ORDERS = {
         "labels",
         "explain",
         "seed_variance",
+        "findings",
         "audit",
         "page",
         "report",

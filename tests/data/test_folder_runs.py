@@ -141,7 +141,8 @@ def test_a_folder_is_found_again_where_it_moved_to(
         code, out, _ = invoke("export", trained["run"], "--out", file, "--card", "--data", moved)
         assert code == 0 and "on 100 test images, largest difference" in out
         assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)
-        with mock.patch("tenfold.evaluation.audit.run_audit", return_value=({"seen": 1}, False)) as run_audit:
+        audit = mock.Mock(to_dict=lambda: {"seen": 1})
+        with mock.patch("tenfold.evaluation.audit.run_audit", return_value=(audit, False)) as run_audit:
             _, out, _ = invoke("audit", trained["run"], "--data", moved, "--json")
         assert json.loads(out)["audit"] == {"seen": 1} and run_audit.call_args[0][0].dataset.origin.path == str(moved)
     finally:
