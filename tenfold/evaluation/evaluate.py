@@ -77,6 +77,10 @@ class Evaluation:
             frame.insert(1, "path", self.names)
         return frame
 
+    def to_dict(self) -> dict[str, Any]:
+        """The scores and `details`, ready for JSON."""
+        return self.scores | self.details()
+
     def details(self) -> dict[str, Any]:
         """What `tenfold evaluate --json` adds to the scores: per class, per pair of classes, per confidence."""
         table = metrics.reliability(self.logits, self.labels)
@@ -183,7 +187,9 @@ def _is_own(run: Run, dataset: Dataset) -> bool:
     own = is_own(run.env, dataset)
     if own and dataset.origin and not is_read_alike(run, dataset):
         how = "with another seed, resize mode or bit depth"
-        raise DataError(f"{dataset.name} was read otherwise than for {run.path}, {how}: tenfold.evaluate(run) reads it")
+        raise DataError(
+            f"{dataset.name} was read otherwise than for {run.path}, {how}: tenfold.Run.open(path).evaluate() reads it"
+        )
     return own
 
 
