@@ -20,7 +20,7 @@ from tenfold.evaluation.audit import Subject, read_panel, run_audit
 from tenfold.evaluation.metrics import probabilities
 from tenfold.evaluation.seed_variance import seed_variance
 from tenfold.training.run import Run
-from tests.support.drawn_run import PLAN, hostile_dataset, make_drawn_run
+from tests.support.drawn_run import CPU, hostile_dataset, make_drawn_run
 
 SHAPES = make_shapes(train=800, test=60)
 TRUTH = SHAPES.test.labels.astype(int)
@@ -50,7 +50,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, dict[str, A
     predicted = rng.dirichlet(np.ones(10), 800) * 0.3 + 0.7 * np.eye(10)[DATASET.train.labels]
     predicted[7] = np.roll(predicted[7], 1)
     with mock.patch("tenfold.evaluation.labels.predict_out_of_fold", lambda *_: predicted):
-        panel, new = run_audit(subject, PLAN)
+        panel, new = run_audit(subject, CPU)
     assert new
     return subject, panel
 
@@ -75,9 +75,9 @@ def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, dict[str, Any]
     assert cells.shape == (15, 5) and table["images"] == 60
     assert table["mean_accuracy"] == pytest.approx(cells.mean())
     assert table["by_severity"] == pytest.approx(cells.mean(axis=0))
-    model = subject.run.load_model(PLAN)
+    model = subject.run.load_model(CPU)
     seen = audit.corrupt(DATASET.test.images, "fog", 4)
-    logits = model.network(model.pixels.normalize(torch.from_numpy(seen))).detach().numpy()
+    logits = model.network(model.normalization.normalize(torch.from_numpy(seen))).detach().numpy()
     assert table["accuracy"]["fog"][3] == pytest.approx((logits.argmax(1) == DATASET.test.labels).mean())
 
 
@@ -104,14 +104,14 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, d
     subject.run.verify()
     assert read_panel(subject) == panel
     with mock.patch.object(audit, "_labels", lambda *_: {"missing": "computed again", "test": {}}):
-        again, new = run_audit(subject, PLAN)
+        again, new = run_audit(subject, CPU)
         assert not new and again == panel
         changed = replace(DATASET, train=DATASET.train[:-1])
         assert read_panel(replace(subject, dataset=changed)) is None
         path = subject.run.path / "audit" / "labels.json"
         content = path.read_bytes()
         path.write_bytes(content.replace(b"suspected", b"inspected"))  # not what the manifest says
-        mended, new = run_audit(subject, PLAN)
+        mended, new = run_audit(subject, CPU)
     assert new and mended["labels"]["missing"] == "computed again" and mended["corruptions"] == panel["corruptions"]
     subject.run.rewrite_in_manifest({"audit/labels.json": content})
 
@@ -122,7 +122,7 @@ def test_the_list_of_labels_is_written_again(made: tuple[Subject, dict[str, Any]
     content = path.read_bytes()
     for change in (path.unlink, lambda: path.write_bytes(content + b"by hand")):
         change()
-        assert run_audit(subject, PLAN) == (panel, False) and path.read_bytes() == content
+        assert run_audit(subject, CPU) == (panel, False) and path.read_bytes() == content
     subject.run.verify()
 
 
@@ -154,10 +154,10 @@ def test_parts_that_an_earlier_version_kept_are_read(made: tuple[Subject, dict[s
 
 def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, dict[str, Any]]) -> None:
     subject, panel = made
-    with mock.patch.object(audit, "_corruptions", lambda subject, model, plan, images: {"images": images}):
-        assert not run_audit(subject, PLAN, full=True)[1]  # there are no more than 60
+    with mock.patch.object(audit, "_corruptions", lambda subject, model, device_config, images: {"images": images}):
+        assert not run_audit(subject, CPU, full=True)[1]  # there are no more than 60
         with mock.patch.object(audit, "read_panel", lambda _: panel | {"corruptions": {"images": 59}}):
-            assert run_audit(subject, PLAN, full=True)[0]["corruptions"] == {"images": 60}
+            assert run_audit(subject, CPU, full=True)[0]["corruptions"] == {"images": 60}
     audit._keep(subject, "corruptions", panel["corruptions"])
 
 
@@ -188,7 +188,7 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any
     subject, _ = made
     few = np.flatnonzero(DATASET.train.labels != 3)
     lonely = replace(DATASET, train=DATASET.train[np.append(few, np.flatnonzero(DATASET.train.labels == 3)[:1])])
-    part = audit._labels(replace(subject, dataset=lonely), PLAN)
+    part = audit._labels(replace(subject, dataset=lonely), CPU)
     assert (
         "a class has fewer training images than cross-validation needs: 1 of 2" in part["missing"]
         and "train" not in part
@@ -197,7 +197,7 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, dict[str, Any
     one = DATASET.test[DATASET.test.labels == 3]
     logits = subject.evaluation.logits[DATASET.test.labels == 3]
     evaluation = mock.Mock(logits=logits, labels=one.labels)
-    part = audit._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), PLAN)
+    part = audit._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), CPU)
     assert "test labels were not checked: all labels are the same" in part["missing"] and "test" not in part
     audit._write_issues(subject, made[1]["labels"])
 
