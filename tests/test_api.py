@@ -73,6 +73,10 @@ def test_history_and_predictions_are_tables(run: tenfold.Run) -> None:
     assert len(run.predictions) == run.metrics.test_images == 1000
     right = (run.predictions["true"] == run.predictions["predicted"]).mean()
     assert right == pytest.approx(run.metrics.test_accuracy)
+    table = run.per_class
+    assert list(table.index[-3:]) == ["accuracy", "macro avg", "weighted avg"] and table["support"].iloc[-1] == 1000
+    recalls = (run.predictions["true"] == run.predictions["predicted"]).groupby(run.predictions["true"]).mean()
+    assert table["recall"][recalls.index].to_list() == pytest.approx(recalls.to_list())
 
 
 # --- the object ------------------------------------------------------------------------------------------------------
@@ -160,7 +164,8 @@ def test_a_stopped_run_is_unlocked_and_resumes(tiny_recipe: Path, tmp_path: Path
     assert repr(run) == f"Run('{run.path}', unfinished)"
     with pytest.raises(ModelError, match="has no scores yet: finish it with"):
         run.metrics  # noqa: B018
-    assert tenfold.resume(run.path, FEW, **options).scored
+    resumed = tenfold.resume(run.path, FEW, clock=lambda: 1000.0, **options)
+    assert resumed.scored and 1000 <= (resumed.metrics.total_seconds or 0) < 1600, "its own part counts from the clock"
     with run.locked(), pytest.raises(BusyError):
         Lock(run.path).check()
 

@@ -137,6 +137,14 @@ class Run(storage.Run):
         self.require_scores()
         return read_predictions(self)
 
+    @property
+    def per_class(self) -> "pd.DataFrame":
+        """Precision, recall and F1 of each class on the test images, as `Evaluation.per_class`. Raises `ModelError`."""
+        from tenfold.evaluation.evaluate import read_per_class
+
+        self.require_scores()
+        return read_per_class(self)
+
     def _read_table(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 

@@ -8,7 +8,7 @@ import torch
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset
-from tenfold.errors import DataError, UsageError
+from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import calibrate, calibration_in
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
@@ -169,6 +169,17 @@ def read_predictions(run: Run) -> "pd.DataFrame":
 
     types = {"true": str, "predicted": str, "path": str}
     return pd.read_csv(run.path / "predictions.csv", dtype=types, keep_default_na=False)
+
+
+def read_per_class(run: Run) -> "pd.DataFrame":
+    """`metrics.per_class` of predictions.csv. Raises `ModelError` where it names classes that the model lacks."""
+    frame, classes = read_predictions(run), run.description.classes
+    labels, predicted = (class_numbers(frame[column], classes) for column in ("true", "predicted"))
+    if labels is None or predicted is None:
+        raise ModelError(
+            f"{run.path / 'predictions.csv'} names classes that the model does not have: evaluate it again"
+        )
+    return metrics.per_class(labels, predicted, classes)
 
 
 def class_numbers(names: "pd.Series[str]", classes: tuple[str, ...]) -> np.ndarray | None:
