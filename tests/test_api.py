@@ -122,7 +122,6 @@ def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) ->
     assert repr(evaluation).endswith(", 1,000 test images of 10 classes)")
     (explanation,) = run.explain(FEW.test.images[:1])
     assert explanation.saliency.shape == (32, 32)
-    assert repr(explanation).startswith(f"Explanation(label={explanation.label}, probability=0.")
     assert run.report(progress=False)[-1] == run.path / "report.html"
     exported = run.export(out=tmp_path / "model.onnx")
     assert exported.top1_agreement == 1 and (tmp_path / "model.onnx").is_file()

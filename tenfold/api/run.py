@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tenfold.api.model_file import note_stale_model
 from tenfold.console import progress_bars
+from tenfold.errors import ImageError, ModelError
 from tenfold.evaluation.calibration import Calibration, calibration_in
 from tenfold.training import run as storage
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from tenfold.api.predictor import Images, Predictor
@@ -148,8 +148,6 @@ class Run(storage.Run):
     def _read_table(self, name: str) -> "pd.DataFrame":
         import pandas as pd
 
-        from tenfold.errors import ModelError
-
         try:
             return pd.read_csv(self.path / name)
         except (OSError, ValueError) as error:
@@ -206,14 +204,19 @@ class Run(storage.Run):
         return found
 
     def explain(self, images: "Images", labels: Sequence[int] | None = None) -> "list[Explanation]":
-        """Say for each image which pixels speak for the answer and which against it. Raises `ImageError`."""
-        from tenfold.evaluation.explain import explain
-        from tenfold.training.device import select_device
+        """Explain predictions: which pixels speak for a class and which against it. In a notebook the plots are shown.
 
-        model = self.load_model(select_device("cpu"))
-        calibration = calibration_in(self.require_scores()) if self.scored else None
-        temperature = calibration.temperature if calibration else 1.0
-        return list(explain(model, self._pixels(images), temperature, labels))
+        labels: the number of the class to explain, one an image; by default the predicted ones. Raises `ImageError`
+        for a file that cannot be read, `UsageError` for wrong labels, `DataError` for an array of another kind.
+        """
+        from tenfold.api.explanation import Explanations, explain_each
+
+        found = Explanations()
+        for name, explained in explain_each(self, images, labels):
+            if isinstance(explained, ImageError):
+                raise ImageError(f"{name}: {explained}")
+            found.append(explained)
+        return found
 
     def report(
         self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", progress: bool = True
@@ -250,19 +253,6 @@ class Run(storage.Run):
     def predict(self, images: "Images", top: int = 1, reject: bool = False) -> "list[PredictionResult]":
         """Classify images: see `Predictor.predict`."""
         return self.predictor.predict(images, top, reject)
-
-    def _pixels(self, images: "Images") -> "np.ndarray":
-        import numpy as np
-
-        from tenfold.data.image import decode
-        from tenfold.serving.inputs import find
-
-        if isinstance(images, np.ndarray):
-            return images
-        description = self.description
-        names = [str(images)] if isinstance(images, str | Path) else list(map(str, images))
-        size, resize, depth = description.size, description.resize, description.bit_depth
-        return np.stack([decode(item.read(), size, resize, bit_depth=depth) for item in find(names)])
 
     def _own_data(self, data: "Dataset | Path | str | None", method: str) -> "Dataset":
         from tenfold.training.provenance import reload_dataset
