@@ -1,7 +1,6 @@
 """`tenfold.Run`: a run directory with all that can be asked of it."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -89,21 +88,6 @@ class Run(storage.Run):
         """Open an existing run directory. Raises `ModelError` where there is none."""
         super().open(Path(path))
         return cls(path)
-
-    @classmethod
-    def take_over(cls, other: storage.Run) -> Self:
-        """The same run, with the lock if `other` owns it."""
-        run = cls(other.path)
-        run._lock, other._lock = other._lock, None
-        return run
-
-    @contextlib.contextmanager
-    def locked_until_end(self) -> Iterator[None]:
-        """Keep the lock that this process owns while the block runs, and give it up then."""
-        try:
-            yield
-        finally:
-            self.unlock()
 
     def __repr__(self) -> str:
         if not self.scored:
@@ -246,9 +230,10 @@ class Run(storage.Run):
     @cached_property
     def predictor(self) -> "Predictor":
         """The run's model file, opened; it is written first where it is missing or out of date."""
+        from tenfold.api.model_file import ensure_model_file
         from tenfold.api.predictor import Predictor
 
-        return Predictor.load(self.path)
+        return Predictor.load(ensure_model_file(self))  # written by this object, which may own the directory
 
     def predict(self, images: "Images", top: int = 1, reject: bool = False) -> "list[PredictionResult]":
         """Classify images: see `Predictor.predict`."""

@@ -159,7 +159,7 @@ def _complete(
 def _finish(trained: TrainResult, after: _After) -> Run:
     run = Run.take_over(trained.run)
     try:
-        with run.locked_until_end():
+        with run.unlocked_at_end():
             evaluation = _score(run, trained, after.target_error, after.clock)
             for callback in after.callbacks:
                 callback.on_evaluation_end(run)
