@@ -255,11 +255,9 @@ def _export(run: Run, trained: TrainResult) -> TenfoldError | None:
     if importlib.util.find_spec("onnx") is None:
         log_info(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {run.path}")
         return None
-    from tenfold.serving.export import export
-
     began = time.perf_counter()
     try:
-        exported = export(run, data=trained.dataset)
+        exported = run.export(data=trained.dataset)
     except TenfoldError as error:
         return type(error)(f"trained and scored, but {error}")
     finally:
@@ -288,4 +286,4 @@ def _export_also(run: Run, to: str, dataset: Dataset) -> None:
     if any(importlib.util.find_spec(module) is None for module in modules):
         log_info(f"no {exporter.file}: add the extra {extra!r}, then tenfold export {run.path} --to {to}")
         return
-    log_info(f"model for {exporter.runtime}: {exporter.export(run, data=dataset).path}")
+    log_info(f"model for {exporter.runtime}: {run.export(to, data=dataset).path}")
