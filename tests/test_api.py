@@ -131,6 +131,9 @@ def test_other_data_leave_the_run_as_it_is(run: tenfold.Run) -> None:
     before = run.metrics
     evaluation = run.evaluate(make_shapes(train=10, test=40, seed=7))
     assert not evaluation.own and evaluation.scores["test_images"] == 40 and run.metrics == before
+    for method in (run.report, run.audit):
+        with pytest.raises(UsageError, match=r"shapes is not what .* was trained on: (report|audit) is about its own"):
+            method(data=make_shapes(train=10, test=40, seed=7))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tenfold.api.model_file import note_stale_model
 from tenfold.console import progress_bars
-from tenfold.errors import ImageError, ModelError
+from tenfold.errors import ImageError, ModelError, UsageError
 from tenfold.evaluation.calibration import Calibration, calibration_in
 from tenfold.training import run as storage
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tenfold.serving.export import Int8
     from tenfold.serving.predict import PredictionResult
     from tenfold.serving.source import Exported
+    from tenfold.training.provenance import FoundData
 
 
 @dataclass(frozen=True)
@@ -140,22 +141,27 @@ class Run(storage.Run):
     # --- what is computed ---
 
     def evaluate(
-        self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", target_error: float | None = None
+        self,
+        data: "Dataset | FoundData | Path | str | None" = None,
+        *,
+        device: str = "auto",
+        target_error: float | None = None,
     ) -> "Evaluation":
         """Score the run on its test images, or on those of other data, whose scores the run does not keep.
 
         target_error: the share of wrong answers that the rejection threshold is to keep. Raises `ModelError` for an
         unfinished or damaged run, `DataError` for data of other classes, `UsageError`.
         """
-        from tenfold.evaluation.evaluate import evaluate, rewrite_scores
+        from tenfold.evaluation.evaluate import check_data, evaluate, rewrite_scores
         from tenfold.training.device import select_device
-        from tenfold.training.provenance import is_own, other_data
+        from tenfold.training.provenance import FoundData, other_data
 
         dataset = other_data(self, str(data), None) if isinstance(data, str | Path) else data
-        if dataset is not None and not is_own(self.env, dataset):
-            return evaluate(self, dataset, select_device(device), target_error=target_error)
+        found = dataset if dataset is None or isinstance(dataset, FoundData) else check_data(self, dataset)
+        if found is not None and not found.own:
+            return evaluate(self, found, select_device(device), target_error=target_error)
         with self.locked():
-            evaluation = evaluate(self, dataset, select_device(device), target_error=target_error)
+            evaluation = evaluate(self, found, select_device(device), target_error=target_error)
             rewrite_scores(self, evaluation)
             note_stale_model(self.path)
         self.__dict__.pop("predictor", None)  # its threshold may have changed
@@ -178,13 +184,14 @@ class Run(storage.Run):
         from tenfold.evaluation.report import REPORT, write_report
         from tenfold.training.device import select_device
 
-        dataset, page = self._own_data(data, "audit"), self.path / REPORT
+        own, dataset = self._own_data(data, "audit")
+        page = self.path / REPORT
         with self.locked(), progress_bars(progress):
-            evaluation = self.evaluate(dataset, device=device)
+            evaluation = self.evaluate(own, device=device)
             found, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
             # an interrupted call may have left a part that is not new, but not on the page either
             if new or not page.is_file() or page.stat().st_mtime < changed(self):
-                write_report(self, dataset, evaluation)
+                write_report(self, dataset, evaluation, found)
         return found
 
     def explain(self, images: "Images", labels: Sequence[int] | None = None) -> "list[Explanation]":
@@ -209,9 +216,9 @@ class Run(storage.Run):
         from tenfold.evaluation.report import write_report
 
         self.require_scores()
-        dataset = self._own_data(data, "report")
+        own, dataset = self._own_data(data, "report")
         with self.locked(), progress_bars(progress):
-            return write_report(self, dataset, self.evaluate(dataset, device=device))
+            return write_report(self, dataset, self.evaluate(own, device=device))
 
     def export(
         self,
@@ -239,13 +246,19 @@ class Run(storage.Run):
         """Classify images: see `Predictor.predict`."""
         return self.predictor.predict(images, top, reject)
 
-    def _own_data(self, data: "Dataset | Path | str | None", method: str) -> "Dataset":
-        from tenfold.training.provenance import reload_dataset
+    def _own_data(self, data: "Dataset | Path | str | None", method: str) -> "tuple[FoundData, Dataset]":
+        """What the run was trained on, compared with what it noted once. Raises `UsageError` for other data."""
+        from tenfold.evaluation.evaluate import check_data
+        from tenfold.training.provenance import FoundData, reload_dataset
 
         source = _as_path(data)
         if source is None or isinstance(source, Path):
-            return reload_dataset(self, source, f"tenfold.Run.open({str(self.path)!r}).{method}(data=dataset)")
-        return source
+            dataset = reload_dataset(self, source, f"tenfold.Run.open({str(self.path)!r}).{method}(data=dataset)")
+            return FoundData(dataset, True), dataset
+        found = check_data(self, source)
+        if not found.own:
+            raise UsageError(f"{source.name} is not what {self.path} was trained on: {method} is about its own data")
+        return found, source
 
 
 def _as_path(data: "Dataset | Path | str | None") -> "Dataset | Path | None":

@@ -61,16 +61,16 @@ def evaluate(
     if data is None:
         refuse_busy(run)
     from tenfold.api.run import Run
-    from tenfold.evaluation.evaluate import to_csv
+    from tenfold.evaluation.evaluate import check_data, to_csv
     from tenfold.files import write_text
-    from tenfold.training.provenance import is_own
 
     opened = Run.open(run)
     dataset = _load_data(opened, data, skip_bad)
-    other = dataset is not None and not is_own(opened.env, dataset)
+    found = check_data(opened, dataset) if dataset else None
+    other = found is not None and not found.own
     if other and not is_given(context, "target_error", by=("COMMANDLINE",)):
         target_error = None  # a variable is for all commands that it concerns
-    evaluated = opened.evaluate(dataset, device=device, target_error=target_error)
+    evaluated = opened.evaluate(found, device=device, target_error=target_error)
     scores = evaluated.scores | {"data": dataset.name} if dataset and other else opened.require_scores()
     if predictions:
         write_text(predictions, to_csv(evaluated.predictions()))
