@@ -85,13 +85,13 @@ def recipe_file(tmp_path: Path) -> Path:
 
 
 def test_a_run_with_all_plugins_goes_through_the_commands(
-    command: Command, idx: Path, recipe_file: Path, tmp_path: Path
+    fork: Command, idx: Path, recipe_file: Path, tmp_path: Path
 ) -> None:
     """Each command is a process of its own, which knows the plugins by the environment only."""
     env = os.environ | {"TENFOLD_HOME": str(tmp_path / "home"), registry.VARIABLE: PLUGINS}
 
     def run(*words: str | Path) -> dict[str, Any]:
-        ended = command(*words, "--json", env=env, cwd=tmp_path)
+        ended = fork(*words, "--json", env=env, cwd=tmp_path)
         assert ended.returncode == 0, ended.stderr
         answer: dict[str, Any] = json.loads(ended.stdout)
         return answer
@@ -195,16 +195,16 @@ def test_a_resumed_run_of_plugins_ends_bit_identical(recipe_file: Path) -> None:
 def test_brightness_is_added_to_values_in_0_to_1_before_they_are_normalised(recipe_file: Path) -> None:
     recipe = tenfold.find_recipe(str(recipe_file))
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-    draws = recipe.pipeline.sample(200, 8, seed=3, epoch=1)
-    change, other = draws["brightness"], recipe.pipeline.sample(200, 8, seed=3, epoch=2)["brightness"]
+    params = recipe.pipeline.sample(200, 8, seed=3, epoch=1)
+    change, other = params["brightness"], recipe.pipeline.sample(200, 8, seed=3, epoch=2)["brightness"]
     assert change is not None and other is not None and not torch.equal(change, other)
     assert -0.1 <= change.min() < -0.09 and 0.09 < change.max() <= 0.1
     indices = torch.tensor([7, 3])
-    shift = draws["translate"]
+    shift = params["translate"]
     assert shift is not None
     shift[indices] = 0  # of the others test_augment.py tells
-    pixels = Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
-    batch = make_batch(torch.from_numpy(images), pixels, draws, indices).permute(0, 2, 3, 1).numpy()
+    normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    batch = make_batch(torch.from_numpy(images), normalization, params, indices).permute(0, 2, 3, 1).numpy()
     for image, row in zip(batch, indices.tolist(), strict=True):
         lighter = np.clip(images[row] / 255 + change[row].item(), 0, 1)
         np.testing.assert_allclose(image, (lighter - [0.1, 0.2, 0.3]) / [0.5, 0.25, 2.0], rtol=1e-4, atol=1e-5)
@@ -270,7 +270,7 @@ def test_the_process_of_a_searchs_trial_knows_plugins() -> None:
     """It gets its recipe as text, and the environment of the search."""
     stages = [{"epochs": 0.05, "learning_rate": 0.1, "final_learning_rate": 0.0}]
     recipe = json.dumps(RECIPE | {"stages": stages, "val_size": 40})
-    request = {"recipe": recipe, "data": "shapes", "size": 32, "resize": "squash", "seed": 0}
+    request = {"recipe": recipe, "data": "shapes", "size": 32, "resize": "stretch", "seed": 0}
     request |= {"skip_bad": "1%", "device": "cpu"}
     words = [sys.executable, "-m", "tenfold.training.trial"]
     env = os.environ | {registry.VARIABLE: PLUGINS}

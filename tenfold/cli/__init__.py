@@ -6,26 +6,16 @@ Results go to standard output, all else to standard error. Packages are imported
 
 import io
 import os
-import signal
 import sys
-from types import FrameType
 
 import typer
 
 # each adds its commands to the app, in the order in which the help lists them
 from tenfold.cli import data, training, evaluation, audit, serving, scaling, profile, recipe, runs  # noqa: F401  # isort: skip
+from tenfold.cli import signals
 from tenfold.cli.app import app
 from tenfold.console import log_info, show_logs
 from tenfold.errors import StorageError, TenfoldError, Terminated, UsageError, is_memory
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    raise Terminated
-
-
-def _hang_up(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_IGN)  # of a closed terminal both the shell and the system tell
-    signal.raise_signal(signal.SIGTERM)  # whoever answers that by now answers this too
 
 
 def _run() -> int:
@@ -66,10 +56,7 @@ def main() -> None:
     """Entry point of the `tenfold` command."""
     _prepare_streams()
     show_logs()
-    signal.signal(signal.SIGTERM, _terminate)
-    # the terminal was closed; Windows has no such signal, and under nohup it is to be ignored
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        signal.signal(signal.SIGHUP, _hang_up)
+    signals.handle()
     if os.environ.get("TENFOLD_DEBUG"):
         sys.exit(app(standalone_mode=False, prog_name="tenfold"))
     sys.exit(_run())

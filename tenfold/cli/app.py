@@ -72,8 +72,21 @@ Size = Annotated[
         help="Pixels a side that a folder's images are brought to; the recipe reference takes 32 or more.",
     ),
 ]
+
+
+def _current_resize(value: str) -> str:
+    from tenfold.data.resize import current_resize
+
+    return str(current_resize(value))
+
+
 Resize = Annotated[
-    str, typer.Option(envvar="TENFOLD_RESIZE", help="How: squash (all of it), crop (its middle) or pad (with grey).")
+    str,
+    typer.Option(
+        envvar="TENFOLD_RESIZE",
+        callback=_current_resize,
+        help="How: stretch (all of it), center_crop (its middle) or pad (with grey).",
+    ),
 ]
 SKIP_BAD = "1%"  # as `tenfold.data.dataset` has it, which would bring NumPy to --help
 SkipBad = Annotated[
@@ -181,7 +194,7 @@ def _share(share: float) -> str:
 
 def print_accuracy(scores: dict[str, Any], write: Callable[[str], None] = print) -> None:
     """Write the main metrics of a run, a line each."""
-    from tenfold.evaluation.calibration import format_calibration
+    from tenfold.evaluation.calibration import calibration_in, format_calibration
 
     views = f"({_share(scores['test_accuracy_single_view'])} without TTA)"
     losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
@@ -191,5 +204,5 @@ def print_accuracy(scores: dict[str, Any], write: Callable[[str], None] = print)
     if scores["val_accuracy"] is not None:
         write(f"validation accuracy {_share(scores['val_accuracy'])}")
     write(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} without TTA)")
-    for sentence in format_calibration(scores["calibration"]):
+    for sentence in format_calibration(calibration_in(scores)):
         write(sentence)

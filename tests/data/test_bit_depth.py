@@ -183,10 +183,10 @@ def test_what_was_kept_of_another_range_goes(tmp_path: Path, home: Path) -> None
 
 
 def test_the_check_tells_the_range(tmp_path: Path) -> None:
-    (found,) = [f for f in check_folder(fill(tmp_path / "cells")).findings if f.kind == "value range"]
+    (found,) = [f for f in check_folder(fill(tmp_path / "cells")).issues if f.kind == "value range"]
     assert found.severity == "warning" and len(found.paths) == 36
     assert found.what == "36 images have 16-bit values, of which they use 0 to 4,095 (12 bits)"
-    assert not [f for f in check_folder(fill(tmp_path / "full", 65_535)).findings if f.kind == "value range"]
+    assert not [f for f in check_folder(fill(tmp_path / "full", 65_535)).issues if f.kind == "value range"]
 
 
 # --- a model ----------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Iter
         dataset = load_folder(fill(place / "cells"))
         recipe = Recipe.from_json(tiny_recipe.read_bytes()).with_epochs(1.0)
         done = training.train(recipe.for_images(len(dataset.train)), dataset, place / "run", seed=0, device="cpu")
-        write_scores(done.run, evaluate(done.run, done.dataset, done.plan), {})
+        write_scores(done.run, evaluate(done.run, done.dataset, done.device_config), {})
         done.run.unlock()
         export(done.run)
     yield place
@@ -231,20 +231,20 @@ def test_the_range_travels_with_the_model(trained: Path) -> None:
     expected = decode(content, 32, bit_depth=12)
     np.testing.assert_array_equal(model.decode(content), expected)
     assert expected.max() > 200 > 20 > decode(content, 32).max()
-    decoders = Decoders(1, 32, "squash", Limits(), model.about.bit_depth)
+    decoders = Decoders(1, 32, "stretch", Limits(), model.about.bit_depth)
     try:
         np.testing.assert_array_equal(decoders.decode(content), expected)
     finally:
         decoders.close()
     other = other_data(run, str(fill(trained / "others", 65_535, 8)))
     assert other.bit_depth == 12
-    told = model.about.to_json()
-    told["classes"] = list(told["classes"])
-    assert ModelMetadata.from_json(told) == model.about
-    del told["bit_depth"]  # as files of before
-    assert ModelMetadata.from_json(told).bit_depth == 16
+    values = model.about.to_json()
+    values["classes"] = list(values["classes"])
+    assert ModelMetadata.from_json(values) == model.about
+    del values["bit_depth"]  # as files of before
+    assert ModelMetadata.from_json(values).bit_depth == 16
     with pytest.raises(ValueError, match="bit_depth is missing or wrong"):
-        ModelMetadata.from_json(told | {"bit_depth": 17})
+        ModelMetadata.from_json(values | {"bit_depth": 17})
 
 
 @pytest.mark.train

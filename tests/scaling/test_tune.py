@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,9 +42,9 @@ def make_space(folder: Path, space: dict[str, Any] = SPACE, recipe: Recipe = FAS
 
 
 def make_setting(folder: Path, **changes: Any) -> Setting:
-    told: dict[str, Any] = {"data": "shapes", "size": 32, "resize": "squash", "device": "cpu", "seed": 0}
-    told |= {"recipe": FAST89, "val_images": 5000} | changes
-    return Setting(space=told.pop("space", None) or make_space(folder), **told)
+    options: dict[str, Any] = {"data": "shapes", "size": 32, "resize": "stretch", "device": "cpu", "seed": 0}
+    options |= {"recipe": FAST89, "val_images": 5000} | changes
+    return Setting(space=options.pop("space", None) or make_space(folder), **options)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, score: Callable[[Recipe], float]) -> list[Recipe]:
@@ -264,6 +265,19 @@ def test_a_search_in_the_default_space_of_before_resumes(
         tune.tune(other, 4, tmp_path / "out")
 
 
+def test_a_search_with_the_old_name_of_a_resize_mode_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, near_tenth)
+    setting = make_setting(tmp_path, resize="center_crop")
+    tune.tune(setting, 1, tmp_path / "out")
+    path = tmp_path / "out" / tune.SETTINGS
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"resize": "crop"}))
+    assert len(tune.tune(setting, 2, tmp_path / "out").trials) == 2
+    with pytest.raises(UsageError, match="another resize"):
+        tune.tune(replace(setting, resize="stretch"), 3, tmp_path / "out")
+
+
 def test_a_search_whose_space_fits_no_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, near_tenth)
     setting = make_setting(tmp_path, space=read_space(DEFAULT_SPACE, FAST89))
@@ -411,8 +425,8 @@ def wait_for_trial(search: Fork, number: int) -> None:
 
 def test_a_bad_trial_is_ended_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five good trials, then one whose first epoch lies below the median of theirs: its second is not waited for."""
-    told = [iter([0.5, 0.8 + number / 100]) for number in range(5)] + [iter([0.4, 0.9])]
-    trials = iter(told)
+    reported = [iter([0.5, 0.8 + number / 100]) for number in range(5)] + [iter([0.4, 0.9])]
+    trials = iter(reported)
 
     @contextmanager
     def process(*_: Any) -> Iterator[SimpleNamespace]:
@@ -423,7 +437,7 @@ def test_a_bad_trial_is_ended_early(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     setting = make_setting(tmp_path)
     row = tune.summarize(tune.tune(setting, 6, tmp_path / "out"), setting)
     assert [trial["state"] for trial in row["trials"]] == ["completed"] * 5 + ["pruned"]
-    assert row["best"]["val_accuracy"] == pytest.approx(0.84) and list(told[5]) == [0.9]
+    assert row["best"]["val_accuracy"] == pytest.approx(0.84) and list(reported[5]) == [0.9]
 
 
 @pytest.mark.slow
@@ -444,7 +458,7 @@ def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe
         "low_res_fraction": 0.0,
     }  # 33 GB behind its first layer
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), large)
-    request = {"recipe": recipe.to_json(), "data": "shapes", "size": 32, "resize": "squash"}
+    request = {"recipe": recipe.to_json(), "data": "shapes", "size": 32, "resize": "stretch"}
     request |= {"skip_bad": "1%", "device": "cpu", "seed": 0}
     line = ["sh", "-c", 'ulimit -v 16000000; exec "$0" -m tenfold.training.trial', sys.executable]
     ended = subprocess.run(line, input=json.dumps(request), capture_output=True, text=True, check=False)

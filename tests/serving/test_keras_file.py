@@ -37,10 +37,10 @@ def file(run: Run) -> Path:
     ("spec", "pixels", "classes", "size", "temperature"), SPECS, ids=["fast", "odd", "strided", "reference", "large"]
 )
 def test_layers_answer_as_the_network_does(
-    spec: WhitenedSpec, pixels: Normalization, classes: int, size: int, temperature: float
+    spec: WhitenedSpec, normalization: Normalization, classes: int, size: int, temperature: float
 ) -> None:
     """Odd sides, even kernels, strides, residuals, and a last block of more than a pixel, flattened channels last."""
-    source, keras = make_source(spec, pixels, classes, size, temperature), import_keras()
+    source, keras = make_source(spec, normalization, classes, size, temperature), import_keras()
     model = to_keras(source, keras)
     answers = keras.ops.convert_to_numpy(model(source.images, training=False))
     assert source.expected.max() - source.expected.min() > 0.01
@@ -64,7 +64,7 @@ def test_what_the_file_says_and_what_it_does_not(run: Run, file: Path) -> None:
         about = json.loads(archive.read("tenfold.json"))
         content = b"".join(archive.read(name) for name in archive.namelist())
     assert about["classes"] == list(reload_dataset(run).classes)
-    assert (about["temperature"], about["threshold"], about["resize"], about["size"]) == (0.8, 0.6, "squash", 32)
+    assert (about["temperature"], about["threshold"], about["resize"], about["size"]) == (0.8, 0.6, "stretch", 32)
     assert not any(part.encode() in content for part in ("/tmp", str(Path.home()), str(run.path), "site-packages"))
     run.verify()
     assert "model.keras" in json.loads((run.path / "manifest.json").read_text())["files"]
@@ -175,7 +175,7 @@ def test_tensorflow_opens_it_with_nothing_of_ours(spec: int, tmp_path: Path, run
     source = make_source(*SPECS[spec])
     images = np.array(reload_dataset(run).test.images[:256])
     with torch.no_grad():
-        logits = source.model.network(source.model.pixels.normalize(torch.from_numpy(images)))
+        logits = source.model.network(source.model.normalization.normalize(torch.from_numpy(images)))
     save(to_keras(source, import_keras()), source.about, tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", images)
     code = (

@@ -79,6 +79,11 @@ def command(*words: str | Path) -> None:
     cli.main()
 
 
+def program(code: str) -> None:
+    """`python -c CODE`, of this process."""
+    exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+
+
 @cache
 def _server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")

@@ -3,6 +3,7 @@
 import importlib
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # else Arrow's allocator starts one
 
 import psutil

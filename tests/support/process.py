@@ -57,6 +57,7 @@ def invoke(
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", ["tenfold", *map(str, arguments)])
+        patch.setattr(sys, "unraisablehook", sys.unraisablehook)  # set by the command
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode()), "utf-8"))
         patch.setattr("tenfold.console.stderr", lambda: Console(file=err, highlight=False, emoji=False, soft_wrap=True))
         patch.chdir(cwd or Path.cwd())

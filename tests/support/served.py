@@ -57,8 +57,8 @@ class Service:
         try:
             connection.request(method, path, body, named)
             response = connection.getresponse()
-            told = {name.lower(): value for name, value in response.getheaders()}
-            return PredictionResult(response.status, told, response.read())
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return PredictionResult(response.status, received, response.read())
         finally:
             connection.close()
 
@@ -168,7 +168,7 @@ class Slow:
         self.go = threading.Event()
         self.go.set()
         self.batches: list[int] = []
-        about = ModelMetadata(("left", "<b>right</b>"), 4, "squash", 1.0, threshold, None, False, {})
+        about = ModelMetadata(("left", "<b>right</b>"), 4, "stretch", 1.0, threshold, None, False, {})
         self.classifier = Predictor(about, "0" * 64, "none", self._run)
 
     def _run(self, images: np.ndarray) -> np.ndarray:
