@@ -223,7 +223,7 @@ def test_a_graph_that_is_not_what_the_file_says_is_refused(model: Path) -> None:
     with pytest.raises(ModelError, match="x: onnxruntime cannot run it"):
         open_bytes(pack(loaded, replace(about, size=16)), "x")
     with pytest.raises(ModelError, match=r"its metadata is not understood \(resize is missing or wrong\)"):
-        open_bytes(pack(loaded, replace(about, resize="stretch")), "x")
+        open_bytes(pack(loaded, replace(about, resize="zoom")), "x")
     with pytest.raises(ModelError, match=r"threshold is missing or wrong"):
         open_bytes(pack(loaded, replace(about, threshold=1.5)), "x")
     for number in loaded.graph.initializer:

@@ -43,7 +43,7 @@ async def run(port: int, rate: float, seconds: float, bodies: list[bytes]) -> li
         if number % 100 == 0:
             assert sum(not task.done() for task in tasks) < MOST_OPEN, "the generator itself is overloaded"
     answers = [await task for task in tasks]
-    return [{**outcome, "number": number, "due": told["due"] - began} for number, outcome in enumerate(answers)]
+    return [{**outcome, "number": number, "due": outcome["due"] - began} for number, outcome in enumerate(answers)]
 
 
 if __name__ == "__main__":
