@@ -63,6 +63,9 @@ def test_metrics_are_those_of_results_json(run: tenfold.Run) -> None:
     found = json.loads(json.dumps(run.metrics.to_dict()))
     assert found == {name: results[name] for name in found}
     assert {"test_accuracy", "ece", "val_accuracy", "total_seconds", "parameters"} <= found.keys()
+    calibration = run.metrics.calibration
+    assert calibration and calibration.to_dict() == results["calibration"] and calibration.images == 100
+    assert tenfold.Calibration.from_dict(results["calibration"]) == calibration
 
 
 def test_history_and_predictions_are_tables(run: tenfold.Run) -> None:
@@ -85,6 +88,7 @@ def test_a_run_is_printed_on_one_line(run: tenfold.Run, tmp_path: Path) -> None:
     assert repr(run) == f"Run('{run.path}', recipe='tiny', test_accuracy={run.metrics.test_accuracy})"
     assert repr(FEW) == "Dataset('shapes', 10 classes, 120 training and 60 test images of 32×32 pixels)"
     assert repr(FEW.test) == "Split(60 images of 32×32 pixels)"
+    assert repr(run.metrics.calibration).startswith("Calibration(temperature=")
 
 
 def test_predict_takes_arrays_files_and_folders_alike(run: tenfold.Run, tmp_path: Path) -> None:
@@ -110,8 +114,11 @@ def test_the_bundled_model_is_the_default() -> None:
 def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) -> None:
     evaluation = run.evaluate()
     assert evaluation.scores["test_accuracy"] == run.metrics.test_accuracy
+    assert repr(evaluation).startswith(f"Evaluation(test_accuracy={run.metrics.test_accuracy}, ece=0.")
+    assert repr(evaluation).endswith(", 1,000 test images of 10 classes)")
     (explanation,) = run.explain(FEW.test.images[:1])
     assert explanation.saliency.shape == (32, 32)
+    assert repr(explanation).startswith(f"Explanation(label={explanation.label}, probability=0.")
     assert run.report(progress=False)[-1] == run.path / "report.html"
     exported = run.export(out=tmp_path / "model.onnx")
     assert exported.top1_agreement == 1 and (tmp_path / "model.onnx").is_file()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tenfold.api.model_file import note_stale_model
 from tenfold.console import progress_bars
+from tenfold.evaluation.calibration import Calibration, calibration_in
 from tenfold.training import run as storage
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tenfold.data import Dataset
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.evaluation.explain import Explanation
+    from tenfold.evaluation.findings import Audit
     from tenfold.serving.export import Int8
     from tenfold.serving.predict import PredictionResult
     from tenfold.serving.source import Exported
@@ -29,8 +31,8 @@ class Metrics:
     """The scores of a run, as in results.json. Accuracies and calibration errors (`ece`) in [0, 1].
 
     test_accuracy: with the recipe's test-time augmentation; test_accuracy_single_view: without. test_loss: with label
-    smoothing and L2 terms; test_cross_entropy: without. interval: 95 %, Wilson's. calibration: temperature, threshold
-    and what they were fitted on, None without validation images. peak_memory_bytes and seconds: of the training. What
+    smoothing and L2 terms; test_cross_entropy: without. interval: 95 %, Wilson's. calibration: None without
+    validation images. peak_memory_bytes and seconds: of the training. What
     runs of earlier versions lack is None.
     """
 
@@ -51,7 +53,7 @@ class Metrics:
     ece: float | None = None
     ece_single_view: float | None = None
     val_accuracy: float | None = None
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
     train_seconds: float | None = None
     evaluation_seconds: float | None = None
     total_seconds: float | None = None
@@ -63,11 +65,11 @@ class Metrics:
         known = {field.name: results[field.name] for field in fields(cls) if field.name in results}
         if interval := known.get("test_accuracy_interval"):
             known["test_accuracy_interval"] = tuple(interval)
-        return cls(**known)
+        return cls(**known | {"calibration": calibration_in(results)})
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
-        return asdict(self)
+        return asdict(self) | {"calibration": self.calibration and self.calibration.to_dict()}
 
 
 class Run(storage.Run):
@@ -176,7 +178,7 @@ class Run(storage.Run):
         data: "Dataset | Path | str | None" = None,
         device: str = "auto",
         progress: bool = True,
-    ) -> dict[str, Any]:
+    ) -> "Audit":
         """Examine how far the score can be trusted: duplicates, corruptions, label issues, saliency, seed variance.
 
         full: corrupt all test images, not the first 1,000. The parts are kept in the run directory, and its report is
@@ -189,11 +191,11 @@ class Run(storage.Run):
         dataset, page = self._own_data(data, "audit"), self.path / REPORT
         with self.locked(), progress_bars(progress):
             evaluation = self.evaluate(dataset, device=device)
-            parts, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
+            found, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
             # an interrupted call may have left a part that is not new, but not on the page either
             if new or not page.is_file() or page.stat().st_mtime < changed(self):
                 write_report(self, dataset, evaluation)
-        return parts
+        return found
 
     def explain(self, images: "Images", labels: Sequence[int] | None = None) -> "list[Explanation]":
         """Say for each image which pixels speak for the answer and which against it. Raises `ImageError`."""
@@ -201,8 +203,8 @@ class Run(storage.Run):
         from tenfold.training.device import select_device
 
         model = self.load_model(select_device("cpu"))
-        calibration = self.require_scores().get("calibration") if self.scored else None
-        temperature = calibration["temperature"] if calibration else 1.0
+        calibration = calibration_in(self.require_scores()) if self.scored else None
+        temperature = calibration.temperature if calibration else 1.0
         return list(explain(model, self._pixels(images), temperature, labels))
 
     def report(

@@ -184,14 +184,15 @@ def _explain_all(
 ) -> "Iterator[tuple[str, dict[str, Any] | ImageError]]":
     """Explain and draw images one by one: name, and what is said of it or why it cannot be read."""
     from tenfold.data.image import decode
+    from tenfold.evaluation.calibration import calibration_in
     from tenfold.evaluation.explain import explain as look
     from tenfold.serving.inputs import find
     from tenfold.serving.predict import describe, to_answer
     from tenfold.training.device import select_device
 
     model, description = run.load_model(select_device("cpu")), run.description
-    calibration = run.read_json("results.json").get("calibration") if run.scored else None
-    temperature = calibration["temperature"] if calibration else 1.0
+    calibration = calibration_in(run.read_json("results.json")) if run.scored else None
+    temperature = calibration.temperature if calibration else 1.0
     for item in find(sources, sys.stdin.buffer):
         try:
             pixels = decode(item.read(), model.size, description.resize, bit_depth=description.bit_depth)

@@ -10,7 +10,7 @@ from tenfold.console import log_info
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, UsageError
 from tenfold.evaluation import metrics
-from tenfold.evaluation.calibration import Calibration, calibrate, to_json
+from tenfold.evaluation.calibration import calibrate, calibration_in
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HAND_OVER = "tenfold.Run.open(path).evaluate(dataset)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Scores and logits of a run on a test set, and on its validation images where it has some.
 
@@ -42,6 +42,10 @@ class Evaluation:
     scores: dict[str, Any]
     names: np.ndarray | None = None
     own: bool = True
+
+    def __repr__(self) -> str:
+        found = f"test_accuracy={self.scores['test_accuracy']!r}, ece={self.scores['ece']:.4f}"
+        return f"Evaluation({found}, {len(self.labels):,} test images of {len(self.classes):,} classes)"
 
     @property
     def logits(self) -> np.ndarray:
@@ -72,6 +76,10 @@ class Evaluation:
         if self.names is not None:
             frame.insert(1, "path", self.names)
         return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores and `details`, ready for JSON."""
+        return self.scores | self.details()
 
     def details(self) -> dict[str, Any]:
         """What `tenfold evaluate --json` adds to the scores: per class, per pair of classes, per confidence."""
@@ -124,12 +132,13 @@ def _score(
     test = load_or_compute(run, model, dataset.test, device_config, "test")
     held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
     val = load_or_compute(run, model, held_out, device_config, "val") if held_out else None
-    calibration = _earlier_calibration(run) if target_error is None or not own else None
+    keeps = run.scored and (target_error is None or not own)
+    calibration = calibration_in(run.read_json("results.json")) if keeps else None
     if val and calibration is None:
         calibration = calibrate(val.single, val.labels, target_error or target_error_of(run))
     more = {
         "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
-        "calibration": to_json(calibration, test.single, test.labels) if calibration else None,
+        "calibration": calibration.measure(test.single, test.labels).to_dict() if calibration else None,
     }
     if dataset.origin:
         more["skipped_images"] = dataset.skipped
@@ -180,7 +189,9 @@ def _is_own(run: Run, dataset: Dataset) -> bool:
     own = is_own(run.env, dataset)
     if own and dataset.origin and not is_read_alike(run, dataset):
         how = "with another seed, resize mode or bit depth"
-        raise DataError(f"{dataset.name} was read otherwise than for {run.path}, {how}: tenfold.evaluate(run) reads it")
+        raise DataError(
+            f"{dataset.name} was read otherwise than for {run.path}, {how}: tenfold.Run.open(path).evaluate() reads it"
+        )
     return own
 
 
@@ -206,11 +217,6 @@ def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
 def _named(classes: tuple[str, ...], most: int = 20) -> str:
     more = f" and {len(classes) - most:,} more" if len(classes) > most else ""
     return ", ".join(metrics.shown(name) for name in classes[:most]) + more
-
-
-def _earlier_calibration(run: Run) -> Calibration | None:
-    found = run.read_json("results.json").get("calibration") if run.scored else None
-    return Calibration.from_json(found) if found else None
 
 
 def _scores(run: Run, model: Model, test: LogitsCache) -> dict[str, Any]:

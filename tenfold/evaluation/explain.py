@@ -24,7 +24,7 @@ _PATCH_SHARE = 4
 """The covered square's side is a quarter of the image's; squares are half of that apart."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """The network's prediction for one image, and its saliency maps.
 
@@ -38,6 +38,10 @@ class Explanation:
     saliency: np.ndarray
     occlusion: np.ndarray
     agreement: float
+
+    def __repr__(self) -> str:
+        probability = f"{self.probabilities[self.label]:.4f}"
+        return f"Explanation(label={self.label}, probability={probability}, agreement={self.agreement:.2f})"
 
 
 def explain(

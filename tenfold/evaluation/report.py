@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
-from tenfold.evaluation.audit import Subject, read_panel
+from tenfold.evaluation.audit import Subject, read_audit
+from tenfold.evaluation.calibration import Calibration, calibration_in
 from tenfold.evaluation.evaluate import Evaluation, require_own, to_csv
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
@@ -97,12 +98,16 @@ class Known:
         return pd.read_csv(self.run.path / "metrics.csv"), pd.read_csv(self.run.path / "steps.csv")
 
     @cached_property
+    def calibration(self) -> Calibration | None:
+        """None without validation images."""
+        return calibration_in(self.results)
+
+    @cached_property
     def reliability(self) -> tuple[metrics.Reliability, metrics.Reliability | None]:
         """Without TTA: as trained, and after temperature scaling where a temperature was fitted."""
-        test, calibration = self.evaluation.test, self.results["calibration"]
+        test, found = self.evaluation.test, self.calibration
         before = metrics.reliability(test.single, test.labels)
-        after = calibration and metrics.reliability(test.single / calibration["temperature"], test.labels)
-        return before, after
+        return before, metrics.reliability(test.single / found.temperature, test.labels) if found else None
 
 
 # --- plots ---
@@ -136,8 +141,8 @@ def _page(known: Known) -> str:
     numbers = choice.choose(labels, known.predicted, confidence, frame["loss"].to_numpy(), most)
     names = name_images(known.evaluation.names, len(labels))
     data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
-    panel = read_panel(Subject(known.run, known.dataset, known.evaluation))
-    audit, more_style = trust_section(panel, known.dataset)
+    kept = read_audit(Subject(known.run, known.dataset, known.evaluation))
+    audit, more_style = trust_section(kept, known.dataset)
     values = _values(known, numbers, names) | {"audit": audit}
     return report_page(values, f"{picture.make_sheet(images, numbers)}\n{more_style}", data)
 
@@ -215,8 +220,8 @@ def _class_images(known: Known, show: Any) -> list[dict[str, Any]]:
 
 
 def _calibration_charts(known: Known) -> list[tuple[str, Any]]:
-    test, calibration = known.evaluation.test, known.results["calibration"]
-    temperature = calibration["temperature"] if calibration else 1.0
+    test, calibration = known.evaluation.test, known.calibration
+    temperature = calibration.temperature if calibration else 1.0
     confidence = metrics.probabilities(test.single, temperature).max(axis=1)
     correct = test.single.argmax(axis=1) == test.labels
     return [

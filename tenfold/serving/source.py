@@ -1,7 +1,7 @@
 """What every export format starts from and is checked by: a trained network, images, and its answers to them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +50,10 @@ class Exported:
     verified_images: int
     accuracy: float | None
     images_per_second: dict[str, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON."""
+        return asdict(self)
 
 
 def write_into(run: Run, out: Path | None, name: str, make: Callable[[Path], tuple[bytes, Exported]]) -> Exported:

@@ -18,7 +18,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import outputs
 from tenfold.evaluation.audit import Subject, run_audit
-from tenfold.evaluation.calibration import calibrate, to_json
+from tenfold.evaluation.calibration import calibrate
 from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
 from tenfold.evaluation.report import write_report
 from tenfold.training.augment import Normalization
@@ -192,9 +192,8 @@ def test_the_calibration_is_that_of_a_single_view_of_the_validation_images(make_
         return predict_logits(model.network, torch.from_numpy(np.array(part.images)), PIXELS, CPU).single.numpy()
 
     held_out = DATASET.train[40:]
-    assert scores["calibration"] == to_json(
-        calibrate(single(held_out), held_out.labels), single(DATASET.test), DATASET.test.labels
-    )
+    fitted = calibrate(single(held_out), held_out.labels)
+    assert scores["calibration"] == fitted.measure(single(DATASET.test), DATASET.test.labels).to_dict()
     assert scores["calibration"]["images"] == 20
 
 

@@ -247,8 +247,10 @@ def test_opening_needs_no_torch_and_reports_to_nobody(small: Path, tmp_path: Pat
     env = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")} | own
     code = (
         "import sys, tenfold\n"
-        "tenfold.open_model(sys.argv[1], 'onnxruntime')\n"
-        "model = tenfold.open_model(sys.argv[1], 'openvino')\n"
+        "from tenfold.serving.runtime import open_model\n"
+        "open_model(sys.argv[1], 'onnxruntime')\n"
+        "tenfold.Predictor.load(sys.argv[1])\n"
+        "model = open_model(sys.argv[1], 'openvino')\n"
         "print(model.runtime.split()[0], sys.modules.get('openvino_telemetry'))\n"
         "print([name for name in ('torch', 'pandas', 'onnx', 'matplotlib', 'pydantic') if name in sys.modules])"
     )

@@ -33,7 +33,7 @@ def test_a_run_trained_from_python_is_used_by_every_command_that_needs_no_images
     said = json.loads(out)
     assert code == 0 and {name: said[name] for name in scores} == scores
     assert "was trained on a data set made in Python, called 'mine', that no command can load" in err
-    assert tenfold.evaluate(Run.open(mine_run)).scores == scores
+    assert tenfold.Run.open(mine_run).evaluate().scores == scores
     code, out, err = invoke("export", mine_run, "--json")
     assert code == 0 and json.loads(out)["verified_on"] == "synthetic images", err
     code, out, _ = invoke("predict", photo, "--model", mine_run, "--json")
