@@ -78,7 +78,7 @@ def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, Audit]) -> Non
     assert table.by_severity == pytest.approx(cells.mean(axis=0))
     model = subject.run.load_model(CPU)
     seen = audit.corrupt(DATASET.test.images, "fog", 4)
-    logits = model.network(model.pixels.normalize(torch.from_numpy(seen))).detach().numpy()
+    logits = model.network(model.normalization.normalize(torch.from_numpy(seen))).detach().numpy()
     assert table.accuracy["fog"][3] == pytest.approx((logits.argmax(1) == DATASET.test.labels).mean())
 
 

@@ -101,9 +101,9 @@ def test_many_images_in_each_form(
     body, kind = multipart(*contents)
     assert_same(guesses(service.ask("POST", "/predict?top=3", body, Content_Type=kind).json()), expected)
     in_base64 = [base64.b64encode(content).decode() for content in contents]
-    for reply, many in (({"images": in_base64}, expected), ({"image": in_base64[0]}, expected[:1])):
+    for request, many in (({"images": in_base64}, expected), ({"image": in_base64[0]}, expected[:1])):
         result = service.ask(
-            "POST", "/predict?top=3", json.dumps(reply), Content_Type="application/json; charset=utf-8"
+            "POST", "/predict?top=3", json.dumps(request), Content_Type="application/json; charset=utf-8"
         )
         assert_same(guesses(result.json()), many)
 
