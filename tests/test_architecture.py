@@ -34,8 +34,9 @@ PACKAGES: dict[str, set[str]] = {
     # it starts the others as processes; these tell it data, fields, the machine's speed, answers
     "scaling": {
         "data",
-        "training.device",
         "training.aliases",
+        "training.precision",
+        "training.speed",
         "training.recipe",
         "training.spec",
         "training.lock",
@@ -85,6 +86,9 @@ ORDERS = {
         "recipe",
         "recipe_files",
         "recipe_fields",
+        "precision",
+        "cpu",
+        "speed",
         "device",
         "distributed",
         "model",
