@@ -42,8 +42,8 @@ PACKAGES: dict[str, set[str]] = {
         "training.lock",
         "serving.inputs",
         "serving.predict",
+        "serving.predictor",
         "serving.resumable",
-        "serving.runtime",
     },
 }
 
@@ -165,6 +165,7 @@ ORDERS = {
     "serving": (
         "model_file",
         "runtime",
+        "predictor",
         "inputs",
         "predict",
         "output_formats",
@@ -201,12 +202,13 @@ ORDERS = {
 # Files that start fast import less than their package may.
 STRICTER = {
     "serving.model_file": {"data.resize"},
-    "serving.runtime": {"data.image", "serving.model_file"},
+    "serving.runtime": set(),
+    "serving.predictor": {"data.image", "serving.model_file", "serving.runtime"},
     "serving.inputs": {"data.ignored", "data.image"},
-    "serving.predict": {"data.image", "serving.model_file", "serving.runtime", "serving.inputs"},
+    "serving.predict": {"data.image", "serving.model_file", "serving.predictor", "serving.inputs"},
     "serving.output_formats": {"serving.predict"},
     "serving.resumable": {"serving.output_formats", "serving.predict", "serving.inputs"},
-    "serving.serve": {"data.image", "serving.runtime", "serving.predict"},
+    "serving.serve": {"data.image", "serving.predictor", "serving.predict"},
 }
 HEAVY = {
     *("torch", "pandas", "matplotlib", "sklearn", "onnx", "safetensors", "pydantic", "scipy", "keras"),

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from tenfold.data.shapes import make_shapes
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.guard import Hosts
 

@@ -14,7 +14,7 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
-from tenfold.serving.runtime import Predictor, open_model
+from tenfold.serving.predictor import Predictor, open_model
 from tenfold.training.provenance import FoundData, find_data, origin_of, reproduction
 from tenfold.training.run import Run, target_error_of
 

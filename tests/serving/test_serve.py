@@ -16,7 +16,7 @@ from PIL import Image
 
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import answer
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
 from tenfold.training.provenance import reload_dataset

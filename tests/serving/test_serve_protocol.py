@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tests.support.process import ROOT
 from tests.support.served import PredictionResult, Service, Slow, in_thread, process, slow_app
 
