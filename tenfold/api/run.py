@@ -1,7 +1,6 @@
 """`tenfold.Run`: a run directory with all that can be asked of it."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tenfold.api.model_file import note_stale_model
 from tenfold.console import progress_bars
+from tenfold.errors import ImageError, ModelError, UsageError
 from tenfold.evaluation.calibration import Calibration, calibration_in
 from tenfold.training import run as storage
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from tenfold.api.predictor import Images, Predictor
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from tenfold.serving.export import Int8
     from tenfold.serving.predict import PredictionResult
     from tenfold.serving.source import Exported
+    from tenfold.training.provenance import FoundData
 
 
 @dataclass(frozen=True)
@@ -90,21 +90,6 @@ class Run(storage.Run):
         super().open(Path(path))
         return cls(path)
 
-    @classmethod
-    def take_over(cls, other: storage.Run) -> Self:
-        """The same run, with the lock if `other` owns it."""
-        run = cls(other.path)
-        run._lock, other._lock = other._lock, None
-        return run
-
-    @contextlib.contextmanager
-    def locked_until_end(self) -> Iterator[None]:
-        """Keep the lock that this process owns while the block runs, and give it up then."""
-        try:
-            yield
-        finally:
-            self.unlock()
-
     def __repr__(self) -> str:
         if not self.scored:
             return f"Run({str(self.path)!r}, {'without scores' if self.trained else 'unfinished'})"
@@ -137,10 +122,16 @@ class Run(storage.Run):
         self.require_scores()
         return read_predictions(self)
 
+    @property
+    def per_class(self) -> "pd.DataFrame":
+        """Precision, recall and F1 of each class on the test images, as `Evaluation.per_class`. Raises `ModelError`."""
+        from tenfold.evaluation.evaluate import read_per_class
+
+        self.require_scores()
+        return read_per_class(self)
+
     def _read_table(self, name: str) -> "pd.DataFrame":
         import pandas as pd
-
-        from tenfold.errors import ModelError
 
         try:
             return pd.read_csv(self.path / name)
@@ -150,22 +141,27 @@ class Run(storage.Run):
     # --- what is computed ---
 
     def evaluate(
-        self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", target_error: float | None = None
+        self,
+        data: "Dataset | FoundData | Path | str | None" = None,
+        *,
+        device: str = "auto",
+        target_error: float | None = None,
     ) -> "Evaluation":
         """Score the run on its test images, or on those of other data, whose scores the run does not keep.
 
         target_error: the share of wrong answers that the rejection threshold is to keep. Raises `ModelError` for an
         unfinished or damaged run, `DataError` for data of other classes, `UsageError`.
         """
-        from tenfold.evaluation.evaluate import evaluate, rewrite_scores
+        from tenfold.evaluation.evaluate import check_data, evaluate, rewrite_scores
         from tenfold.training.device import select_device
-        from tenfold.training.provenance import is_own, other_data
+        from tenfold.training.provenance import FoundData, other_data
 
         dataset = other_data(self, str(data), None) if isinstance(data, str | Path) else data
-        if dataset is not None and not is_own(self.env, dataset):
-            return evaluate(self, dataset, select_device(device), target_error=target_error)
+        found = dataset if dataset is None or isinstance(dataset, FoundData) else check_data(self, dataset)
+        if found is not None and not found.own:
+            return evaluate(self, found, select_device(device), target_error=target_error)
         with self.locked():
-            evaluation = evaluate(self, dataset, select_device(device), target_error=target_error)
+            evaluation = evaluate(self, found, select_device(device), target_error=target_error)
             rewrite_scores(self, evaluation)
             note_stale_model(self.path)
         self.__dict__.pop("predictor", None)  # its threshold may have changed
@@ -188,24 +184,30 @@ class Run(storage.Run):
         from tenfold.evaluation.report import REPORT, write_report
         from tenfold.training.device import select_device
 
-        dataset, page = self._own_data(data, "audit"), self.path / REPORT
+        own, dataset = self._own_data(data, "audit")
+        page = self.path / REPORT
         with self.locked(), progress_bars(progress):
-            evaluation = self.evaluate(dataset, device=device)
+            evaluation = self.evaluate(own, device=device)
             found, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
             # an interrupted call may have left a part that is not new, but not on the page either
             if new or not page.is_file() or page.stat().st_mtime < changed(self):
-                write_report(self, dataset, evaluation)
+                write_report(self, dataset, evaluation, found)
         return found
 
     def explain(self, images: "Images", labels: Sequence[int] | None = None) -> "list[Explanation]":
-        """Say for each image which pixels speak for the answer and which against it. Raises `ImageError`."""
-        from tenfold.evaluation.explain import explain
-        from tenfold.training.device import select_device
+        """Explain predictions: which pixels speak for a class and which against it. In a notebook the plots are shown.
 
-        model = self.load_model(select_device("cpu"))
-        calibration = calibration_in(self.require_scores()) if self.scored else None
-        temperature = calibration.temperature if calibration else 1.0
-        return list(explain(model, self._pixels(images), temperature, labels))
+        labels: the number of the class to explain, one an image; by default the predicted ones. Raises `ImageError`
+        for a file that cannot be read, `UsageError` for wrong labels, `DataError` for an array of another kind.
+        """
+        from tenfold.api.explanation import Explanations, explain_each
+
+        found = Explanations()
+        for name, explained in explain_each(self, images, labels):
+            if isinstance(explained, ImageError):
+                raise ImageError(f"{name}: {explained}")
+            found.append(explained)
+        return found
 
     def report(
         self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", progress: bool = True
@@ -214,9 +216,9 @@ class Run(storage.Run):
         from tenfold.evaluation.report import write_report
 
         self.require_scores()
-        dataset = self._own_data(data, "report")
+        own, dataset = self._own_data(data, "report")
         with self.locked(), progress_bars(progress):
-            return write_report(self, dataset, self.evaluate(dataset, device=device))
+            return write_report(self, dataset, self.evaluate(own, device=device))
 
     def export(
         self,
@@ -235,34 +237,28 @@ class Run(storage.Run):
     @cached_property
     def predictor(self) -> "Predictor":
         """The run's model file, opened; it is written first where it is missing or out of date."""
+        from tenfold.api.model_file import ensure_model_file
         from tenfold.api.predictor import Predictor
 
-        return Predictor.load(self.path)
+        return Predictor.load(ensure_model_file(self))  # written by this object, which may own the directory
 
     def predict(self, images: "Images", top: int = 1, reject: bool = False) -> "list[PredictionResult]":
         """Classify images: see `Predictor.predict`."""
         return self.predictor.predict(images, top, reject)
 
-    def _pixels(self, images: "Images") -> "np.ndarray":
-        import numpy as np
-
-        from tenfold.data.image import decode
-        from tenfold.serving.inputs import find
-
-        if isinstance(images, np.ndarray):
-            return images
-        description = self.description
-        names = [str(images)] if isinstance(images, str | Path) else list(map(str, images))
-        size, resize, depth = description.size, description.resize, description.bit_depth
-        return np.stack([decode(item.read(), size, resize, bit_depth=depth) for item in find(names)])
-
-    def _own_data(self, data: "Dataset | Path | str | None", method: str) -> "Dataset":
-        from tenfold.training.provenance import reload_dataset
+    def _own_data(self, data: "Dataset | Path | str | None", method: str) -> "tuple[FoundData, Dataset]":
+        """What the run was trained on, compared with what it noted once. Raises `UsageError` for other data."""
+        from tenfold.evaluation.evaluate import check_data
+        from tenfold.training.provenance import FoundData, reload_dataset
 
         source = _as_path(data)
         if source is None or isinstance(source, Path):
-            return reload_dataset(self, source, f"tenfold.Run.open({str(self.path)!r}).{method}(data=dataset)")
-        return source
+            dataset = reload_dataset(self, source, f"tenfold.Run.open({str(self.path)!r}).{method}(data=dataset)")
+            return FoundData(dataset, True), dataset
+        found = check_data(self, source)
+        if not found.own:
+            raise UsageError(f"{source.name} is not what {self.path} was trained on: {method} is about its own data")
+        return found, source
 
 
 def _as_path(data: "Dataset | Path | str | None") -> "Dataset | Path | None":

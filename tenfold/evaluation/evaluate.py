@@ -8,14 +8,14 @@ import torch
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset
-from tenfold.errors import DataError, UsageError
+from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import calibrate, calibration_in
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.model import l2_penalty
-from tenfold.training.provenance import find_data, is_own, is_read_alike, reload_dataset
+from tenfold.training.provenance import FoundData, find_data, is_own, is_read_alike, reload_dataset
 from tenfold.training.run import STOPPED, Run, check_target_error, target_error_of
 from tenfold.training.summary import count_parameters
 from tenfold.training.trainer import split
@@ -94,31 +94,34 @@ class Evaluation:
 
 def evaluate(
     run: Run,
-    dataset: Dataset | None = None,
+    data: Dataset | FoundData | None = None,
     device_config: DeviceConfig | None = None,
     *,
     target_error: float | None = None,
 ) -> Evaluation:
-    """Score a trained run on the test images of `dataset`, without writing anything.
+    """Score a trained run on the test images of `data`, without writing anything.
 
-    dataset: by default what the run was trained on; where that changed or is not here, the logits and labels that the
-    run directory keeps are enough, and this is said. With data other than the run's own (see `Evaluation.own`), the
+    data: what `check_data` said of a data set, or one that it is still to check; by default what the run was trained
+    on. Where that changed or is not here, the logits and labels that the run directory keeps are enough, and this is
+    logged. With data other than the run's own (see `Evaluation.own`), the
     calibration is the run's, not theirs. target_error: the share of wrong answers that a new threshold is to keep, from
     0.001 to 0.5; without it, a scored run keeps its calibration, on any device, since exported files hold it. Raises
     `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without labelled test
     images, and as `reload_dataset` does, `UsageError` for another target error, or one with other data.
     """
     target_error, device_config = check_target_error(target_error), device_config or select_device()
-    if dataset is None:
-        found = find_data(run)
-        by_logits = not found.own and target_error is None  # a new threshold takes the validation images
+    if data is None:
+        data = find_data(run)
+        by_logits = not data.own and target_error is None  # a new threshold takes the validation images
         kept = _from_kept(run, device_config) if by_logits else None
         if kept:
-            log_info(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
+            log_info(f"scored from the logits and labels in {run.path}, not from images: {data.reason}")
             return kept
-        dataset = found.dataset if found.own and found.dataset else reload_dataset(run, in_python=_HAND_OVER)
-        return _score(run, dataset, True, device_config, target_error)
-    return _score(run, dataset, _is_own(run, dataset), device_config, target_error)
+        if not data.own:
+            data = FoundData(reload_dataset(run, in_python=_HAND_OVER), True)
+    found = data if isinstance(data, FoundData) else check_data(run, data)
+    assert found.dataset is not None
+    return _score(run, found.dataset, found.own, device_config, target_error)
 
 
 def _score(
@@ -173,6 +176,17 @@ def read_predictions(run: Run) -> "pd.DataFrame":
     return pd.read_csv(run.path / "predictions.csv", dtype=types, keep_default_na=False)
 
 
+def read_per_class(run: Run) -> "pd.DataFrame":
+    """`metrics.per_class` of predictions.csv. Raises `ModelError` where it names classes that the model lacks."""
+    frame, classes = read_predictions(run), run.description.classes
+    labels, predicted = (class_numbers(frame[column], classes) for column in ("true", "predicted"))
+    if labels is None or predicted is None:
+        raise ModelError(
+            f"{run.path / 'predictions.csv'} names classes that the model does not have: evaluate it again"
+        )
+    return metrics.per_class(labels, predicted, classes)
+
+
 def class_numbers(names: "pd.Series[str]", classes: tuple[str, ...]) -> np.ndarray | None:
     """int64 N, the number of each name among `classes`; None where one is not among them, or a name is not unique."""
     numbers = {name: number for number, name in enumerate(classes)}
@@ -181,8 +195,8 @@ def class_numbers(names: "pd.Series[str]", classes: tuple[str, ...]) -> np.ndarr
     return names.map(numbers).to_numpy(np.int64)
 
 
-def _is_own(run: Run, dataset: Dataset) -> bool:
-    """Whether the run was trained on `dataset`. Raises `DataError` for its own folder read otherwise.
+def check_data(run: Run, dataset: Dataset) -> FoundData:
+    """Say whether the run was trained on `dataset`. Raises `DataError` for its own folder read otherwise.
 
     Among test images that another seed draws are training images, so their scores would be too good.
     """
@@ -192,7 +206,7 @@ def _is_own(run: Run, dataset: Dataset) -> bool:
         raise DataError(
             f"{dataset.name} was read otherwise than for {run.path}, {how}: tenfold.Run.open(path).evaluate() reads it"
         )
-    return own
+    return FoundData(dataset, own)
 
 
 def require_own(run: Run, evaluation: Evaluation) -> None:

@@ -68,7 +68,7 @@ def train(
     trainer = _prepare(recipe, dataset, seed, device_config, dist)
     env = describe_environment(dataset.name, seed, device_config, dist) | note_origin(dataset)
     run = Run.create(out, trainer.recipe, env | {"target_error": target_error})
-    with run.unlocked_on_error():
+    with run.unlocked_at_end():
         return _train(run, trainer, callbacks)
 
 
@@ -86,7 +86,7 @@ def resume(
     """
     run = Run.open(out)
     run.lock()
-    with run.unlocked_on_error():
+    with run.unlocked_at_end():
         return _resume(run, device, data, dist, callbacks)
 
 
@@ -195,15 +195,8 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
         raise
     _save_model(run, trainer)
     seconds = before + time.perf_counter() - began
-    return TrainResult(
-        run,
-        trainer,
-        dataset,
-        trainer.device_config,
-        seconds,
-        before,
-        _warn_of_unlearned_classes(trainer, dataset.classes),
-    )
+    unlearned = _warn_of_unlearned_classes(trainer, dataset.classes)
+    return TrainResult(Run.take_over(run), trainer, dataset, trainer.device_config, seconds, before, unlearned)
 
 
 def _write_beforehand(run: Run, trainer: Trainer) -> None:

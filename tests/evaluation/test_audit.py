@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import tenfold
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation import audit
@@ -20,6 +21,7 @@ from tenfold.evaluation.audit import Subject, read_audit, run_audit
 from tenfold.evaluation.findings import Audit, AuditParts, Corruptions, LabelIssues
 from tenfold.evaluation.metrics import probabilities
 from tenfold.evaluation.seed_variance import seed_variance
+from tenfold.training.provenance import fingerprint
 from tenfold.training.run import Run
 from tests.support.drawn_run import CPU, hostile_dataset, make_drawn_run
 
@@ -248,6 +250,24 @@ def test_the_command_and_the_page(
     shutil.rmtree(run / "audit")
     _invoke(monkeypatch, "report", run)
     assert "tenfold audit RUN" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["report", "audit"])
+def test_the_runs_own_data_are_digested_once(made: tuple[Subject, Audit], tmp_path: Path, method: str) -> None:
+    """They were digested three times, and by an audit that writes the report twice more, whole."""
+    run = tenfold.Run.open(shutil.copytree(made[0].run.path, tmp_path / "run"))
+    if method == "audit":
+        (run.path / "report.html").unlink(missing_ok=True)
+    with (
+        mock.patch("tenfold.training.provenance.load_named", lambda name: DATASET),
+        mock.patch("tenfold.evaluation.evaluate.load_or_compute", lambda *a: _outputs(made[0], a[-1])),
+        mock.patch("tenfold.training.provenance.fingerprint", wraps=fingerprint) as taken,
+        mock.patch.object(audit, "_digest", wraps=audit._digest) as digested,
+    ):
+        getattr(run, method)(progress=False)
+    assert (run.path / "report.html").is_file() and taken.call_count == 1
+    assert digested.call_count == 2, "of the training and the test images"
 
 
 @pytest.mark.parametrize(

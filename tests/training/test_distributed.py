@@ -132,3 +132,9 @@ def test_what_is_wrong_is_said_once(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "there").mkdir()
     ended = torchrun("-m", "tenfold", *words, "--out", str(tmp_path / "there"))
     assert ended.returncode and ended.stderr.count(f"tenfold: {tmp_path / 'there'}") == 1
+
+
+def test_other_settings_for_a_resumed_run_are_refused_once(whole: Path) -> None:
+    """By the first rank, which has the run directory; torchrun ends the other, which waits for it."""
+    ended = torchrun("-m", "tenfold", "train", "--resume", "--out", str(whole), "--seed", "99")
+    assert ended.returncode and ended.stderr.count("was started with --seed") == 1
