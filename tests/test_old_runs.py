@@ -13,7 +13,8 @@ from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.evaluate import evaluate
 from tenfold.serving.model_file import read_about
 from tenfold.serving.predictor import BUNDLED
-from tenfold.training.run import FORMAT_VERSION, Run
+from tenfold.training.manifest import FORMAT_VERSION
+from tenfold.training.run import Run
 from tenfold.training.weights import MODEL_FORMAT
 
 RUNS = Path(__file__).parent / "runs"

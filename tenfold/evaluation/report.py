@@ -22,7 +22,8 @@ from tenfold.evaluation.page import choice, picture, report_page, sections, trus
 from tenfold.files import note_own
 from tenfold.training.provenance import reproduction
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Run, target_error_of
+from tenfold.training.run import Run
+from tenfold.training.target_error import target_error_of
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (

@@ -16,7 +16,8 @@ from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.predictor import Predictor, open_model
 from tenfold.training.provenance import FoundData, find_data, origin_of, reproduction
-from tenfold.training.run import Run, target_error_of
+from tenfold.training.run import Run
+from tenfold.training.target_error import target_error_of
 
 _TITLE = "# Model card: "
 

@@ -18,7 +18,8 @@ from tenfold.data.dataset import SKIP_BAD, Split
 from tenfold.errors import DataError, ModelError, StorageError, UsageError
 from tenfold.files import write_text
 from tenfold.training.recipe import RECIPES, Recipe
-from tenfold.training.run import TARGET_ERROR, Run
+from tenfold.training.run import Run
+from tenfold.training.target_error import TARGET_ERROR
 
 SPLIT_FILE = "split.csv"
 _SAMPLE = 200
@@ -301,7 +302,7 @@ def _what_changed(run: Run, dataset: Dataset) -> str:
 def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float) -> str:
     """The command that trains this run again on data of that name: by the recipe's name where that suffices.
 
-    target_error: what the run's threshold is to keep (`run.target_error_of`). For a data set made in Python, which no
+    target_error: what the run's threshold is to keep (`target_error_of`). For a data set made in Python, which no
     command can load, it is the call.
     """
     named = RECIPES.get(recipe.name)
