@@ -15,7 +15,8 @@ from tenfold.evaluation.metrics import expected_calibration_error, wilson_interv
 from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.predictor import Predictor, open_model
-from tenfold.training.provenance import FoundData, find_data, origin_of, reproduction
+from tenfold.training.provenance import FoundData, find_data, origin_of
+from tenfold.training.reproduction import reproduction
 from tenfold.training.run import Run
 from tenfold.training.target_error import target_error_of
 
