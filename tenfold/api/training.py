@@ -270,8 +270,8 @@ def _report(run: Run, trained: TrainResult, evaluation: Evaluation) -> None:
     from tenfold.evaluation.report import write_report
 
     began = time.perf_counter()
-    paths = write_report(run, trained.dataset, evaluation)
-    log_info(f"report: {', '.join(map(str, reversed(paths)))}")
+    written = write_report(run, trained.dataset, evaluation)
+    log_info(f"report: {', '.join(map(str, reversed(written.files)))}")
     for to in run.recipe.network.also_exported:
         _export_also(run, to, trained.dataset)
     run.timings["report_seconds"] = time.perf_counter() - began
