@@ -229,7 +229,7 @@ def _fit_to_images(
 
 def _score(run: Run, trained: TrainResult, target_error: float | None, clock: Clock) -> Evaluation:
     began = time.perf_counter()
-    evaluation = evaluate(run, trained.dataset, trained.plan, target_error=target_error)
+    evaluation = evaluate(run, trained.dataset, trained.device_config, target_error=target_error)
     seconds = _measure(trained, time.perf_counter() - began, clock)
     write_scores(run, evaluation, seconds | {"unlearned_classes": list(trained.unlearned_classes)})
     return evaluation

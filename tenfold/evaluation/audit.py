@@ -88,20 +88,21 @@ def _digest(part: Split) -> str:
     return hashed.hexdigest()
 
 
-def run_audit(subject: Subject, plan: DeviceConfig, full: bool = False) -> tuple[Audit, bool]:
+def run_audit(subject: Subject, device_config: DeviceConfig, full: bool = False) -> tuple[Audit, bool]:
     """All parts, and whether one of them is new. The caller owns the run's lock.
 
     full: corrupt all test images, not the first thousand. Raises `ModelError`, `StorageError`, and `UsageError` for
     other data than the run's own.
     """
     require_own(subject.run, subject.evaluation)
-    model = subject.run.load_model(plan)
+    model = subject.run.load_model(device_config)
     images = len(subject.dataset.test) if full else min(IMAGES_A_CELL, len(subject.dataset.test))
     kept = _usable(subject, images)
     audit = Audit(
-        duplicates=kept.duplicates or _keep(subject, "duplicates", _duplicates(subject, model, plan)),
-        corruptions=kept.corruptions or _keep(subject, "corruptions", _corruptions(subject, model, plan, images)),
-        labels=kept.labels or _keep(subject, "labels", _labels(subject, plan)),
+        duplicates=kept.duplicates or _keep(subject, "duplicates", _duplicates(subject, model, device_config)),
+        corruptions=kept.corruptions
+        or _keep(subject, "corruptions", _corruptions(subject, model, device_config, images)),
+        labels=kept.labels or _keep(subject, "labels", _labels(subject, device_config)),
         saliency=kept.saliency or _keep(subject, "saliency", _saliency(subject, model)),
         seed_variance=kept.seed_variance,
     )
@@ -186,10 +187,10 @@ def _published_share(name: str) -> float | None:
     return DATASETS.find(name).published_duplicates if name in DATASETS else None
 
 
-def _duplicates(subject: Subject, model: Model, plan: DeviceConfig) -> Duplicates:
+def _duplicates(subject: Subject, model: Model, device_config: DeviceConfig) -> Duplicates:
     dataset = subject.dataset
     with progress("searching duplicates", len(dataset.test) + len(dataset.train)) as bar:
-        features = [embed(model, to_tensors(part)[0], plan, bar) for part in (dataset.test, dataset.train)]
+        features = [embed(model, to_tensors(part)[0], device_config, bar) for part in (dataset.test, dataset.train)]
         pairs = find_duplicates(dataset.test.images, dataset.train.images, *features)
     logits, truth = subject.evaluation.logits, subject.evaluation.labels
     duplicated = np.isin(np.arange(len(truth)), [pair.test for pair in pairs])
@@ -211,7 +212,7 @@ def _duplicates(subject: Subject, model: Model, plan: DeviceConfig) -> Duplicate
 # --- corruptions -------------------------------------------------------------------------------------------------
 
 
-def _corruptions(subject: Subject, model: Model, plan: DeviceConfig, images: int) -> Corruptions:
+def _corruptions(subject: Subject, model: Model, device_config: DeviceConfig, images: int) -> Corruptions:
     test = subject.dataset.test[slice(images)]
     truth = test.labels.astype(np.int64)
     table: dict[str, list[float]] = {}
@@ -220,7 +221,7 @@ def _corruptions(subject: Subject, model: Model, plan: DeviceConfig, images: int
             table[name] = []
             for severity in SEVERITIES:
                 seen = torch.from_numpy(corrupt(np.asarray(test.images), name, severity))
-                logits = predict_logits(model.network, seen, model.pixels, plan).single.numpy()
+                logits = predict_logits(model.network, seen, model.normalization, device_config).single.numpy()
                 table[name].append(accuracy(logits, truth))
                 bar(1, note=f"{name} {severity}")
     cells = np.array(list(table.values()))
@@ -236,11 +237,11 @@ def _corruptions(subject: Subject, model: Model, plan: DeviceConfig, images: int
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
-def _labels(subject: Subject, plan: DeviceConfig) -> LabelIssues:
+def _labels(subject: Subject, device_config: DeviceConfig) -> LabelIssues:
     dataset, missing = subject.dataset, []
     found: dict[str, SplitIssues] = {}
     predictors: dict[str, Callable[[], np.ndarray]] = {
-        "train": lambda: _predict_training_labels(dataset, plan),
+        "train": lambda: _predict_training_labels(dataset, device_config),
         "test": lambda: probabilities(subject.evaluation.logits),
     }
     for name, split in _splits(dataset):
@@ -263,11 +264,11 @@ def _issues(split: Split, predicted: np.ndarray) -> SplitIssues:
     return SplitIssues(len(split), agreement, len(issues), tuple(issues))
 
 
-def _predict_training_labels(dataset: Dataset, plan: DeviceConfig) -> np.ndarray:
+def _predict_training_labels(dataset: Dataset, device_config: DeviceConfig) -> np.ndarray:
     recipe = label_errors.recipe_for(dataset.train)
     with progress("checking labels", 100) as bar:
         return label_errors.predict_out_of_fold(
-            dataset.train, len(dataset.classes), plan, recipe, lambda share: bar(100 * share)
+            dataset.train, len(dataset.classes), device_config, recipe, lambda share: bar(100 * share)
         )
 
 

@@ -102,7 +102,7 @@ class Evaluation:
 def evaluate(
     run: Run,
     data: Dataset | FoundData | None = None,
-    plan: DeviceConfig | None = None,
+    device_config: DeviceConfig | None = None,
     *,
     target_error: float | None = None,
 ) -> Evaluation:
@@ -116,11 +116,11 @@ def evaluate(
     `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without labelled test
     images, and as `reload_dataset` does, `UsageError` for another target error, or one with other data.
     """
-    target_error, plan = check_target_error(target_error), plan or select_device()
+    target_error, device_config = check_target_error(target_error), device_config or select_device()
     if data is None:
         data = find_data(run)
         by_logits = not data.own and target_error is None  # a new threshold takes the validation images
-        kept = _from_kept(run, plan) if by_logits else None
+        kept = _from_kept(run, device_config) if by_logits else None
         if kept:
             log_info(f"scored from the logits and labels in {run.path}, not from images: {data.reason}")
             return kept
@@ -128,18 +128,20 @@ def evaluate(
             data = FoundData(reload_dataset(run, in_python=_HAND_OVER), True)
     found = data if isinstance(data, FoundData) else check_data(run, data)
     assert found.dataset is not None
-    return _score(run, found.dataset, found.own, plan, target_error)
+    return _score(run, found.dataset, found.own, device_config, target_error)
 
 
-def _score(run: Run, dataset: Dataset, own: bool, plan: DeviceConfig, target_error: float | None) -> Evaluation:
-    model = run.load_model(plan)
+def _score(
+    run: Run, dataset: Dataset, own: bool, device_config: DeviceConfig, target_error: float | None
+) -> Evaluation:
+    model = run.load_model(device_config)
     _require_fitting(run, model, dataset)
     if target_error is not None and not own:
         about = f"the target error is about the validation images of {run.path}"
         raise UsageError(f"{about}: leave it out with other data ({dataset.name})")
-    test = load_or_compute(run, model, dataset.test, plan, "test")
+    test = load_or_compute(run, model, dataset.test, device_config, "test")
     held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
-    val = load_or_compute(run, model, held_out, plan, "val") if held_out else None
+    val = load_or_compute(run, model, held_out, device_config, "val") if held_out else None
     keeps = run.scored and (target_error is None or not own)
     calibration = calibration_in(run.read_json("results.json")) if keeps else None
     if val and calibration is None:
@@ -153,7 +155,7 @@ def _score(run: Run, dataset: Dataset, own: bool, plan: DeviceConfig, target_err
     return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names, own)
 
 
-def _from_kept(run: Run, plan: DeviceConfig) -> Evaluation | None:
+def _from_kept(run: Run, device_config: DeviceConfig) -> Evaluation | None:
     """What the run's own files say of its test images; None where they are not all there, or not of these weights.
 
     The validation images' score and the calibration are those of results.json. Raises `ModelError` for damage.
@@ -162,7 +164,7 @@ def _from_kept(run: Run, plan: DeviceConfig) -> Evaluation | None:
     if not all(run.digest(name) for name in needed):
         return None
     run.verify(*needed)
-    model, frame = run.load_model(plan), read_predictions(run)
+    model, frame = run.load_model(device_config), read_predictions(run)
     labels = class_numbers(frame["true"], model.classes)
     test = None if labels is None else kept_outputs(run, "test", labels)
     if test is None:

@@ -108,7 +108,7 @@ def explain(
     """
     network = model.network.to("cpu").eval()
     for number, image in enumerate(images):
-        pixels = model.pixels.normalize(torch.from_numpy(np.array(image[None]))).contiguous()
+        pixels = model.normalization.normalize(torch.from_numpy(np.array(image[None]))).contiguous()
         with torch.no_grad():
             logits = network(pixels).float()
         label = int(logits.argmax()) if labels is None else labels[number]

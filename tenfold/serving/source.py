@@ -99,10 +99,10 @@ def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Sou
 
     Raises `ModelError`, and `DataError` where `data` does not fit the run.
     """
-    plan = select_device("cpu", torch.float32)
-    model, found = run.load_model(plan), find_data(run, data)
+    device_config = select_device("cpu", torch.float32)
+    model, found = run.load_model(device_config), find_data(run, data)
     about, images = describe(run, model), _images_to_check(found, model.size)
-    logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
+    logits = predict_logits(model.network, torch.from_numpy(images), model.normalization, device_config).single
     source = Source(model, found, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
     if not found.own:
         log_info(f"checked on {source.verified_on}: {found.reason}")

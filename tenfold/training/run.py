@@ -222,10 +222,10 @@ class Run:
         """Write weights and buffers, and what `describe_model` says of them."""
         write_model(self.path, network, description)
 
-    def load_model(self, plan: DeviceConfig) -> Model:
-        """Rebuild the trained network on the plan's device, checked against the manifest. Raises `ModelError`."""
+    def load_model(self, device_config: DeviceConfig) -> Model:
+        """Rebuild the trained network on that device, checked against the manifest. Raises `ModelError`."""
         self.verify(WEIGHTS, DESCRIPTION)
-        return read_model(self.path, plan)
+        return read_model(self.path, device_config)
 
     @property
     def description(self) -> ModelDescription:

@@ -23,7 +23,7 @@ from tenfold.evaluation.metrics import probabilities
 from tenfold.evaluation.seed_variance import seed_variance
 from tenfold.training.provenance import fingerprint
 from tenfold.training.run import Run
-from tests.support.drawn_run import PLAN, hostile_dataset, make_drawn_run
+from tests.support.drawn_run import CPU, hostile_dataset, make_drawn_run
 
 SHAPES = make_shapes(train=800, test=60)
 TRUTH = SHAPES.test.labels.astype(int)
@@ -53,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Subject, Audit]:
     predicted = rng.dirichlet(np.ones(10), 800) * 0.3 + 0.7 * np.eye(10)[DATASET.train.labels]
     predicted[7] = np.roll(predicted[7], 1)
     with mock.patch("tenfold.evaluation.labels.predict_out_of_fold", lambda *_: predicted):
-        found, new = run_audit(subject, PLAN)
+        found, new = run_audit(subject, CPU)
     assert new
     return subject, found
 
@@ -78,9 +78,9 @@ def test_corruptions_are_scored_cell_by_cell(made: tuple[Subject, Audit]) -> Non
     assert cells.shape == (15, 5) and table.images == 60
     assert table.mean_accuracy == pytest.approx(cells.mean())
     assert table.by_severity == pytest.approx(cells.mean(axis=0))
-    model = subject.run.load_model(PLAN)
+    model = subject.run.load_model(CPU)
     seen = audit.corrupt(DATASET.test.images, "fog", 4)
-    logits = model.network(model.pixels.normalize(torch.from_numpy(seen))).detach().numpy()
+    logits = model.network(model.normalization.normalize(torch.from_numpy(seen))).detach().numpy()
     assert table.accuracy["fog"][3] == pytest.approx((logits.argmax(1) == DATASET.test.labels).mean())
 
 
@@ -124,14 +124,14 @@ def test_what_is_kept_is_used_again_until_the_run_changes(made: tuple[Subject, A
     subject.run.verify()
     assert read_audit(subject) == AuditParts(**vars(audited))
     with mock.patch.object(audit, "_labels", lambda *_: LabelIssues(None, None, "computed again")):
-        again, new = run_audit(subject, PLAN)
+        again, new = run_audit(subject, CPU)
         assert not new and again == audited
         changed = replace(DATASET, train=DATASET.train[:-1])
         assert read_audit(replace(subject, dataset=changed)) is None
         path = subject.run.path / "audit" / "labels.json"
         content = path.read_bytes()
         path.write_bytes(content.replace(b"suspected", b"inspected"))  # not what the manifest says
-        mended, new = run_audit(subject, PLAN)
+        mended, new = run_audit(subject, CPU)
     assert new and mended.labels.missing == "computed again" and mended.corruptions == audited.corruptions
     subject.run.rewrite_in_manifest({"audit/labels.json": content})
 
@@ -142,7 +142,7 @@ def test_the_list_of_labels_is_written_again(made: tuple[Subject, Audit]) -> Non
     content = path.read_bytes()
     for change in (path.unlink, lambda: path.write_bytes(content + b"by hand")):
         change()
-        assert run_audit(subject, PLAN) == (audited, False) and path.read_bytes() == content
+        assert run_audit(subject, CPU) == (audited, False) and path.read_bytes() == content
     subject.run.verify()
 
 
@@ -177,9 +177,9 @@ def test_more_images_a_cell_are_computed_and_then_kept(made: tuple[Subject, Audi
     fewer = replace(audited, corruptions=replace(audited.corruptions, images=59))
     again = Corruptions(60, 0.5, 0.25, (), {})
     with mock.patch.object(audit, "_corruptions", lambda *_: again):
-        assert not run_audit(subject, PLAN, full=True)[1]  # there are no more than 60
+        assert not run_audit(subject, CPU, full=True)[1]  # there are no more than 60
         with mock.patch.object(audit, "read_audit", lambda _: fewer):
-            assert run_audit(subject, PLAN, full=True)[0].corruptions == again
+            assert run_audit(subject, CPU, full=True)[0].corruptions == again
     audit._keep(subject, "corruptions", audited.corruptions)
 
 
@@ -211,13 +211,13 @@ def test_a_class_too_small_to_predict_is_said(made: tuple[Subject, Audit]) -> No
     subject, _ = made
     few = np.flatnonzero(DATASET.train.labels != 3)
     lonely = replace(DATASET, train=DATASET.train[np.append(few, np.flatnonzero(DATASET.train.labels == 3)[:1])])
-    part = audit._labels(replace(subject, dataset=lonely), PLAN)
+    part = audit._labels(replace(subject, dataset=lonely), CPU)
     assert "a class has fewer training images than cross-validation needs: 1 of 2" in str(part.missing)
     assert part.train is None and part.test and list(part.to_dict()) == ["test", "missing"]
     one = DATASET.test[DATASET.test.labels == 3]
     logits = subject.evaluation.logits[DATASET.test.labels == 3]
     evaluation = mock.Mock(logits=logits, labels=one.labels)
-    part = audit._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), PLAN)
+    part = audit._labels(replace(subject, dataset=replace(lonely, test=one), evaluation=evaluation), CPU)
     assert "test labels were not checked: all labels are the same" in str(part.missing) and part.test is None
     audit._write_issues(subject, made[1].labels)
 

@@ -109,7 +109,7 @@ def test_a_run_that_stopped_within_its_first_epoch_is_complete(tmp_path: Path) -
 
 
 class Failing(Callback):
-    """Fails where training ends, and again where it is told so."""
+    """Fails where training ends, and again where it is asked to."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
         raise OSError("disk full")

@@ -117,7 +117,7 @@ def test_data_that_has_a_known_name_but_is_other_is_not_taken_for_it(
     part = replace(whole, train=whole.train[:200])
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), val_size=20).with_epochs(1.0)
     trained = training.train(recipe, part, tmp_path / "run", device="cpu")
-    scores = write_scores(trained.run, evaluate(trained.run, part, trained.plan), {})
+    scores = write_scores(trained.run, evaluate(trained.run, part, trained.device_config), {})
     trained.run.unlock()
     code, out, err = invoke("evaluate", tmp_path / "run", "--json")
     assert code == 0 and "a data set made in Python, called 'shapes'" in err
