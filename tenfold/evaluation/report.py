@@ -21,7 +21,7 @@ from tenfold.evaluation.findings import AuditParts
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import note_own
-from tenfold.training.provenance import reproduction
+from tenfold.training.provenance import format_stop, reproduction
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run, target_error_of
 
@@ -229,7 +229,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "recipe": sections.facts(known.run.read_json("recipe.json")),
         "environment": _environment(known),
         "command": _command(known),
-        "reproduce_note": _REPRODUCE_NOTE,
+        "reproduce_note": format_stop(known.run) or _REPRODUCE_NOTE,
     }
 
 

@@ -18,7 +18,7 @@ from tenfold.data.dataset import SKIP_BAD, Split
 from tenfold.errors import DataError, ModelError, StorageError, UsageError
 from tenfold.files import write_text
 from tenfold.training.recipe import RECIPES, Recipe
-from tenfold.training.run import TARGET_ERROR, Run
+from tenfold.training.run import STOPPED, TARGET_ERROR, Run
 
 SPLIT_FILE = "split.csv"
 _SAMPLE = 200
@@ -296,6 +296,17 @@ def _what_changed(run: Run, dataset: Dataset) -> str:
     counts = {"gone": before - now_there, "new": now_there - before}
     parts = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
     return f"; images: {', '.join(parts) or 'the same names, other content'}"
+
+
+def format_stop(run: Run) -> str:
+    """How a callback ended training early, and what `reproduction` does instead; empty where it did not."""
+    stopped = run.env.get(STOPPED)
+    if stopped is None:
+        return ""
+    return (
+        f"A callback stopped training at epoch {stopped:g} of {run.recipe.epochs:g}. The command trains all of them, "
+        "so its weights are others; for the same weights, call tenfold.train with the same callbacks."
+    )
 
 
 def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float) -> str:
