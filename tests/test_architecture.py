@@ -102,6 +102,7 @@ ORDERS = {
         "checkpoint",
         "weights",
         "run",
+        "unfinished",
         "runs",
         "provenance",
         "callbacks",

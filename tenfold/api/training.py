@@ -21,9 +21,10 @@ from tenfold.training.distributed import DistContext, joined
 from tenfold.training.fitting import choose_recipe, log_size
 from tenfold.training.imbalance import has_rare_classes
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import check_new, find_unfinished
+from tenfold.training.run import check_new
 from tenfold.training.trackers import find_callbacks
 from tenfold.training.train import TrainResult
+from tenfold.training.unfinished import find_unfinished
 
 RUNS = Path("runs")
 Clock = Callable[[], float]
