@@ -218,7 +218,7 @@ def test_brightness_is_added_to_values_in_0_to_1_before_they_are_normalised(reci
         ({"augmentations": [{"name": "brightnes"}]}, "augmentations.name: unknown augmentation 'brightnes'; known are"),
         (
             {"augmentations": [{"name": "brightness", "amout": 1}]},
-            "augmentations.amout: Unexpected keyword argument; did you mean amount?",
+            "augmentations.amout: augmentation 'brightness' has no such field; did you mean amount?",
         ),
         ({"augmentations": [{"name": "brightness", "amount": 2}]}, "augmentations.amount: Input should be less"),
         ({"network": {"name": "resnet", "widths": "4"}}, "network.widths: Input should be a valid"),

@@ -33,7 +33,7 @@ from PIL import Image
 
 from tenfold.data.image import decode
 from tenfold.errors import ImageError, StorageError
-from tenfold.serving.runtime import BUNDLED
+from tenfold.serving.predictor import BUNDLED
 from tenfold.serving.serve.batching import MOST_DECODERS
 from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits

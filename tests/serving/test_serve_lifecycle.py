@@ -29,7 +29,7 @@ import pytest
 from PIL import Image
 
 from tenfold.errors import UsageError
-from tenfold.serving.runtime import BUNDLED
+from tenfold.serving.predictor import BUNDLED
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
 from tests.support.process import ROOT

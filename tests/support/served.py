@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 from tenfold.serving.model_file import ModelMetadata
-from tenfold.serving.runtime import Predictor
+from tenfold.serving.predictor import Predictor
 from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.guard import Hosts, SecurityMiddleware
 from tenfold.serving.serve.limits import Limits
