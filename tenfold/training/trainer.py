@@ -190,7 +190,7 @@ class Trainer:
         with self.device_config.autocast():
             logits = self.network(batch)
         logits = logits.float()
-        if self.sampler.by_losses:
+        if self.sampler.prunes:
             self._update_losses(indices, F.cross_entropy(logits.detach(), labels, reduction="none"))
         share = len(labels) / self.schedule.batch_size  # 1 for a process that is alone
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) * share

@@ -346,7 +346,7 @@ def test_a_proxy_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
 def test_with_nothing_to_leave_out_there_is_no_proxy() -> None:
     """As a search may draw it, or a small data set has it: the recipe is then as without."""
     trainer = make_trainer(replace(QUICK, proxy_prune_fraction=0.0, proxy_widths=(8, 8)))
-    assert trainer.proxy is None and not trainer.sampler.by_losses
+    assert trainer.proxy is None and not trainer.sampler.prunes
     assert make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:20]).proxy is None
     assert (
         make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:21]).proxy is not None
