@@ -107,6 +107,7 @@ ORDERS = {
         "weights",
         "manifest",
         "run",
+        "unfinished",
         "runs",
         "target_error",
         "fingerprint",

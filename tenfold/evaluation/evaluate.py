@@ -35,7 +35,8 @@ class Evaluation:
     """Scores and logits of a run on a test set, and on its validation images where it has some.
 
     scores: the numbers that go to `results.json`. names: the test images' files, below the folder that they are from.
-    own: whether they are the test images of the data that the run was trained on; only then the run may keep them.
+    own: whether they are the test images of the data that the run was trained on; only then the run may keep them. In a
+    notebook it shows the confusion matrix.
     """
 
     test: LogitsCache
@@ -48,6 +49,12 @@ class Evaluation:
     def __repr__(self) -> str:
         found = f"test_accuracy={self.scores['test_accuracy']!r}, ece={self.scores['ece']:.4f}"
         return f"Evaluation({found}, {len(self.labels):,} test images of {len(self.classes):,} classes)"
+
+    def _repr_png_(self) -> bytes:
+        from tenfold.evaluation import plots
+
+        title = f"Test accuracy {self.scores['test_accuracy']:.2%}"
+        return plots.to_png(plots.confusion(self.confusion_matrix(), self.classes, title), dpi=100)
 
     @property
     def logits(self) -> np.ndarray:

@@ -4,7 +4,19 @@ import shlex
 
 from tenfold.data import DATASETS, Origin
 from tenfold.training.recipe import RECIPES, Recipe
+from tenfold.training.run import STOPPED, Run
 from tenfold.training.target_error import TARGET_ERROR
+
+
+def format_stop(run: Run) -> str:
+    """How a callback ended training early, and what `reproduction` does instead; empty where it did not."""
+    stopped = run.env.get(STOPPED)
+    if stopped is None:
+        return ""
+    return (
+        f"A callback stopped training at epoch {stopped:g} of {run.recipe.epochs:g}. The command trains all of them, "
+        "so its weights are others; for the same weights, call tenfold.train with the same callbacks."
+    )
 
 
 def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float) -> str:

@@ -12,9 +12,8 @@ from typing import Any, Self
 
 from torch import nn
 
-from tenfold.console import log_info
 from tenfold.data.resize import with_current_resize
-from tenfold.errors import BusyError, ModelError, StorageError, UsageError, one_line
+from tenfold.errors import ModelError, UsageError, one_line
 from tenfold.files import (
     TEMPORARY_SUFFIX,
     format_object,
@@ -153,7 +152,8 @@ class Run:
     def recipe(self) -> Recipe:
         """The run's recipe."""
         try:
-            return Recipe.from_json((self.path / "recipe.json").read_bytes(), str(self.path / "recipe.json"))
+            path = self.path / "recipe.json"
+            return Recipe.from_json(path.read_bytes(), str(path), trained=True)
         except (OSError, UsageError) as error:
             raise ModelError(str(error)) from error
 
@@ -243,21 +243,3 @@ def check_new(path: Path) -> None:
         raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
         raise UsageError(f"{path} exists: choose another --out, or resume it: --resume --out {path}")
-
-
-def find_unfinished(folder: Path) -> Run:
-    """Return the unfinished run below `folder` that was touched last. Raises `ModelError` where there is none."""
-    paths = [path.parent for path in folder.glob("[!.]*/recipe.json")]
-    for path in sorted(paths, key=_last_touched, reverse=True):
-        run = Run(path)
-        try:
-            Lock(path).check()
-            if not run.scored:
-                return run
-        except (BusyError, ModelError, StorageError) as error:
-            log_info(f"passed over: {error}")
-    raise ModelError(f"nothing to resume: no unfinished run in {folder}")
-
-
-def _last_touched(path: Path) -> float:
-    return max(entry.stat().st_mtime for entry in (path, *path.glob("checkpoints")))
