@@ -82,6 +82,7 @@ ORDERS = {
         "spec",
         "convolution",
         "networks",
+        "augmentation",
         "augment",
         "recipe",
         "recipe_files",
@@ -127,7 +128,6 @@ ORDERS = {
     "training.augment": (
         "keys",
         "normalization",
-        "base",
         "gather",
         "flip",
         "translate",
@@ -137,7 +137,7 @@ ORDERS = {
         "views",
         "__init__",
     ),
-    "training.networks": ("base", "reference", "whitened", "__init__"),
+    "training.networks": ("base", "module", "reference", "whitened", "specs", "__init__"),
     "evaluation": (
         "metrics",
         "calibration",

@@ -1,13 +1,13 @@
 """Recipes: everything that decides a training run, as one page of data.
 
 A recipe is a frozen dataclass; variants change a few fields of another. It goes to JSON and comes back strictly: an
-unknown field or a value of the wrong type is named, not ignored.
+unknown field or a value of the wrong type is named, not ignored. Reading one needs no torch.
 """
 
 import json
 import math
 from dataclasses import fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, TypeAdapter
@@ -16,9 +16,12 @@ from pydantic.dataclasses import dataclass
 from tenfold.errors import UsageError
 from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
-from tenfold.training.augment import Affine, AnyAugmentation, Augmentation, Cutout, Flip, Pipeline, Translate
+from tenfold.training.augmentation import AnyAugmentation, Augmentation
 from tenfold.training.networks import AnyNetwork, ReferenceSpec, WhitenedSpec
 from tenfold.training.spec import STRICT, Positive, Share, Width, first_error, names_of_fields
+
+if TYPE_CHECKING:
+    from tenfold.training.augment import Pipeline
 
 MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
@@ -143,8 +146,10 @@ class Recipe:
             raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few: {needed}")
 
     @property
-    def pipeline(self) -> Pipeline:
+    def pipeline(self) -> "Pipeline":
         """All augmentations that it asks for."""
+        from tenfold.training.augment import Affine, Cutout, Flip, Pipeline, Translate  # here, because they need torch
+
         flip = [Flip(kind=self.flip)] if self.flip != "none" else []
         translate = [Translate(pixels=self.translate)] if self.translate else []
         cutout = [Cutout(side=self.cutout)] if self.cutout else []

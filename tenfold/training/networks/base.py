@@ -1,42 +1,18 @@
-"""What a network is to everything else, and the registry of those that recipes can name.
+"""A network as plain data, what a recipe may ask of it, and the registry of those that recipes can name.
 
-Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N×3×H×W; output: logits N×K.
+Needs no torch: a recipe is read without it.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 from pydantic import Field, PlainSerializer, PlainValidator
-from torch import Tensor, nn
 
 from tenfold.registry import Registry
 from tenfold.training.spec import Spec, read_spec, register_spec
 
-
-class Network(nn.Module):
-    """A module from images to logits. What a network does not override, it does without."""
-
-    export_functions: ClassVar[Mapping[str, Mapping[Any, Callable[..., Any]]]] = {}
-    """By export format: how it writes a function that `forward` calls, where it does not know that by itself.
-
-    `onnx`: the function's other arguments to (operator, attributes). `keras`: (keras.layers, name, the function's
-    other arguments) to a layer.
-    """
-
-    def initialize_from(self, images: Tensor) -> None:
-        """Set weights by training images (float N×3×H×W, `NetworkSpec.initial_images` of them), before training."""
-
-    def early_parameters(self) -> list[nn.Parameter]:
-        """Parameters that are trained at first only: their rate falls to zero within `whiten_bias_epochs`."""
-        return []
-
-    def first_parameters(self) -> list[nn.Parameter]:
-        """Parameters that a recipe's `freeze_fraction` keeps as they are towards the end of training."""
-        return []
-
-    def l2_parameters(self) -> list[nn.Parameter]:
-        """Kernels (K×C×H×W) whose squares a recipe's `l2` adds to the loss."""
-        return []
+if TYPE_CHECKING:
+    from tenfold.training.networks.module import Network
 
 
 class NetworkSpec(Spec):
@@ -58,7 +34,7 @@ class NetworkSpec(Spec):
         """Pixels a side of the smallest images that it takes."""
         return 1
 
-    def build(self, classes: int, size: int) -> Network:
+    def build(self, classes: int, size: int) -> "Network":
         """Make the network for `classes` classes and `size`×`size` images, its weights from torch's global generator.
 
         Raises `UsageError` where the images are too small.
