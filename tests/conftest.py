@@ -104,6 +104,7 @@ def fork() -> Command:
 def few(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a data set of 500 images, which all processes know."""
     monkeypatch.setenv("TENFOLD_PLUGINS", str(process.ROOT / "tests" / "support" / "few_plugin.py"))
+    monkeypatch.setattr("tenfold.registry._loaded", False)  # another test may have looked an unknown name up
     return "few"
 
 
