@@ -17,6 +17,7 @@ from tenfold import _HOMES
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import BusyError, DataError, ModelError, UsageError
 from tenfold.training.lock import Lock
+from tests.support.few_shapes import TEST
 from tests.support.process import Invoke
 
 FEW = make_shapes(train=120, test=60)
@@ -70,7 +71,7 @@ def test_metrics_are_those_of_results_json(run: tenfold.Run) -> None:
 
 def test_history_and_predictions_are_tables(run: tenfold.Run) -> None:
     assert list(run.history.columns[:4]) == ["epoch", "stage", "learning_rate", "train_loss"]
-    assert len(run.predictions) == run.metrics.test_images == 1000
+    assert len(run.predictions) == run.metrics.test_images == TEST
     right = (run.predictions["true"] == run.predictions["predicted"]).mean()
     assert right == pytest.approx(run.metrics.test_accuracy)
     table = run.per_class

@@ -13,8 +13,9 @@ from tenfold.data.resize import OLD_RESIZES
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.evaluate import evaluate
 from tenfold.serving.model_file import read_about
-from tenfold.serving.runtime import BUNDLED
-from tenfold.training.run import FORMAT_VERSION, Run
+from tenfold.serving.predictor import BUNDLED
+from tenfold.training.manifest import FORMAT_VERSION
+from tenfold.training.run import Run
 from tenfold.training.weights import MODEL_FORMAT
 
 RUNS = Path(__file__).parent / "runs"

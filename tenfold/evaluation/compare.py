@@ -22,7 +22,8 @@ from tenfold.evaluation.page import comparison_page, picture
 from tenfold.evaluation.page.sections import format_value, percent
 from tenfold.evaluation.report import cut, name_images
 from tenfold.files import write_text
-from tenfold.training.provenance import digest_of_data, have_same_data, is_own, reload_dataset
+from tenfold.training.fingerprint import digest_of_data, have_same_data, is_own
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tenfold.training.runs import compare_runs
 

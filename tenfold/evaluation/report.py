@@ -21,9 +21,10 @@ from tenfold.evaluation.findings import AuditParts
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import note_own
-from tenfold.training.provenance import format_stop, reproduction
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Run, target_error_of
+from tenfold.training.reproduction import format_stop, reproduction
+from tenfold.training.run import Run
+from tenfold.training.target_error import target_error_of
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (

@@ -14,9 +14,11 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
-from tenfold.serving.runtime import Predictor, open_model
-from tenfold.training.provenance import FoundData, find_data, format_stop, origin_of, reproduction
-from tenfold.training.run import STOPPED, Run, target_error_of
+from tenfold.serving.predictor import Predictor, open_model
+from tenfold.training.provenance import FoundData, find_data, origin_of
+from tenfold.training.reproduction import format_stop, reproduction
+from tenfold.training.run import STOPPED, Run
+from tenfold.training.target_error import target_error_of
 
 _TITLE = "# Model card: "
 

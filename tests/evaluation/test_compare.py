@@ -17,7 +17,7 @@ from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.compare import read_comparison, write_comparison
 from tenfold.files import format_object
-from tenfold.training.provenance import fingerprint
+from tenfold.training.fingerprint import fingerprint
 from tenfold.training.run import Run
 from tests.support.drawn_run import make_drawn_run
 

@@ -23,9 +23,10 @@ from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
 from tenfold.evaluation.report import write_report
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
+from tenfold.training.fingerprint import note_origin
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
-from tenfold.training.provenance import FoundData, note_origin
+from tenfold.training.provenance import FoundData
 from tenfold.training.recipe import FAST89, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.train import train

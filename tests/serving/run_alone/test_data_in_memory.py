@@ -16,7 +16,7 @@ from tenfold.evaluation.evaluate import evaluate, write_scores
 from tenfold.serving import export as exporting
 from tenfold.serving.card import write_card
 from tenfold.serving.export import export
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tenfold.training import train as training
 from tenfold.training.provenance import find_data
 from tenfold.training.recipe import Recipe
