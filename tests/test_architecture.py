@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tenfold
+from tests.support.waiting import LONG
 
 PACKAGE = Path(tenfold.__file__).parent
 OPEN_TO_ALL = {"errors", "extras", "files", "console", "machine", "notebook", "registry"}
@@ -405,7 +406,7 @@ def test_training_starts_without_the_compiler() -> None:
         "tenfold.Trainer(recipe, tenfold.load('shapes')).fit()\n"
         "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG)
     assert answer.stdout.split() == []
 
 
