@@ -22,6 +22,15 @@ from tests.support.process import Command, Invoke
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONGEST = ("test_docs", "test_distributed", "test_faults", "test_folder_runs", "test_tune", "test_serve_faults")
+"""Files that take long, the longest first: begun at the end, one would keep one worker after the other has ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all else in its order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def usual_runtime() -> Iterator[None]:
     """That of a user who asks for none."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tenfold
+from tests.support.waiting import LONG
 
 PACKAGE = Path(tenfold.__file__).parent
 OPEN_TO_ALL = {"errors", "extras", "files", "console", "machine", "notebook", "registry"}
@@ -335,6 +336,25 @@ def test_the_top_imports_packages_inside_functions_only(module: str) -> None:
     assert not {name.split(".")[0] for name in found} & HEAVY, f"{module} imports something heavy at its top"
 
 
+def test_functions_have_at_most_45_lines_beside_their_docstring_and_files_350() -> None:
+    functions = [
+        (f"{module}.{node.name}", _length(node))
+        for module, tree in files().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert len(functions) > 1000 and [found for found in functions if found[1] > 45] == []
+    paths = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
+    assert [path.name for path in paths if len(path.read_text().splitlines()) > 350] == []
+
+
+def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function from `def` on, without its docstring."""
+    first, lines = node.body[0], (node.end_lineno or 0) - node.lineno + 1
+    has_docstring = ast.get_docstring(node) is not None
+    return lines - ((first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0)
+
+
 def test_one_file_knows_ray() -> None:
     knowing = [name for name, tree in files().items() if "ray" in {found.split(".")[0] for found in imports(tree)}]
     assert knowing == ["scaling.cluster"]
@@ -386,7 +406,7 @@ def test_training_starts_without_the_compiler() -> None:
         "tenfold.Trainer(recipe, tenfold.load('shapes')).fit()\n"
         "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG)
     assert answer.stdout.split() == []
 
 

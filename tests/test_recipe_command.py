@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe
+from tenfold.training.augment import Affine, Cutout, Flip, Translate
+from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe, ReferenceSpec, Stage, WhitenedSpec
 from tenfold.training.recipe_fields import field_docstrings, field_rows
 
 Invoke = Callable[..., tuple[int, str, str]]
@@ -53,6 +56,13 @@ def test_the_table_has_a_row_with_meaning_for_every_field(invoke: Invoke) -> Non
 def test_stages_are_listed_one_after_the_other() -> None:
     value = next(row.value for row in field_rows(REFERENCE) if row.name == "stages")
     assert value.startswith("epochs 20, learning_rate 0.0003, final_learning_rate 0.0003; epochs 10, ")
+
+
+@pytest.mark.parametrize("kind", [Recipe, Stage, WhitenedSpec, ReferenceSpec, Flip, Translate, Affine, Cutout])
+def test_every_field_that_the_page_lists_has_a_meaning(kind: Any) -> None:
+    """The network's and the stages' had none."""
+    meanings = field_docstrings(kind)
+    assert [field.name for field in fields(kind) if not meanings.get(field.name)] == []
 
 
 def test_docstrings_of_fields_are_one_line_and_inherited() -> None:

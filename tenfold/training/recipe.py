@@ -18,7 +18,7 @@ from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
 from tenfold.training.augmentation import AnyAugmentation, Augmentation
 from tenfold.training.networks import AnyNetwork, ReferenceSpec, WhitenedSpec
-from tenfold.training.spec import STRICT, Positive, Share, Width, first_error, names_of_fields
+from tenfold.training.spec import STRICT, Owner, Positive, Share, Width, first_error, names_of_fields
 
 if TYPE_CHECKING:
     from tenfold.training.augment import Pipeline
@@ -43,8 +43,11 @@ class Stage:
     """A stretch of training with one optimizer state and a learning rate that goes straight from a to b."""
 
     epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)]
+    """How long it is; fractions count."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)]
+    """At its first step: of the filters under `muon`, of all parameters under `adam`."""
     final_learning_rate: Rate
+    """At its end."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,6 +57,7 @@ class Recipe:
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,63}$")]
     """Letters, digits, `_`, `-` and dots: it becomes part of a path."""
     network: AnyNetwork
+    """Architecture: `{"name": "whitened", "widths": [64, 128, 256]}`, with the fields of that network (below)."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     """Stretches of training, one after the other, each with a linear learning rate schedule."""
     batch_size: Positive = 500
@@ -244,10 +248,16 @@ class Recipe:
         except UnicodeDecodeError as error:
             raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
         except pydantic.ValidationError as error:
-            raise UsageError(f"{source}: {first_error(error, known=names_of_fields(Recipe, Stage))}") from error
+            raise UsageError(f"{source}: {first_error(error, owners=_OWNERS)}") from error
 
 
 _ADAPTER = TypeAdapter(Recipe)
+BASE = "base"
+"""Key of a recipe file: a built-in recipe, or the path of another file, relative to this one."""
+_OWNERS = (
+    Owner("a recipe", [*names_of_fields(Recipe), BASE], f', or a base that has it ("{BASE}": "fast89")'),
+    Owner("a stage", names_of_fields(Stage)),
+)
 
 
 def with_defaults(value: Any) -> Any:
