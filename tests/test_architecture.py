@@ -118,7 +118,7 @@ ORDERS = {
         "views",
         "__init__",
     ),
-    "training.networks": ("base", "reference", "whitened", "__init__"),
+    "training.networks": ("pretrained", "base", "efficientnet_lite0", "reference", "whitened", "__init__"),
     "evaluation": (
         "metrics",
         "calibration",

@@ -6,11 +6,15 @@ Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N�
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
+import torch.nn.functional as F
 from pydantic import Field, PlainSerializer, PlainValidator
 from torch import Tensor, nn
 
 from tenfold.registry import Registry
+from tenfold.training.networks.pretrained import PretrainedWeights
 from tenfold.training.spec import Spec, read_spec, register_spec
+
+Channels = tuple[float, float, float]
 
 
 class Network(nn.Module):
@@ -39,6 +43,29 @@ class Network(nn.Module):
         return []
 
 
+class PaddedConv2d(nn.Conv2d):
+    """A convolution with `zeros` = (before, after) on both axes, which may differ, as TensorFlow pads."""
+
+    def __init__(
+        self, channels_in: int, channels: int, kernel: int, stride: int, zeros: tuple[int, int], groups: int = 1
+    ):
+        even = zeros[0] if zeros[0] == zeros[1] else 0
+        super().__init__(channels_in, channels, kernel, stride, padding=even, groups=groups)
+        self.zeros = zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N×C_in×H×W to N×C×H'×W'."""
+        before, after = self.zeros
+        return super().forward(x if before == after else F.pad(x, (before, after) * 2))
+
+
+def zeros_around(layer: nn.Conv2d) -> tuple[int, int]:
+    """How many zeros a convolution puts before and after each row and column, for exporters."""
+    if isinstance(layer, PaddedConv2d):
+        return layer.zeros
+    return int(layer.padding[0]), int(layer.padding[0])
+
+
 class NetworkSpec(Spec):
     """Base of the specs: a network as plain data, and what a recipe may ask of it."""
 
@@ -50,6 +77,8 @@ class NetworkSpec(Spec):
     """Whether it takes images of the size only that it was built for, so that `low_res_fraction` may not be set."""
     also_exported: ClassVar[tuple[str, ...]] = ()
     """Export formats besides ONNX that `tenfold train` writes with its report, where their packages are installed."""
+    normalization: ClassVar[tuple[Channels, Channels] | None] = None
+    """Mean and standard deviation per channel, of pixels in [0, 1], where it wants these instead of the recipe's."""
     initial_images: ClassVar[int] = 1
     """How many training images `initialize_from` wants."""
 
@@ -57,6 +86,11 @@ class NetworkSpec(Spec):
     def smallest(self) -> int:
         """Pixels a side of the smallest images that it takes."""
         return 1
+
+    @property
+    def pretrained(self) -> PretrainedWeights | None:
+        """The weights that `initialize_from` takes; None where training starts from random ones."""
+        return None
 
     def build(self, classes: int, size: int) -> Network:
         """Make the network for `classes` classes and `size`×`size` images, its weights from torch's global generator.
