@@ -136,7 +136,7 @@ def tenfold_prediction() -> Result:
     from tenfold.training.recipe import REFERENCE
 
     network, plan, (pixels, _) = build(REFERENCE.network).eval(), select_device("cpu"), images(max(BATCHES))
-    about = ModelMetadata(tuple("abcdefghij"), 32, "squash", 1.0, None, None, False, {})
+    about = ModelMetadata(tuple("abcdefghij"), 32, "stretch", 1.0, None, None, False, {})
     file = open_bytes(pack(to_onnx(network, Normalization(), 10, 32), about), "reference")
     results = {f"exported, batch {n}": rate(lambda n=n: file.predict(pixels[:n]), n) for n in BATCHES}
     tensor = torch.from_numpy(pixels)

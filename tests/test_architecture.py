@@ -22,7 +22,15 @@ PACKAGES: dict[str, set[str]] = {
     "data": set(),
     "training": {"data"},
     "evaluation": {"training", "data"},
-    "serving": {"data.dataset", "data.ignored", "data.image", "data.shapes", "training", "evaluation.metrics"},
+    "serving": {
+        "data.dataset",
+        "data.ignored",
+        "data.image",
+        "data.resize",
+        "data.shapes",
+        "training",
+        "evaluation.metrics",
+    },
     # it starts the others as processes; these tell it data, fields, the machine's speed, answers
     "scaling": {
         "data",
@@ -41,6 +49,7 @@ PACKAGES: dict[str, set[str]] = {
 # Within a package, files import downwards only: a file may import those that stand before it.
 ORDERS = {
     "data": (
+        "resize",
         "dataset",
         "metadata",
         "jpeg",
@@ -181,12 +190,12 @@ ORDERS = {
         "app",
         "server",
     ),
-    "scaling": ("summary", "bench", "space", "tune", "blocks", "address", "cluster"),
+    "scaling": ("summary", "bench", "space", "tune", "shards", "address", "cluster"),
 }
 
 # Files that start fast import less than their package may.
 STRICTER = {
-    "serving.model_file": {"data.image"},
+    "serving.model_file": {"data.resize"},
     "serving.runtime": {"data.image", "serving.model_file"},
     "serving.inputs": {"data.ignored", "data.image"},
     "serving.predict": {"data.image", "serving.model_file", "serving.runtime", "serving.inputs"},

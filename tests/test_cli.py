@@ -173,7 +173,7 @@ def test_no_color_is_honoured() -> None:
         (["compare", "taken"], 2, "compare takes two or more runs: for one, use tenfold report taken"),
         (["bench", "--recipe", "fast89", "--recipe", "fast98"], 2, "; did you mean fast96?"),
         (["train", "--data", "cifar"], 2, "; did you mean cifar10?"),
-        (["train", "--data", "taken", "--resize", "sqash"], 2, "; did you mean squash?"),
+        (["train", "--data", "taken", "--resize", "strech"], 2, "; did you mean stretch?"),
         (["train", "--data", "shapes", "--device", "cup"], 2, "; did you mean cpu?"),
         (
             ["export", "taken", "--to", "onx"],
@@ -337,7 +337,7 @@ def test_a_resumed_run_keeps_its_settings(
     assert code == 2 and said in err
 
 
-@pytest.mark.parametrize(("option", "value"), [("--size", "16"), ("--resize", "crop"), ("--skip-bad", "5%")])
+@pytest.mark.parametrize(("option", "value"), [("--size", "16"), ("--resize", "center_crop"), ("--skip-bad", "5%")])
 def test_a_resumed_run_without_a_folder_takes_no_option_about_one(
     invoke: Invoke, unfinished: Path, option: str, value: str
 ) -> None:

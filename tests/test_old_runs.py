@@ -1,11 +1,18 @@
 """Runs of every format version that was ever written keep loading: one of each lies in tests/runs."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+import typer
 
+from tenfold.cli import app
+from tenfold.data.resize import OLD_RESIZES
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.evaluate import evaluate
+from tenfold.serving.model_file import read_about
+from tenfold.serving.runtime import BUNDLED
 from tenfold.training.run import FORMAT_VERSION, Run
 from tenfold.training.weights import MODEL_FORMAT
 
@@ -26,3 +33,37 @@ def test_an_old_run_scores_what_it_scored(version: int) -> None:
     results = run.read_json("results.json")
     assert scores["test_accuracy"] == pytest.approx(results["test_accuracy"], abs=0.002)
     assert scores["test_cross_entropy"] == pytest.approx(results["test_cross_entropy"], rel=0.02)  # other dtypes differ
+
+
+# --- resize modes had other names ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "name"), OLD_RESIZES.items())
+def test_an_old_run_has_todays_name_of_its_resize_mode(tmp_path: Path, old: str, name: str) -> None:
+    run = Run(shutil.copytree(RUNS / "format-1", tmp_path / "run"))
+    env = run.env | {"folder": {"path": "/pets", "sha256": "0", "size": 32, "resize": old}}
+    run.write_json("env.json", env)
+    assert run.env["folder"]["resize"] == name
+    model = run.read_json("model.json")
+    assert model["resize"] == "squash"
+    run.rewrite_in_manifest({"model.json": json.dumps(model | {"resize": old})})
+    assert run.description.resize == name
+
+
+def test_an_old_model_file_has_todays_name_of_its_resize_mode() -> None:
+    """The bundled model is one: an unknown mode would be refused as damaged metadata."""
+    content = BUNDLED.read_bytes()
+    assert b'"squash"' in content and read_about(content, "bundled").resize == "stretch"
+
+
+@pytest.mark.parametrize(("old", "name"), OLD_RESIZES.items())
+@pytest.mark.parametrize("command", ["train", "bench", "tune", "profile"])
+def test_the_old_name_of_a_resize_mode_is_taken_on_the_command_line(
+    command: str, old: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    words = ["fast89", "--trials", "2"] if command == "tune" else []
+    assert parsed.make_context(command, [*words, "--resize", old]).params["resize"] == name
+    monkeypatch.setenv("TENFOLD_RESIZE", old)
+    assert parsed.make_context(command, [*words]).params["resize"] == name
+    assert parsed.make_context(command, [*words, "--resize", name]).params["resize"] == name

@@ -270,7 +270,7 @@ def test_the_process_of_a_searchs_trial_knows_plugins() -> None:
     """It gets its recipe as text, and the environment of the search."""
     stages = [{"epochs": 0.05, "learning_rate": 0.1, "final_learning_rate": 0.0}]
     recipe = json.dumps(RECIPE | {"stages": stages, "val_size": 40})
-    request = {"recipe": recipe, "data": "shapes", "size": 32, "resize": "squash", "seed": 0}
+    request = {"recipe": recipe, "data": "shapes", "size": 32, "resize": "stretch", "seed": 0}
     request |= {"skip_bad": "1%", "device": "cpu"}
     words = [sys.executable, "-m", "tenfold.training.trial"]
     env = os.environ | {registry.VARIABLE: PLUGINS}

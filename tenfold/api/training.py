@@ -39,7 +39,7 @@ def train(
     epochs: float | None = None,
     val_size: int | None = None,
     size: int = 32,
-    resize: str = "squash",
+    resize: str = "stretch",
     skip_bad: str = SKIP_BAD,
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),

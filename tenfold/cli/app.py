@@ -72,8 +72,21 @@ Size = Annotated[
         help="Pixels a side that a folder's images are brought to; the recipe reference takes 32 or more.",
     ),
 ]
+
+
+def _current_resize(value: str) -> str:
+    from tenfold.data.resize import current_resize
+
+    return str(current_resize(value))
+
+
 Resize = Annotated[
-    str, typer.Option(envvar="TENFOLD_RESIZE", help="How: squash (all of it), crop (its middle) or pad (with grey).")
+    str,
+    typer.Option(
+        envvar="TENFOLD_RESIZE",
+        callback=_current_resize,
+        help="How: stretch (all of it), center_crop (its middle) or pad (with grey).",
+    ),
 ]
 SKIP_BAD = "1%"  # as `tenfold.data.dataset` has it, which would bring NumPy to --help
 SkipBad = Annotated[

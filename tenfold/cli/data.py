@@ -23,7 +23,7 @@ from tenfold.errors import DataError, SkippedError
 
 if TYPE_CHECKING:
     from tenfold.data.entry import DatasetEntry
-    from tenfold.data.listing import Finding
+    from tenfold.data.listing import Issue
 
 data_app = HomeTyper(help="Download, list, show, check and delete data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -35,8 +35,8 @@ DataName = Annotated[
 DeletedName = Annotated[
     str, typer.Argument(help="A data set, or a folder: only its cached copy is deleted, never the folder.")
 ]
-MOST_SHOWN = 10  # findings of one kind
-CODES = {"error": DataError.exit_code, "skipped": SkippedError.exit_code}  # by the gravest finding
+MOST_SHOWN = 10  # issues of one kind
+CODES = {"error": DataError.exit_code, "skipped": SkippedError.exit_code}  # by the gravest issue
 
 
 @data_app.command("download")
@@ -101,7 +101,7 @@ def data_show(
     out: Annotated[Path | None, typer.Option(help="PNG to write; by default NAME.png.")] = None,
     seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Which images are drawn.")] = 0,
     size: Size = 32,
-    resize: Resize = "squash",
+    resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
@@ -146,7 +146,7 @@ def data_check(
         print_json(checked.to_json())
     else:
         _print_counts(checked.counts)
-        _print_findings(checked.findings)
+        _print_issues(checked.issues)
         print("cannot be trained on as it is" if checked.worst == "error" else "can be trained on")
     raise typer.Exit(CODES.get(checked.worst, 0))
 
@@ -157,14 +157,14 @@ def _print_counts(counts: "dict[str, dict[str, int]]") -> None:
     print_table(("class", *splits), [(name, *(f"{part[name]:,}" for part in counts.values())) for name in names])
 
 
-def _print_findings(findings: "Sequence[Finding]") -> None:
+def _print_issues(issues: "Sequence[Issue]") -> None:
     """A paragraph for each kind, at most `MOST_SHOWN` of each."""
-    kinds: dict[str, list[Finding]] = {}
-    for finding in findings:
-        kinds.setdefault(f"{finding.severity}: {finding.kind}", []).append(finding)
+    kinds: dict[str, list[Issue]] = {}
+    for issue in issues:
+        kinds.setdefault(f"{issue.severity}: {issue.kind}", []).append(issue)
     for kind, found in kinds.items():
         print(f"{kind} ({len(found):,})")
-        for finding in found[:MOST_SHOWN]:
-            print(f"  {printable(str(finding))}")
+        for issue in found[:MOST_SHOWN]:
+            print(f"  {printable(str(issue))}")
         if len(found) > MOST_SHOWN:
             print(f"  … and {len(found) - MOST_SHOWN:,} more: --json lists all")

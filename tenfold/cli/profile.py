@@ -28,7 +28,7 @@ def profile(
     data: Data = "cifar10",
     epochs: Epochs = None,
     size: Size = 32,
-    resize: Resize = "squash",
+    resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:

@@ -60,7 +60,7 @@ def bench(
     epochs: Epochs = None,
     val_size: ScoredOn = None,
     size: Size = 32,
-    resize: Resize = "squash",
+    resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     cluster: Cluster = None,
     cpus: Cpus = None,
@@ -191,7 +191,7 @@ def tune(
     cpus: Cpus = None,
     val_size: TrialImages = None,
     size: Size = 32,
-    resize: Resize = "squash",
+    resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:

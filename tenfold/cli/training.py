@@ -69,7 +69,7 @@ def train(
     epochs: Epochs = None,
     val_size: ValSize = None,
     size: Size = 32,
-    resize: Resize = "squash",
+    resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     target_error: TargetError = None,
     resume: Resume = False,
@@ -205,7 +205,7 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
 
 def _refuse_folder_options(context: typer.Context, path: Path, folder: dict[str, Any] | None) -> None:
     """Raise `UsageError` where an option says how to read a folder, and the run was trained on none."""
-    usual = {"size": 32, "resize": "squash", "skip_bad": SKIP_BAD}
+    usual = {"size": 32, "resize": "stretch", "skip_bad": SKIP_BAD}
     for name, value in usual.items():
         if folder is None and is_given(context, name) and context.params[name] != value:
             option = f"--{name.replace('_', '-')}"
@@ -247,14 +247,14 @@ def doctor(as_json: Json = False) -> None:
     from dataclasses import asdict
 
     from tenfold.serving.runtime import choose_runtime, runtime_versions
-    from tenfold.training.doctor import Finding, examine
+    from tenfold.training.doctor import Check, examine
 
     try:
         runtime = choose_runtime(quantized=True)[1]
-    except UsageError as error:  # a wrong variable is a finding
+    except UsageError as error:  # a wrong variable is a check
         runtime = str(error)
-    findings = [*examine(Path()), Finding("model files", runtime_versions(), runtime)]
+    checks = [*examine(Path()), Check("model files", runtime_versions(), runtime)]
     if as_json:
-        print_json({"findings": [asdict(finding) for finding in findings]})
+        print_json({"checks": [asdict(check) for check in checks]})
     else:
-        print_table(("", "found", "so"), [(finding.name, finding.found, finding.so) for finding in findings])
+        print_table(("", "found", "so"), [(check.name, check.found, check.so) for check in checks])

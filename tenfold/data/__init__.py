@@ -8,6 +8,7 @@ from tenfold.data import cifar10, shapes  # noqa: F401  (they register themselve
 from tenfold.data.cache import Cached, delete_cached, ensure_cached, load_cached
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.entry import DATASETS, DatasetEntry, register_dataset
+from tenfold.data.resize import current_resize
 from tenfold.errors import DataError, UsageError
 
 __all__ = [
@@ -31,7 +32,7 @@ def load(
     name: str,
     *,
     size: int = 32,
-    resize: str = "squash",
+    resize: str = "stretch",
     seed: int = 0,
     bit_depth: int | None = None,
     skip_bad: str = SKIP_BAD,
@@ -45,15 +46,15 @@ def load(
     Raises `UsageError` for a name that is none, `DataError` when the data cannot be had, `StorageError`.
     """
     if is_folder(name):
-        from tenfold.data.check import say_findings  # here, because it brings Pillow
+        from tenfold.data.check import log_issues  # here, because it brings Pillow
         from tenfold.data.folder import make_dataset, read_folder
 
-        pictures = read_folder(Path(name), size, resize, bit_depth=bit_depth, skip_bad=skip_bad)
-        say_findings(pictures)
-        return make_dataset(pictures, seed)
+        folder = read_folder(Path(name), size, resize, bit_depth=bit_depth, skip_bad=skip_bad)
+        log_issues(folder)
+        return make_dataset(folder, seed)
     width = _find(name).shape[1]
     _mention_folder(name)
-    if (size, resize) not in ((32, "squash"), (width, "squash")):
+    if (size, current_resize(resize)) not in ((32, "stretch"), (width, "stretch")):
         raise UsageError(f"the images of {name} are {width} pixels wide: only those of a folder are resized")
     if skip_bad != SKIP_BAD:
         raise UsageError(f"{name} has no bad files: --skip-bad is about a folder of images, leave it out")

@@ -17,8 +17,8 @@ from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import examine_entries, most_bad
 from tenfold.data.folder import IMBALANCE, folder_name
 from tenfold.data.ignored import SUFFIXES
-from tenfold.data.image_cache import Pictures, read_pictures
-from tenfold.data.listing import File, Finding, list_folder
+from tenfold.data.image_cache import ImageFolder, read_images
+from tenfold.data.listing import File, Issue, list_folder
 
 FEW = 20
 """Images of a class; of fewer, little is learned and nothing is measured."""
@@ -27,7 +27,7 @@ FEWEST = 5
 ALIKE = 0.25
 """Two images are near duplicates where they differ by at most this share of their contrast (root mean square). Stored
 again as JPEG of quality 75, an image of CIFAR-10 differs by 0.26 at the most nine times in ten; of its first 25,000
-images four pairs are as near, and all four show the same picture."""
+images four pairs are as near, and all four show the same scene."""
 MOST_PAIRS = 10_000
 _SEVERITIES = ("error", "skipped", "warning")
 _SERIOUS = (
@@ -48,21 +48,21 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Checked:
-    """Images by split ("" where the folder has none) and class, and all findings, the gravest first."""
+    """Images by split ("" where the folder has none) and class, and all issues, the gravest first."""
 
     name: str
     counts: dict[str, dict[str, int]]
-    findings: tuple[Finding, ...]
+    issues: tuple[Issue, ...]
 
     @property
     def worst(self) -> str:
-        """Severity of the gravest finding, "" where there is none."""
-        return self.findings[0].severity if self.findings else ""
+        """Severity of the gravest issue, "" where there is none."""
+        return self.issues[0].severity if self.issues else ""
 
     def to_json(self) -> dict[str, Any]:
         """As `tenfold data check --json` says it."""
-        findings = [vars(finding) | {"paths": list(finding.paths)} for finding in self.findings]
-        return {"folder": self.name, "trainable": self.worst != "error", "counts": self.counts, "findings": findings}
+        issues = [vars(issue) | {"paths": list(issue.paths)} for issue in self.issues]
+        return {"folder": self.name, "trainable": self.worst != "error", "counts": self.counts, "issues": issues}
 
 
 def check_folder(root: Path, skip_bad: str = SKIP_BAD) -> Checked:
@@ -73,124 +73,124 @@ def check_folder(root: Path, skip_bad: str = SKIP_BAD) -> Checked:
     """
     most_bad(skip_bad, 0)
     listing = list_folder(root)
-    pictures = read_pictures(listing, 32, "squash")
-    counts = _count(pictures)
-    findings = [
-        *listing.findings,
-        *examine_entries(listing, pictures.entries, skip_bad),
-        *_examine_endings(pictures),
-        *_examine_frames(pictures),
-        *_examine_depth(pictures),
+    folder = read_images(listing, 32, "stretch")
+    counts = _count(folder)
+    issues = [
+        *listing.issues,
+        *examine_entries(listing, folder.entries, skip_bad),
+        *_examine_endings(folder),
+        *_examine_frames(folder),
+        *_examine_depth(folder),
         *_examine_counts(counts),
-        *_examine_copies(pictures),
-        *_examine_likenesses(pictures),
+        *_examine_copies(folder),
+        *_examine_likenesses(folder),
     ]
-    findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))  # stable: kinds stay together
-    return Checked(folder_name(root), counts, tuple(findings))
+    issues.sort(key=lambda issue: _SEVERITIES.index(issue.severity))  # stable: kinds stay together
+    return Checked(folder_name(root), counts, tuple(issues))
 
 
-def say_findings(pictures: Pictures) -> None:
+def log_issues(folder: ImageFolder) -> None:
     """Say before training, in a line for each kind, what `tenfold data check` warns of, but for what takes it minutes.
 
     What is refused or skipped is not said again; what does no harm is only counted.
     """
-    entries = examine_entries(pictures.listing, pictures.entries, pictures.skip_bad)
-    found = [*pictures.listing.findings, *entries, *_examine_endings(pictures), *_examine_frames(pictures)]
-    found += [*_examine_counts(_count(pictures)), *_examine_copies(pictures)]
-    kinds: dict[str, list[Finding]] = {}
-    for finding in found:
-        if finding.severity == "warning" and finding.kind not in _SAID:
-            kinds.setdefault(finding.kind, []).append(finding)
+    entries = examine_entries(folder.listing, folder.entries, folder.skip_bad)
+    found = [*folder.listing.issues, *entries, *_examine_endings(folder), *_examine_frames(folder)]
+    found += [*_examine_counts(_count(folder)), *_examine_copies(folder)]
+    kinds: dict[str, list[Issue]] = {}
+    for issue in found:
+        if issue.severity == "warning" and issue.kind not in _SAID:
+            kinds.setdefault(issue.kind, []).append(issue)
     for kind in _SERIOUS:
         if kind in kinds:
             first, *more = kinds.pop(kind)
             log_info(f"warning: {first}" + (f" (and {len(more):,} more like it)" if more else ""))
-    rest = ", ".join(f"{kind} ({len(findings):,})" for kind, findings in kinds.items())
-    if rest or any(finding.kind in _SERIOUS for finding in found):
-        command = shlex.join(["tenfold", "data", "check", str(pictures.listing.root)])
+    rest = ", ".join(f"{kind} ({len(issues):,})" for kind, issues in kinds.items())
+    if rest or any(issue.kind in _SERIOUS for issue in found):
+        command = shlex.join(["tenfold", "data", "check", str(folder.listing.root)])
         log_info(f"{command} lists all that is odd" + (f", also {rest}" if rest else ""))
 
 
-def _count(pictures: Pictures) -> dict[str, dict[str, int]]:
-    files = [pictures.listing.files[row] for row in pictures.good()]
+def _count(folder: ImageFolder) -> dict[str, dict[str, int]]:
+    files = [folder.listing.files[row] for row in folder.good()]
     counts = Counter((file.split, file.label) for file in files)
-    splits = sorted({file.split for file in pictures.listing.files}, key=["", "train", "val", "test"].index)
+    splits = sorted({file.split for file in folder.listing.files}, key=["", "train", "val", "test"].index)
     return {
-        split: {name: counts[split, label] for label, name in enumerate(pictures.listing.classes)} for split in splits
+        split: {name: counts[split, label] for label, name in enumerate(folder.listing.classes)} for split in splits
     }
 
 
-def _examine_endings(pictures: Pictures) -> Iterator[Finding]:
-    for row in pictures.good():
-        kind, file = pictures.entries[row].kind, pictures.listing.files[row]
+def _examine_endings(folder: ImageFolder) -> Iterator[Issue]:
+    for row in folder.good():
+        kind, file = folder.entries[row].kind, folder.listing.files[row]
         if kind and file.path.suffix.casefold() not in SUFFIXES[kind]:
             what = f"{file.name} is a {kind} file by its content"
-            yield Finding("ending", "warning", what, "read all the same; rename it", (file.name,))
+            yield Issue("ending", "warning", what, "read all the same; rename it", (file.name,))
 
 
-def _examine_frames(pictures: Pictures) -> Iterator[Finding]:
-    """Files of which only a part is used, all in one finding: a folder of animations has many."""
+def _examine_frames(folder: ImageFolder) -> Iterator[Issue]:
+    """Files of which only a part is used, all in one issue: a folder of animations has many."""
     for kinds, what in ((("TIFF",), "pages"), (("GIF", "PNG", "WEBP"), "frames")):
-        rows = [r for r in pictures.good() if pictures.entries[r].frames > 1 and pictures.entries[r].kind in kinds]
-        names = tuple(pictures.listing.files[row].name for row in rows)
+        rows = [r for r in folder.good() if folder.entries[r].frames > 1 and folder.entries[r].kind in kinds]
+        names = tuple(folder.listing.files[row].name for row in rows)
         if names:
             many = f" (files with more than one: {len(names):,})" if len(names) > 1 else ""
-            found = f"{names[0]} has {pictures.entries[rows[0]].frames:,} {what}{many}"
-            yield Finding(what, "warning", found, "only the first is read; split it if the others matter", names)
+            found = f"{names[0]} has {folder.entries[rows[0]].frames:,} {what}{many}"
+            yield Issue(what, "warning", found, "only the first is read; split it if the others matter", names)
 
 
-def _examine_depth(pictures: Pictures) -> Iterator[Finding]:
+def _examine_depth(folder: ImageFolder) -> Iterator[Issue]:
     """16-bit images that use fewer bits, as those of most cameras and microscopes do."""
-    rows = [row for row in pictures.good() if pictures.entries[row].bits]
-    if rows and (bits := pictures.own_bit_depth) < 16:
-        names = tuple(pictures.listing.files[row].name for row in rows)
+    rows = [row for row in folder.good() if folder.entries[row].bits]
+    if rows and (bits := folder.own_bit_depth) < 16:
+        names = tuple(folder.listing.files[row].name for row in rows)
         what = f"{len(names):,} images have 16-bit values, of which they use 0 to {2**bits - 1:,} ({bits} bits)"
-        yield Finding("value range", "warning", what, "this range is scaled to 0 to 255 in training", names)
+        yield Issue("value range", "warning", what, "this range is scaled to 0 to 255 in training", names)
 
 
-def _examine_counts(by_split: dict[str, dict[str, int]]) -> Iterator[Finding]:
+def _examine_counts(by_split: dict[str, dict[str, int]]) -> Iterator[Issue]:
     for split, counts in by_split.items():
         if split not in ("", "train"):
             continue
         largest, smallest = (choose(counts, key=lambda name: counts[name], default="") for choose in (max, min))
         if counts and counts[largest] >= IMBALANCE * counts[smallest] > 0:
             what = f"{largest} has {counts[largest]:,} images, {smallest} only {counts[smallest]:,}"
-            yield Finding("imbalance", "warning", what, "add some; trust the scores by class", (largest, smallest))
+            yield Issue("imbalance", "warning", what, "add some; trust the scores by class", (largest, smallest))
         for name, count in counts.items():
             if 0 < count < FEW:
                 do = "add some" if count >= FEWEST else "add some; --val-size can leave none of them to train on"
-                yield Finding("small class", "warning", f"{name} has only {count:,} images", do, (name,))
+                yield Issue("small class", "warning", f"{name} has only {count:,} images", do, (name,))
 
 
-def _examine_copies(pictures: Pictures) -> Iterator[Finding]:
+def _examine_copies(folder: ImageFolder) -> Iterator[Issue]:
     """Files of the same bytes."""
     groups: dict[str, list[File]] = {}
-    for row in pictures.good():
-        groups.setdefault(pictures.entries[row].sha256, []).append(pictures.listing.files[row])
+    for row in folder.good():
+        groups.setdefault(folder.entries[row].sha256, []).append(folder.listing.files[row])
     yield from (_about_copies(files, "", "the same image") for files in groups.values() if len(files) > 1)
 
 
-def _examine_likenesses(pictures: Pictures) -> Iterator[Finding]:
+def _examine_likenesses(folder: ImageFolder) -> Iterator[Issue]:
     """Images that look the same but are other bytes: resized, stored again, in another format."""
-    rows = list({pictures.entries[row].sha256: row for row in reversed(pictures.good())}.values())[::-1]
-    files = pictures.listing.files
-    for count, (first, second) in enumerate(find_alike(pictures.images[rows])):
+    rows = list({folder.entries[row].sha256: row for row in reversed(folder.good())}.values())[::-1]
+    files = folder.listing.files
+    for count, (first, second) in enumerate(find_alike(folder.images[rows])):
         if count == MOST_PAIRS:
             what = f"more than {MOST_PAIRS:,} pairs of images look the same"
-            yield Finding("near duplicates", "warning", what, "no more of them are listed")
+            yield Issue("near duplicates", "warning", what, "no more of them are listed")
             return
         yield _about_copies([files[rows[first]], files[rows[second]]], "near ", "nearly the same image")
 
 
-def _about_copies(files: Sequence[File], near: str, same: str) -> Finding:
+def _about_copies(files: Sequence[File], near: str, same: str) -> Issue:
     """Say of images that are the same what that does: worst between splits, bad between classes."""
     names = tuple(file.name for file in files)
     what = f"{names[0]} is {same} as {names[1]}" + (f" and {len(names) - 2:,} more" if len(names) > 2 else "")
     if len({file.split for file in files}) > 1:
-        return Finding(f"{near}leak", "warning", f"{what}, in another split", "keep it in one split only", names)
+        return Issue(f"{near}leak", "warning", f"{what}, in another split", "keep it in one split only", names)
     if len({file.label for file in files}) > 1:
-        return Finding(f"{near}duplicates of two classes", "warning", f"{what}", "decide which class it is", names)
-    return Finding(f"{near}duplicates", "warning", what, "keep one of them", names)
+        return Issue(f"{near}duplicates of two classes", "warning", f"{what}", "decide which class it is", names)
+    return Issue(f"{near}duplicates", "warning", what, "keep one of them", names)
 
 
 def find_alike(images: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -1,14 +1,10 @@
 """What every source of pixels ends in: a `Dataset`."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from tenfold.errors import DataError
-
-Resize = Literal["squash", "crop", "pad"]
-"""How images of other shapes are brought to size: see `image.resize_pixels`."""
 
 SKIP_BAD = "1%"
 """How many of a folder's image files may be skipped unless the user says otherwise; at least one in any case."""
@@ -59,7 +55,7 @@ class Split:
 class Origin:
     """The folder that a data set was read from, and how, so that it is found again and known if it changed.
 
-    sha256: of the names, splits, classes and contents of its images. size: in pixels; resize: squash, crop or pad.
+    sha256: of the names, splits, classes and contents of its images. size: in pixels; resize: one of `resize.RESIZES`.
     bit_depth: how many bits of its 16-bit values were brought to 8; runs made before there was a choice took all.
     skip_bad: how many files were allowed to be unreadable, see `entries.most_bad`; skipped: how many were.
     """
@@ -110,7 +106,7 @@ class Dataset:
     @property
     def resize(self) -> str:
         """How images of other shapes were brought to size."""
-        return self.origin.resize if self.origin else "squash"
+        return self.origin.resize if self.origin else "stretch"
 
     @property
     def bit_depth(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tenfold.console import log_info
 from tenfold.data.dataset import SKIP_BAD
-from tenfold.data.listing import Finding, Listing
+from tenfold.data.listing import Issue, Listing
 from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
 from tenfold.errors import UsageError
 
@@ -51,12 +51,12 @@ def most_bad(skip_bad: str, images: int) -> int:
     return max(1, int(float(found[1]) * images / 100 + 1e-9)) if float(found[1]) else 0
 
 
-def examine_entries(listing: Listing, entries: Sequence[Entry], skip_bad: str = SKIP_BAD) -> list[Finding]:
+def examine_entries(listing: Listing, entries: Sequence[Entry], skip_bad: str = SKIP_BAD) -> list[Issue]:
     """Findings of reading the files: bad ones, those that are no images, classes without any image."""
     return [
         *_examine_bad(listing, entries, skip_bad),
         *(
-            Finding("no image", "warning", f"{file.name} is no image", "left out", (file.name,))
+            Issue("no image", "warning", f"{file.name} is no image", "left out", (file.name,))
             for file, entry in zip(listing.files, entries, strict=True)
             if entry.reason and not entry.bad
         ),
@@ -64,11 +64,11 @@ def examine_entries(listing: Listing, entries: Sequence[Entry], skip_bad: str = 
     ]
 
 
-def _examine_bad(listing: Listing, entries: Sequence[Entry], skip_bad: str) -> list[Finding]:
+def _examine_bad(listing: Listing, entries: Sequence[Entry], skip_bad: str) -> list[Issue]:
     bad = [row for row, entry in enumerate(entries) if entry.bad]
     reasons = {listing.files[row].name: entries[row].reason for row in bad}
     found = [
-        Finding("bad image", "skipped", f"{name}: {reason}", "mend or remove it", (name,))
+        Issue("bad image", "skipped", f"{name}: {reason}", "mend or remove it", (name,))
         for name, reason in reasons.items()
     ]
     images = len(bad) + sum(not entry.reason for entry in entries)
@@ -78,24 +78,24 @@ def _examine_bad(listing: Listing, entries: Sequence[Entry], skip_bad: str) -> l
     named = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
     more = "; …" if len(bad) > 5 else ""
     do = "mend or remove them, or skip more: --skip-bad NUMBER, 10% or all"
-    return [Finding("too many bad images", "error", f"{what} ({named}{more})", do), *found]
+    return [Issue("too many bad images", "error", f"{what} ({named}{more})", do), *found]
 
 
-def _empty_classes(listing: Listing, entries: Sequence[Entry]) -> list[Finding]:
+def _empty_classes(listing: Listing, entries: Sequence[Entry]) -> list[Issue]:
     files = [file for file, entry in zip(listing.files, entries, strict=True) if not entry.reason]
     trained = {file.label for file in files if file.split in ("", "train")}
     what = "the class folder {} holds no image"
     return [
-        Finding(EMPTY_CLASS, "error", what.format(name), "add images to it, or remove it", (name,))
+        Issue(EMPTY_CLASS, "error", what.format(name), "add images to it, or remove it", (name,))
         for label, name in enumerate(listing.classes)
         if label not in trained
     ]
 
 
-def log_skipped(findings: Sequence[Finding]) -> None:
+def log_skipped(issues: Sequence[Issue]) -> None:
     """Name the first files that are skipped, and say how many more there are."""
-    skipped = [finding for finding in findings if finding.severity == "skipped"]
-    for finding in skipped[:_MOST_NAMED]:
-        log_info(f"skipped {finding.what}")
+    skipped = [issue for issue in issues if issue.severity == "skipped"]
+    for issue in skipped[:_MOST_NAMED]:
+        log_info(f"skipped {issue.what}")
     if len(skipped) > _MOST_NAMED:
         log_info(f"skipped {len(skipped) - _MOST_NAMED:,} more: tenfold data check lists all that cannot be read")

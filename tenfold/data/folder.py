@@ -14,9 +14,9 @@ import numpy as np
 from tenfold.console import log_info
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.entries import EMPTY_CLASS, examine_entries, log_skipped, most_bad
-from tenfold.data.image import RESIZES
-from tenfold.data.image_cache import Pictures, read_pictures
-from tenfold.data.listing import Finding, list_folder, shown_name
+from tenfold.data.image_cache import ImageFolder, read_images
+from tenfold.data.listing import Issue, list_folder, shown_name
+from tenfold.data.resize import RESIZES, current_resize
 from tenfold.errors import DataError, UsageError, did_you_mean
 
 TEST_SHARE = 0.2
@@ -28,7 +28,7 @@ IMBALANCE = 5
 def load_folder(
     root: Path,
     size: int = 32,
-    resize: str = "squash",
+    resize: str = "stretch",
     seed: int = 0,
     *,
     bit_depth: int | None = None,
@@ -47,49 +47,50 @@ def read_folder(
     bit_depth: int | None = None,
     skip_bad: str = SKIP_BAD,
     classes: Sequence[str] = (),
-) -> Pictures:
+) -> ImageFolder:
     """List and decode a folder, and say what is skipped, and how 16-bit values are scaled where not as a whole.
 
     skip_bad: how many files may be unreadable, as `entries.most_bad` takes it. classes: those of a model that is there
     already, so that images of one class are enough, and a class may be empty; see `list_folder`.
 
-    bit_depth: as in `read_pictures`. Raises `DataError` for what `tenfold data check` calls an error, `UsageError`,
+    bit_depth: as in `read_images`. Raises `DataError` for what `tenfold data check` calls an error, `UsageError`,
     `StorageError`.
     """
+    resize = current_resize(resize)
     if resize not in RESIZES:
         raise UsageError(
             f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}{did_you_mean(resize, RESIZES)}"
         )
     most_bad(skip_bad, 0)  # a wrong one is said before anything is read
     listing = list_folder(root, classes)
-    _refuse(listing.findings)
-    pictures = replace(read_pictures(listing, size, resize, bit_depth), skip_bad=skip_bad)
-    findings = examine_entries(listing, pictures.entries, skip_bad)
-    _refuse(finding for finding in findings if not (classes and finding.kind == EMPTY_CLASS))
-    if not pictures.good():
+    _refuse(listing.issues)
+    folder = replace(read_images(listing, size, resize, bit_depth), skip_bad=skip_bad)
+    issues = examine_entries(listing, folder.entries, skip_bad)
+    _refuse(issue for issue in issues if not (classes and issue.kind == EMPTY_CLASS))
+    if not folder.good():
         raise DataError(f"{root} holds no image that can be read")
-    log_skipped(findings)
-    _log_bit_depth(pictures)
-    return pictures
+    log_skipped(issues)
+    _log_bit_depth(folder)
+    return folder
 
 
-def _log_bit_depth(pictures: Pictures) -> None:
-    used, own = pictures.bit_depth, pictures.own_bit_depth
-    deep = sum(1 for entry in pictures.entries if entry.bits)
+def _log_bit_depth(folder: ImageFolder) -> None:
+    used, own = folder.bit_depth, folder.own_bit_depth
+    deep = sum(1 for entry in folder.entries if entry.bits)
     if deep and used < 16:
         log_info(f"{deep:,} images have 16-bit values: 0 to {2**used - 1:,} ({used} bits) are scaled to 0 to 255")
     if deep and own > used:
         log_info(f"they go up to {2**own - 1:,} ({own} bits): what is beyond is white, as for the model")
 
 
-def log_left_out(pictures: Pictures) -> None:
+def log_left_out(folder: ImageFolder) -> None:
     """Name the folders that were left out: they hold no class of a model, or tenfold's output."""
-    for finding in pictures.listing.findings:
-        if finding.kind in ("stray folder", "own output"):
-            log_info(f"{finding}")
+    for issue in folder.listing.issues:
+        if issue.kind in ("stray folder", "own output"):
+            log_info(f"{issue}")
 
 
-def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) -> Dataset:
+def make_dataset(folder: ImageFolder, seed: int, test_share: float = TEST_SHARE) -> Dataset:
     """Divide a folder's images.
 
     Without `test/`, what `val/` holds is scored on; without both, `test_share` of each class, drawn by `seed`. Drawing
@@ -97,19 +98,19 @@ def make_dataset(pictures: Pictures, seed: int, test_share: float = TEST_SHARE) 
     `val/` beside `test/` is the end of the training images, `Dataset.val_size` of them. Raises `DataError` where no
     test image is left.
     """
-    listing, splits = pictures.listing, assign_splits(pictures, seed, test_share)
-    _log_counts(pictures, splits)
-    train = _split(pictures, [*splits["train"], *splits["val"]])
+    listing, splits = folder.listing, assign_splits(folder, seed, test_share)
+    _log_counts(folder, splits)
+    train = _split(folder, [*splits["train"], *splits["val"]])
     origin = Origin(
         path=str(listing.root.resolve()),
-        sha256=pictures.sha256,
-        size=pictures.images.shape[1],
-        resize=pictures.resize,
-        bit_depth=pictures.bit_depth,
-        skip_bad=pictures.skip_bad,
-        skipped=pictures.skipped,
+        sha256=folder.sha256,
+        size=folder.images.shape[1],
+        resize=folder.resize,
+        bit_depth=folder.bit_depth,
+        skip_bad=folder.skip_bad,
+        skipped=folder.skipped,
     )
-    test = _split(pictures, splits["test"])
+    test = _split(folder, splits["test"])
     return Dataset(folder_name(listing.root), listing.classes, train, test, len(splits["val"]), origin)
 
 
@@ -118,30 +119,30 @@ def folder_name(root: Path) -> str:
     return shown_name(root.resolve().name) + "/"
 
 
-def _refuse(findings: Iterable[Finding]) -> None:
-    errors = [finding for finding in findings if finding.severity == "error"]
+def _refuse(issues: Iterable[Issue]) -> None:
+    errors = [issue for issue in issues if issue.severity == "error"]
     if errors:
         more = f" (and {len(errors) - 1} more: tenfold data check lists them)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0]}{more}")
 
 
-def assign_splits(pictures: Pictures, seed: int, test_share: float) -> dict[str, list[int]]:
+def assign_splits(folder: ImageFolder, seed: int, test_share: float) -> dict[str, list[int]]:
     """Rows of the train, val and test images, in an order that mixes the classes and depends on content only."""
-    files = pictures.listing.files
-    rows = sorted(pictures.good(), key=lambda row: _order(f"{pictures.entries[row].sha256}/{files[row].name}"))
+    files = folder.listing.files
+    rows = sorted(folder.good(), key=lambda row: _order(f"{folder.entries[row].sha256}/{files[row].name}"))
     splits: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for row in rows:
         splits[files[row].split or "train"].append(row)
     if not splits["test"]:
         splits["test"], splits["val"] = splits["val"], []
     if not splits["test"]:
-        drawn = _draw_test(pictures, splits["train"], seed, test_share)
+        drawn = _draw_test(folder, splits["train"], seed, test_share)
         splits["train"], splits["test"] = (
             [r for r in splits["train"] if r not in drawn],
             [r for r in rows if r in drawn],
         )
     if not splits["test"]:
-        raise DataError(f"{pictures.listing.root}: no class has two different images, so none is left to test on")
+        raise DataError(f"{folder.listing.root}: no class has two different images, so none is left to test on")
     return splits
 
 
@@ -149,12 +150,12 @@ def _order(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
-def _draw_test(pictures: Pictures, rows: Sequence[int], seed: int, share: float) -> set[int]:
+def _draw_test(folder: ImageFolder, rows: Sequence[int], seed: int, share: float) -> set[int]:
     """Draw a share of each class's images; of bytes that occur more than once, all or none."""
     by_class: dict[int, list[tuple[bytes, int]]] = {}
     for row in rows:
-        key = _order(f"{seed}/{pictures.entries[row].sha256}")
-        by_class.setdefault(pictures.listing.files[row].label, []).append((key, row))
+        key = _order(f"{seed}/{folder.entries[row].sha256}")
+        by_class.setdefault(folder.listing.files[row].label, []).append((key, row))
     drawn: set[int] = set()
     for keyed in by_class.values():
         last = sorted(keyed)[max(1, round(share * len(keyed))) - 1][0]
@@ -163,14 +164,14 @@ def _draw_test(pictures: Pictures, rows: Sequence[int], seed: int, share: float)
     return drawn
 
 
-def _split(pictures: Pictures, rows: Sequence[int]) -> Split:
-    files = [pictures.listing.files[row] for row in rows]
+def _split(folder: ImageFolder, rows: Sequence[int]) -> Split:
+    files = [folder.listing.files[row] for row in rows]
     labels = np.array([file.label for file in files], np.uint16)
-    return Split(pictures.images[list(rows)], labels, np.array([file.name for file in files], object))
+    return Split(folder.images[list(rows)], labels, np.array([file.name for file in files], object))
 
 
-def _log_counts(pictures: Pictures, splits: dict[str, list[int]]) -> None:
-    listing = pictures.listing
+def _log_counts(folder: ImageFolder, splits: dict[str, list[int]]) -> None:
+    listing = folder.listing
     counts = Counter(listing.files[row].label for rows in splits.values() for row in rows)
     least, most = (choose(counts, key=lambda label: (counts[label], label)) for choose in (min, max))
     images = ", ".join(f"{len(rows):,} {split}" for split, rows in splits.items() if rows)

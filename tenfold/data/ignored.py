@@ -27,8 +27,8 @@ SUFFIXES = {
 _UNREAD = """
 .heic .heif .avif .jxl .jp2 .j2k .svg .ico .psd .xcf .tga .ppm .pgm .pbm .dng .raw .cr2 .cr3 .nef .arw
 """
-PICTURES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes} | set(_UNREAD.split())
-"""Endings by which a user means a picture: such a file is bad where it cannot be read; any other is left alone."""
+IMAGE_SUFFIXES = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes} | set(_UNREAD.split())
+"""Endings by which a user means an image: such a file is bad where it cannot be read; any other is left alone."""
 
 # What systems, file managers, network storage and archivers leave behind, besides names that begin with a dot.
 _LITTER = {
@@ -71,7 +71,7 @@ def is_hidden(name: str) -> bool:
 
 def is_image(path: Path) -> bool:
     """Whether a file is meant as an image: by its ending, or else by its first bytes."""
-    if path.suffix.casefold() in PICTURES:
+    if path.suffix.casefold() in IMAGE_SUFFIXES:
         return True
     try:
         if not path.is_file():  # a pipe would wait for somebody to write
@@ -125,7 +125,7 @@ def shows_output(names: Collection[str], open_recipe: Callable[[], AbstractConte
 def _may_be_of_run(name: str) -> bool:
     """Whether a run may hold something of this name: no image, and no other folder; those have no ending."""
     suffix = Path(name).suffix.casefold()
-    return is_hidden(name) or (suffix not in PICTURES if suffix else name in _RUN_FOLDERS)
+    return is_hidden(name) or (suffix not in IMAGE_SUFFIXES if suffix else name in _RUN_FOLDERS)
 
 
 def _is_recipe(content: bytes) -> bool:

@@ -8,14 +8,14 @@ Metadata is taken out before Pillow sees a file (`metadata`). A file that is cut
 is missing decides no pixel, such as a JPEG's end marker (`jpeg`). A large JPEG is decoded at half its scale, here and
 so everywhere.
 
-Legend: H×W pixels of a picture as it is shown (EXIF orientation applied), S×S pixels of a network's input.
+Legend: H×W pixels of an image as it is shown (EXIF orientation applied), S×S pixels of a network's input.
 """
 
 import io
 import stat
 import warnings
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 from PIL import (
@@ -31,11 +31,9 @@ from PIL import (
 )
 
 from tenfold.data import jpeg, modes, tiff
-from tenfold.data.dataset import Resize
 from tenfold.data.metadata import png_chunks, take_out
 from tenfold.errors import ImageError, TooManyPixelsError
 
-RESIZES: tuple[Resize, ...] = get_args(Resize)
 MOST_SIDE = 2**16 - 1
 """Pixels of a side, as many as a JPEG can have."""
 MOST_PIXELS = 2**26
@@ -46,7 +44,7 @@ in a third of the time and a quarter of the memory."""
 MOST_BYTES = 200_000_000
 """Of one file."""
 PADDING = (128, 128, 128)
-"""What `pad` fills with: a grey that is close to the mean of most pictures."""
+"""What `pad` fills with: a grey that is close to the mean of most images."""
 
 # named, so that Pillow need not import all it has to find them
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
@@ -87,7 +85,7 @@ class Decoded(NamedTuple):
 def decode(
     content: bytes,
     size: int,
-    resize: str = "squash",
+    resize: str = "stretch",
     most_pixels: int = MOST_PIXELS,
     bit_depth: int = modes.FULL_DEPTH,
 ) -> np.ndarray:
@@ -101,7 +99,7 @@ def decode_whole(content: bytes, most_pixels: int = MOST_PIXELS, bit_depth: int 
 
 
 def decode_measured(content: bytes, most_pixels: int = MOST_PIXELS, bit_depth: int = modes.FULL_DEPTH) -> Decoded:
-    """Decode a file's bytes to uint8 H×W×3, RGB, contiguous, at the picture's own size, a JPEG's above `LARGE_JPEG` at
+    """Decode a file's bytes to uint8 H×W×3, RGB, contiguous, at the image's own size, a JPEG's above `LARGE_JPEG` at
     half of it.
 
     Of an animation it is the first frame, of several pages the first. 16-bit values are scaled to 8 bits as if
@@ -192,14 +190,14 @@ def _endings(content: bytes, kind: str) -> list[bytes]:
 def resize_pixels(pixels: np.ndarray, size: int, resize: str) -> np.ndarray:
     """Bring uint8 H×W×3 to S×S×3 by bicubic interpolation over all pixels; what is S×S already stays bit for bit.
 
-    `squash` takes the whole picture whatever its shape; `crop` its central square; `pad` the whole picture in its
+    `stretch` takes the whole image whatever its shape; `center_crop` its central square; `pad` the whole image in its
     shape, with grey beside it.
     """
     height, width = pixels.shape[:2]
     if height == width == size:
         return pixels
     image, box, inner = Image.fromarray(pixels), (0, 0, width, height), (size, size)
-    if resize == "crop":
+    if resize == "center_crop":
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         box = (left, top, left + side, top + side)

@@ -29,10 +29,11 @@ from tenfold.data.cache import home, map_array, npy_header, writing_home
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import Entry, own_bit_depth
 from tenfold.data.frames import count_frames
-from tenfold.data.ignored import PICTURES
+from tenfold.data.ignored import IMAGE_SUFFIXES
 from tenfold.data.image import Decoded, decode_measured, read_file, resize_pixels, sniff
 from tenfold.data.listing import File, Listing, shown_name
 from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
+from tenfold.data.resize import names_of
 from tenfold.errors import ImageError, StorageError
 from tenfold.files import TEMPORARY_SUFFIX, atomic_write, parse_object, sha256, storage_errors, umask, write_text
 from tenfold.machine import cores
@@ -44,7 +45,7 @@ _BATCH = 256  # files decoded at a time, so that memory stays bounded
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageFolder:
     """A folder that was read: a row of `images` (uint8 N×S×S×3, memory-mapped) and of `entries` for every file."""
 
     listing: Listing
@@ -81,14 +82,14 @@ class Pictures:
         return [row for row, entry in enumerate(self.entries) if not entry.reason]
 
 
-def read_pictures(listing: Listing, size: int, resize: str, bit_depth: int | None = None) -> Pictures:
+def read_images(listing: Listing, size: int, resize: str, bit_depth: int | None = None) -> ImageFolder:
     """Decode every file of a listing, or take from the cache what was decoded before.
 
     bit_depth: how many bits of 16-bit values are used, 8 to 16; by default as many as these images use. Raises
     `StorageError` where the cache cannot be written.
     """
     if not listing.files:
-        return Pictures(listing, [], np.empty((0, size, size, 3), np.uint8), resize, bit_depth or FULL_DEPTH)
+        return ImageFolder(listing, [], np.empty((0, size, size, 3), np.uint8), resize, bit_depth or FULL_DEPTH)
     request = _Request(listing, size, resize, bit_depth)
     for _ in range(_TRIES):  # another process may remove it as outdated
         found = request.kept() or _decode_all(request)
@@ -107,25 +108,28 @@ class _Request:
     bit_depth: int | None
 
     @cached_property
-    def place(self) -> str:
-        """With what the names of all that is kept of this folder in this size begin."""
-        return f"{_place(self.listing.root)}{self.size}-{self.resize}-"
+    def places(self) -> tuple[str, ...]:
+        """With what the names of all that is kept of this folder in this size begin: today's, then older ones."""
+        return tuple(f"{_place(self.listing.root)}{self.size}-{name}-" for name in names_of(self.resize))
 
     @cached_property
     def state(self) -> str:
         """With what the names of all that is kept of the folder as it is now end."""
         return _digest([_FORMAT, pillow_version, *_stamps(self.listing)])
 
-    def path(self, bit_depth: int | None) -> Path:
+    def path(self, bit_depth: int | None, place: str = "") -> Path:
         """Where the images lie, scaled by so many bits; None for as many as they use."""
-        return _folder() / f"{self.place}{bit_depth or 'own'}-{self.state}"
+        return _folder() / f"{place or self.places[0]}{bit_depth or 'own'}-{self.state}"
 
-    def kept(self) -> Pictures | None:
+    def kept(self) -> ImageFolder | None:
         """What the cache has."""
-        own = _open_kept(self, self.path(None))
+        return next((found for place in self.places if (found := self._kept_at(place))), None)
+
+    def _kept_at(self, place: str) -> ImageFolder | None:
+        own = _open_kept(self, self.path(None, place))
         if own and _fits(own.entries, own.bit_depth, self.bit_depth):
             return own
-        return _open_kept(self, self.path(self.bit_depth)) if self.bit_depth else None
+        return _open_kept(self, self.path(self.bit_depth, place)) if self.bit_depth else None
 
 
 def _fits(entries: Sequence[Entry], bit_depth: int, wanted: int | None) -> bool:
@@ -167,7 +171,7 @@ def _stamps(listing: Listing) -> Iterator[object]:
 
 
 @writing_home()
-def _decode_all(request: _Request) -> Pictures | None:
+def _decode_all(request: _Request) -> ImageFolder | None:
     """Fill the cache: to a temporary folder that is renamed when it is whole. None where it went at once."""
     folder = _folder()
     with storage_errors(folder):
@@ -244,7 +248,7 @@ def _remove_older(request: _Request) -> None:
 
     Who has it open keeps it; who is about to open it finds it whole or not at all.
     """
-    for path in _folder().glob(f"{request.place}*"):
+    for path in (path for place in request.places for path in _folder().glob(f"{place}*")):
         if not path.name.endswith(f"-{request.state}"):
             _remove(path)
 
@@ -274,7 +278,7 @@ def _decoded(request: _Request, files: Sequence[File], scale: _Scale) -> Iterato
             (pixels, bits), scaled = scale.decode(content)
         except ImageError as error:
             kind = sniff(content)
-            bad = kind is not None or file.path.suffix.casefold() in PICTURES
+            bad = kind is not None or file.path.suffix.casefold() in IMAGE_SUFFIXES
             return Entry(kind=kind, reason=str(error), bad=bad), None, 0
         digest, kind = hashlib.sha256(content).hexdigest(), sniff(content)
         entry = Entry(digest, kind, bits=bits, frames=count_frames(content, kind))
@@ -289,7 +293,7 @@ def _decoded(request: _Request, files: Sequence[File], scale: _Scale) -> Iterato
             bar(len(batch))
 
 
-def _open_kept(request: _Request, path: Path) -> Pictures | None:
+def _open_kept(request: _Request, path: Path) -> ImageFolder | None:
     """What lies at `path`; None where nothing does, or where it is damaged, which is said, and it is removed."""
     shape = (len(request.listing.files), request.size, request.size, 3)
     try:
@@ -298,7 +302,7 @@ def _open_kept(request: _Request, path: Path) -> Pictures | None:
             raise ValueError("images.npy is not what was written")
         entries = [Entry(**entry) for entry in index["entries"]]
         images = map_array(path / "images.npy", shape)
-        return Pictures(request.listing, entries, images, request.resize, index["bit_depth"])
+        return ImageFolder(request.listing, entries, images, request.resize, index["bit_depth"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         if path.is_dir():
             log_info(f"{path} is damaged ({error}): reading the folder again")

@@ -1,7 +1,7 @@
 """The names in a folder of images → classes, splits and files. No image is decoded.
 
 One subfolder is one class, below the folders of train, val and test images where those are there. What is never data
-(`ignored`) is left out; links are followed, each folder once. What is odd is noted as a `Finding`, and its owner
+(`ignored`) is left out; links are followed, each folder once. What is odd is noted as a `Issue`, and its owner
 decides.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tenfold.data.ignored import PICTURES, holds_image, is_hidden, is_output, is_own, own_names
+from tenfold.data.ignored import IMAGE_SUFFIXES, holds_image, is_hidden, is_output, is_own, own_names
 from tenfold.data.splits import (
     annotations,
     choose_splits,
@@ -31,7 +31,7 @@ SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Issue:
     """Something about a folder that its owner should know.
 
     severity: `error` keeps it from being trained on, `skipped` leaves files out, `warning` changes nothing.
@@ -63,12 +63,12 @@ class File:
 
 @dataclass
 class Listing:
-    """What names alone tell of a folder; `findings` is filled on the way."""
+    """What names alone tell of a folder; `issues` is filled on the way."""
 
     root: Path
     classes: tuple[str, ...] = ()
     files: list[File] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
+    issues: list[Issue] = field(default_factory=list)
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -125,7 +125,7 @@ class _Walk:
 
     def note(self, kind: str, severity: str, what: str, do: str, paths: Iterable[Path] = ()) -> None:
         named = tuple(self.name(path) for path in paths)
-        self.listing.findings.append(Finding(kind, severity, what, do, named))
+        self.listing.issues.append(Issue(kind, severity, what, do, named))
 
     def entries(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """Folders and files in `folder`, without what is hidden; none where it was read before."""
@@ -225,7 +225,7 @@ def _note_stray(walk: _Walk, stray: Path, train: Path) -> None:
 
 def _class_folders(walk: _Walk, folders: Sequence[Path], files: Sequence[Path]) -> dict[str, Path]:
     """Class folders by class name."""
-    outside = [path for path in files if path.suffix.casefold() in PICTURES]
+    outside = [path for path in files if path.suffix.casefold() in IMAGE_SUFFIXES]
     if outside:
         what = f"{len(outside):,} images lie outside any class, as {walk.name(outside[0])} does"
         walk.note("outside", "warning", what, "left out; move them into the folder of their class", outside)

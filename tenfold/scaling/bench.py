@@ -22,6 +22,7 @@ import pydantic
 from pydantic import Field, TypeAdapter
 
 from tenfold.console import log_info, progress, resumable
+from tenfold.data.resize import with_current_options
 from tenfold.errors import DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.summary import STEADY, Diverged, EvalSplit, Outcome, Timed
@@ -179,13 +180,18 @@ def _check_settings(out: Path, recipes: dict[str, Any], setting: Setting) -> dic
         raise ModelError(f"{path} is damaged: choose another --out")
     known = {name: with_defaults(recipe) for name, recipe in known.items()}
     changed = [f"another {name}" for name, recipe in recipes.items() if known.get(name, recipe) != recipe]
-    changed += ["other options"] if settings.get("options") != list(setting.options) else []
+    changed += ["other options"] if _options_of(settings) != list(setting.options) else []
     changed += ["other images in that folder"] if settings.get("content") != setting.content else []
     if not changed:
         return known
     if not any(out.glob("*-*.json")):  # nothing was measured under those settings
         return {}
     raise UsageError(f"{out} holds runs made with {changed[0]}: choose another --out")
+
+
+def _options_of(settings: dict[str, Any]) -> Any:
+    options = settings.get("options")
+    return with_current_options(options) if isinstance(options, list) else options
 
 
 def _read(path: Path, what_helps: str) -> dict[str, Any]:

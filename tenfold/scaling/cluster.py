@@ -1,6 +1,6 @@
 """The same on many machines: the one place that knows Ray.
 
-Runs, and blocks of images, are Ray tasks, each with its own request for CPUs and GPUs; where a worker or its node dies,
+Runs, and shards of images, are Ray tasks, each with its own request for CPUs and GPUs; where a worker or its node dies,
 Ray starts the task again elsewhere. Every node needs tenfold with the extras `train` and `cluster` (for a search, also
 `tune`), and has the data or fetches it. Nothing is reported to Ray's makers: its usage statistics are switched off
 before it is imported.
@@ -28,7 +28,7 @@ from tenfold.files import is_unused, make_folder, note_all_own, write_bytes, wri
 from tenfold.scaling import address as addressing
 from tenfold.scaling import bench as benching
 from tenfold.scaling import tune as tuning
-from tenfold.scaling.blocks import Block, Part, answer_block, find_blocks, read_part
+from tenfold.scaling.shards import Shard, ShardResult, find_shards, predict_shard, read_result
 from tenfold.scaling.summary import Outcome, Timed
 from tenfold.scaling.tune import Setting
 from tenfold.serving.resumable import Count
@@ -210,11 +210,11 @@ def _search(ray: "ModuleType", search: tuning.Search, request: Request, capacity
         if not running:
             break
         (stream, *_), _ = ray.wait(list(running))
-        if not _goes_on(ray, stream, running[stream], search):
+        if not _has_more(ray, stream, running[stream], search):
             del running[stream]
 
 
-def _goes_on(ray: "ModuleType", stream: Any, trial: tuning.Trial, search: tuning.Search) -> bool:
+def _has_more(ray: "ModuleType", stream: Any, trial: tuning.Trial, search: tuning.Search) -> bool:
     """Take in what a trial says next; whether there is more to come."""
     try:
         result = _result(ray, next(stream), f"trial {trial.drawn.number}")
@@ -267,69 +267,71 @@ class PredictJob:
             raise UsageError(f"{out} was started with another request: ask the same, or choose another --out")
 
 
-def predict(question: PredictJob, model: bytes, out: Path, address: str) -> Count:
-    """Answer all images of a source into parquet files below `out`, a block each; count them, and name the bad ones.
+def predict(job: PredictJob, model: bytes, out: Path, address: str) -> Count:
+    """Answer all images of a source into parquet files below `out`, a shard each; count them, and name the bad ones.
 
     A file is there whole or not at all, and one that is there is not made again: so each image is answered once,
     whoever dies. Raises `DataError`, `UsageError`, `BusyError`, `StorageError`, `RunFailedError`.
     """
-    blocks = find_blocks(question.source, question.column)
-    first = next(blocks)  # before anything is written: the source may not be there
-    question.claim_folder(out)
+    shards = find_shards(job.source, job.column)
+    first = next(shards)  # before anything is written: the source may not be there
+    job.claim_folder(out)
     lock, count = Lock(out), Count()
     lock.acquire(now())
     try:
         stopped = resumable("images", lambda: count.inputs)
         with connected(address) as ray, progress("predicting", None) as bar, stopped:
-            for part in _parts(ray, chain([first], blocks), question, model, out):
-                for path, error in part.errors:
+            for result in _predict_shards(ray, chain([first], shards), job, model, out):
+                for path, error in result.errors:
                     log_info(f"{path}: {error}")
-                count.inputs, count.bad = count.inputs + part.rows, count.bad + len(part.errors)
-                bar(part.rows)
+                count.inputs, count.bad = count.inputs + result.rows, count.bad + len(result.errors)
+                bar(result.rows)
     finally:
         lock.release()
     return count
 
 
-def _parts(ray: "ModuleType", blocks: Iterable[Block], question: PredictJob, model: bytes, out: Path) -> Iterator[Part]:
-    """Every block's part, as they come. A task gets a node to itself; twice as many as fit are under way."""
+def _predict_shards(
+    ray: "ModuleType", shards: Iterable[Shard], job: PredictJob, model: bytes, out: Path
+) -> Iterator[ShardResult]:
+    """The result of every shard, as they come. A task gets a node to itself; twice as many as fit are under way."""
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     cpus = int(min((count for count in nodes if count), default=1))  # a head may have none
     most = 2 * max(1, int(ray.cluster_resources()["CPU"]) // cpus)
     kept = ray.put(model)
-    remote = ray.remote(num_cpus=cpus, max_retries=RETRIES)(answer_remotely)
+    remote = ray.remote(num_cpus=cpus, max_retries=RETRIES)(predict_remotely)
     tasks: dict[Any, Path] = {}
-    for number, block in enumerate(blocks):
+    for number, shard in enumerate(shards):
         path = out / f"part-{number:08d}.parquet"
         if path.exists():
-            yield _found(path, block)
+            yield _read_existing(path, shard)
             continue
-        tasks[remote.remote(kept, question, block)] = path
+        tasks[remote.remote(kept, job, shard)] = path
         if len(tasks) == most:
             yield _await_one(ray, tasks)
     while tasks:
         yield _await_one(ray, tasks)
 
 
-def _found(path: Path, block: Block) -> Part:
-    part = read_part(path)
-    if part.block != block.digest:
+def _read_existing(path: Path, shard: Shard) -> ShardResult:
+    result = read_result(path)
+    if result.shard != shard.digest:
         raise UsageError(f"{path} was made of other inputs than are there now: choose another --out")
-    return part
+    return result
 
 
-def _await_one(ray: "ModuleType", tasks: dict[Any, Path]) -> Part:
+def _await_one(ray: "ModuleType", tasks: dict[Any, Path]) -> ShardResult:
     (done, *_), _ = ray.wait(list(tasks))
     path = tasks.pop(done)
     content = _result(ray, done, path.stem)["content"]
     write_bytes(path, content)
-    return read_part(content)
+    return read_result(content)
 
 
-def answer_remotely(model: bytes, question: PredictJob, block: Block) -> dict[str, Any]:
-    """On a node: the parquet file of a block, or an error and its exit code, as `measure`."""
+def predict_remotely(model: bytes, job: PredictJob, shard: Shard) -> dict[str, Any]:
+    """On a node: the parquet file of a shard, or an error and its exit code, as `measure`."""
     try:
-        return {"content": answer_block(_classifier(model, question.runtime), block, question.top, question.reject)}
+        return {"content": predict_shard(_classifier(model, job.runtime), shard, job.top, job.reject)}
     except TenfoldError as error:
         return {"error": str(error), "exit_code": error.exit_code}
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tenfold.console import Advance, progress, resumable
 from tenfold.data.dataset import SKIP_BAD
+from tenfold.data.resize import with_current_resize
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.space import Space, fields_of, suggest, with_fields
@@ -119,7 +120,7 @@ def _check_folder(setting: Setting, out: Path) -> None:
         earlier = parse_object(path.read_bytes())
     except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}): choose another --out") from error
-    earlier = {"skip_bad": SKIP_BAD} | earlier | {"recipe": with_defaults(earlier.get("recipe"))}
+    earlier = {"skip_bad": SKIP_BAD} | with_current_resize(earlier) | {"recipe": with_defaults(earlier.get("recipe"))}
     changed = [name for name, value in asked.items() if earlier.get(name) != value]
     if changed:
         raise UsageError(f"{out} holds a search with another {changed[0].replace('_', ' ')}: choose another --out")

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tenfold.data.image import RESIZES
+from tenfold.data.resize import RESIZES, with_current_resize
 from tenfold.errors import ModelError
 from tenfold.files import parse_object, sha256
 
@@ -58,7 +58,7 @@ class ModelMetadata:
         """Read and check what `to_json` gave. Raises `ValueError` that names what is wrong."""
         if values.get("format") != FORMAT:
             raise ValueError(f"format {values.get('format')!r} is unknown to this version")
-        values = {"bit_depth": 16} | values
+        values = {"bit_depth": 16} | with_current_resize(values)
         for field, sound in _SOUND.items():
             if field not in values or not sound(values[field]):
                 raise ValueError(f"{field} is missing or wrong")

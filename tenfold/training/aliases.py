@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from tenfold.data.resize import with_current_resize
+
 RECIPE_FIELDS = {
     "easy_share": "prune_fraction",
     "judge_widths": "proxy_widths",
@@ -24,12 +26,14 @@ RECIPE_FIELDS = {
 
 
 def with_current_names(text: str | bytes) -> str | bytes:
-    """The JSON of a recipe, or of a model and its network, with today's field names; what is no object as it is."""
+    """The JSON of a recipe, or of a model and its network, with today's names; what is no object as it is."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):  # said by who reads it
         return text
     renamed = rename_recipe_fields(value)
+    if isinstance(renamed, dict):
+        renamed = with_current_resize(renamed)
     return text if renamed == value else json.dumps(renamed)
 
 

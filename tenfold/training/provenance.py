@@ -246,12 +246,12 @@ def other_data(run: Run, name: str, skip_bad: str | None = None) -> Dataset:
 
     model = run.description
     skip_bad = skip_bad or _skip_bad(env)
-    pictures = read_folder(
+    folder = read_folder(
         Path(name), model.size, model.resize, bit_depth=model.bit_depth, skip_bad=skip_bad, classes=model.classes
     )
-    log_left_out(pictures)
-    own = "folder" in env and pictures.sha256 == env["folder"]["sha256"]
-    dataset = make_dataset(pictures, env["seed"], TEST_SHARE if own else 1.0)
+    log_left_out(folder)
+    own = "folder" in env and folder.sha256 == env["folder"]["sha256"]
+    dataset = make_dataset(folder, env["seed"], TEST_SHARE if own else 1.0)
     if not own:
         _warn_of_known(run, dataset)
     return dataset.with_classes(model.classes)

@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 
 from tenfold.console import log_info
+from tenfold.data.resize import with_current_resize
 from tenfold.errors import BusyError, ModelError, StorageError, UsageError, one_line
 from tenfold.files import (
     TEMPORARY_SUFFIX,
@@ -164,7 +165,8 @@ class Run:
         for key, kind in (("seed", int), ("data", str), ("device", str), ("dtype", str)):
             if not isinstance(env.get(key), kind):
                 raise ModelError(f"{self.path / 'env.json'}: {key} is missing or of the wrong type")
-        return env
+        folder = env.get("folder")
+        return env | {"folder": with_current_resize(folder)} if isinstance(folder, dict) else env
 
     @property
     def recipe(self) -> Recipe:

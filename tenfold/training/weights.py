@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, TypeAdapter
 from torch import nn
 
-from tenfold.data.dataset import Resize
+from tenfold.data.resize import Resize
 from tenfold.errors import ModelError, UsageError, one_line
 from tenfold.files import format_object, write_bytes, write_text
 from tenfold.training.aliases import with_current_names
@@ -61,7 +61,7 @@ def describe_model(
     classes: tuple[str, ...],
     size: int,
     pixels: Normalization,
-    resize: str = "squash",
+    resize: str = "stretch",
     bit_depth: int = 16,
 ) -> dict[str, Any]:
     """Say in JSON all that `read_model` needs."""

@@ -183,10 +183,10 @@ def test_what_was_kept_of_another_range_goes(tmp_path: Path, home: Path) -> None
 
 
 def test_the_check_tells_the_range(tmp_path: Path) -> None:
-    (found,) = [f for f in check_folder(fill(tmp_path / "cells")).findings if f.kind == "value range"]
+    (found,) = [f for f in check_folder(fill(tmp_path / "cells")).issues if f.kind == "value range"]
     assert found.severity == "warning" and len(found.paths) == 36
     assert found.what == "36 images have 16-bit values, of which they use 0 to 4,095 (12 bits)"
-    assert not [f for f in check_folder(fill(tmp_path / "full", 65_535)).findings if f.kind == "value range"]
+    assert not [f for f in check_folder(fill(tmp_path / "full", 65_535)).issues if f.kind == "value range"]
 
 
 # --- a model ----------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_the_range_travels_with_the_model(trained: Path) -> None:
     expected = decode(content, 32, bit_depth=12)
     np.testing.assert_array_equal(model.decode(content), expected)
     assert expected.max() > 200 > 20 > decode(content, 32).max()
-    decoders = Decoders(1, 32, "squash", Limits(), model.about.bit_depth)
+    decoders = Decoders(1, 32, "stretch", Limits(), model.about.bit_depth)
     try:
         np.testing.assert_array_equal(decoders.decode(content), expected)
     finally:

@@ -172,10 +172,10 @@ def test_what_is_odd_is_named_with_its_path(name: str, root: Path) -> None:
     change, kind, severity, path, words = ODD[name]
     change(root)
     checked = check_folder(root)
-    (finding,) = [finding for finding in checked.findings if finding.kind == kind]
-    assert finding.severity == severity
-    assert words in str(finding)
-    assert path in finding.paths or path in finding.what
+    (issue,) = [issue for issue in checked.issues if issue.kind == kind]
+    assert issue.severity == severity
+    assert words in str(issue)
+    assert path in issue.paths or path in issue.what
     assert checked.worst in ("error", severity)
 
 
@@ -184,7 +184,7 @@ def snapshot(root: Path) -> list[tuple[Path, int, str]]:
     return [(path, path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
 
 
-def test_a_good_folder_has_no_findings_and_stays_as_it_was(root: Path) -> None:
+def test_a_good_folder_has_no_issues_and_stays_as_it_was(root: Path) -> None:
     before = snapshot(root)
     assert check_folder(root) == Checked("pictures/", {"": {"a": 20, "b": 20}}, ())
     assert snapshot(root) == before
@@ -192,9 +192,9 @@ def test_a_good_folder_has_no_findings_and_stays_as_it_was(root: Path) -> None:
 
 def test_one_class_alone_is_no_task(root: Path) -> None:
     shutil.rmtree(root / "b")
-    (finding,) = check_folder(root).findings
-    assert finding.severity == "error"
-    assert "1 class folders instead of 2 to 1,000: make one subfolder for each class" in str(finding)
+    (issue,) = check_folder(root).issues
+    assert issue.severity == "error"
+    assert "1 class folders instead of 2 to 1,000: make one subfolder for each class" in str(issue)
     shutil.rmtree(root / "a")
     assert check_folder(root).worst == "error"
 
@@ -203,7 +203,7 @@ def test_one_class_alone_is_no_task(root: Path) -> None:
 def test_a_folder_without_permission_is_named(root: Path) -> None:
     (root / "a").chmod(0)
     try:
-        assert "cannot be read (Permission denied)" in str(check_folder(root).findings[0])
+        assert "cannot be read (Permission denied)" in str(check_folder(root).issues[0])
     finally:
         (root / "a").chmod(0o755)
 
@@ -233,7 +233,7 @@ def test_thousands_of_equal_images_end(root: Path) -> None:
     for number in range(200):
         content = save(Image.new("L", (1 + number, 5), 255), "PNG")
         (root / "a" / f"white {number}.png").write_bytes(content)
-    kinds = [finding.kind for finding in check_folder(root).findings]
+    kinds = [issue.kind for issue in check_folder(root).issues]
     assert kinds.count("near duplicates") == 10_001
 
 
@@ -260,7 +260,7 @@ def test_exit_codes_and_json(root: Path, check: Callable[..., tuple[int, str]]) 
         "folder": "pictures/",
         "trainable": True,
         "counts": {"": {"a": 20, "b": 20}},
-        "findings": [],
+        "issues": [],
     }
     store("a/x.png", 0)(root)
     assert check("check", root)[0] == 0
@@ -268,7 +268,7 @@ def test_exit_codes_and_json(root: Path, check: Callable[..., tuple[int, str]]) 
     put("a/y.png", b"")(root)
     code, out = check("check", root, "--json")
     assert code == 8
-    assert json.loads(out)["findings"][0] == {
+    assert json.loads(out)["issues"][0] == {
         "kind": "bad image",
         "severity": "skipped",
         "what": "a/y.png: empty: it has zero bytes",

@@ -17,8 +17,9 @@ from PIL import Image
 from tenfold import data
 from tenfold.data.folder import load_folder
 from tenfold.data.image import Decoded, decode_measured, read_file
-from tenfold.data.image_cache import read_pictures
+from tenfold.data.image_cache import read_images
 from tenfold.data.listing import list_folder, natural
+from tenfold.data.resize import OLD_RESIZES
 from tenfold.errors import DataError, ImageError, UsageError
 from tenfold.files import sha256
 from tests.support.images import PIXELS, oriented, png, save
@@ -51,7 +52,7 @@ def make(tmp_path: Path) -> Make:
 
 
 def kinds(root: Path) -> list[tuple[str, str]]:
-    return sorted((finding.kind, finding.severity) for finding in list_folder(root).findings)
+    return sorted((issue.kind, issue.severity) for issue in list_folder(root).issues)
 
 
 def names(split: data.Split) -> list[str]:
@@ -316,7 +317,7 @@ def test_every_mode_and_shape_in_one_folder(make: Make) -> None:
     }
     for name, content in files.items():
         (root / "a" / name).write_bytes(content)
-    for resize in ("squash", "crop"):
+    for resize in ("stretch", "center_crop"):
         dataset = load_folder(root, 16, resize)
         for part in (dataset.train, dataset.test):
             pixels = part.images[part.labels == 0].astype(int)
@@ -324,11 +325,21 @@ def test_every_mode_and_shape_in_one_folder(make: Make) -> None:
             assert np.abs(pixels - (255, 0, 0)).max() <= 3
 
 
+@pytest.mark.parametrize(("old", "name"), OLD_RESIZES.items())
+def test_the_old_name_of_a_mode_means_the_same(make: Make, old: str, name: str) -> None:
+    root = make({"a": 5, "b": 5})
+    (root / "a" / "wide.png").write_bytes(save(np.repeat(PIXELS, 3, axis=1), "PNG"))
+    first, second = (data.load(str(root), size=16, resize=mode) for mode in (old, name))
+    np.testing.assert_array_equal(first.train.images, second.train.images)
+    np.testing.assert_array_equal(first.test.images, second.test.images)
+    assert first.origin and first.origin == second.origin and first.origin.resize == name
+
+
 def test_size_and_resize_are_remembered(make: Make) -> None:
     origin = load_folder(make({"a": 5, "b": 5}), 24, "pad").origin
     assert origin is not None and (origin.size, origin.resize) == (24, "pad")
-    with pytest.raises(UsageError, match="no resize mode is named 'stretch': choose squash, crop, pad"):
-        load_folder(make({"a": 5, "b": 5}, "other"), resize="stretch")
+    with pytest.raises(UsageError, match="no resize mode is named 'zoom': choose stretch, center_crop, pad"):
+        load_folder(make({"a": 5, "b": 5}, "other"), resize="zoom")
     with pytest.raises(UsageError, match="only those of a folder are resized"):
         data.load("shapes", size=64)
 
@@ -373,11 +384,11 @@ def test_two_processes_that_read_one_folder(make: Make, home: Path, monkeypatch:
     def decode_too(*words: object, **options: object) -> Decoded:
         if not others:
             others.append(np.empty(0))
-            others[0] = read_pictures(listing, 8, "squash").images
+            others[0] = read_images(listing, 8, "stretch").images
         return decode_measured(*words, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr("tenfold.data.image_cache.decode_measured", decode_too)
-    np.testing.assert_array_equal(read_pictures(listing, 8, "squash").images, others[0])
+    np.testing.assert_array_equal(read_images(listing, 8, "stretch").images, others[0])
     assert len(cached(home)) == 1
 
 
@@ -389,22 +400,39 @@ def test_a_cache_that_another_process_replaces_is_read_again(
     Nothing is damaged, and what was kept of other folders stays.
     """
     other, root = make({"a": 5, "b": 5}, "other"), make({"a": 5, "b": 5})
-    read_pictures(list_folder(other), 8, "squash")
+    read_images(list_folder(other), 8, "stretch")
     before = list_folder(root)
-    first = read_pictures(before, 8, "squash").images.copy()
+    first = read_images(before, 8, "stretch").images.copy()
     change = iter([True])
 
     def digest(path: Path) -> str:
         if next(change, False):
             (root / "a" / "5.png").write_bytes(save(PIXELS, "PNG"))
-            assert len(read_pictures(list_folder(root), 8, "squash").entries) == 11
+            assert len(read_images(list_folder(root), 8, "stretch").entries) == 11
         return sha256(path)
 
     monkeypatch.setattr("tenfold.data.image_cache.sha256", digest)
-    np.testing.assert_array_equal(read_pictures(before, 8, "squash").images, first)
+    np.testing.assert_array_equal(read_images(before, 8, "stretch").images, first)
     assert "damaged" not in capsys.readouterr().err
-    read_pictures(list_folder(root), 8, "squash")
+    read_images(list_folder(root), 8, "stretch")
     assert len(cached(home)) == 2
+
+
+@pytest.mark.parametrize(("old", "name"), OLD_RESIZES.items())
+def test_what_was_kept_under_an_old_name_of_the_mode_is_found(
+    make: Make, home: Path, monkeypatch: pytest.MonkeyPatch, old: str, name: str
+) -> None:
+    """And it is removed when the folder changes: nothing else would ever remove it."""
+    root = make({"a": 5, "b": 5})
+    first = load_folder(root, 16, old)
+    (path,) = cached(home)
+    path.rename(path.with_name(path.name.replace(f"-{name}-", f"-{old}-")))
+    with monkeypatch.context() as patch:
+        patch.setattr("tenfold.data.image_cache.decode_measured", None)
+        np.testing.assert_array_equal(load_folder(root, 16, name).train.images, first.train.images)
+    (root / "a" / "5.png").write_bytes(save(PIXELS, "PNG"))
+    load_folder(root, 16, name)
+    assert [f"-{name}-" in path.name for path in cached(home)] == [True]
 
 
 def damage(path: Path) -> None:
@@ -426,8 +454,8 @@ def test_a_file_that_could_not_be_read_is_read_when_it_can(make: Make, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr("tenfold.data.image_cache.read_file", refuse)
         patch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
-        assert len(read_pictures(list_folder(root), 8, "squash").good()) == 9
-    assert len(read_pictures(list_folder(root), 8, "squash").good()) == 10
+        assert len(read_images(list_folder(root), 8, "stretch").good()) == 9
+    assert len(read_images(list_folder(root), 8, "stretch").good()) == 10
 
 
 @pytest.mark.parametrize("name", ["images.npy", "index.json"])
@@ -453,7 +481,7 @@ def test_a_failed_read_leaves_nothing(make: Make, home: Path, monkeypatch: pytes
 
     monkeypatch.setattr("tenfold.data.image_cache.decode_measured", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        read_pictures(list_folder(root), 32, "squash")
+        read_images(list_folder(root), 32, "stretch")
     assert cached(home) == []
 
 

@@ -76,7 +76,7 @@ def test_what_the_run_knows_of_its_images(trained: dict[str, Any], shapes: Path)
     assert predictions["path"].tolist() == table["path"][table["split"] == "test"].tolist()
     assert (predictions["true"] == predictions["path"].str.partition("/")[0]).all()
     model = json.loads((run / "model.json").read_text())
-    assert (model["size"], model["resize"], model["classes"]) == (32, "squash", sorted(model["classes"]))
+    assert (model["size"], model["resize"], model["classes"]) == (32, "stretch", sorted(model["classes"]))
 
 
 def test_only_the_environment_file_holds_the_path(trained: dict[str, Any], shapes: Path) -> None:
@@ -180,7 +180,7 @@ def test_other_pictures_are_all_scored_on(
 def test_its_own_folder_read_otherwise_is_not_scored(trained: dict[str, Any], shapes: Path) -> None:
     """Another seed draws training images among the test images; it scored too well, and as the run's own."""
     run = Run.open(Path(trained["run"]))
-    for options in ({"seed": 1}, {"resize": "crop"}):
+    for options in ({"seed": 1}, {"resize": "center_crop"}):
         with pytest.raises(DataError, match=r"shapes/ was read otherwise than for .*run, with another seed"):
             tenfold.evaluate(run, tenfold.load(str(shapes), **options))
     scored = tenfold.evaluate(run, tenfold.load(str(shapes)))
@@ -289,8 +289,8 @@ def test_a_class_that_is_held_out_as_a_whole_is_warned_of(invoke: Invoke, train:
     ]
     for command in ("evaluate", "report"):
         assert invoke(command, tmp_path / "run")[0] == 0
-    findings = {str(finding) for finding in check_folder(tmp_path / "few").findings if finding.kind == "small class"}
-    assert findings == {"c has only 2 images: add some; --val-size can leave none of them to train on"}
+    issues = {str(issue) for issue in check_folder(tmp_path / "few").issues if issue.kind == "small class"}
+    assert issues == {"c has only 2 images: add some; --val-size can leave none of them to train on"}
 
 
 OLD_LAYOUTS = {

@@ -89,7 +89,7 @@ def test_the_check_names_files_of_which_only_the_first_page_is_read(tmp_path: Pa
     for name, content in files.items():
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes(content)
-    found = {f.kind: f for f in check_folder(tmp_path / "images").findings if f.kind in ("pages", "frames")}
+    found = {f.kind: f for f in check_folder(tmp_path / "images").issues if f.kind in ("pages", "frames")}
     pages, frames = found["pages"], found["frames"]
     assert pages.what == "a/1.tif has 3 pages (files with more than one: 2)"
     assert pages.paths == ("a/1.tif", "b/1.tif") and pages.severity == "warning"

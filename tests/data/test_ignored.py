@@ -19,7 +19,7 @@ from tenfold.data.check import check_folder
 from tenfold.data.folder import load_folder
 from tenfold.data.listing import list_folder
 from tenfold.errors import DataError
-from tenfold.scaling.blocks import find_blocks
+from tenfold.scaling.shards import find_shards
 from tenfold.serving.inputs import find
 from tests.support.images import save
 from tests.support.process import Invoke
@@ -61,7 +61,7 @@ def images(root: Path, names: Iterable[str]) -> set[str]:
 
 def trained_on(root: Path) -> set[str]:
     listing = list_folder(root)
-    assert not [finding for finding in listing.findings if finding.severity == "error"]
+    assert not [issue for issue in listing.issues if issue.severity == "error"]
     return images(root, (f"{root}/{file.name}" for file in listing.files))
 
 
@@ -77,15 +77,15 @@ def matched_at_the_top(root: Path) -> set[str]:
     return images(root, (item.name for item in find([f"{root}/*"])))
 
 
-def in_blocks(root: Path) -> set[str]:
-    return images(root, (name for block in find_blocks(str(root)) for name in block.names))
+def in_shards(root: Path) -> set[str]:
+    return images(root, (name for shard in find_shards(str(root)) for name in shard.names))
 
 
 def in_a_bucket(root: Path) -> set[str]:
-    return images(root, (name for block in find_blocks(root.as_uri()) for name in block.names))
+    return images(root, (name for shard in find_shards(root.as_uri()) for name in shard.names))
 
 
-READERS = (trained_on, predicted, matched, matched_at_the_top, in_blocks, in_a_bucket)
+READERS = (trained_on, predicted, matched, matched_at_the_top, in_shards, in_a_bucket)
 
 LITTER: dict[str, tuple[str, ...]] = {
     "hidden": ("a/.x.png", "a/.thumbs/x.png", ".git/x.png"),
@@ -136,7 +136,7 @@ def test_a_linked_run_is_left_out(root: Path, tmp_path: Path) -> None:
     put(tmp_path, *OUTPUT["a run"])
     (root / "runs").mkdir()
     (root / "runs" / "latest").symlink_to(tmp_path / "runs" / "r")
-    for reader in (trained_on, predicted, in_blocks):
+    for reader in (trained_on, predicted, in_shards):
         assert reader(root) == IMAGES
 
 
@@ -186,7 +186,7 @@ def test_what_was_left_out_is_said(root: Path) -> None:
     put(
         root, *OUTPUT["a run"], *OUTPUT["a run in a class"], *OUTPUT["a picture of the folder"], *LITTER["file systems"]
     )
-    found = {(finding.kind, str(finding), finding.paths) for finding in list_folder(root).findings}
+    found = {(issue.kind, str(issue), issue.paths) for issue in list_folder(root).issues}
     assert found == {
         *(("own output", f"{name} was made by tenfold: left out", (name,)) for name in ("runs", "a/r", "pictures.png")),
         *(("hidden folder", f"{name} is hidden: left out", (name,)) for name in ("lost+found", "LOST.DIR")),

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from tenfold.data import Dataset
-from tenfold.data.image import MOST_BYTES, PADDING, RESIZES, decode, decode_whole, read_file, resize_pixels, sniff
+from tenfold.data.image import MOST_BYTES, PADDING, decode, decode_whole, read_file, resize_pixels, sniff
+from tenfold.data.resize import RESIZES
 from tenfold.errors import DataError, ImageError
 from tests.support.images import PIXELS, oriented, png, save, tiff
 from tests.support.process import run_python
@@ -263,8 +264,8 @@ def halves(height: int, width: int) -> np.ndarray:
     return pixels
 
 
-def test_squash_shows_all_of_it() -> None:
-    small = resize_pixels(halves(10, 80), 8, "squash")
+def test_stretch_shows_all_of_it() -> None:
+    small = resize_pixels(halves(10, 80), 8, "stretch")
     assert small.shape == (8, 8, 3)
     assert (small[:, :3] == 0).all() and (small[:, 5:] == 255).all()
 
@@ -272,8 +273,10 @@ def test_squash_shows_all_of_it() -> None:
 def test_crop_takes_the_central_square() -> None:
     pixels = np.zeros((8, 40, 3), np.uint8)
     pixels[:, 16:24] = np.arange(64).reshape(8, 8, 1)
-    np.testing.assert_array_equal(resize_pixels(pixels, 8, "crop"), pixels[:, 16:24])
-    np.testing.assert_array_equal(resize_pixels(pixels.swapaxes(0, 1), 8, "crop"), pixels[:, 16:24].swapaxes(0, 1))
+    np.testing.assert_array_equal(resize_pixels(pixels, 8, "center_crop"), pixels[:, 16:24])
+    np.testing.assert_array_equal(
+        resize_pixels(pixels.swapaxes(0, 1), 8, "center_crop"), pixels[:, 16:24].swapaxes(0, 1)
+    )
 
 
 def test_pad_keeps_the_shape_and_fills_with_grey() -> None:
@@ -294,7 +297,7 @@ def test_small_is_the_mean_of_large() -> None:
     """All pixels count: stripes one pixel wide become their mean, not every n-th of them."""
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255
-    assert np.abs(resize_pixels(stripes, 32, "squash")[:, 2:-2].astype(int) - 128).max() <= 1
+    assert np.abs(resize_pixels(stripes, 32, "stretch")[:, 2:-2].astype(int) - 128).max() <= 1
 
 
 # --- what is bad ------------------------------------------------------------------------------------------------------

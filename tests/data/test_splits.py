@@ -51,7 +51,7 @@ def test_common_names_of_splits_are_known(split: str, name: str, tmp_path: Path)
     prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
     names = {"train": f"{prefix}train", "test": f"{prefix}test"} | {split: name}
     listing = list_folder(of_two_classes(tmp_path, *names.values()))
-    assert (listing.classes, listing.findings) == (("a", "b"), [])
+    assert (listing.classes, listing.issues) == (("a", "b"), [])
     counts = {"train": 8, "test": 4, "val": 4}
     assert Counter(file.split for file in listing.files) == {split: counts[split] for split in names}
 
@@ -85,7 +85,7 @@ def test_published_layouts_are_read_as_meant(name: str, tmp_path: Path) -> None:
     counts, expected = PUBLISHED[name]
     listing = list_folder(make(tmp_path, counts))
     assert Counter(file.split for file in listing.files) == expected
-    assert listing.classes == tuple(sorted({path.split("/")[-1] for path in counts})) and listing.findings == []
+    assert listing.classes == tuple(sorted({path.split("/")[-1] for path in counts})) and listing.issues == []
 
 
 def test_splits_in_folders_of_their_names_are_loaded(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ CLASSES: dict[str, dict[str, int]] = {
 def test_names_of_splits_may_be_classes(name: str, tmp_path: Path) -> None:
     listing = list_folder(make(tmp_path, CLASSES[name]))
     assert set(listing.classes) == {path.split("/")[0] for path in CLASSES[name]}
-    assert listing.findings == [] and {file.split for file in listing.files} == {""}
+    assert listing.issues == [] and {file.split for file in listing.files} == {""}
     assert len(listing.files) == sum(CLASSES[name].values())
 
 
@@ -213,7 +213,7 @@ def test_tiny_imagenet_is_trained_on_and_its_list_is_named(tmp_path: Path) -> No
     (root / "val" / "val_annotations.txt").write_text("0.png\tn01\t0\t0\t7\t7\n")
     listing = list_folder(root)
     assert (listing.classes, {file.split for file in listing.files}) == (("n01", "n02"), {"train"})
-    assert [str(finding) for finding in listing.findings if finding.kind == "unlabelled split"] == [
+    assert [str(issue) for issue in listing.issues if issue.kind == "unlabelled split"] == [
         "test holds no class folders: left out; sort its images into folders named as the classes, or have them "
         "answered by tenfold predict",
         "val holds no class folders: left out; sort its images into folders named as the classes, as "
@@ -228,8 +228,8 @@ ALIKE = {f"{name}/{place}": 2 for name in ("cats", "dogs") for place in ("indoor
 def test_classes_that_hold_the_same_folders_are_warned_of_only(tmp_path: Path) -> None:
     listing = list_folder(make(tmp_path, ALIKE))
     assert listing.classes == ("cats", "dogs") and len(listing.files) == 8
-    (finding,) = listing.findings
-    assert (finding.severity, str(finding)) == (
+    (issue,) = listing.issues
+    assert (issue.severity, str(issue)) == (
         "warning",
         "all classes hold the same folders, as indoor and outdoor: if those are the classes, turn the two levels round",
     )
@@ -247,14 +247,14 @@ def test_classes_that_hold_the_same_folders_are_warned_of_only(tmp_path: Path) -
 def test_folders_named_as_a_models_classes_are_classes(counts: dict[str, int], tmp_path: Path) -> None:
     listing = list_folder(make(tmp_path, counts), known=("cats", "dogs"))
     assert len(listing.files) == sum(counts.values())
-    assert not [finding for finding in listing.findings if finding.severity == "error"]
+    assert not [issue for issue in listing.issues if issue.severity == "error"]
 
 
 def test_images_to_answer_beside_the_splits_are_no_class(tmp_path: Path) -> None:
     root = make(tmp_path, {"train/a": 2, "train/b": 2, "test": 3, "seg_pred/seg_pred": 2})
     listing = list_folder(root)
     assert (listing.classes, len(listing.files)) == (("a", "b"), 4)
-    assert sorted(map(str, listing.findings)) == [
+    assert sorted(map(str, listing.issues)) == [
         "seg_pred lies beside train/: left out; move it into train/ if it is a class",
         "test holds no class folders: left out; sort its images into folders named as the classes, or have them "
         "answered by tenfold predict",
@@ -263,15 +263,15 @@ def test_images_to_answer_beside_the_splits_are_no_class(tmp_path: Path) -> None
 
 def test_unsorted_images_in_a_folder_of_the_splits_name_are_no_class(tmp_path: Path) -> None:
     listing = list_folder(make(tmp_path, {"train/a": 2, "train/b": 2, "test/test": 3}))
-    assert [finding.kind for finding in listing.findings] == ["unlabelled split"] and len(listing.files) == 4
+    assert [issue.kind for issue in listing.issues] == ["unlabelled split"] and len(listing.files) == 4
     make(tmp_path, {"train/test": 2})  # now it is the test images of a class
-    assert [finding.kind for finding in list_folder(tmp_path).findings] == []
+    assert [issue.kind for issue in list_folder(tmp_path).issues] == []
 
 
 def test_a_second_name_of_a_split_is_left_out_where_one_is_plain(tmp_path: Path) -> None:
     listing = list_folder(make(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 1, "dev/a": 1, "dev/b": 1}))
     assert Counter(file.split for file in listing.files) == {"train": 4, "val": 1}
-    assert [finding.kind for finding in listing.findings] == ["stray folder"]
+    assert [issue.kind for issue in listing.issues] == ["stray folder"]
 
 
 def test_own_output_beside_splits_is_no_stray_folder(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_own_output_beside_splits_is_no_stray_folder(tmp_path: Path) -> None:
     make(root, {"runs/r/plots": 2})
     for name in ("recipe.json", "env.json"):
         (root / "runs" / "r" / name).write_text("{}")
-    assert [finding.kind for finding in list_folder(root).findings] == ["own output"]
+    assert [issue.kind for issue in list_folder(root).issues] == ["own output"]
 
 
 # --- what training repeats of `data check` ----------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def runs(made: list[Path], tmp_path: Path) -> list[Path]:
 def as_folder_run(path: Path, place: str, names: np.ndarray) -> None:
     """Make it a run on a folder's images of these names."""
     run, frame = Run.open(path), pd.read_csv(path / "predictions.csv")
-    folder = {"path": place, "sha256": "0", "size": 32, "resize": "squash"}
+    folder = {"path": place, "sha256": "0", "size": 32, "resize": "stretch"}
     env = run.env | {"data": f"{Path(place).name}/", "folder": folder}
     frame.insert(1, "path", names)
     run.rewrite_in_manifest({"env.json": json.dumps(env), "predictions.csv": frame.to_csv(index=False)})

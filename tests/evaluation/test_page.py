@@ -187,8 +187,8 @@ def test_the_command_trains_this_recipe_again(recipe: object, said: str) -> None
 
 
 def test_the_command_names_the_folder_but_not_where_it_is() -> None:
-    said = "tenfold train --recipe fast89 --data 'my pets/' --seed 3 --size 48 --resize crop"
-    assert reproduction(FAST89, 3, "my pets/", Origin("/home/me/my pets", "0", 48, "crop"), 0.01) == said
+    said = "tenfold train --recipe fast89 --data 'my pets/' --seed 3 --size 48 --resize center_crop"
+    assert reproduction(FAST89, 3, "my pets/", Origin("/home/me/my pets", "0", 48, "center_crop"), 0.01) == said
 
 
 def test_a_data_set_made_in_python_is_trained_on_again_in_python() -> None:
@@ -202,8 +202,8 @@ def test_the_command_has_the_target_error_that_was_asked_for() -> None:
     recipe = FAST89.with_val_size(500)
     said = "tenfold train --recipe fast89 --data cifar10 --seed 3 --val-size 500 --target-error 0.05"
     assert reproduction(recipe, 3, "cifar10", None, 0.05) == said
-    said = "tenfold train --recipe recipe.json --data pets/ --seed 3 --target-error 0.05 --size 32 --resize squash"
-    assert reproduction(replace(FAST89, name="mine"), 3, "pets/", Origin("/pets", "0", 32, "squash"), 0.05) == said
+    said = "tenfold train --recipe recipe.json --data pets/ --seed 3 --target-error 0.05 --size 32 --resize stretch"
+    assert reproduction(replace(FAST89, name="mine"), 3, "pets/", Origin("/pets", "0", 32, "stretch"), 0.05) == said
     said = 'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed=3, target_error=0.05)'
     assert reproduction(FAST89, 3, "mine", None, 0.05) == said
 

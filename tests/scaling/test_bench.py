@@ -57,6 +57,14 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
         bench.bench({}, [], tmp_path, Setting(("--epochs", "2")))
 
 
+def test_a_bench_with_the_old_name_of_a_resize_mode_is_continued(tmp_path: Path) -> None:
+    bench.bench({}, [], tmp_path, Setting(("--data", "crop", "--size", "32", "--resize", "crop")))
+    (tmp_path / "fast89-0.json").write_text(json.dumps(asdict(timed(0.9, 1))))
+    bench.bench({}, [], tmp_path, Setting(("--data", "crop", "--size", "32", "--resize", "center_crop")))
+    with pytest.raises(UsageError, match="other options"):
+        bench.bench({}, [], tmp_path, Setting(("--data", "crop", "--size", "32", "--resize", "stretch")))
+
+
 def write_pictures(folder: Path) -> None:
     """Twenty noisy pictures of each of two classes."""
     rng = np.random.default_rng(0)

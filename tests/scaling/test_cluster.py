@@ -30,7 +30,7 @@ from tests.support.process import Command, Invoke
 
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
 RUNS = 8
-PICTURES = 20_000
+IMAGE_SUFFIXES = 20_000
 
 
 @pytest.mark.parametrize(
@@ -216,9 +216,9 @@ def test_a_node_dies_and_the_numbers_are_those_of_one_machine(
 def test_a_run_that_no_node_can_take_is_refused(two_nodes: Any, tmp_path: Path) -> None:
     request = cluster.Request(cpus=64)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs: ask for fewer with --cpus"):
-        where = (("shapes", 32, "squash", "1%"), two_nodes.address, request)
+        where = (("shapes", 32, "stretch", "1%"), two_nodes.address, request)
         cluster.bench({"fast89": FAST89}, [0], tmp_path / "out", bench.Setting(), *where)
-    setting = Setting(FAST89, {"weight_decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "squash", "cpu", 0)
+    setting = Setting(FAST89, {"weight_decay": Range(0.0, 1e-5)}, 500, "shapes", 32, "stretch", "cpu", 0)
     with pytest.raises(UsageError, match="no node of the cluster has 64 CPUs"):
         cluster.tune(setting, 2, tmp_path / "out", two_nodes.address, request)
     assert not (tmp_path / "out").exists()
@@ -230,7 +230,7 @@ def test_workers_die_and_every_image_is_answered_once(command: Command, two_node
     """Two workers are killed in the middle; then the command is, and goes on. Against one machine, bit for bit."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for i, image in enumerate(make_shapes(train=1, test=PICTURES).test.images):
+    for i, image in enumerate(make_shapes(train=1, test=IMAGE_SUFFIXES).test.images):
         Image.fromarray(image).save(folder / f"{i:05}.png")
     (folder / "00077.png").write_bytes(b"no picture")
     far, words = tmp_path / "far", ["predict", str(folder), "--cluster", two_nodes.address, "--out"]
@@ -242,31 +242,31 @@ def test_workers_die_and_every_image_is_answered_once(command: Command, two_node
     process.kill()
     process.wait()
     answer = command(*words, far)
-    assert answer.returncode == 8 and f"1 of {PICTURES:,} images could not be read" in answer.stderr
+    assert answer.returncode == 8 and f"1 of {IMAGE_SUFFIXES:,} images could not be read" in answer.stderr
     assert "00077.png: " in answer.stderr
     rows = [row for part in sorted(far.glob("*.parquet")) for row in parquet.read_table(part).to_pylist()]
     near = command("predict", folder, "--out", tmp_path / "near.jsonl")
     assert near.returncode == 8
     lines = [json.loads(line) for line in (tmp_path / "near.jsonl").read_text().splitlines()]
-    assert [row["path"] for row in rows] == [line["path"] for line in lines] and len(rows) == PICTURES
+    assert [row["path"] for row in rows] == [line["path"] for line in lines] and len(rows) == IMAGE_SUFFIXES
     assert [row["label"] for row in rows] == [line.get("label") for line in lines]
     assert [row["probability"] for row in rows] == [line.get("probability") for line in lines]
 
 
 def await_files(folder: Path, count: int, process: "subprocess.Popen[bytes]") -> None:
-    """Until so many blocks are answered."""
+    """Until so many shards are answered."""
     while len(list(folder.glob("*.parquet"))) < count:
         assert process.poll() is None, "it ended before it could be disturbed"
         time.sleep(0.02)
 
 
 def kill_a_worker() -> None:
-    """SIGKILL to one process that answers a block now."""
+    """SIGKILL to one process that answers a shard now."""
     while True:
         children = psutil.Process().children(recursive=True)
         for child in children:
             with contextlib.suppress(psutil.Error):
-                if "answer_remotely" in " ".join(child.cmdline()):
+                if "predict_remotely" in " ".join(child.cmdline()):
                     child.kill()
                     return
         time.sleep(0.02)
@@ -300,7 +300,7 @@ def test_a_search_tries_two_at_once(command: Command, two_nodes: Any, tiny_recip
 def test_a_search_whose_trials_diverge_says_so(two_nodes: Any, tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), {"optimizer": "adam"})
     space = {"stages.0.learning_rate": Range(1e30, 1e31)}
-    setting = Setting(recipe, space, 500, "shapes", 32, "squash", "cpu", 0)
+    setting = Setting(recipe, space, 500, "shapes", 32, "stretch", "cpu", 0)
     with pytest.raises(DivergedError, match=r"none of 2 trials came through; the last: loss is \w+ at step"):
         cluster.tune(setting, 2, tmp_path / "t", two_nodes.address, cluster.Request(1))
 
@@ -327,7 +327,7 @@ def test_a_trial_ended_early_leaves_its_node_to_others(
         500,
         "shapes",
         32,
-        "squash",
+        "stretch",
         "cpu",
         0,
     )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +39,7 @@ def make_space(folder: Path, space: dict[str, Any] = SPACE, recipe: Recipe = FAS
 
 
 def make_setting(folder: Path, **changes: Any) -> Setting:
-    told: dict[str, Any] = {"data": "shapes", "size": 32, "resize": "squash", "device": "cpu", "seed": 0}
+    told: dict[str, Any] = {"data": "shapes", "size": 32, "resize": "stretch", "device": "cpu", "seed": 0}
     told |= {"recipe": FAST89, "val_images": 5000} | changes
     return Setting(space=told.pop("space", None) or make_space(folder), **told)
 
@@ -261,6 +262,19 @@ def test_a_search_in_the_default_space_of_before_resumes(
         tune.tune(other, 4, tmp_path / "out")
 
 
+def test_a_search_with_the_old_name_of_a_resize_mode_is_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, near_tenth)
+    setting = make_setting(tmp_path, resize="center_crop")
+    tune.tune(setting, 1, tmp_path / "out")
+    path = tmp_path / "out" / tune.SETTINGS
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"resize": "crop"}))
+    assert len(tune.tune(setting, 2, tmp_path / "out").trials) == 2
+    with pytest.raises(UsageError, match="another resize"):
+        tune.tune(replace(setting, resize="stretch"), 3, tmp_path / "out")
+
+
 def test_a_search_whose_space_fits_no_more_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, near_tenth)
     setting = make_setting(tmp_path, space=read_space(DEFAULT_SPACE, FAST89))
@@ -454,7 +468,7 @@ def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe
         "low_res_fraction": 0.0,
     }  # 33 GB behind its first layer
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), large)
-    request = {"recipe": recipe.to_json(), "data": "shapes", "size": 32, "resize": "squash"}
+    request = {"recipe": recipe.to_json(), "data": "shapes", "size": 32, "resize": "stretch"}
     request |= {"skip_bad": "1%", "device": "cpu", "seed": 0}
     line = ["sh", "-c", 'ulimit -v 16000000; exec "$0" -m tenfold.training.trial', sys.executable]
     ended = subprocess.run(line, input=json.dumps(request), capture_output=True, text=True, check=False)

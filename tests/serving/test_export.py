@@ -52,7 +52,7 @@ def test_the_file_says_all_that_is_needed_and_no_path(run: Run, model: Path, sma
     about = open_model(model).about
     results = run.require_scores()
     assert about.classes == reload_dataset(run).classes
-    assert (about.size, about.resize, about.temperature, about.threshold) == (32, "squash", 0.8, 0.6)
+    assert (about.size, about.resize, about.temperature, about.threshold) == (32, "stretch", 0.8, 0.6)
     assert about.accuracy == results["test_accuracy_single_view"] and not about.quantized
     assert about.made_with == {"tenfold": "0.1.0", "recipe": "tiny", "seed": 0, "data": "shapes"}
     quantized = open_model(small).about

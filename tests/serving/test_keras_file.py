@@ -64,7 +64,7 @@ def test_what_the_file_says_and_what_it_does_not(run: Run, file: Path) -> None:
         about = json.loads(archive.read("tenfold.json"))
         content = b"".join(archive.read(name) for name in archive.namelist())
     assert about["classes"] == list(reload_dataset(run).classes)
-    assert (about["temperature"], about["threshold"], about["resize"], about["size"]) == (0.8, 0.6, "squash", 32)
+    assert (about["temperature"], about["threshold"], about["resize"], about["size"]) == (0.8, 0.6, "stretch", 32)
     assert not any(part.encode() in content for part in ("/tmp", str(Path.home()), str(run.path), "site-packages"))
     run.verify()
     assert "model.keras" in json.loads((run.path / "manifest.json").read_text())["files"]

@@ -322,7 +322,7 @@ def test_foreign_hosts(service: Service, host: str) -> None:
 
 
 def test_hosts_of_an_open_address() -> None:
-    hosts = Hosts("0.0.0.0", ["Pictures.example"])
+    hosts = Hosts("0.0.0.0", ["ImageFolder.example"])
     for known in ("10.1.2.3:8000", "[2001:db8::1]", "pictures.example", "localhost", f"{socket.gethostname()}:8000"):
         assert known in hosts
     assert "evil.example" not in hosts and "pictures.example" not in Hosts("127.0.0.1")

@@ -299,7 +299,7 @@ def test_what_holds_a_decoder_up_is_ended() -> None:
 
 def test_only_time_computed_counts_against_an_image() -> None:
     """Large photographs were refused, as if they were at fault, where a training run had the cores."""
-    decoders = Decoders(1, 4, "squash", Limits(decoding=0.3, seconds=2.0))
+    decoders = Decoders(1, 4, "stretch", Limits(decoding=0.3, seconds=2.0))
     decoders.start()
     with ThreadPoolExecutor(1) as thread, contextlib.closing(decoders):
         decoder = decoders._idle.get()
@@ -318,7 +318,7 @@ def test_only_time_computed_counts_against_an_image() -> None:
 
 def test_processes_that_cannot_be_begun_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their places were lost, and the end of the service waited for them for ever."""
-    decoders = Decoders(3, 4, "squash", Limits())
+    decoders = Decoders(3, 4, "stretch", Limits())
     begin, allowed = Decoders._begin, iter([True])
 
     def begin_one(self: Decoders) -> "subprocess.Popen[bytes]":
@@ -341,7 +341,7 @@ def test_what_takes_too_much_memory_is_refused() -> None:
     """Without the limit the second is read, too."""
     content = picture(size=5000)  # 75 MB of pixels
     for memory, is_read in ((2**30, True), (2**26, False)):
-        decoders = Decoders(1, 4, "squash", replace(PATIENT, memory=memory))
+        decoders = Decoders(1, 4, "stretch", replace(PATIENT, memory=memory))
         try:
             with contextlib.nullcontext() if is_read else pytest.raises(ImageError):
                 assert decoders.decode(content).shape == (4, 4, 3)

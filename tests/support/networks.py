@@ -40,6 +40,6 @@ def make_source(spec: WhitenedSpec, pixels: Normalization, classes: int, size: i
     scaled = (images / 255 - np.array(pixels.mean)) / np.array(pixels.std)
     with torch.no_grad():
         logits = network(torch.from_numpy(scaled).float().permute(0, 3, 1, 2))
-    about = ModelMetadata(names, size, "squash", temperature, None, None, False, {})
+    about = ModelMetadata(names, size, "stretch", temperature, None, None, False, {})
     expected = torch.softmax(logits / temperature, 1).numpy()
     return Source(Model(network, names, size, pixels), None, about, images, expected)  # type: ignore[arg-type]

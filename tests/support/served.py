@@ -178,7 +178,7 @@ class Slow:
         self.go = threading.Event()
         self.go.set()
         self.batches: list[int] = []
-        about = ModelMetadata(("left", "<b>right</b>"), 4, "squash", 1.0, threshold, None, False, {})
+        about = ModelMetadata(("left", "<b>right</b>"), 4, "stretch", 1.0, threshold, None, False, {})
         self.classifier = Predictor(about, "0" * 64, "none", self._run)
 
     def _run(self, images: np.ndarray) -> np.ndarray:

@@ -16,13 +16,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENFOLD_OFFLINE", "1")
 
 
-def findings(folder: Path) -> dict[str, doctor.Finding]:
-    return {finding.name: finding for finding in doctor.examine(folder)}
+def checks(folder: Path) -> dict[str, doctor.Check]:
+    return {check.name: check for check in doctor.examine(folder)}
 
 
 @pytest.mark.usefixtures("offline")
-def test_findings(tmp_path: Path) -> None:
-    found = findings(tmp_path)
+def test_checks(tmp_path: Path) -> None:
+    found = checks(tmp_path)
     assert f"torch {torch.__version__}" in found["packages"].found
     assert f"{len(os.sched_getaffinity(0))} cores" in found["processor"].found
     assert float(found["matrix products"].found.split()[0]) > 1
@@ -35,22 +35,22 @@ def test_findings(tmp_path: Path) -> None:
 def test_without_bfloat16_no_time_is_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once times were to be multiplied by the rate of an emulated product."""
     monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: False)
-    products = findings(tmp_path)["matrix products"]
+    products = checks(tmp_path)["matrix products"]
     assert products.found.endswith("GFLOP/s in float32") and "not normalised" in products.so
 
 
 @pytest.mark.usefixtures("offline")
 def test_an_empty_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENFOLD_HOME", str(tmp_path))
-    assert "tenfold data download" in findings(tmp_path)["cache"].so
+    assert "tenfold data download" in checks(tmp_path)["cache"].so
 
 
 @pytest.mark.usefixtures("offline")
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
-    assert "give --out" in findings(tmp_path / "missing")["disk"].so
+    assert "give --out" in checks(tmp_path / "missing")["disk"].so
 
 
-def test_a_host_out_of_reach_is_a_finding() -> None:
+def test_a_host_out_of_reach_is_reported() -> None:
     assert doctor._reach("http://127.0.0.1:9/").startswith("out of reach")
 
 
@@ -63,7 +63,7 @@ def test_a_host_out_of_reach_is_a_finding() -> None:
     ],
 )
 def test_the_command_says_what_runs_model_files(invoke: Invoke, variable: str, said: str) -> None:
-    """A wrong variable is a finding, not the end."""
+    """A wrong variable is a check, not the end."""
     result = invoke("doctor", "--json", env=os.environ | {"TENFOLD_RUNTIME": variable, "TENFOLD_OFFLINE": "1"})
-    found = {finding["name"]: finding for finding in json.loads(result.stdout)["findings"]}
+    found = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
     assert (result.returncode, found["model files"]["so"], "processor" in found) == (0, said, True)

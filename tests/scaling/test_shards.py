@@ -1,4 +1,4 @@
-"""Images in blocks: each once, in the same order, answered as on one machine."""
+"""Images in shards: each once, in the same order, answered as on one machine."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ from pyarrow import parquet
 
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError
-from tenfold.scaling import blocks
-from tenfold.scaling.blocks import answer_block, find_blocks, read_part
+from tenfold.scaling import shards as sharding
+from tenfold.scaling.shards import find_shards, predict_shard, read_result
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import answer
 from tenfold.serving.runtime import Predictor, open_model
@@ -43,10 +43,10 @@ def rows(content: bytes) -> list[dict[str, object]]:
 def test_blocks_answer_as_one_machine_does(
     classifier: Predictor, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "FILES", 128)
-    parts = list(find_blocks(str(folder)))
-    assert [len(part.names) for part in parts] == [128, 128, 44] and len({part.digest for part in parts}) == 3
-    far = [row for part in parts for row in rows(answer_block(classifier, part, 2, False))]
+    monkeypatch.setattr(sharding, "FILES", 128)
+    shards = list(find_shards(str(folder)))
+    assert [len(shard.names) for shard in shards] == [128, 128, 44] and len({shard.digest for shard in shards}) == 3
+    far = [row for shard in shards for row in rows(predict_shard(classifier, shard, 2, False))]
     near = [told for batch in answer(classifier, find([str(folder)]), 2) for told in batch]
     assert [row["path"] for row in far] == [told.path for told in near]
     for row, told in zip(far, near, strict=True):
@@ -56,23 +56,23 @@ def test_blocks_answer_as_one_machine_does(
     assert sum(row["error"] is not None for row in far) == 1
 
 
-def test_a_part_says_what_it_is_of(classifier: Predictor, folder: Path, tmp_path: Path) -> None:
-    (block,) = find_blocks(str(folder))
-    content = answer_block(classifier, block, 1, False)
-    part = read_part(content)
-    assert (part.block, part.rows) == (block.digest, 300)
-    ((path, error),) = part.errors
+def test_a_result_names_its_shard(classifier: Predictor, folder: Path, tmp_path: Path) -> None:
+    (shard,) = find_shards(str(folder))
+    content = predict_shard(classifier, shard, 1, False)
+    result = read_result(content)
+    assert (result.shard, result.rows) == (shard.digest, 300)
+    ((path, error),) = result.errors
     assert path == str(folder / "more" / "101.png") and error
     file = tmp_path / "part.parquet"
     file.write_bytes(content[:-100])
     with pytest.raises(DataError, match=r"part\.parquet is damaged: remove it"):
-        read_part(file)
+        read_result(file)
 
 
 def test_a_uri_gives_the_same_pictures(classifier: Predictor, folder: Path) -> None:
-    (near,), (far,) = find_blocks(str(folder)), find_blocks(folder.as_uri())
+    (near,), (far,) = find_shards(str(folder)), find_shards(folder.as_uri())
     assert sorted(far.names) == sorted(near.names)
-    both = [rows(answer_block(classifier, block, 1, False)) for block in (near, far)]
+    both = [rows(predict_shard(classifier, shard, 1, False)) for shard in (near, far)]
     by_path = [{row["path"]: (row["label"], row["error"] is None) for row in answers} for answers in both]
     assert by_path[0] == by_path[1]
 
@@ -86,9 +86,9 @@ def test_parquet_is_answered_row_by_row(classifier: Predictor, folder: Path, tmp
     images = pa.array(contents, getattr(pa, kind)() if kind.startswith(("large", "binary_")) else None)
     images = images.dictionary_encode() if kind == "dictionary" else images
     parquet.write_table(pa.table({"image": images, "other": range(11)}), tmp_path / "a.parquet", row_group_size=4)
-    parts = list(find_blocks(str(tmp_path), "image"))
-    assert [part.group for part in parts] == [0, 1, 2]
-    far = [row for part in parts for row in rows(answer_block(classifier, part, 1, False))]
+    shards = list(find_shards(str(tmp_path), "image"))
+    assert [shard.group for shard in shards] == [0, 1, 2]
+    far = [row for shard in shards for row in rows(predict_shard(classifier, shard, 1, False))]
     near = [told for batch in answer(classifier, find(map(str, files)), 1) for told in batch]
     assert [row["label"] for row in far] == [told.predictions[0][0] for told in near] + [None]
     np.testing.assert_allclose([row["probability"] for row in far[:10]], [t.predictions[0][1] for t in near], atol=1e-6)
@@ -98,8 +98,8 @@ def test_parquet_is_answered_row_by_row(classifier: Predictor, folder: Path, tmp
 def test_rows_without_bytes_are_named_one_by_one(classifier: Predictor, tmp_path: Path) -> None:
     """Also where none has any, and the column's type is that of nothing."""
     parquet.write_table(pa.table({"image": pa.nulls(3)}), tmp_path / "a.parquet")
-    (block,) = find_blocks(str(tmp_path), "image")
-    assert [row["error"] for row in rows(answer_block(classifier, block, 1, False))] == ["no bytes in this row"] * 3
+    (shard,) = find_shards(str(tmp_path), "image")
+    assert [row["error"] for row in rows(predict_shard(classifier, shard, 1, False))] == ["no bytes in this row"] * 3
 
 
 @pytest.mark.parametrize(
@@ -125,4 +125,4 @@ def test_a_source_that_is_none_is_named(tmp_path: Path, source: str, column: str
     )
     (tmp_path / "bad" / "x.parquet").write_bytes(json.dumps({}).encode())
     with pytest.raises(DataError, match=said):
-        list(find_blocks(source if "://" in source else str(tmp_path / source), column))
+        list(find_shards(source if "://" in source else str(tmp_path / source), column))

@@ -1,7 +1,7 @@
-"""Very many images in blocks: where they lie, and a block's answers as a parquet file. Knows nothing of Ray.
+"""Very many images in shards: where they lie, and a shard's answers as a parquet file. Knows nothing of Ray.
 
-A block is a few files of a folder, or a row group of a parquet file with a column of image files' bytes. Blocks come in
-the same order each time, and a block's file says which block it answers, so that interrupted work resumes.
+A shard is a few files of a folder, or a row group of a parquet file with a column of image files' bytes. Shards come in
+the same order each time, and a shard's file says which shard it answers, so that interrupted work resumes.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tenfold.data.ignored import PICTURES, is_hidden, parse_note, shows_output
+from tenfold.data.ignored import IMAGE_SUFFIXES, is_hidden, parse_note, shows_output
 from tenfold.data.image import read_file
 from tenfold.errors import DataError, ImageError, one_line
 from tenfold.files import ALL_OWN, OWN_NOTE
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
 FILES = 8 * BATCH_SIZE
-"""Files in a block: whole batches, so that they are the batches of `tenfold predict` on one machine."""
+"""Files in a shard: whole batches, so that they are the batches of `tenfold predict` on one machine."""
 _NOTE = b"tenfold"
 
 
 @dataclass(frozen=True)
-class Block:
+class Shard:
     """Files to answer; or one parquet file, a row group of it, and the column of it that holds images' bytes.
 
     root: the URI that a file system is found by, or nothing for this machine's own.
@@ -45,37 +45,37 @@ class Block:
 
     @property
     def digest(self) -> str:
-        """What tells this block from any other."""
+        """What tells this shard from any other."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
 
-def find_blocks(source: str, column: str = "") -> Iterator[Block]:
-    """The blocks of a folder, or of anything that pyarrow's file systems reach by a URI; of its parquet files if
+def find_shards(source: str, column: str = "") -> Iterator[Shard]:
+    """The shards of a folder, or of anything that pyarrow's file systems reach by a URI; of its parquet files if
     `column` is given. No more than a folder's names are held at a time. Raises `DataError` for a source without any.
     """
     source = source if "://" in source else str(Path(source).absolute())  # nodes work in other folders
-    blocks = _row_groups(source, column) if column else _files(source)
-    first = next(blocks, None)
+    shards = _row_groups(source, column) if column else _files(source)
+    first = next(shards, None)
     if first is None:
         raise DataError(f"no {'parquet files' if column else 'images'} in {source}")
     yield first
-    yield from blocks
+    yield from shards
 
 
-def _files(source: str) -> Iterator[Block]:
+def _files(source: str) -> Iterator[Shard]:
     if "://" not in source:
         if not Path(source).exists():
             raise DataError(f"{source} is not there")
         names: Iterator[str] = (item.name for item in find([source]))
         root = ""
     else:
-        names = (name for name in _walk(source) if Path(name).suffix.lower() in PICTURES)
+        names = (name for name in _walk(source) if Path(name).suffix.lower() in IMAGE_SUFFIXES)
         root = source
     while some := tuple(islice(names, FILES)):
-        yield Block(root, some)
+        yield Shard(root, some)
 
 
-def _row_groups(source: str, column: str) -> Iterator[Block]:
+def _row_groups(source: str, column: str) -> Iterator[Shard]:
     from pyarrow import ArrowInvalid, parquet
 
     filesystem, _ = _open(source)
@@ -92,7 +92,7 @@ def _row_groups(source: str, column: str) -> Iterator[Block]:
         if not _holds_bytes(kind):
             raise DataError(f"{name}: column {column!r} is of type {kind}; wanted are the bytes of image files")
         for group in range(file.metadata.num_row_groups):
-            yield Block(source if "://" in source else "", (name,), column, group)
+            yield Shard(source if "://" in source else "", (name,), column, group)
 
 
 def _holds_bytes(kind: "DataType") -> bool:
@@ -164,23 +164,23 @@ def _data(filesystem: "FileSystem", entries: "list[FileInfo]", named: bool) -> "
 # --- answers -----------------------------------------------------------------------------------------------------
 
 
-def answer_block(classifier: Predictor, block: Block, top: int, reject: bool) -> bytes:
-    """The block's answers as a parquet file: path, label, probability (and further predictions), error."""
+def predict_shard(classifier: Predictor, shard: Shard, top: int, reject: bool) -> bytes:
+    """The shard's answers as a parquet file: path, label, probability (and further predictions), error."""
     from pyarrow import parquet
 
-    answers = [one for batch in answer(classifier, _inputs(block), top, reject) for one in batch]
+    answers = [one for batch in answer(classifier, _inputs(shard), top, reject) for one in batch]
     file = io.BytesIO()
-    parquet.write_table(_table(answers, min(top, len(classifier.classes)), block), file)
+    parquet.write_table(_table(answers, min(top, len(classifier.classes)), shard), file)
     return file.getvalue()
 
 
-def _inputs(block: Block) -> Iterable[Input]:
-    if block.column:
-        return _rows(block)
-    if not block.root:
-        return [Input(name, partial(read_file, Path(name))) for name in block.names]
-    filesystem, _ = _open(block.root)
-    return [Input(name, partial(_read, filesystem, name)) for name in block.names]
+def _inputs(shard: Shard) -> Iterable[Input]:
+    if shard.column:
+        return _rows(shard)
+    if not shard.root:
+        return [Input(name, partial(read_file, Path(name))) for name in shard.names]
+    filesystem, _ = _open(shard.root)
+    return [Input(name, partial(_read, filesystem, name)) for name in shard.names]
 
 
 def _read(filesystem: "FileSystem", name: str) -> bytes:
@@ -191,19 +191,19 @@ def _read(filesystem: "FileSystem", name: str) -> bytes:
         raise ImageError(f"cannot be read: {one_line(error)}") from error
 
 
-def _rows(block: Block) -> Iterator[Input]:
+def _rows(shard: Shard) -> Iterator[Input]:
     """Rows of a row group, named FILE#GROUP.ROW; a column of structures holds its images' bytes in `bytes`."""
     from pyarrow import ArrowException, parquet
 
-    (name,) = block.names
-    filesystem, _ = _open(block.root or name)
+    (name,) = shard.names
+    filesystem, _ = _open(shard.root or name)
     try:
         file = parquet.ParquetFile(name, filesystem=filesystem)
-        values = file.read_row_group(block.group, [block.column])[block.column]
+        values = file.read_row_group(shard.group, [shard.column])[shard.column]
     except (OSError, ArrowException) as error:
-        raise DataError(f"{name}, row group {block.group}: {one_line(error)}") from error
+        raise DataError(f"{name}, row group {shard.group}: {one_line(error)}") from error
     for row, value in enumerate(values):
-        yield Input(f"{name}#{block.group}.{row}", partial(_bytes_of, value))
+        yield Input(f"{name}#{shard.group}.{row}", partial(_bytes_of, value))
 
 
 def _bytes_of(value: Any) -> bytes:
@@ -214,7 +214,7 @@ def _bytes_of(value: Any) -> bytes:
     return content
 
 
-def _table(answers: list[PredictionResult], top: int, block: Block) -> "Table":
+def _table(answers: list[PredictionResult], top: int, shard: Shard) -> "Table":
     import pyarrow
 
     columns: dict[str, Any] = {"path": pyarrow.array([_text(one.path) for one in answers], pyarrow.string())}
@@ -228,7 +228,7 @@ def _table(answers: list[PredictionResult], top: int, block: Block) -> "Table":
         columns[f"label{end}"] = pyarrow.array(labels, pyarrow.string())
         columns[f"probability{end}"] = pyarrow.array([sure for _, sure in predictions], pyarrow.float32())
     columns["error"] = pyarrow.array([one.error for one in answers], pyarrow.string())
-    return pyarrow.table(columns).replace_schema_metadata({_NOTE: block.digest})
+    return pyarrow.table(columns).replace_schema_metadata({_NOTE: shard.digest})
 
 
 def _text(name: str) -> str:
@@ -237,24 +237,24 @@ def _text(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a block's file says of itself: which block it answers, its rows, and the errors among them."""
+class ShardResult:
+    """What a shard's file says of itself: which shard it answers, its rows, and the errors among them."""
 
-    block: str
+    shard: str
     rows: int
     errors: tuple[tuple[str, str], ...]
 
 
-def read_part(content: bytes | Path) -> Part:
-    """Read a block's file. Raises `DataError` where it is damaged."""
+def read_result(content: bytes | Path) -> ShardResult:
+    """Read a shard's file. Raises `DataError` where it is damaged."""
     from pyarrow import ArrowException, parquet
 
     try:
         source = content if isinstance(content, Path) else io.BytesIO(content)
         table = parquet.ParquetFile(source).read(["path", "error"])
         bad = table.filter(table["error"].is_valid()).to_pylist()
-        return Part(
+        return ShardResult(
             table.schema.metadata[_NOTE].decode(), table.num_rows, tuple((row["path"], row["error"]) for row in bad)
         )
     except (OSError, ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{content if isinstance(content, Path) else 'a block'} is damaged: remove it") from error
+        raise DataError(f"{content if isinstance(content, Path) else 'a shard'} is damaged: remove it") from error
