@@ -56,13 +56,13 @@ CHANGES: dict[str, Change] = {
 
 def plant_copies(run: Path) -> None:
     """Change 200 training images in each way, hide them among test images, and count which are found."""
-    dataset, plan = tenfold.load("cifar10"), select_device()
-    model = Run.open(run).load_model(plan)
+    dataset, device_config = tenfold.load("cifar10"), select_device()
+    model = Run.open(run).load_model(device_config)
     train = np.asarray(dataset.train.images[:TRAIN])
     copies = [change(train[EACH * row + k]) for row, change in enumerate(CHANGES.values()) for k in range(EACH)]
     test = np.concatenate((np.stack(copies), dataset.test.images[:OTHERS]))
     parts = [Split(images, np.zeros(len(images), np.uint8)) for images in (test, train)]
-    features = [embed(model, to_tensors(part)[0], plan) for part in parts]
+    features = [embed(model, to_tensors(part)[0], device_config) for part in parts]
     found = {pair.test: pair for pair in find_duplicates(test, train, *features)}
     for row, name in enumerate(CHANGES):
         pairs = [found[n] for n in range(EACH * row, EACH * (row + 1)) if n in found]

@@ -135,13 +135,14 @@ def tenfold_prediction() -> Result:
     from tenfold.training.model import build
     from tenfold.training.recipe import REFERENCE
 
-    network, plan, (pixels, _) = build(REFERENCE.network).eval(), select_device("cpu"), images(max(BATCHES))
+    network, device_config, (pixels, _) = build(REFERENCE.network).eval(), select_device("cpu"), images(max(BATCHES))
     about = ModelMetadata(tuple("abcdefghij"), 32, "stretch", 1.0, None, None, False, {})
     file = open_bytes(pack(to_onnx(network, Normalization(), 10, 32), about), "reference")
     results = {f"exported, batch {n}": rate(lambda n=n: file.predict(pixels[:n]), n) for n in BATCHES}
     tensor = torch.from_numpy(pixels)
     return results | {
-        f"batch {n}": rate(lambda n=n: predict_logits(network, tensor[:n], Normalization(), plan), n) for n in BATCHES
+        f"batch {n}": rate(lambda n=n: predict_logits(network, tensor[:n], Normalization(), device_config), n)
+        for n in BATCHES
     }
 
 

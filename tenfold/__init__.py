@@ -19,11 +19,12 @@ if TYPE_CHECKING:  # the same for type checkers and editors
     from tenfold.data import load as load
     from tenfold.data import register_dataset as register_dataset
     from tenfold.errors import TenfoldError as TenfoldError
-    from tenfold.evaluation.evaluate import evaluate as evaluate
-    from tenfold.serving.export import export as export
+    from tenfold.evaluation.calibration import Calibration as Calibration
+    from tenfold.evaluation.evaluate import Evaluation as Evaluation
+    from tenfold.evaluation.explain import Explanation as Explanation
+    from tenfold.evaluation.findings import Audit as Audit
     from tenfold.serving.exporters import Exporter as Exporter
     from tenfold.serving.exporters import register_exporter as register_exporter
-    from tenfold.serving.runtime import open_model as open_model
     from tenfold.training.augment import Augmentation as Augmentation
     from tenfold.training.augment import Epoch as Epoch
     from tenfold.training.augment import register_augmentation as register_augmentation
@@ -69,13 +70,14 @@ _HOMES = {
     "resume": "tenfold.api.training",
     "Run": "tenfold.api.run",
     "Metrics": "tenfold.api.run",
+    "Calibration": "tenfold.evaluation.calibration",
+    "Evaluation": "tenfold.evaluation.evaluate",
+    "Audit": "tenfold.evaluation.findings",
+    "Explanation": "tenfold.evaluation.explain",
     "Predictor": "tenfold.api.predictor",
     "compare": "tenfold.api.comparison",
-    "evaluate": "tenfold.evaluation.evaluate",
-    "export": "tenfold.serving.export",
     "Exporter": "tenfold.serving.exporters",
     "register_exporter": "tenfold.serving.exporters",
-    "open_model": "tenfold.serving.runtime",
     "TenfoldError": "tenfold.errors",
 }
 __all__ = list(_HOMES)

@@ -1,9 +1,14 @@
-"""Progress in Jupyter: one output block that is updated in place. Open to every package; IPython is never required."""
+"""Jupyter: progress in one output block that is updated in place, and images as HTML.
 
+Open to every package; IPython is never required.
+"""
+
+import base64
 import contextlib
+import html
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,6 +21,15 @@ def is_here() -> bool:
     ipython = sys.modules.get("IPython")  # a kernel has imported it
     shell = ipython.get_ipython() if ipython else None
     return shell is not None and hasattr(shell, "kernel")
+
+
+def images_html(pngs: Iterable[tuple[str, bytes]]) -> str:
+    """Images, each with its name, as HTML that needs no file beside it."""
+    return "\n".join(
+        f'<img alt="{html.escape(name)}" style="max-width: 100%" '
+        f'src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+        for name, content in pngs
+    )
 
 
 class Output:

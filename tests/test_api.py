@@ -63,6 +63,9 @@ def test_metrics_are_those_of_results_json(run: tenfold.Run) -> None:
     found = json.loads(json.dumps(run.metrics.to_dict()))
     assert found == {name: results[name] for name in found}
     assert {"test_accuracy", "ece", "val_accuracy", "total_seconds", "parameters"} <= found.keys()
+    calibration = run.metrics.calibration
+    assert calibration and calibration.to_dict() == results["calibration"] and calibration.images == 100
+    assert tenfold.Calibration.from_dict(results["calibration"]) == calibration
 
 
 def test_history_and_predictions_are_tables(run: tenfold.Run) -> None:
@@ -70,6 +73,10 @@ def test_history_and_predictions_are_tables(run: tenfold.Run) -> None:
     assert len(run.predictions) == run.metrics.test_images == 1000
     right = (run.predictions["true"] == run.predictions["predicted"]).mean()
     assert right == pytest.approx(run.metrics.test_accuracy)
+    table = run.per_class
+    assert list(table.index[-3:]) == ["accuracy", "macro avg", "weighted avg"] and table["support"].iloc[-1] == 1000
+    recalls = (run.predictions["true"] == run.predictions["predicted"]).groupby(run.predictions["true"]).mean()
+    assert table["recall"][recalls.index].to_list() == pytest.approx(recalls.to_list())
 
 
 # --- the object ------------------------------------------------------------------------------------------------------
@@ -85,6 +92,7 @@ def test_a_run_is_printed_on_one_line(run: tenfold.Run, tmp_path: Path) -> None:
     assert repr(run) == f"Run('{run.path}', recipe='tiny', test_accuracy={run.metrics.test_accuracy})"
     assert repr(FEW) == "Dataset('shapes', 10 classes, 120 training and 60 test images of 32×32 pixels)"
     assert repr(FEW.test) == "Split(60 images of 32×32 pixels)"
+    assert repr(run.metrics.calibration).startswith("Calibration(temperature=")
 
 
 def test_predict_takes_arrays_files_and_folders_alike(run: tenfold.Run, tmp_path: Path) -> None:
@@ -110,6 +118,8 @@ def test_the_bundled_model_is_the_default() -> None:
 def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) -> None:
     evaluation = run.evaluate()
     assert evaluation.scores["test_accuracy"] == run.metrics.test_accuracy
+    assert repr(evaluation).startswith(f"Evaluation(test_accuracy={run.metrics.test_accuracy}, ece=0.")
+    assert repr(evaluation).endswith(", 1,000 test images of 10 classes)")
     (explanation,) = run.explain(FEW.test.images[:1])
     assert explanation.saliency.shape == (32, 32)
     assert run.report(progress=False)[-1] == run.path / "report.html"
@@ -121,6 +131,9 @@ def test_other_data_leave_the_run_as_it_is(run: tenfold.Run) -> None:
     before = run.metrics
     evaluation = run.evaluate(make_shapes(train=10, test=40, seed=7))
     assert not evaluation.own and evaluation.scores["test_images"] == 40 and run.metrics == before
+    for method in (run.report, run.audit):
+        with pytest.raises(UsageError, match=r"shapes is not what .* was trained on: (report|audit) is about its own"):
+            method(data=make_shapes(train=10, test=40, seed=7))
 
 
 @pytest.mark.slow
@@ -153,7 +166,8 @@ def test_a_stopped_run_is_unlocked_and_resumes(tiny_recipe: Path, tmp_path: Path
     assert repr(run) == f"Run('{run.path}', unfinished)"
     with pytest.raises(ModelError, match="has no scores yet: finish it with"):
         run.metrics  # noqa: B018
-    assert tenfold.resume(run.path, FEW, **options).scored
+    resumed = tenfold.resume(run.path, FEW, clock=lambda: 1000.0, **options)
+    assert resumed.scored and 1000 <= (resumed.metrics.total_seconds or 0) < 1600, "its own part counts from the clock"
     with run.locked(), pytest.raises(BusyError):
         Lock(run.path).check()
 

@@ -139,6 +139,7 @@ ORDERS = {
         "labels",
         "explain",
         "seed_variance",
+        "findings",
         "audit",
         "page",
         "report",

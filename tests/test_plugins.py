@@ -195,16 +195,16 @@ def test_a_resumed_run_of_plugins_ends_bit_identical(recipe_file: Path) -> None:
 def test_brightness_is_added_to_values_in_0_to_1_before_they_are_normalised(recipe_file: Path) -> None:
     recipe = tenfold.find_recipe(str(recipe_file))
     images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
-    draws = recipe.pipeline.sample(200, 8, seed=3, epoch=1)
-    change, other = draws["brightness"], recipe.pipeline.sample(200, 8, seed=3, epoch=2)["brightness"]
+    params = recipe.pipeline.sample(200, 8, seed=3, epoch=1)
+    change, other = params["brightness"], recipe.pipeline.sample(200, 8, seed=3, epoch=2)["brightness"]
     assert change is not None and other is not None and not torch.equal(change, other)
     assert -0.1 <= change.min() < -0.09 and 0.09 < change.max() <= 0.1
     indices = torch.tensor([7, 3])
-    shift = draws["translate"]
+    shift = params["translate"]
     assert shift is not None
     shift[indices] = 0  # of the others test_augment.py tells
-    pixels = Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
-    batch = make_batch(torch.from_numpy(images), pixels, draws, indices).permute(0, 2, 3, 1).numpy()
+    normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    batch = make_batch(torch.from_numpy(images), normalization, params, indices).permute(0, 2, 3, 1).numpy()
     for image, row in zip(batch, indices.tolist(), strict=True):
         lighter = np.clip(images[row] / 255 + change[row].item(), 0, 1)
         np.testing.assert_allclose(image, (lighter - [0.1, 0.2, 0.3]) / [0.5, 0.25, 2.0], rtol=1e-4, atol=1e-5)

@@ -59,7 +59,7 @@ def run(program: Path, *words: str | Path, cwd: Path) -> str:
 
 
 def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
-    """Pages, scripts, the bundled model, the search's space, py.typed: what setuptools was not told, it left out."""
+    """Pages, scripts, the bundled model, the search's space, py.typed: what setuptools is not given, it leaves out."""
     own = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tenfold").rglob("*") if path.is_file()}
     own = {name for name in own if "__pycache__" not in name}
     with zipfile.ZipFile(wheel) as archive:

@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "recipe-fields": recipe_fields.reference,
     "recipes": recipe_fields.recipes,
     "public-api": python_api.reference,
+    "results": python_api.results,
     "datasets": datasets.reference,
     "imports": architecture.imports,
     "layout": architecture.layout,

@@ -23,7 +23,7 @@ class Npz(tenfold.Exporter):
         tensors = self.network.state_dict().items()
         arrays = {f"weights/{name}": tensor.cpu().numpy() for name, tensor in tensors}
         arrays |= {"classes": np.array(source.model.classes), "temperature": np.array(source.about.temperature)}
-        mean, std = (np.array(values, np.float32) for values in source.model.pixels)
+        mean, std = (np.array(values, np.float32) for values in source.model.normalization)
         file = io.BytesIO()
         np.savez(file, mean=mean, std=std, **arrays)
         return file.getvalue()

@@ -58,18 +58,21 @@ def _write_card(run: "RunDirectory", file: Path, wanted: bool, found: "Dataset |
         log_info(f"card: {write_card(run, file, found)}")
 
 
-def ensure_model_file(model: Path | None) -> Path:
+def ensure_model_file(model: "Path | RunDirectory | None") -> Path:
     """The file to open; a run's is written first where it has none, or one of earlier scores, which needs torch."""
     from tenfold.serving.model_file import find_in_run
     from tenfold.serving.runtime import BUNDLED
 
-    if model is None or not model.is_dir():
-        return model or BUNDLED
-    file = find_in_run(model)
+    if model is None:
+        return BUNDLED
+    path = model if isinstance(model, Path) else model.path
+    if not path.is_dir():
+        return path
+    file = find_in_run(path)
     if file and file.is_current:
         return file.path
     try:
-        return _export_run(model)
+        return _export_run(model, path)
     except TenfoldError as error:
         if file is None:
             raise
@@ -80,19 +83,19 @@ def ensure_model_file(model: Path | None) -> Path:
         return file.path
 
 
-def _export_run(run: Path) -> Path:
+def _export_run(run: "Path | RunDirectory", path: Path) -> Path:
     """Write the model file of a run. Raises `UsageError` without torch, `StorageError`, and as `export` does."""
     try:
         extras.require("train", extras.ONNX)
     except UsageError as error:
         raise UsageError(
-            f"{run} is to be exported first: {error}; or run tenfold export where it was trained"
+            f"{path} is to be exported first: {error}; or run tenfold export where it was trained"
         ) from None
-    log_info(f"{run}: its model is written as ONNX, once")
+    log_info(f"{path}: its model is written as ONNX, once")
     try:
         return Path(export(run).path)
     except StorageError as error:
-        elsewhere = f"tenfold export {run} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
+        elsewhere = f"tenfold export {path} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx"
         raise StorageError(f"{error}; {elsewhere}") from error
 
 

@@ -1,7 +1,6 @@
 """`tenfold.Run`: a run directory with all that can be asked of it."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -9,19 +8,22 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tenfold.api.model_file import note_stale_model
 from tenfold.console import progress_bars
+from tenfold.errors import ImageError, ModelError, UsageError
+from tenfold.evaluation.calibration import Calibration, calibration_in
 from tenfold.training import run as storage
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from tenfold.api.predictor import Images, Predictor
     from tenfold.data import Dataset
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.evaluation.explain import Explanation
+    from tenfold.evaluation.findings import Audit
     from tenfold.serving.export import Int8
     from tenfold.serving.predict import PredictionResult
     from tenfold.serving.source import Exported
+    from tenfold.training.provenance import FoundData
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,8 @@ class Metrics:
     """The scores of a run, as in results.json. Accuracies and calibration errors (`ece`) in [0, 1].
 
     test_accuracy: with the recipe's test-time augmentation; test_accuracy_single_view: without. test_loss: with label
-    smoothing and L2 terms; test_cross_entropy: without. interval: 95 %, Wilson's. calibration: temperature, threshold
-    and what they were fitted on, None without validation images. peak_memory_bytes and seconds: of the training. What
+    smoothing and L2 terms; test_cross_entropy: without. interval: 95 %, Wilson's. calibration: None without
+    validation images. peak_memory_bytes and seconds: of the training. What
     runs of earlier versions lack is None.
     """
 
@@ -51,7 +53,7 @@ class Metrics:
     ece: float | None = None
     ece_single_view: float | None = None
     val_accuracy: float | None = None
-    calibration: dict[str, Any] | None = None
+    calibration: Calibration | None = None
     train_seconds: float | None = None
     evaluation_seconds: float | None = None
     total_seconds: float | None = None
@@ -63,11 +65,11 @@ class Metrics:
         known = {field.name: results[field.name] for field in fields(cls) if field.name in results}
         if interval := known.get("test_accuracy_interval"):
             known["test_accuracy_interval"] = tuple(interval)
-        return cls(**known)
+        return cls(**known | {"calibration": calibration_in(results)})
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
-        return asdict(self)
+        return asdict(self) | {"calibration": self.calibration and self.calibration.to_dict()}
 
 
 class Run(storage.Run):
@@ -87,21 +89,6 @@ class Run(storage.Run):
         """Open an existing run directory. Raises `ModelError` where there is none."""
         super().open(Path(path))
         return cls(path)
-
-    @classmethod
-    def take_over(cls, other: storage.Run) -> Self:
-        """The same run, with the lock if `other` owns it."""
-        run = cls(other.path)
-        run._lock, other._lock = other._lock, None
-        return run
-
-    @contextlib.contextmanager
-    def locked_until_end(self) -> Iterator[None]:
-        """Keep the lock that this process owns while the block runs, and give it up then."""
-        try:
-            yield
-        finally:
-            self.unlock()
 
     def __repr__(self) -> str:
         if not self.scored:
@@ -135,10 +122,16 @@ class Run(storage.Run):
         self.require_scores()
         return read_predictions(self)
 
+    @property
+    def per_class(self) -> "pd.DataFrame":
+        """Precision, recall and F1 of each class on the test images, as `Evaluation.per_class`. Raises `ModelError`."""
+        from tenfold.evaluation.evaluate import read_per_class
+
+        self.require_scores()
+        return read_per_class(self)
+
     def _read_table(self, name: str) -> "pd.DataFrame":
         import pandas as pd
-
-        from tenfold.errors import ModelError
 
         try:
             return pd.read_csv(self.path / name)
@@ -148,22 +141,27 @@ class Run(storage.Run):
     # --- what is computed ---
 
     def evaluate(
-        self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", target_error: float | None = None
+        self,
+        data: "Dataset | FoundData | Path | str | None" = None,
+        *,
+        device: str = "auto",
+        target_error: float | None = None,
     ) -> "Evaluation":
         """Score the run on its test images, or on those of other data, whose scores the run does not keep.
 
         target_error: the share of wrong answers that the rejection threshold is to keep. Raises `ModelError` for an
         unfinished or damaged run, `DataError` for data of other classes, `UsageError`.
         """
-        from tenfold.evaluation.evaluate import evaluate, rewrite_scores
+        from tenfold.evaluation.evaluate import check_data, evaluate, rewrite_scores
         from tenfold.training.device import select_device
-        from tenfold.training.provenance import is_own, other_data
+        from tenfold.training.provenance import FoundData, other_data
 
         dataset = other_data(self, str(data), None) if isinstance(data, str | Path) else data
-        if dataset is not None and not is_own(self.env, dataset):
-            return evaluate(self, dataset, select_device(device), target_error=target_error)
+        found = dataset if dataset is None or isinstance(dataset, FoundData) else check_data(self, dataset)
+        if found is not None and not found.own:
+            return evaluate(self, found, select_device(device), target_error=target_error)
         with self.locked():
-            evaluation = evaluate(self, dataset, select_device(device), target_error=target_error)
+            evaluation = evaluate(self, found, select_device(device), target_error=target_error)
             rewrite_scores(self, evaluation)
             note_stale_model(self.path)
         self.__dict__.pop("predictor", None)  # its threshold may have changed
@@ -176,7 +174,7 @@ class Run(storage.Run):
         data: "Dataset | Path | str | None" = None,
         device: str = "auto",
         progress: bool = True,
-    ) -> dict[str, Any]:
+    ) -> "Audit":
         """Examine how far the score can be trusted: duplicates, corruptions, label issues, saliency, seed variance.
 
         full: corrupt all test images, not the first 1,000. The parts are kept in the run directory, and its report is
@@ -186,24 +184,30 @@ class Run(storage.Run):
         from tenfold.evaluation.report import REPORT, write_report
         from tenfold.training.device import select_device
 
-        dataset, page = self._own_data(data, "audit"), self.path / REPORT
+        own, dataset = self._own_data(data, "audit")
+        page = self.path / REPORT
         with self.locked(), progress_bars(progress):
-            evaluation = self.evaluate(dataset, device=device)
-            parts, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
+            evaluation = self.evaluate(own, device=device)
+            found, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
             # an interrupted call may have left a part that is not new, but not on the page either
             if new or not page.is_file() or page.stat().st_mtime < changed(self):
-                write_report(self, dataset, evaluation)
-        return parts
+                write_report(self, dataset, evaluation, found)
+        return found
 
     def explain(self, images: "Images", labels: Sequence[int] | None = None) -> "list[Explanation]":
-        """Say for each image which pixels speak for the answer and which against it. Raises `ImageError`."""
-        from tenfold.evaluation.explain import explain
-        from tenfold.training.device import select_device
+        """Explain predictions: which pixels speak for a class and which against it. In a notebook the plots are shown.
 
-        model = self.load_model(select_device("cpu"))
-        calibration = self.require_scores().get("calibration") if self.scored else None
-        temperature = calibration["temperature"] if calibration else 1.0
-        return list(explain(model, self._pixels(images), temperature, labels))
+        labels: the number of the class to explain, one an image; by default the predicted ones. Raises `ImageError`
+        for a file that cannot be read, `UsageError` for wrong labels, `DataError` for an array of another kind.
+        """
+        from tenfold.api.explanation import Explanations, explain_each
+
+        found = Explanations()
+        for name, explained in explain_each(self, images, labels):
+            if isinstance(explained, ImageError):
+                raise ImageError(f"{name}: {explained}")
+            found.append(explained)
+        return found
 
     def report(
         self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", progress: bool = True
@@ -212,9 +216,9 @@ class Run(storage.Run):
         from tenfold.evaluation.report import write_report
 
         self.require_scores()
-        dataset = self._own_data(data, "report")
+        own, dataset = self._own_data(data, "report")
         with self.locked(), progress_bars(progress):
-            return write_report(self, dataset, self.evaluate(dataset, device=device))
+            return write_report(self, dataset, self.evaluate(own, device=device))
 
     def export(
         self,
@@ -233,34 +237,28 @@ class Run(storage.Run):
     @cached_property
     def predictor(self) -> "Predictor":
         """The run's model file, opened; it is written first where it is missing or out of date."""
+        from tenfold.api.model_file import ensure_model_file
         from tenfold.api.predictor import Predictor
 
-        return Predictor.load(self.path)
+        return Predictor.load(ensure_model_file(self))  # written by this object, which may own the directory
 
     def predict(self, images: "Images", top: int = 1, reject: bool = False) -> "list[PredictionResult]":
         """Classify images: see `Predictor.predict`."""
         return self.predictor.predict(images, top, reject)
 
-    def _pixels(self, images: "Images") -> "np.ndarray":
-        import numpy as np
-
-        from tenfold.data.image import decode
-        from tenfold.serving.inputs import find
-
-        if isinstance(images, np.ndarray):
-            return images
-        description = self.description
-        names = [str(images)] if isinstance(images, str | Path) else list(map(str, images))
-        size, resize, depth = description.size, description.resize, description.bit_depth
-        return np.stack([decode(item.read(), size, resize, bit_depth=depth) for item in find(names)])
-
-    def _own_data(self, data: "Dataset | Path | str | None", method: str) -> "Dataset":
-        from tenfold.training.provenance import reload_dataset
+    def _own_data(self, data: "Dataset | Path | str | None", method: str) -> "tuple[FoundData, Dataset]":
+        """What the run was trained on, compared with what it noted once. Raises `UsageError` for other data."""
+        from tenfold.evaluation.evaluate import check_data
+        from tenfold.training.provenance import FoundData, reload_dataset
 
         source = _as_path(data)
         if source is None or isinstance(source, Path):
-            return reload_dataset(self, source, f"tenfold.Run.open({str(self.path)!r}).{method}(data=dataset)")
-        return source
+            dataset = reload_dataset(self, source, f"tenfold.Run.open({str(self.path)!r}).{method}(data=dataset)")
+            return FoundData(dataset, True), dataset
+        found = check_data(self, source)
+        if not found.own:
+            raise UsageError(f"{source.name} is not what {self.path} was trained on: {method} is about its own data")
+        return found, source
 
 
 def _as_path(data: "Dataset | Path | str | None") -> "Dataset | Path | None":

@@ -4,6 +4,7 @@ import importlib.util
 import operator
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tenfold.api.run import Run
@@ -78,7 +79,7 @@ def train(
     val_size, size = None if val_size is None else _whole("val_size", val_size), _whole("size", size, 1)
     pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
-    watching = find_watchers(callbacks, log)
+    watching = _find_watchers(callbacks, log)
     path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:
@@ -91,16 +92,8 @@ def train(
             fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
         )
 
-    return complete(
-        start,
-        watching,
-        report=report,
-        export=export,
-        target_error=target_error,
-        clock=clock,
-        dataset=data if isinstance(data, Dataset) else None,
-        progress=progress,
-    )
+    given = data if isinstance(data, Dataset) else None
+    return _complete(start, _After(watching, report, export, target_error, clock), given, progress)
 
 
 def resume(
@@ -114,43 +107,40 @@ def resume(
     report: bool = True,
     export: bool = True,
     progress: bool = True,
+    clock: Clock | None = None,
 ) -> Run:
     """Resume an interrupted run, by default the newest unfinished one in runs/.
 
     It ends with the same bits as a run that was never interrupted.
 
-    data: where its folder of images is now, or the `Dataset`, where that was made in Python. The rest as for `train`.
+    data: where its folder of images is now, or the `Dataset`, where that was made in Python. clock: where this
+    process's part of total_seconds begins. The rest as for `train`.
     Raises `ModelError` where there is nothing to resume, `DataError` for other data.
     """
-    clock, watching = _stopwatch(), find_watchers(callbacks, log)
+    clock, watching = clock or _stopwatch(), _find_watchers(callbacks, log)
     source = Path(data) if isinstance(data, str) else data
 
     def start(dist: DistContext) -> TrainResult:
         path = Path(out) if out is not None else find_unfinished(RUNS).path
         return training.resume(path, device, source, dist, watching)
 
-    return complete(
-        start,
-        watching,
-        report=report,
-        export=export,
-        target_error=target_error,
-        clock=clock,
-        dataset=data if isinstance(data, Dataset) else None,
-        progress=progress,
-    )
+    given = data if isinstance(data, Dataset) else None
+    return _complete(start, _After(watching, report, export, target_error, clock), given, progress)
 
 
-def complete(
-    start: Callable[[DistContext], TrainResult],
-    callbacks: Sequence[Callback],
-    *,
-    report: bool,
-    export: bool,
-    target_error: float | None,
-    clock: Clock,
-    dataset: Dataset | None = None,
-    progress: bool = True,
+@dataclass(frozen=True)
+class _After:
+    """What follows training."""
+
+    callbacks: Sequence[Callback]
+    report: bool
+    export: bool
+    target_error: float | None
+    clock: Clock
+
+
+def _complete(
+    start: Callable[[DistContext], TrainResult], after: _After, dataset: Dataset | None, progress: bool
 ) -> Run:
     """Train by `start` in the first of the processes that train together, and do what follows training.
 
@@ -163,30 +153,23 @@ def complete(
             if not dist.first:
                 return Run(training.follow(dist, dataset))
             trained = start(dist)
-        return _finish(trained, callbacks, report, export, target_error, clock)
+        return _finish(trained, after)
 
 
-def _finish(
-    trained: TrainResult,
-    callbacks: Sequence[Callback],
-    report: bool,
-    export: bool,
-    target_error: float | None,
-    clock: Clock,
-) -> Run:
+def _finish(trained: TrainResult, after: _After) -> Run:
     run = Run.take_over(trained.run)
     try:
-        with run.locked_until_end():
-            evaluation = _score(run, trained, target_error, clock)
-            for callback in callbacks:
+        with run.unlocked_at_end():
+            evaluation = _score(run, trained, after.target_error, after.clock)
+            for callback in after.callbacks:
                 callback.on_evaluation_end(run)
-            failure = _export(run, trained) if export else None
-            if report:
+            failure = _export(run, trained) if after.export else None
+            if after.report:
                 _report(run, trained, evaluation)
-        for callback in callbacks:
+        for callback in after.callbacks:
             callback.on_run_end(run)
     except BaseException as error:
-        report_exception(callbacks, trained.trainer, error)
+        report_exception(after.callbacks, trained.trainer, error)
         raise
     if failure:
         raise failure
@@ -210,7 +193,7 @@ def _whole(name: str, value: object, least: int | None = None) -> int:
     return number
 
 
-def find_watchers(callbacks: Sequence[Callback], log: Sequence[str]) -> list[Callback]:
+def _find_watchers(callbacks: Sequence[Callback], log: Sequence[str]) -> list[Callback]:
     """The callbacks, then those registered as `log`: what only logs comes last. Raises `UsageError`."""
     for callback in callbacks:
         if not isinstance(callback, Callback):
@@ -246,7 +229,7 @@ def _fit_to_images(
 
 def _score(run: Run, trained: TrainResult, target_error: float | None, clock: Clock) -> Evaluation:
     began = time.perf_counter()
-    evaluation = evaluate(run, trained.dataset, trained.plan, target_error=target_error)
+    evaluation = evaluate(run, trained.dataset, trained.device_config, target_error=target_error)
     seconds = _measure(trained, time.perf_counter() - began, clock)
     write_scores(run, evaluation, seconds | {"unlearned_classes": list(trained.unlearned_classes)})
     return evaluation
@@ -272,11 +255,9 @@ def _export(run: Run, trained: TrainResult) -> TenfoldError | None:
     if importlib.util.find_spec("onnx") is None:
         log_info(f"no model.onnx: onnx is not installed; add the extra 'train', then tenfold export {run.path}")
         return None
-    from tenfold.serving.export import export
-
     began = time.perf_counter()
     try:
-        exported = export(run, data=trained.dataset)
+        exported = run.export(data=trained.dataset)
     except TenfoldError as error:
         return type(error)(f"trained and scored, but {error}")
     finally:
@@ -305,4 +286,4 @@ def _export_also(run: Run, to: str, dataset: Dataset) -> None:
     if any(importlib.util.find_spec(module) is None for module in modules):
         log_info(f"no {exporter.file}: add the extra {extra!r}, then tenfold export {run.path} --to {to}")
         return
-    log_info(f"model for {exporter.runtime}: {exporter.export(run, data=dataset).path}")
+    log_info(f"model for {exporter.runtime}: {run.export(to, data=dataset).path}")

@@ -1,6 +1,6 @@
 """tenfold audit."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,7 @@ from tenfold.cli.app import Device, Json, RunPath, app, print_accuracy, print_js
 from tenfold.cli.evaluation import MovedFolder, refuse_busy
 
 if TYPE_CHECKING:
+    from tenfold.evaluation.findings import Audit
     from tenfold.training.run import Run
 
 Full = Annotated[bool, typer.Option("--full", help="Corrupt all test images, not the first 1,000.")]
@@ -31,19 +32,19 @@ def audit(
     from tenfold.api.run import Run
 
     opened = Run.open(run)
-    parts = opened.audit(full=full, data=data, device=device)
+    found = opened.audit(full=full, data=data, device=device)
     scores = opened.require_scores()
     if as_json:
-        print_json(scores | {"audit": parts})
+        print_json(scores | {"audit": found.to_dict()})
         return
     print_accuracy(scores)
-    _print_panel(opened, parts)
+    _print_audit(opened, found)
 
 
-def _print_panel(run: "Run", panel: dict[str, Any]) -> None:
-    from tenfold.evaluation.audit import format_audit
+def _print_audit(run: "Run", found: "Audit") -> None:
+    from tenfold.evaluation.findings import format_audit
     from tenfold.evaluation.report import REPORT
 
-    for sentence in format_audit(panel):
+    for sentence in format_audit(found):
         print(sentence)
     print(f"images and tables: {run.path / REPORT}#audit")

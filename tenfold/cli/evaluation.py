@@ -21,14 +21,8 @@ from tenfold.console import log_info, percent, printable
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-
     from tenfold.data import Dataset
     from tenfold.evaluation.evaluate import Evaluation
-    from tenfold.evaluation.explain import Explanation
-    from tenfold.serving.predict import PredictionResult
     from tenfold.training.run import Run
 
 
@@ -67,16 +61,16 @@ def evaluate(
     if data is None:
         refuse_busy(run)
     from tenfold.api.run import Run
-    from tenfold.evaluation.evaluate import to_csv
+    from tenfold.evaluation.evaluate import check_data, to_csv
     from tenfold.files import write_text
-    from tenfold.training.provenance import is_own
 
     opened = Run.open(run)
     dataset = _load_data(opened, data, skip_bad)
-    other = dataset is not None and not is_own(opened.env, dataset)
+    found = check_data(opened, dataset) if dataset else None
+    other = found is not None and not found.own
     if other and not is_given(context, "target_error", by=("COMMANDLINE",)):
         target_error = None  # a variable is for all commands that it concerns
-    evaluated = opened.evaluate(dataset, device=device, target_error=target_error)
+    evaluated = opened.evaluate(found, device=device, target_error=target_error)
     scores = evaluated.scores | {"data": dataset.name} if dataset and other else opened.require_scores()
     if predictions:
         write_text(predictions, to_csv(evaluated.predictions()))
@@ -157,73 +151,25 @@ def explain(
 ) -> None:
     """Draw saliency maps: which parts of an image speak for or against the prediction."""
     extras.require("train", extras.AUDIT)
-    from tenfold.training.run import Run
+    from tenfold.api.explanation import explain_each
+    from tenfold.api.run import Run
 
     records, bad = [], 0
-    for name, explained in _explain_all(Run.open(run), sources, out, top):
+    for name, explained in explain_each(Run.open(run), sources, stdin=sys.stdin.buffer):
         if isinstance(explained, ImageError):
             log_info(f"{name}: {explained}")
             records.append({"path": name, "error": str(explained)})
             bad += 1
             continue
-        records.append(explained)
+        path = explained.save(out, top)
+        records.append(explained.to_dict(top) | {"png": str(path)})
         if not as_json:
-            said = f"{explained['label']} {percent(explained['probability'], 2, '%')}"
-            agree = f"agreement of saliency and occlusion {explained['agreement']:.2f}"
-            print(printable(f"{name}: {said}; {agree}; {explained['png']}"))
+            label, probability = explained.top(1)[0]
+            agree = f"agreement of saliency and occlusion {explained.agreement:.2f}"
+            print(printable(f"{name}: {label} {percent(probability, 2, '%')}; {agree}; {path}"))
     if as_json:
         print_json({"images": records})
     if bad:
         raise SkippedError(f"{bad:,} of {len(records):,} images could not be read")
     if not records:
         raise DataError(f"no images in {', '.join(sources)}")
-
-
-def _explain_all(
-    run: "Run", sources: list[str], out: Path, top: int
-) -> "Iterator[tuple[str, dict[str, Any] | ImageError]]":
-    """Explain and draw images one by one: name, and what is said of it or why it cannot be read."""
-    from tenfold.data.image import decode
-    from tenfold.evaluation.explain import explain as look
-    from tenfold.serving.inputs import find
-    from tenfold.serving.predict import describe, to_answer
-    from tenfold.training.device import select_device
-
-    model, description = run.load_model(select_device("cpu")), run.description
-    calibration = run.read_json("results.json").get("calibration") if run.scored else None
-    temperature = calibration["temperature"] if calibration else 1.0
-    for item in find(sources, sys.stdin.buffer):
-        try:
-            pixels = decode(item.read(), model.size, description.resize, bit_depth=description.bit_depth)
-        except ImageError as error:
-            yield item.name, error
-            continue
-        (explained,) = look(model, pixels[None], temperature)
-        path = _free_name(out, Path(item.name).stem)
-        answer = to_answer(item.name, explained.probabilities, model.classes, top, threshold=None)
-        _draw_explanation(path, answer, pixels, explained)
-        record = {"path": item.name, "png": str(path), **describe(answer), "agreement": explained.agreement}
-        yield item.name, record
-
-
-def _free_name(folder: Path, stem: str) -> Path:
-    """A file of that stem that is not there yet."""
-    stem = stem.strip("-.") or "image"
-    path, number = folder / f"{stem}.png", 2
-    while path.exists():
-        path, number = folder / f"{stem}-{number}.png", number + 1
-    return path
-
-
-def _draw_explanation(path: Path, answer: "PredictionResult", pixels: "np.ndarray", explained: "Explanation") -> None:
-    from tenfold.evaluation import plots
-    from tenfold.evaluation.explain import overlay
-
-    label = answer.predictions[0][0]
-    panels = [
-        ("input", pixels),
-        (f"{label}: integrated gradients", overlay(pixels, explained.saliency)),
-        (f"{label}: occlusion", overlay(pixels, explained.occlusion)),
-    ]
-    note = f"orange: evidence for {label}, blue: against it; agreement of the two maps {explained.agreement:.2f}"
-    plots.save(plots.explanation(panels, answer.predictions, Path(answer.path).name, note), path)

@@ -45,13 +45,11 @@ def export(
     """Export a trained run as one file that predicts without torch; it is verified against the network."""
     extras.require("train", extras.ONNX)
     check_choice("--int8", int8, ("auto", "on", "off"))
-    from dataclasses import asdict
+    from tenfold.api.run import Run
 
-    from tenfold.api.model_file import export as write
-
-    exported = write(run, to, out, int8=int8, card=card, data=data)  # type: ignore[arg-type]
+    exported = Run.open(run).export(to, out, int8=int8, card=card, data=data)  # type: ignore[arg-type]
     if as_json:
-        print_json(asdict(exported))
+        print_json(exported.to_dict())
         return
     kind = "int8" if exported.quantized else "float32"
     print(f"{exported.path}: {kind}, {exported.bytes / 1e6:.1f} MB, for {exported.runtime}")

@@ -26,15 +26,14 @@ from tenfold.cli.app import (
     print_json,
     print_table,
 )
+from tenfold.cli.evaluation import refuse_busy
 from tenfold.errors import UsageError
 
 if TYPE_CHECKING:
     from tenfold.api.run import Run
     from tenfold.training.callbacks import Callback
-    from tenfold.training.distributed import DistContext
     from tenfold.training.recipe import Recipe
     from tenfold.training.run import Run as RunDirectory
-    from tenfold.training.train import TrainResult
 
 
 RecipeName = Annotated[str, typer.Option(envvar="TENFOLD_RECIPE", help="Name of a recipe, or a JSON file.")]
@@ -80,22 +79,16 @@ def train(
 ) -> None:
     """Train a classifier, score it on the test images, write its model file and report."""
     extras.require("train", extras.TRAIN)
-    if resume and out:
-        _refuse_busy(out)
+    if resume and out and _is_first_rank():
+        refuse_busy(out)
     from tenfold.api import training
     from tenfold.machine import process_seconds
 
-    printing = _printer(as_json)
+    after: dict[str, Any] = {"target_error": target_error, "report": report, "export": export, "clock": process_seconds}
+    after |= {"callbacks": [_printer(as_json)], "log": log or ()}
     if resume:
-        callbacks = training.find_watchers([printing], log or ())
-        training.complete(
-            lambda dist: _resume(context, out, dist, callbacks),
-            callbacks,
-            report=report,
-            export=export,
-            target_error=target_error,
-            clock=process_seconds,
-        )
+        out, folder = _check_unfinished(context, out) if _is_first_rank() else (None, None)
+        training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
         return
     training.train(
         recipe,
@@ -108,38 +101,29 @@ def train(
         size=size,
         resize=resize,
         skip_bad=skip_bad,
-        target_error=target_error,
-        callbacks=[printing],
-        log=log or (),
-        report=report,
-        export=export,
-        clock=process_seconds,
+        **after,
     )
 
 
-def _refuse_busy(out: Path) -> None:
-    """Raise `BusyError` for a run in use, before torch is loaded; of the processes of torchrun the first one asks."""
-    from tenfold.training.lock import Lock
-
-    if os.environ.get("RANK", "0") == "0" and (out / "recipe.json").is_file():
-        Lock(out).check()
+def _is_first_rank() -> bool:
+    """Whether this is the one of the processes of torchrun that has the run directory; alone it is."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _resume(
-    context: typer.Context, out: Path | None, dist: "DistContext", callbacks: "list[Callback]"
-) -> "TrainResult":
-    """Resume `out`, or the newest unfinished run, with its own settings."""
+def _check_unfinished(context: typer.Context, out: Path | None) -> tuple[Path, Path | None]:
+    """Find `out`, or the newest unfinished run, and where its folder of images is now, if --data says so.
+
+    Raises `UsageError` for other settings than the run's, `ModelError` where there is nothing to resume.
+    """
     from tenfold.training.run import Run, find_unfinished
-    from tenfold.training.train import resume
 
-    path = out or find_unfinished(RUNS).path
-    folder = _refuse_changes(context, Run.open(path))
-    device = context.params["device"] if is_given(context, "device") else None
-    return resume(path, device, folder, dist, callbacks)
+    run = Run.open(out) if out else find_unfinished(RUNS)
+    return run.path, _refuse_changes(context, run)
 
 
 def _printer(as_json: bool) -> "Callback":
     from tenfold.console import log_info
+    from tenfold.evaluation.metrics import format_per_class
     from tenfold.training.callbacks import Callback
 
     class PrintResults(Callback):
@@ -147,8 +131,8 @@ def _printer(as_json: bool) -> "Callback":
 
         def on_evaluation_end(self, run: "Run") -> None:  # type: ignore[override]
             _print_scores(run.require_scores(), log_info if as_json else print)
-            if not as_json:
-                _print_per_class(run)
+            if not as_json:  # pandas and scikit-learn take their time to load
+                print(format_per_class(run.per_class))
 
         def on_run_end(self, run: "Run") -> None:  # type: ignore[override]
             if as_json:
@@ -163,16 +147,6 @@ def _print_scores(results: dict[str, Any], say: Any) -> None:
     say(f"{results['total_seconds']:.1f} s from start to scores, {results['train_seconds']:.1f} s of them training")
     if skipped := results.get("skipped_images"):
         say(f"{skipped:,} images of {results['data']} could not be read and were skipped")
-
-
-def _print_per_class(run: "Run") -> None:
-    """After the scores, since pandas and scikit-learn take their time to load."""
-    from tenfold.evaluation.metrics import format_per_class, per_class
-
-    frame, classes = run.predictions, run.description.classes
-    numbers = {name: number for number, name in enumerate(classes)}
-    true, predicted = (frame[column].map(numbers).to_numpy() for column in ("true", "predicted"))
-    print(format_per_class(per_class(true, predicted, classes)))
 
 
 def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:

@@ -1,19 +1,18 @@
 """Audit of a run's test accuracy: train–test duplicates, corruptions, label issues, saliency maps, seed variance.
 
 Each part is kept in `audit/` of the run directory and used again as long as weights and data are the same, so an
-interrupted audit resumes. Parts are plain JSON values; where a part is not available, `missing` says why.
+interrupted audit resumes.
 """
 
-import base64
 import csv
 import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +26,18 @@ from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
 from tenfold.evaluation.duplicates import embed, find_duplicates
 from tenfold.evaluation.evaluate import Evaluation, require_own
 from tenfold.evaluation.explain import explain, overlay
+from tenfold.evaluation.findings import (
+    ISSUES,
+    Audit,
+    AuditParts,
+    Corruptions,
+    Duplicates,
+    LabelIssues,
+    Part,
+    SaliencyMap,
+    SaliencyMaps,
+    SplitIssues,
+)
 from tenfold.evaluation.metrics import accuracy, probabilities
 from tenfold.evaluation.seed_variance import seed_variance
 from tenfold.files import parse_object
@@ -41,14 +52,18 @@ _OLD_FOLDER = "honesty"
 _OLD_FILES = {"saliency": "maps"}
 _OLD_KEYS = {"accuracy_on_copies": "accuracy_on_duplicates", "judges_accuracy": "agreement", "pictures": "overlays"}
 """Names in runs of earlier versions, which stay readable."""
-ISSUES = "label_issues.csv"
 IMAGES_A_CELL = 1000
 EXPLAINED = 6
 """How many of the most confident mistakes are explained in the report."""
-_NAMES = ("duplicates", "corruptions", "labels", "saliency")
+_PARTS: dict[str, Any] = {
+    "duplicates": Duplicates,
+    "corruptions": Corruptions,
+    "labels": LabelIssues,
+    "saliency": SaliencyMaps,
+}
 _VERSION = 2
 
-Part = dict[str, Any]
+P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -73,49 +88,49 @@ def _digest(part: Split) -> str:
     return hashed.hexdigest()
 
 
-def run_audit(subject: Subject, plan: DeviceConfig, full: bool = False) -> tuple[dict[str, Part], bool]:
+def run_audit(subject: Subject, device_config: DeviceConfig, full: bool = False) -> tuple[Audit, bool]:
     """All parts, and whether one of them is new. The caller owns the run's lock.
 
     full: corrupt all test images, not the first thousand. Raises `ModelError`, `StorageError`, and `UsageError` for
     other data than the run's own.
     """
     require_own(subject.run, subject.evaluation)
-    kept = read_panel(subject) or {}
-    model = subject.run.load_model(plan)
+    model = subject.run.load_model(device_config)
     images = len(subject.dataset.test) if full else min(IMAGES_A_CELL, len(subject.dataset.test))
-    if "labels" in kept and not _is_sound(subject.run, ISSUES):
-        _write_issues(subject, kept["labels"])
-    if kept.get("corruptions", {}).get("images", 0) < images:
-        kept.pop("corruptions", None)
-    makers: dict[str, Callable[[], Part]] = {
-        "duplicates": lambda: _duplicates(subject, model, plan),
-        "corruptions": lambda: _corruptions(subject, model, plan, images),
-        "labels": lambda: _labels(subject, plan),
-        "saliency": lambda: _saliency(subject, model),
-    }
-    missing = [name for name in _NAMES if name not in kept]
-    for name in missing:
-        kept[name] = makers[name]()
-        _keep(subject, name, kept[name])
-    return {name: kept[name] for name in _NAMES} | {"seed_variance": seed_variance(subject.run)}, bool(missing)
+    kept = _usable(subject, images)
+    audit = Audit(
+        duplicates=kept.duplicates or _keep(subject, "duplicates", _duplicates(subject, model, device_config)),
+        corruptions=kept.corruptions
+        or _keep(subject, "corruptions", _corruptions(subject, model, device_config, images)),
+        labels=kept.labels or _keep(subject, "labels", _labels(subject, device_config)),
+        saliency=kept.saliency or _keep(subject, "saliency", _saliency(subject, model)),
+        seed_variance=kept.seed_variance,
+    )
+    return audit, any(getattr(kept, name) is None for name in _PARTS)
 
 
-def read_panel(subject: Subject) -> dict[str, Part] | None:
+def _usable(subject: Subject, images: int) -> AuditParts:
+    """The kept parts, without corruptions of fewer images; the list of label issues is written where it is missing."""
+    kept = read_audit(subject) or AuditParts(seed_variance=seed_variance(subject.run))
+    if kept.labels and not _is_sound(subject.run, ISSUES):
+        _write_issues(subject, kept.labels)
+    if kept.corruptions and kept.corruptions.images < images:
+        return replace(kept, corruptions=None)
+    return kept
+
+
+def read_audit(subject: Subject) -> AuditParts | None:
     """The parts that the run keeps of this very model and data, with the seed variance; None without an audit."""
-    names = [name for name in _NAMES if path_of(subject.run, name).is_file()]
+    names = [name for name in _PARTS if path_of(subject.run, name).is_file()]
     if not names:
         return None
-    key, found = subject.key, {}
-    for name in names:
-        kept = _read(subject.run, name)
-        if kept.get("key") == key:
-            found[name] = kept["value"]
-    return found | {"seed_variance": seed_variance(subject.run)} if found else None
+    found = {name: part for name in names if (part := _read(subject, name))}
+    return AuditParts(**found, seed_variance=seed_variance(subject.run)) if found else None
 
 
 def changed(run: Run) -> float:
     """When a part was written last, in seconds since 1970; 0 where there is none."""
-    paths = [path_of(run, name) for name in _NAMES]
+    paths = [path_of(run, name) for name in _PARTS]
     return max((path.stat().st_mtime for path in paths if path.is_file()), default=0.0)
 
 
@@ -137,15 +152,17 @@ def _with_current_keys(value: Any) -> Any:
     return value
 
 
-def _read(run: Run, name: str) -> dict[str, Any]:
-    """What is kept, or nothing where it is damaged: then it is computed again."""
+def _read(subject: Subject, name: str) -> Any:
+    """The kept part of this model and data; None where it is of others, or damaged: then it is computed again."""
+    run = subject.run
     try:
         if _is_sound(run, _file_of(run, name)):
-            return _with_current_keys(parse_object(path_of(run, name).read_bytes()))
-    except ValueError:
+            kept = _with_current_keys(parse_object(path_of(run, name).read_bytes()))
+            return _PARTS[name].from_dict(kept["value"]) if kept["key"] == subject.key else None
+    except (ValueError, KeyError, TypeError):
         pass
     log_info(f"{path_of(run, name)} is damaged: tenfold audit {run.path} writes it again")
-    return {}
+    return None
 
 
 def _is_sound(run: Run, name: str) -> bool:
@@ -156,8 +173,10 @@ def _is_sound(run: Run, name: str) -> bool:
     return True
 
 
-def _keep(subject: Subject, name: str, value: Part) -> None:
-    subject.run.rewrite_in_manifest({f"{FOLDER}/{name}.json": json.dumps({"key": subject.key, "value": value}) + "\n"})
+def _keep(subject: Subject, name: str, part: P) -> P:
+    text = json.dumps({"key": subject.key, "value": part.to_dict()})
+    subject.run.rewrite_in_manifest({f"{FOLDER}/{name}.json": f"{text}\n"})
+    return part
 
 
 # --- duplicates ---------------------------------------------------------------------------------------------------
@@ -168,32 +187,32 @@ def _published_share(name: str) -> float | None:
     return DATASETS.find(name).published_duplicates if name in DATASETS else None
 
 
-def _duplicates(subject: Subject, model: Model, plan: DeviceConfig) -> Part:
+def _duplicates(subject: Subject, model: Model, device_config: DeviceConfig) -> Duplicates:
     dataset = subject.dataset
     with progress("searching duplicates", len(dataset.test) + len(dataset.train)) as bar:
-        features = [embed(model, to_tensors(part)[0], plan, bar) for part in (dataset.test, dataset.train)]
+        features = [embed(model, to_tensors(part)[0], device_config, bar) for part in (dataset.test, dataset.train)]
         pairs = find_duplicates(dataset.test.images, dataset.train.images, *features)
     logits, truth = subject.evaluation.logits, subject.evaluation.labels
     duplicated = np.isin(np.arange(len(truth)), [pair.test for pair in pairs])
     differ = [pair for pair in pairs if dataset.test.labels[pair.test] != dataset.train.labels[pair.train]]
-    return {
-        "images": len(truth),
-        "count": len(pairs),
-        "share": len(pairs) / len(truth),
-        "in_place": sum(pair.kind == "duplicate" for pair in pairs),
-        "labels_differ": len(differ),
-        "published_share": _published_share(dataset.name),
-        "accuracy": accuracy(logits, truth),
-        "accuracy_without": accuracy(logits[~duplicated], truth[~duplicated]) if not duplicated.all() else None,
-        "accuracy_on_duplicates": accuracy(logits[duplicated], truth[duplicated]) if duplicated.any() else None,
-        "pairs": [asdict(pair) for pair in pairs],
-    }
+    return Duplicates(
+        images=len(truth),
+        count=len(pairs),
+        share=len(pairs) / len(truth),
+        in_place=sum(pair.kind == "duplicate" for pair in pairs),
+        labels_differ=len(differ),
+        published_share=_published_share(dataset.name),
+        accuracy=accuracy(logits, truth),
+        accuracy_without=accuracy(logits[~duplicated], truth[~duplicated]) if not duplicated.all() else None,
+        accuracy_on_duplicates=accuracy(logits[duplicated], truth[duplicated]) if duplicated.any() else None,
+        pairs=tuple(pairs),
+    )
 
 
 # --- corruptions -------------------------------------------------------------------------------------------------
 
 
-def _corruptions(subject: Subject, model: Model, plan: DeviceConfig, images: int) -> Part:
+def _corruptions(subject: Subject, model: Model, device_config: DeviceConfig, images: int) -> Corruptions:
     test = subject.dataset.test[slice(images)]
     truth = test.labels.astype(np.int64)
     table: dict[str, list[float]] = {}
@@ -202,35 +221,35 @@ def _corruptions(subject: Subject, model: Model, plan: DeviceConfig, images: int
             table[name] = []
             for severity in SEVERITIES:
                 seen = torch.from_numpy(corrupt(np.asarray(test.images), name, severity))
-                logits = predict_logits(model.network, seen, model.pixels, plan).single.numpy()
+                logits = predict_logits(model.network, seen, model.normalization, device_config).single.numpy()
                 table[name].append(accuracy(logits, truth))
                 bar(1, note=f"{name} {severity}")
     cells = np.array(list(table.values()))
-    return {
-        "images": images,
-        "clean_accuracy": accuracy(subject.evaluation.test.single[:images], truth),
-        "mean_accuracy": float(cells.mean()),
-        "by_severity": cells.mean(axis=0).tolist(),
-        "accuracy": table,
-    }
+    return Corruptions(
+        images=images,
+        clean_accuracy=accuracy(subject.evaluation.test.single[:images], truth),
+        mean_accuracy=float(cells.mean()),
+        by_severity=tuple(cells.mean(axis=0).tolist()),
+        accuracy={name: tuple(shares) for name, shares in table.items()},
+    )
 
 
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
-def _labels(subject: Subject, plan: DeviceConfig) -> Part:
+def _labels(subject: Subject, device_config: DeviceConfig) -> LabelIssues:
     dataset, missing = subject.dataset, []
-    part: Part = {}
+    found: dict[str, SplitIssues] = {}
     predictors: dict[str, Callable[[], np.ndarray]] = {
-        "train": lambda: _predict_training_labels(dataset, plan),
+        "train": lambda: _predict_training_labels(dataset, device_config),
         "test": lambda: probabilities(subject.evaluation.logits),
     }
     for name, split in _splits(dataset):
         try:
-            part[name] = _issues(split, predictors[name]())
+            found[name] = _issues(split, predictors[name]())
         except (DataError, DivergedError, UsageError) as error:
             missing.append(f"{name} labels were not checked: {error}")
-    part["missing"] = "; ".join(missing) or None
+    part = LabelIssues(found.get("train"), found.get("test"), "; ".join(missing) or None)
     _write_issues(subject, part)
     return part
 
@@ -239,46 +258,42 @@ def _splits(dataset: Dataset) -> tuple[tuple[str, Split], ...]:
     return ("train", dataset.train), ("test", dataset.test)
 
 
-def _issues(split: Split, predicted: np.ndarray) -> Part:
+def _issues(split: Split, predicted: np.ndarray) -> SplitIssues:
     issues = label_errors.find_issues(split.labels, predicted)
-    return {
-        "images": len(split),
-        "agreement": accuracy(predicted, split.labels.astype(np.int64)),
-        "suspected": len(issues),
-        "issues": [asdict(issue) for issue in issues],
-    }
+    agreement = accuracy(predicted, split.labels.astype(np.int64))
+    return SplitIssues(len(split), agreement, len(issues), tuple(issues))
 
 
-def _predict_training_labels(dataset: Dataset, plan: DeviceConfig) -> np.ndarray:
+def _predict_training_labels(dataset: Dataset, device_config: DeviceConfig) -> np.ndarray:
     recipe = label_errors.recipe_for(dataset.train)
     with progress("checking labels", 100) as bar:
         return label_errors.predict_out_of_fold(
-            dataset.train, len(dataset.classes), plan, recipe, lambda share: bar(100 * share)
+            dataset.train, len(dataset.classes), device_config, recipe, lambda share: bar(100 * share)
         )
 
 
-def _row(name: str, split: Split, issue: Part, classes: Sequence[str]) -> list[Any]:
-    path = "" if split.names is None else split.names[issue["index"]]
-    shares = [f"{issue[key]:.6g}" for key in ("given_probability", "suspected_probability")]
-    return [name, issue["index"], path, classes[issue["given"]], classes[issue["suspected"]], *shares]
+def _row(name: str, split: Split, issue: label_errors.Issue, classes: Sequence[str]) -> list[Any]:
+    path = "" if split.names is None else split.names[issue.index]
+    shares = [f"{share:.6g}" for share in (issue.given_probability, issue.suspected_probability)]
+    return [name, issue.index, path, classes[issue.given], classes[issue.suspected], *shares]
 
 
-def _write_issues(subject: Subject, part: Part) -> None:
+def _write_issues(subject: Subject, part: LabelIssues) -> None:
     """Write label_issues.csv: the label issues of a part, one per row."""
     run, dataset = subject.run, subject.dataset
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("split", "index", "path", "given", "suspected", "given_probability", "suspected_probability"))
-    for name, split in _splits(dataset):
-        table.writerows(_row(name, split, issue, dataset.classes) for issue in part.get(name, {"issues": []})["issues"])
+    for (name, split), found in zip(_splits(dataset), (part.train, part.test), strict=True):
+        table.writerows(_row(name, split, issue, dataset.classes) for issue in (found.issues if found else ()))
     run.rewrite_in_manifest({ISSUES: text.getvalue()})
 
 
 # --- saliency ----------------------------------------------------------------------------------------------
 
 
-def _saliency(subject: Subject, model: Model) -> Part:
-    """Saliency and occlusion of the most confident mistakes, overlaid on them: bytes of uint8 S×S×3 in base64."""
+def _saliency(subject: Subject, model: Model) -> SaliencyMaps:
+    """Saliency and occlusion of the most confident mistakes, overlaid on them."""
     shares = probabilities(subject.evaluation.logits)
     wrong = np.flatnonzero(shares.argmax(axis=1) != subject.evaluation.labels)
     chosen = wrong[np.argsort(-shares[wrong].max(axis=1), kind="stable")][:EXPLAINED]
@@ -286,62 +301,8 @@ def _saliency(subject: Subject, model: Model) -> Part:
     with progress("explaining mistakes", len(chosen)) as bar:
         explanations = explain(model, images, labels=answers)
         for index, image, explained in zip(chosen.tolist(), images, explanations, strict=True):
-            drawn = [overlay(image, heat) for heat in (explained.saliency, explained.occlusion)]
-            overlays = [base64.b64encode(pixels.tobytes()).decode() for pixels in drawn]
-            found.append({"index": index, "agreement": explained.agreement, "overlays": overlays})
-            found[-1] |= {"label": explained.label, "probability": float(explained.probabilities[explained.label])}
+            drawn = tuple(overlay(image, heat).tobytes() for heat in (explained.saliency, explained.occlusion))
+            label, probability = explained.label, float(explained.probabilities[explained.label])
+            found.append(SaliencyMap(index, explained.agreement, drawn, label, probability))
             bar(1)
-    return {"images": found}
-
-
-# --- as text ----------------------------------------------------------------------------------------------------
-
-
-def format_audit(panel: dict[str, Part]) -> list[str]:
-    """The findings, a sentence per part."""
-    return [
-        _format_duplicates(panel["duplicates"]),
-        _format_corruptions(panel["corruptions"]),
-        *_format_labels(panel["labels"]),
-        _format_seed_variance(panel["seed_variance"]),
-    ]
-
-
-def _format_duplicates(part: Part) -> str:
-    if not part["count"]:
-        return f"no test image of {part['images']:,} has a duplicate among the training images"
-    found = f"{part['count']:,} of {part['images']:,} test images ({part['share']:.2%}) duplicate a training image"
-    if part["accuracy_without"] is None:
-        return found
-    return f"{found}; accuracy {part['accuracy']:.2%} with duplicates, {part['accuracy_without']:.2%} without"
-
-
-def _format_corruptions(part: Part) -> str:
-    return (
-        f"mean accuracy over {len(part['accuracy'])} corruptions at 5 severities: {part['mean_accuracy']:.2%}, against "
-        f"{part['clean_accuracy']:.2%} on the same {part['images']:,} original images (without TTA); the 95 % margin "
-        f"of one corruption and severity is ±{cell_margin(part['images']):.1%}"
-    )
-
-
-def cell_margin(images: int) -> float:
-    """Half width of the 95 % interval of an accuracy on so many images, at its largest (accuracy 0.5)."""
-    return float(1.96 * (0.25 / images) ** 0.5)
-
-
-def _format_labels(part: Part) -> list[str]:
-    found = [
-        f"{part[name]['suspected']:,} of {part[name]['images']:,} {name} labels look wrong: {ISSUES}"
-        for name in ("train", "test")
-        if name in part
-    ]
-    return [*found, part["missing"]] if part["missing"] else found
-
-
-def _format_seed_variance(part: Part) -> str:
-    if part["missing"]:
-        return f"seed variance: {part['missing']}"
-    return (
-        f"test accuracy over the {part['n']} runs of its bench: {part['mean']:.2%} ± {part['std']:.2%} (standard "
-        f"deviation); a difference of two single runs is significant from {part['real_difference']:.2%} on"
-    )
+    return SaliencyMaps(tuple(found))

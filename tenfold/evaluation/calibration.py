@@ -5,8 +5,8 @@ single view. Legend: N images, K classes, `logits` float N×K, `labels` N intege
 """
 
 import math
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -23,15 +23,19 @@ _AT_BOUND = 1e-3  # a logarithm of a temperature as near to that of a bound lies
 _FEW = 10  # wrong answers below which a fitted temperature says little
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
-    """What was fitted on `images` validation images.
+    """What was fitted on `images` validation images, and what it changes on the test images.
 
     temperature: what logits are divided by. threshold: the smallest top probability, after that division, that is
     not rejected; None where no threshold can be shown to meet the target error. target_error: an upper bound on the
     error of the predictions that are kept; it holds with probability `confidence` over the draw of validation images.
-    wrong: how many of these are misclassified, None in runs of earlier versions. fitted: whether a temperature was
-    found; else it is 1.
+    wrong: how many of these are misclassified. fitted: whether a temperature was found; else it is 1.
+
+    On the test images, without TTA: the expected calibration error (`ece`, in [0, 1]) and the cross-entropy (in nats)
+    before and after the division; with a threshold, how many images are `answered`, their share (`coverage`), the share
+    of wrong ones among them (`error`) and its 95 % interval. None before `measure`, and where an earlier version did
+    not write it.
     """
 
     temperature: float
@@ -41,17 +45,72 @@ class Calibration:
     images: int
     wrong: int | None = None
     fitted: bool = True
+    ece_before: float | None = None
+    ece_after: float | None = None
+    cross_entropy_before: float | None = None
+    cross_entropy_after: float | None = None
+    answered: int | None = None
+    coverage: float | None = None
+    error: float | None = None
+    error_interval: tuple[float, float] | None = None
 
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> "Calibration":
-        """Read what `to_json` wrote, with the names of earlier versions too. Raises `ModelError`."""
+    def __repr__(self) -> str:
+        threshold = None if self.threshold is None else round(self.threshold, 4)
+        found = f"temperature={self.temperature:.4g}, threshold={threshold}, target_error={self.target_error:g}"
+        return f"Calibration({found}, images={self.images})"
+
+    @property
+    def images_needed(self) -> int:
+        """The fewest validation images on which a threshold can meet the target error."""
+        return images_needed(self.target_error)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Self:
+        """Read what `to_dict` wrote, with the names of earlier versions too. Raises `ModelError`."""
         if "promised_error" in value:
             value = value | {"target_error": target_error_in(value)}
-        known = {field.name: value[field.name] for field in fields(Calibration) if field.name in value}
-        missing = [field.name for field in fields(Calibration) if field.default is MISSING and field.name not in known]
+        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
+        missing = [field.name for field in fields(cls) if field.default is MISSING and field.name not in known]
         if missing:
             raise ModelError(f"results.json: calibration has no {missing[0]!r}")
-        return Calibration(**known)
+        interval = known.get("error_interval")
+        return cls(**known | {"error_interval": tuple(interval) if interval else None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it by name, ready for JSON, as results.json has it."""
+        interval = list(self.error_interval) if self.error_interval else None
+        return asdict(self) | {"images_needed": self.images_needed, "error_interval": interval}
+
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> Self:
+        """The same calibration with its metrics on labelled test images: `logits` of a single view."""
+        scaled = logits / self.temperature
+        return replace(
+            self,
+            ece_before=metrics.expected_calibration_error(logits, labels),
+            ece_after=metrics.expected_calibration_error(scaled, labels),
+            cross_entropy_before=metrics.cross_entropy(logits, labels),
+            cross_entropy_after=metrics.cross_entropy(scaled, labels),
+            **self._measure_answered(logits, labels),
+        )
+
+    def _measure_answered(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        if self.threshold is None:
+            return {"answered": None, "coverage": None, "error": None, "error_interval": None}
+        confidence, correct = _predictions(logits, labels, self.temperature)
+        answered = confidence >= self.threshold
+        count, wrong = int(answered.sum()), int((answered & ~correct).sum())
+        return {
+            "answered": count,
+            "coverage": count / len(labels),
+            "error": wrong / count if count else 0.0,
+            "error_interval": metrics.wilson_interval(wrong, count),
+        }
+
+
+def calibration_in(results: dict[str, Any]) -> Calibration | None:
+    """The calibration in the content of results.json; None where nothing was fitted. Raises `ModelError`."""
+    found = results.get("calibration")
+    return Calibration.from_dict(found) if found else None
 
 
 def calibrate(logits: np.ndarray, labels: np.ndarray, target_error: float = TARGET_ERROR) -> Calibration:
@@ -111,55 +170,27 @@ def find_threshold(confidence: np.ndarray, correct: np.ndarray, target_error: fl
     return chosen
 
 
-def to_json(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """The calibration as JSON, with its metrics on labelled test images: `logits` of a single view.
-
-    Adds `images_needed` (see there), `ece_before`, `ece_after`, `cross_entropy_before`, `cross_entropy_after`, and,
-    where there is a threshold, the share of images kept (`coverage`) and the share of wrong ones among them (`error`,
-    with its 95 % interval).
-    """
-    scaled = logits / calibration.temperature
-    figures = {
-        "ece_before": metrics.expected_calibration_error(logits, labels),
-        "ece_after": metrics.expected_calibration_error(scaled, labels),
-        "cross_entropy_before": metrics.cross_entropy(logits, labels),
-        "cross_entropy_after": metrics.cross_entropy(scaled, labels),
-    }
-    needed = {"images_needed": images_needed(calibration.target_error)}
-    return asdict(calibration) | needed | figures | _answering(calibration, logits, labels)
-
-
-def _answering(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    if calibration.threshold is None:
-        return {"answered": None, "coverage": None, "error": None, "error_interval": None}
-    confidence, correct = _predictions(logits, labels, calibration.temperature)
-    answered = confidence >= calibration.threshold
-    count, wrong = int(answered.sum()), int((answered & ~correct).sum())
-    return {
-        "answered": count,
-        "coverage": count / len(labels),
-        "error": wrong / count if count else 0.0,
-        "error_interval": list(metrics.wilson_interval(wrong, count)),
-    }
-
-
-def format_calibration(figures: dict[str, Any] | None) -> list[str]:
-    """The output of `to_json` in sentences; none where there is no calibration."""
-    if figures is None:
+def format_calibration(found: Calibration | None) -> list[str]:
+    """A measured calibration in sentences; none where there is no calibration."""
+    if found is None:
         return []
-    change = f"calibration error without TTA {figures['ece_before']:.2%} → {figures['ece_after']:.2%}"
-    temperature = temperature_message(figures) + (f": {change}" if figures.get("fitted", True) else "")
-    bound = f"error bound {100 * target_error_in(figures):.3g} %"
-    if figures["threshold"] is None:
-        return [temperature, f"{bound}: {threshold_message(figures)}"]
-    kept = f"coverage {figures['coverage']:.1%} of the test images, error {figures['error']:.2%}"
-    return [temperature, f"{bound}: threshold {figures['threshold']:.4f}, {kept}"]
+    change = f"calibration error without TTA {_percent(found.ece_before, 2)} → {_percent(found.ece_after, 2)}"
+    temperature = temperature_message(found) + (f": {change}" if found.fitted else "")
+    bound = f"error bound {100 * found.target_error:.3g} %"
+    if found.threshold is None:
+        return [temperature, f"{bound}: {threshold_message(found)}"]
+    kept = f"coverage {_percent(found.coverage, 1)} of the test images, error {_percent(found.error, 2)}"
+    return [temperature, f"{bound}: threshold {found.threshold:.4f}, {kept}"]
 
 
-def temperature_message(figures: dict[str, Any]) -> str:
+def _percent(share: float | None, digits: int) -> str:
+    return "–" if share is None else f"{share:.{digits}%}"
+
+
+def temperature_message(found: Calibration) -> str:
     """How the temperature was fitted, or why it was not."""
-    temperature, images, wrong = figures["temperature"], figures["images"], figures.get("wrong")
-    if figures.get("fitted", True):
+    temperature, images, wrong = found.temperature, found.images, found.wrong
+    if found.fitted:
         few = f", only {wrong} of them misclassified, so it is uncertain" if wrong is not None and wrong < _FEW else ""
         return f"temperature {temperature:.3f}, fitted on {images:,} validation images{few}"
     why = f"all {images:,} validation images are classified correctly"
@@ -170,9 +201,9 @@ def temperature_message(figures: dict[str, Any]) -> str:
     return f"temperature not fitted: {why}; 1 is used, which does not change the probabilities"
 
 
-def threshold_message(figures: dict[str, Any]) -> str:
+def threshold_message(found: Calibration) -> str:
     """Why there is no threshold, and what helps."""
-    images, needed = figures["images"], images_needed(target_error_in(figures))
+    images, needed = found.images, found.images_needed
     if images >= needed:
         return f"no threshold can be shown to meet it on {images:,} images; a larger --target-error allows more errors"
     return (

@@ -49,14 +49,14 @@ class Pair:
 
 
 def embed(
-    model: Model, images: Tensor, plan: DeviceConfig, on_batch: Callable[[float], None] = lambda share: None
+    model: Model, images: Tensor, device_config: DeviceConfig, on_batch: Callable[[float], None] = lambda share: None
 ) -> Tensor:
     """Inputs of the last layer for uint8 N×S×S×3: float32 N×D, each row of length 1."""
     seen: list[Tensor] = []
     head = model.network.get_submodule("head")
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     try:
-        predict_logits(model.network, images, model.pixels, plan, on_batch=on_batch)
+        predict_logits(model.network, images, model.normalization, device_config, on_batch=on_batch)
     finally:
         hook.remove()
     return F.normalize(torch.cat(seen), dim=1)

@@ -8,14 +8,14 @@ import torch
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset
-from tenfold.errors import DataError, UsageError
+from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
-from tenfold.evaluation.calibration import Calibration, calibrate, to_json
+from tenfold.evaluation.calibration import calibrate, calibration_in
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.model import l2_penalty
-from tenfold.training.provenance import find_data, is_own, is_read_alike, reload_dataset
+from tenfold.training.provenance import FoundData, find_data, is_own, is_read_alike, reload_dataset
 from tenfold.training.run import STOPPED, Run, check_target_error, target_error_of
 from tenfold.training.summary import count_parameters
 from tenfold.training.trainer import split
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _HAND_OVER = "tenfold.Run.open(path).evaluate(dataset)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Scores and logits of a run on a test set, and on its validation images where it has some.
 
@@ -42,6 +42,10 @@ class Evaluation:
     scores: dict[str, Any]
     names: np.ndarray | None = None
     own: bool = True
+
+    def __repr__(self) -> str:
+        found = f"test_accuracy={self.scores['test_accuracy']!r}, ece={self.scores['ece']:.4f}"
+        return f"Evaluation({found}, {len(self.labels):,} test images of {len(self.classes):,} classes)"
 
     @property
     def logits(self) -> np.ndarray:
@@ -73,6 +77,10 @@ class Evaluation:
             frame.insert(1, "path", self.names)
         return frame
 
+    def to_dict(self) -> dict[str, Any]:
+        """The scores and `details`, ready for JSON."""
+        return self.scores | self.details()
+
     def details(self) -> dict[str, Any]:
         """What `tenfold evaluate --json` adds to the scores: per class, per pair of classes, per confidence."""
         table = metrics.reliability(self.logits, self.labels)
@@ -86,55 +94,61 @@ class Evaluation:
 
 def evaluate(
     run: Run,
-    dataset: Dataset | None = None,
-    plan: DeviceConfig | None = None,
+    data: Dataset | FoundData | None = None,
+    device_config: DeviceConfig | None = None,
     *,
     target_error: float | None = None,
 ) -> Evaluation:
-    """Score a trained run on the test images of `dataset`, without writing anything.
+    """Score a trained run on the test images of `data`, without writing anything.
 
-    dataset: by default what the run was trained on; where that changed or is not here, the logits and labels that the
-    run directory keeps are enough, and this is said. With data other than the run's own (see `Evaluation.own`), the
+    data: what `check_data` said of a data set, or one that it is still to check; by default what the run was trained
+    on. Where that changed or is not here, the logits and labels that the run directory keeps are enough, and this is
+    logged. With data other than the run's own (see `Evaluation.own`), the
     calibration is the run's, not theirs. target_error: the share of wrong answers that a new threshold is to keep, from
     0.001 to 0.5; without it, a scored run keeps its calibration, on any device, since exported files hold it. Raises
     `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without labelled test
     images, and as `reload_dataset` does, `UsageError` for another target error, or one with other data.
     """
-    target_error, plan = check_target_error(target_error), plan or select_device()
-    if dataset is None:
-        found = find_data(run)
-        by_logits = not found.own and target_error is None  # a new threshold takes the validation images
-        kept = _from_kept(run, plan) if by_logits else None
+    target_error, device_config = check_target_error(target_error), device_config or select_device()
+    if data is None:
+        data = find_data(run)
+        by_logits = not data.own and target_error is None  # a new threshold takes the validation images
+        kept = _from_kept(run, device_config) if by_logits else None
         if kept:
-            log_info(f"scored from the logits and labels in {run.path}, not from images: {found.reason}")
+            log_info(f"scored from the logits and labels in {run.path}, not from images: {data.reason}")
             return kept
-        dataset = found.dataset if found.own and found.dataset else reload_dataset(run, in_python=_HAND_OVER)
-        return _score(run, dataset, True, plan, target_error)
-    return _score(run, dataset, _is_own(run, dataset), plan, target_error)
+        if not data.own:
+            data = FoundData(reload_dataset(run, in_python=_HAND_OVER), True)
+    found = data if isinstance(data, FoundData) else check_data(run, data)
+    assert found.dataset is not None
+    return _score(run, found.dataset, found.own, device_config, target_error)
 
 
-def _score(run: Run, dataset: Dataset, own: bool, plan: DeviceConfig, target_error: float | None) -> Evaluation:
-    model = run.load_model(plan)
+def _score(
+    run: Run, dataset: Dataset, own: bool, device_config: DeviceConfig, target_error: float | None
+) -> Evaluation:
+    model = run.load_model(device_config)
     _require_fitting(run, model, dataset)
     if target_error is not None and not own:
         about = f"the target error is about the validation images of {run.path}"
         raise UsageError(f"{about}: leave it out with other data ({dataset.name})")
-    test = load_or_compute(run, model, dataset.test, plan, "test")
+    test = load_or_compute(run, model, dataset.test, device_config, "test")
     held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
-    val = load_or_compute(run, model, held_out, plan, "val") if held_out else None
-    calibration = _earlier_calibration(run) if target_error is None or not own else None
+    val = load_or_compute(run, model, held_out, device_config, "val") if held_out else None
+    keeps = run.scored and (target_error is None or not own)
+    calibration = calibration_in(run.read_json("results.json")) if keeps else None
     if val and calibration is None:
         calibration = calibrate(val.single, val.labels, target_error or target_error_of(run))
     more = {
         "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
-        "calibration": to_json(calibration, test.single, test.labels) if calibration else None,
+        "calibration": calibration.measure(test.single, test.labels).to_dict() if calibration else None,
     }
     if dataset.origin:
         more["skipped_images"] = dataset.skipped
     return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names, own)
 
 
-def _from_kept(run: Run, plan: DeviceConfig) -> Evaluation | None:
+def _from_kept(run: Run, device_config: DeviceConfig) -> Evaluation | None:
     """What the run's own files say of its test images; None where they are not all there, or not of these weights.
 
     The validation images' score and the calibration are those of results.json. Raises `ModelError` for damage.
@@ -143,7 +157,7 @@ def _from_kept(run: Run, plan: DeviceConfig) -> Evaluation | None:
     if not all(run.digest(name) for name in needed):
         return None
     run.verify(*needed)
-    model, frame = run.load_model(plan), read_predictions(run)
+    model, frame = run.load_model(device_config), read_predictions(run)
     labels = class_numbers(frame["true"], model.classes)
     test = None if labels is None else kept_outputs(run, "test", labels)
     if test is None:
@@ -162,6 +176,17 @@ def read_predictions(run: Run) -> "pd.DataFrame":
     return pd.read_csv(run.path / "predictions.csv", dtype=types, keep_default_na=False)
 
 
+def read_per_class(run: Run) -> "pd.DataFrame":
+    """`metrics.per_class` of predictions.csv. Raises `ModelError` where it names classes that the model lacks."""
+    frame, classes = read_predictions(run), run.description.classes
+    labels, predicted = (class_numbers(frame[column], classes) for column in ("true", "predicted"))
+    if labels is None or predicted is None:
+        raise ModelError(
+            f"{run.path / 'predictions.csv'} names classes that the model does not have: evaluate it again"
+        )
+    return metrics.per_class(labels, predicted, classes)
+
+
 def class_numbers(names: "pd.Series[str]", classes: tuple[str, ...]) -> np.ndarray | None:
     """int64 N, the number of each name among `classes`; None where one is not among them, or a name is not unique."""
     numbers = {name: number for number, name in enumerate(classes)}
@@ -170,16 +195,18 @@ def class_numbers(names: "pd.Series[str]", classes: tuple[str, ...]) -> np.ndarr
     return names.map(numbers).to_numpy(np.int64)
 
 
-def _is_own(run: Run, dataset: Dataset) -> bool:
-    """Whether the run was trained on `dataset`. Raises `DataError` for its own folder read otherwise.
+def check_data(run: Run, dataset: Dataset) -> FoundData:
+    """Say whether the run was trained on `dataset`. Raises `DataError` for its own folder read otherwise.
 
     Among test images that another seed draws are training images, so their scores would be too good.
     """
     own = is_own(run.env, dataset)
     if own and dataset.origin and not is_read_alike(run, dataset):
         how = "with another seed, resize mode or bit depth"
-        raise DataError(f"{dataset.name} was read otherwise than for {run.path}, {how}: tenfold.evaluate(run) reads it")
-    return own
+        raise DataError(
+            f"{dataset.name} was read otherwise than for {run.path}, {how}: tenfold.Run.open(path).evaluate() reads it"
+        )
+    return FoundData(dataset, own)
 
 
 def require_own(run: Run, evaluation: Evaluation) -> None:
@@ -204,11 +231,6 @@ def _require_fitting(run: Run, model: Model, dataset: Dataset) -> None:
 def _named(classes: tuple[str, ...], most: int = 20) -> str:
     more = f" and {len(classes) - most:,} more" if len(classes) > most else ""
     return ", ".join(metrics.shown(name) for name in classes[:most]) + more
-
-
-def _earlier_calibration(run: Run) -> Calibration | None:
-    found = run.read_json("results.json").get("calibration") if run.scored else None
-    return Calibration.from_json(found) if found else None
 
 
 def _scores(run: Run, model: Model, test: LogitsCache) -> dict[str, Any]:

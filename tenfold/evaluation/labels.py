@@ -48,7 +48,7 @@ def recipe_for(train: Split) -> Recipe:
 def predict_out_of_fold(
     train: Split,
     classes: int,
-    plan: DeviceConfig,
+    device_config: DeviceConfig,
     recipe: Recipe,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> np.ndarray:
@@ -61,9 +61,11 @@ def predict_out_of_fold(
     for fold in np.unique(folds):
         own, others = train[folds == fold], train[folds != fold]
         data = Dataset(f"fold {fold}", tuple(map(str, range(classes))), others, own)
-        fitted = Trainer(recipe, data, [_ReportShare(on_share)], seed=int(fold), device=plan).fit()
+        fitted = Trainer(recipe, data, [_ReportShare(on_share)], seed=int(fold), device=device_config).fit()
         images, _ = to_tensors(own)
-        logits = predict_logits(fitted.network, images, fitted.pixels, plan, recipe.tta, recipe.tta_fraction)
+        logits = predict_logits(
+            fitted.network, images, fitted.normalization, device_config, recipe.tta, recipe.tta_fraction
+        )
         found[folds == fold] = probabilities(logits.averaged.numpy())
     return found
 

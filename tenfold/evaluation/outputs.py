@@ -40,10 +40,10 @@ class LogitsCache:
     fresh: bool
 
 
-def load_or_compute(run: Run, model: Model, part: Split, plan: DeviceConfig, name: str) -> LogitsCache:
+def load_or_compute(run: Run, model: Model, part: Split, device_config: DeviceConfig, name: str) -> LogitsCache:
     """Read what the run directory keeps under `name` (`test`, `val`), or compute it; nothing is written."""
     recipe = run.recipe
-    key = _key(run, recipe, part, plan)
+    key = _key(run, recipe, part, device_config)
     labels = part.labels.astype(np.int64)
     kept = _read(run, name, key)
     if kept:
@@ -51,7 +51,7 @@ def load_or_compute(run: Run, model: Model, part: Split, plan: DeviceConfig, nam
     images = torch.from_numpy(np.array(part.images))
     with progress(f"scoring {name} images", len(images)) as bar:
         logits = predict_logits(
-            model.network, images, model.pixels, plan, recipe.tta, recipe.tta_fraction, on_batch=bar
+            model.network, images, model.normalization, device_config, recipe.tta, recipe.tta_fraction, on_batch=bar
         )
     return LogitsCache(logits.single.numpy(), logits.averaged.numpy(), labels, key, fresh=True)
 
@@ -103,12 +103,12 @@ def _model_key(run: Run, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _key(run: Run, recipe: Recipe, part: Split, plan: DeviceConfig) -> dict[str, Any]:
+def _key(run: Run, recipe: Recipe, part: Split, device_config: DeviceConfig) -> dict[str, Any]:
     return _model_key(run, recipe) | {
         "images": digest_of_images(part),
         "shape": list(part.images.shape),
-        "device": plan.device.type,
-        "dtype": plan.dtype_name,
+        "device": device_config.device.type,
+        "dtype": device_config.dtype_name,
         "torch": torch.__version__,
     }
 

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
-from tenfold.evaluation.audit import Subject, read_panel
+from tenfold.evaluation.audit import Subject, read_audit
+from tenfold.evaluation.calibration import Calibration, calibration_in
 from tenfold.evaluation.evaluate import Evaluation, require_own, to_csv
+from tenfold.evaluation.findings import AuditParts
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import note_own
@@ -38,11 +40,11 @@ _SECTIONS = (
 )
 
 
-def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Path]:
+def write_report(run: Run, dataset: Dataset, evaluation: Evaluation, audit: AuditParts | None = None) -> list[Path]:
     """Write plots/*.png, per_class.csv and report.html of a scored run, add them to the manifest; return their paths.
 
-    The caller owns the run's lock. Raises `ModelError` where a file that it needs is damaged, `StorageError`, and
-    `UsageError` for scores of other data.
+    audit: where the caller knows it; by default what the run keeps. The caller owns the run's lock. Raises `ModelError`
+    where a file that it needs is damaged, `StorageError`, and `UsageError` for scores of other data.
     """
     require_own(run, evaluation)
     results = run.require_scores()
@@ -53,7 +55,7 @@ def write_report(run: Run, dataset: Dataset, evaluation: Evaluation) -> list[Pat
         for stem, figure in _figures(known):
             contents[f"plots/{stem}.png"] = plots.to_png(figure)
             bar(1, note=stem)
-        contents |= {PER_CLASS: to_csv(known.per_class.reset_index()), REPORT: _page(known)}
+        contents |= {PER_CLASS: to_csv(known.per_class.reset_index()), REPORT: _page(known, audit)}
         bar(1, note=REPORT)
     run.rewrite_in_manifest(contents)
     paths = [run.path / name for name in contents]
@@ -97,12 +99,16 @@ class Known:
         return pd.read_csv(self.run.path / "metrics.csv"), pd.read_csv(self.run.path / "steps.csv")
 
     @cached_property
+    def calibration(self) -> Calibration | None:
+        """None without validation images."""
+        return calibration_in(self.results)
+
+    @cached_property
     def reliability(self) -> tuple[metrics.Reliability, metrics.Reliability | None]:
         """Without TTA: as trained, and after temperature scaling where a temperature was fitted."""
-        test, calibration = self.evaluation.test, self.results["calibration"]
+        test, found = self.evaluation.test, self.calibration
         before = metrics.reliability(test.single, test.labels)
-        after = calibration and metrics.reliability(test.single / calibration["temperature"], test.labels)
-        return before, after
+        return before, metrics.reliability(test.single / found.temperature, test.labels) if found else None
 
 
 # --- plots ---
@@ -129,16 +135,16 @@ def _figures(known: Known) -> list[tuple[str, Figure]]:
 # --- the page ---
 
 
-def _page(known: Known) -> str:
+def _page(known: Known, audit: AuditParts | None) -> str:
     frame, labels = known.predictions, known.evaluation.labels
     images, confidence = known.dataset.test.images, frame["probability"].to_numpy()
     most = picture.most_images(*images.shape[1:3])
     numbers = choice.choose(labels, known.predicted, confidence, frame["loss"].to_numpy(), most)
     names = name_images(known.evaluation.names, len(labels))
     data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
-    panel = read_panel(Subject(known.run, known.dataset, known.evaluation))
-    audit, more_style = trust_section(panel, known.dataset)
-    values = _values(known, numbers, names) | {"audit": audit}
+    found = audit or read_audit(Subject(known.run, known.dataset, known.evaluation))
+    audited, more_style = trust_section(found, known.dataset)
+    values = _values(known, numbers, names) | {"audit": audited}
     return report_page(values, f"{picture.make_sheet(images, numbers)}\n{more_style}", data)
 
 
@@ -215,8 +221,8 @@ def _class_images(known: Known, show: Any) -> list[dict[str, Any]]:
 
 
 def _calibration_charts(known: Known) -> list[tuple[str, Any]]:
-    test, calibration = known.evaluation.test, known.results["calibration"]
-    temperature = calibration["temperature"] if calibration else 1.0
+    test, calibration = known.evaluation.test, known.calibration
+    temperature = calibration.temperature if calibration else 1.0
     confidence = metrics.probabilities(test.single, temperature).max(axis=1)
     correct = test.single.argmax(axis=1) == test.labels
     return [

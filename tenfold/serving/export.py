@@ -79,7 +79,7 @@ def to_bytes(source: Source) -> bytes:
 
 def _to_graph(source: Source) -> onnx.ModelProto:
     model = source.model
-    return to_onnx(model.network, model.pixels, len(model.classes), model.size, source.about.temperature)
+    return to_onnx(model.network, model.normalization, len(model.classes), model.size, source.about.temperature)
 
 
 def pack(network: onnx.ModelProto, about: ModelMetadata) -> bytes:

@@ -25,16 +25,16 @@ INPUT, OUTPUT = "images", "probabilities"
 
 
 def to_onnx(
-    network: nn.Module, pixels: Normalization, classes: int, size: int, temperature: float = 1.0
+    network: nn.Module, normalization: Normalization, classes: int, size: int, temperature: float = 1.0
 ) -> onnx.ModelProto:
-    """Convert a network in evaluation mode, with what comes before it (`pixels`) and after it (temperature, softmax).
+    """Convert a network in evaluation mode, with normalization before it, temperature and softmax after it.
 
     Raises `ModelError` that names a step which has no counterpart here.
     """
     traced = Tracer().trace(network)
     graph = _Graph(network, _fold_norms(traced, network))
     for node in traced.nodes:
-        graph.take(node, pixels, temperature)
+        graph.take(node, normalization, temperature)
     images = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", size, size, 3])
     answer = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])
     built = helper.make_graph(graph.nodes, "tenfold", [images], [answer], graph.numbers)
@@ -138,10 +138,10 @@ class _Graph:
         self.numbers.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
         return name
 
-    def take(self, node: fx.Node, pixels: Normalization, temperature: float) -> None:
+    def take(self, node: fx.Node, normalization: Normalization, temperature: float) -> None:
         """Add one step of the network."""
         if node.op == "placeholder":
-            self.names[node] = self.begin(pixels)
+            self.names[node] = self.begin(normalization)
             return
         inputs = [self.names[argument] for argument in node.args if isinstance(argument, fx.Node)]
         if node.op == "output":
@@ -149,10 +149,10 @@ class _Graph:
         else:
             self.names[node] = self.translate(node, inputs)
 
-    def begin(self, pixels: Normalization) -> str:
+    def begin(self, normalization: Normalization) -> str:
         """From bytes to normalised float32 N×3×H×W: two nodes where the pixels have a mean, one where not."""
         turned = self.add("Transpose", [INPUT], "turned", perm=[0, 3, 1, 2])  # while a pixel is one byte
-        mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in pixels)
+        mean, std = (np.array(values).reshape(1, 3, 1, 1) for values in normalization)
         floats = self.add("Cast", [turned], "floats", to=TensorProto.FLOAT)
         scaled = self.add("Mul", [floats, self.keep("scale", 1 / (255 * std))], "scaled")
         return self.add("Add", [scaled, self.keep("shift", -mean / std)], "normalized") if mean.any() else scaled

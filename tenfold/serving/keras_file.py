@@ -150,7 +150,7 @@ def to_keras(source: Source, keras: ModuleType) -> Any:
     layers = _Layers(model.network, keras.layers)
     images = keras.Input((model.size, model.size, 3), dtype="uint8", name=INPUT)
     for node in Tracer().trace(model.network).nodes:
-        layers.take(node, images, model.pixels, about.temperature)
+        layers.take(node, images, model.normalization, about.temperature)
     keras_model = keras.Model(images, layers.probabilities, name="tenfold")
     for name, numbers in layers.numbers.items():
         keras_model.get_layer(name).set_weights(numbers)
@@ -166,21 +166,21 @@ class _Layers:
         self.numbers: dict[str, list[np.ndarray]] = {}
         self.probabilities: Any = None
 
-    def take(self, node: fx.Node, images: Any, pixels: Normalization, temperature: float) -> None:
+    def take(self, node: fx.Node, images: Any, normalization: Normalization, temperature: float) -> None:
         """Add one step of the network."""
         inputs = [self.tensors[argument] for argument in node.args if isinstance(argument, fx.Node)]
         if node.op == "placeholder":
-            self.tensors[node] = self.begin(images, pixels)
+            self.tensors[node] = self.begin(images, normalization)
         elif node.op == "output":
             self.probabilities = self.end(inputs[0], temperature)
         else:
             self.tensors[node] = self.translate(node, inputs)
 
-    def begin(self, images: Any, pixels: Normalization) -> Any:
+    def begin(self, images: Any, normalization: Normalization) -> Any:
         """From bytes to normalised float32."""
-        if pixels == Normalization():
+        if normalization == Normalization():
             return self.layers.Rescaling(1 / 255, name="normalized")(images)
-        mean, std = np.array(pixels.mean), np.array(pixels.std)
+        mean, std = np.array(normalization.mean), np.array(normalization.std)
         # of three axes: where the user's settings put channels first, Keras turns a vector (and so the wrong axis)
         scale, offset = ((values.reshape(1, 1, 3)).tolist() for values in (1 / (255 * std), -mean / std))
         return self.layers.Rescaling(scale, offset, name="normalized")(images)

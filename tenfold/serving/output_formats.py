@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tenfold.console import percent, printable
 from tenfold.files import parse_object
-from tenfold.serving.predict import REJECTED, PredictionResult, describe
+from tenfold.serving.predict import REJECTED, PredictionResult
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,7 @@ def make_output_format(name: str, classes: tuple[str, ...], top: int) -> OutputF
 
 
 def _to_json(answer: PredictionResult) -> str:
-    fields = {"error": answer.error} if answer.error is not None else describe(answer)
-    return json.dumps({"path": answer.path} | fields)  # in ASCII: names may hold anything
+    return json.dumps(answer.to_dict())  # in ASCII: names may hold anything
 
 
 def _from_json(line: str) -> tuple[str, bool]:

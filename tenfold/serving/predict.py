@@ -47,6 +47,10 @@ class PredictionResult:
         """The probability of `label`."""
         return self.predictions[0][1] if self.predictions else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `tenfold predict --json` prints: path, and label, probability and top, or the error."""
+        return {"path": self.path} | ({"error": self.error} if self.error is not None else describe(self))
+
 
 def answer(
     classifier: Predictor, inputs: Iterable[Input], top: int = 1, reject: bool = False

@@ -1,7 +1,7 @@
 """What every export format starts from and is checked by: a trained network, images, and its answers to them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +51,10 @@ class Exported:
     accuracy: float | None
     images_per_second: dict[str, float] | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON."""
+        return asdict(self)
+
 
 def write_into(run: Run, out: Path | None, name: str, make: Callable[[Path], tuple[bytes, Exported]]) -> Exported:
     """Write what `make` gives to the file `out`; by default it is `name` in the run directory, which vouches for it.
@@ -95,10 +99,10 @@ def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Sou
 
     Raises `ModelError`, and `DataError` where `data` does not fit the run.
     """
-    plan = select_device("cpu", torch.float32)
-    model, found = run.load_model(plan), find_data(run, data)
+    device_config = select_device("cpu", torch.float32)
+    model, found = run.load_model(device_config), find_data(run, data)
     about, images = describe(run, model), _images_to_check(found, model.size)
-    logits = predict_logits(model.network, torch.from_numpy(images), model.pixels, plan).single
+    logits = predict_logits(model.network, torch.from_numpy(images), model.normalization, device_config).single
     source = Source(model, found, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
     if not found.own:
         log_info(f"checked on {source.verified_on}: {found.reason}")

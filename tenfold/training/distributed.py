@@ -86,10 +86,10 @@ def joined() -> Iterator[DistContext]:
     if count == 1:
         yield SINGLE_PROCESS
         return
-    ranks = DistContext(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
+    dist = DistContext(int(os.environ["RANK"]), count, int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield ranks
+        yield dist
     finally:
         torch.distributed.destroy_process_group()
 

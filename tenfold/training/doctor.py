@@ -65,28 +65,28 @@ def _processor() -> Iterator[Check]:
     features = cpu_features()
     units = ", ".join(unit for unit in _VECTOR_UNITS if features.get(unit)) or "none known"
     name = str(features.get("cpu_name") or platform.processor() or "unknown")
-    plan = select_device("cpu")
-    _, dtype, threads, allocator = plan.reasons
+    device_config = select_device("cpu")
+    _, dtype, threads, allocator = device_config.reasons
     yield Check("processor", f"{name}, {cores_message()} for this process", f"trains with {threads}")
     yield Check("vector units", units, dtype)
     yield Check("allocator", platform.libc_ver()[0] or "not glibc", allocator)
-    rate = matmul_gflops(plan.dtype)
+    rate = matmul_gflops(device_config.dtype)
     so = "times here are not normalised, which wants bfloat16"
-    if plan.dtype == torch.bfloat16:
+    if device_config.dtype == torch.bfloat16:
         so = f"a time here is multiplied by {rate / NORMAL_RATE:.2f} to be normalised"
-    yield Check("matrix products", f"{rate:.0f} GFLOP/s in {plan.dtype_name}", so)
+    yield Check("matrix products", f"{rate:.0f} GFLOP/s in {device_config.dtype_name}", so)
 
 
 def _devices() -> Iterator[Check]:
     chosen = select_device("auto").device
     for name in DEVICES[1:]:
         try:
-            plan = select_device(name)
+            device_config = select_device(name)
         except UsageError:
             yield Check(name, "not here", "not used")
             continue
         used = "chosen by --device auto" if chosen.type == name else f"used with --device {name}"
-        yield Check(name, plan.dtype_name, used)
+        yield Check(name, device_config.dtype_name, used)
 
 
 def _disk(folder: Path) -> Check:

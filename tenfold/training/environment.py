@@ -12,21 +12,21 @@ from tenfold.training.lock import now
 
 
 def describe_environment(
-    data: str, seed: int, plan: DeviceConfig, dist: DistContext = SINGLE_PROCESS
+    data: str, seed: int, device_config: DeviceConfig, dist: DistContext = SINGLE_PROCESS
 ) -> dict[str, Any]:
     """What a run needs to be repeated: seed, data, device, versions, platform."""
     packages = ("tenfold", "torch", "numpy")
     return {
         "seed": seed,
         "data": data,
-        "device": str(plan.device),
-        "dtype": plan.dtype_name,
-        "threads": plan.threads,
+        "device": str(device_config.device),
+        "dtype": device_config.dtype_name,
+        "threads": device_config.threads,
         "ranks": dist.count,
-        "reasons": list(plan.reasons),
+        "reasons": list(device_config.reasons),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "platform": platform.platform(),
         "cpu": cpu_features().get("cpu_name", platform.processor()),
-        "gpu": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else None,
+        "gpu": torch.cuda.get_device_name(device_config.device) if device_config.device.type == "cuda" else None,
         "started": now(),
     }

@@ -24,8 +24,8 @@ class Logits(NamedTuple):
 def predict_logits(
     model: nn.Module,
     images: Tensor,
-    pixels: Normalization,
-    plan: DeviceConfig,
+    normalization: Normalization,
+    device_config: DeviceConfig,
     views: str = "one",
     tta_fraction: float = 1.0,
     on_batch: Callable[[float], None] = lambda share: None,
@@ -45,14 +45,14 @@ def predict_logits(
         def tell(seen: int) -> None:
             on_batch(seen * len(images) / (len(images) + again))
 
-        single = _run(model, images, pixels, plan, plain, tell)
+        single = _run(model, images, normalization, device_config, plain, tell)
         averaged = single.clone()
         unsure = least_confident(single, tta_fraction) if others else torch.empty(0, dtype=torch.int64)
         if len(unsure):
             uncertain = images[unsure.to(images.device)]
             total = plain[0] * single[unsure]
             for view in others:
-                total += view[0] * _run(model, uncertain, pixels, plan, view, tell)
+                total += view[0] * _run(model, uncertain, normalization, device_config, view, tell)
             averaged[unsure] = total
         return Logits(single, averaged)
     finally:
@@ -67,13 +67,18 @@ def least_confident(logits: Tensor, share: float) -> Tensor:
 
 
 def _run(
-    model: nn.Module, images: Tensor, pixels: Normalization, plan: DeviceConfig, view: View, tell: Callable[[int], None]
+    model: nn.Module,
+    images: Tensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    view: View,
+    tell: Callable[[int], None],
 ) -> Tensor:
     _, mirrored, shift = view
     parts = []
     for batch in images.split(BATCH_SIZE):
-        seen = tta_view(batch.to(plan.device), mirrored, shift)
-        with plan.autocast():
-            parts.append(model(pixels.normalize(seen)).float().cpu())
+        seen = tta_view(batch.to(device_config.device), mirrored, shift)
+        with device_config.autocast():
+            parts.append(model(normalization.normalize(seen)).float().cpu())
         tell(len(batch))
     return torch.cat(parts)

@@ -92,16 +92,16 @@ def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
         raise UsageError(f"{recipe.name} has only {trainer.schedule.total} steps: too few to profile")
     for _ in range(WARM_UP):
         trainer.train_step()
-    plan = trainer.plan
-    before = matmul_gflops(plan.dtype)
+    device_config = trainer.device_config
+    before = matmul_gflops(device_config.dtype)
     # a proxy learns at some steps only, which the mean has and the median has not
     middle = statistics.median if trainer.proxy is None else statistics.fmean
     milliseconds = 1e3 * middle(_seconds(trainer.train_step))
-    ceiling = (before + matmul_gflops(plan.dtype)) / 2
+    ceiling = (before + matmul_gflops(device_config.dtype)) / 2
     parts = (*_products(trainer), *_rest(trainer))
     left = milliseconds - sum(part.milliseconds for part in parts)
     parts = (*parts, Part(LEFT, "", left))
-    return StepProfile(parts, trainer.schedule.batch_size, milliseconds, ceiling, plan.dtype_name)
+    return StepProfile(parts, trainer.schedule.batch_size, milliseconds, ceiling, device_config.dtype_name)
 
 
 def _all_trained(recipe: Recipe) -> Recipe:
@@ -125,7 +125,7 @@ def _products(trainer: Trainer) -> Iterator[Part]:
     inputs = _inputs(trainer)
     for name, layer in trainer.network.named_modules():
         if isinstance(layer, nn.Conv2d):
-            yield from _convolution(name, layer, *inputs[name], trainer.plan)
+            yield from _convolution(name, layer, *inputs[name], trainer.device_config)
 
 
 def _inputs(trainer: Trainer) -> dict[str, tuple[torch.Size, bool]]:
@@ -143,26 +143,30 @@ def _inputs(trainer: Trainer) -> dict[str, tuple[torch.Size, bool]]:
     return found
 
 
-def _convolution(name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool, plan: DeviceConfig) -> Iterator[Part]:
+def _convolution(
+    name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool, device_config: DeviceConfig
+) -> Iterator[Part]:
     directions = ["forward"]
     directions += ["to the input"] if to_input else []
     directions += ["to the weights"] if layer.weight.requires_grad else []
     for direction in directions:
-        action, answers = _alone(layer, shape, direction, plan)
+        action, answers = _alone(layer, shape, direction, device_config)
         action()
         yield Part(name, direction, 1e3 * statistics.median(_seconds(action)), 2e-9 * answers * layer.weight[0].numel())
 
 
-def _alone(layer: nn.Conv2d, shape: torch.Size, direction: str, plan: DeviceConfig) -> tuple[Callable[[], object], int]:
+def _alone(
+    layer: nn.Conv2d, shape: torch.Size, direction: str, device_config: DeviceConfig
+) -> tuple[Callable[[], object], int]:
     """What computes one direction of a layer and nothing else, and how many numbers the layer answers."""
     layer = copy.deepcopy(layer).requires_grad_(False)
-    inputs = torch.randn(shape).to(plan.dtype, memory_format=torch.channels_last)
+    inputs = torch.randn(shape).to(device_config.dtype, memory_format=torch.channels_last)
     wanted = {"to the input": inputs, "to the weights": layer.weight}.get(direction)
     if wanted is not None:
         wanted.requires_grad_()
 
     def forward() -> Tensor:
-        with plan.autocast():
+        with device_config.autocast():
             return layer(inputs)
 
     answer = forward()

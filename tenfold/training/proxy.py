@@ -30,14 +30,14 @@ class ProxyModel:
     `some` of the training images, normalised float N×3×H×W, are what its first layer is set by.
     """
 
-    def __init__(self, schedule: Schedule, classes: int, some: Tensor, seed: int, plan: DeviceConfig):
+    def __init__(self, schedule: Schedule, classes: int, some: Tensor, seed: int, device_config: DeviceConfig):
         recipe = schedule.recipe
-        self.schedule, self.plan, self.size = schedule, plan, recipe.low_res_size
+        self.schedule, self.device_config, self.size = schedule, device_config, recipe.low_res_size
         self.smoothing = recipe.label_smoothing
         spec = recipe.network.proxy(recipe.proxy_widths)
         assert spec is not None, "the recipe checks it"
         first_weights = derive_seed(seed, "judge")  # the key from when a proxy was called so: a seed keeps its bits
-        self.network = make_network(spec, classes, downsample(some, self.size), first_weights, plan.device)
+        self.network = make_network(spec, classes, downsample(some, self.size), first_weights, device_config.device)
         self.optimizers: list[Optimizer] = []
 
     def select(self, step: int, batch: Tensor, labels: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class ProxyModel:
 
     def _losses(self, batch: Tensor, labels: Tensor) -> Tensor:
         """Each image's loss, float32 D; the norms go by this batch, as in training, so old statistics do no harm."""
-        with self.plan.autocast():
+        with self.device_config.autocast():
             logits = self.network(downsample(batch, self.size))
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing, reduction="none")
 

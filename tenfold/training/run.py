@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -137,13 +137,19 @@ class Run:
             self.unlock()
 
     @contextlib.contextmanager
-    def unlocked_on_error(self) -> Iterator[None]:
-        """Let go of the directory where the block raises: in a notebook the process lives on."""
+    def unlocked_at_end(self) -> Iterator[None]:
+        """Let go of the directory when the block ends or raises, unless another object took it over meanwhile."""
         try:
             yield
-        except BaseException:
+        finally:
             self.unlock()
-            raise
+
+    @classmethod
+    def take_over(cls, other: "Run") -> Self:
+        """The same run, with the lock if `other` owns it."""
+        run = cls(other.path)
+        run._lock, other._lock = other._lock, None
+        return run
 
     # --- small files ---
 
@@ -216,10 +222,10 @@ class Run:
         """Write weights and buffers, and what `describe_model` says of them."""
         write_model(self.path, network, description)
 
-    def load_model(self, plan: DeviceConfig) -> Model:
-        """Rebuild the trained network on the plan's device, checked against the manifest. Raises `ModelError`."""
+    def load_model(self, device_config: DeviceConfig) -> Model:
+        """Rebuild the trained network on that device, checked against the manifest. Raises `ModelError`."""
         self.verify(WEIGHTS, DESCRIPTION)
-        return read_model(self.path, plan)
+        return read_model(self.path, device_config)
 
     @property
     def description(self) -> ModelDescription:

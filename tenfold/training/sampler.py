@@ -51,15 +51,15 @@ class Sampler:
         return number + 1, index
 
     def next_indices(self, step: int) -> tuple[AugmentParams, Tensor]:
-        """The pass's draws, and the numbers (int64 B, or D for a proxy) of the images of `step`; steps go in order."""
+        """The pass's parameters, and the images of `step`: int64 B, or D for a proxy. Steps go in order."""
         number, index = self.locate(step)
         if self._pass is None or self._pass[0] != number:
             if number and index == 0:
                 self._choose()
-            draws = self.recipe.pipeline.sample(self.count, self.size, self.seed, number).to(self.device)
-            self._pass = number, draws, draws.order[self.keep_mask[draws.order]]
-        _, draws, order = self._pass
-        return draws, order[index * self.candidate_batch_size : (index + 1) * self.candidate_batch_size]
+            params = self.recipe.pipeline.sample(self.count, self.size, self.seed, number).to(self.device)
+            self._pass = number, params, params.order[self.keep_mask[params.order]]
+        _, params, order = self._pass
+        return params, order[index * self.candidate_batch_size : (index + 1) * self.candidate_batch_size]
 
     def update_losses(self, indices: Tensor, losses: Tensor) -> None:
         """Remember the losses (float B) of the images just seen."""

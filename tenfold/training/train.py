@@ -39,7 +39,7 @@ class TrainResult:
     run: Run
     trainer: Trainer
     dataset: Dataset
-    plan: DeviceConfig
+    device_config: DeviceConfig
     seconds: float
     seconds_before: float
     unlearned_classes: tuple[str, ...]
@@ -64,11 +64,11 @@ def train(
     `DivergedError`, `StorageError`.
     """
     check_new(out)
-    target_error, plan = check_target_error(target_error), select_device(dist.device(device))
-    trainer = _prepare(recipe, dataset, seed, plan, dist)
-    env = describe_environment(dataset.name, seed, plan, dist) | note_origin(dataset)
+    target_error, device_config = check_target_error(target_error), select_device(dist.device(device))
+    trainer = _prepare(recipe, dataset, seed, device_config, dist)
+    env = describe_environment(dataset.name, seed, device_config, dist) | note_origin(dataset)
     run = Run.create(out, trainer.recipe, env | {"target_error": target_error})
-    with run.unlocked_on_error():
+    with run.unlocked_at_end():
         return _train(run, trainer, callbacks)
 
 
@@ -86,7 +86,7 @@ def resume(
     """
     run = Run.open(out)
     run.lock()
-    with run.unlocked_on_error():
+    with run.unlocked_at_end():
         return _resume(run, device, data, dist, callbacks)
 
 
@@ -100,10 +100,10 @@ def _resume(
     if run.scored:
         raise ModelError(f"nothing to resume: {run.path} is finished")
     env = run.env
-    plan, dataset = select_device(dist.device(device or env["device"])), _own_data(run, data)
-    _note_resumption(run, plan, dataset, dist)
+    device_config, dataset = select_device(dist.device(device or env["device"])), _own_data(run, data)
+    _note_resumption(run, device_config, dataset, dist)
     checkpoint = run.load_checkpoint()
-    trainer = _prepare(run.recipe, dataset, env["seed"], plan, dist)
+    trainer = _prepare(run.recipe, dataset, env["seed"], device_config, dist)
     if checkpoint:
         trainer.restore(checkpoint)
         log_info(f"resuming at step {trainer.step} of {trainer.schedule.total}")
@@ -128,8 +128,8 @@ def follow(dist: DistContext, dataset: Dataset | None = None) -> Path:
     dataset = dataset or load(request["data"], **{name: request[name] for name in names})
     if (dataset.origin.sha256 if dataset.origin else fingerprint(dataset)) != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
-    recipe, plan = Recipe.from_json(request["recipe"]), select_device(dist.device(request["device"]))
-    trainer = _prepare(recipe, dataset, request["seed"], plan, dist)
+    recipe, device_config = Recipe.from_json(request["recipe"]), select_device(dist.device(request["device"]))
+    trainer = _prepare(recipe, dataset, request["seed"], device_config, dist)
     trainer.restore(dist.broadcast(None))
     trainer.fit()
     return Path(request["out"])
@@ -144,7 +144,7 @@ def _lead(trainer: Trainer, run: Run) -> None:
         "out": str(run.path),
         "recipe": trainer.recipe.to_json(),
         "seed": trainer.seed,
-        "device": trainer.plan.device.type,
+        "device": trainer.device_config.device.type,
         "data": origin.path if origin else dataset.name,
         "size": dataset.train.images.shape[1],
         "resize": dataset.resize,
@@ -157,10 +157,10 @@ def _lead(trainer: Trainer, run: Run) -> None:
     trainer.dist.broadcast(trainer.checkpoint())
 
 
-def _note_resumption(run: Run, plan: DeviceConfig, dataset: Dataset, dist: DistContext) -> None:
+def _note_resumption(run: Run, device_config: DeviceConfig, dataset: Dataset, dist: DistContext) -> None:
     """Write down where the run resumes, and say what keeps it from ending with the bits of an uninterrupted one."""
     env = {"ranks": 1} | run.env
-    here = describe_environment(env["data"], env["seed"], plan, dist)
+    here = describe_environment(env["data"], env["seed"], device_config, dist)
     changed = [key for key in ("device", "dtype", "threads", "ranks", "versions", "cpu") if env.get(key) != here[key]]
     if changed:
         log_info(f"{', '.join(changed)} changed since this run was started: it resumes, but not bit for bit")
@@ -169,9 +169,9 @@ def _note_resumption(run: Run, plan: DeviceConfig, dataset: Dataset, dist: DistC
     run.write_json("env.json", here | note_origin(dataset) | kept)  # with the place where the folder is now
 
 
-def _prepare(recipe: Recipe, dataset: Dataset, seed: int, plan: DeviceConfig, dist: DistContext) -> Trainer:
-    trainer = Trainer(recipe, dataset, seed=seed, device=plan, dist=dist)
-    for reason in plan.reasons if dist.first else ():
+def _prepare(recipe: Recipe, dataset: Dataset, seed: int, device_config: DeviceConfig, dist: DistContext) -> Trainer:
+    trainer = Trainer(recipe, dataset, seed=seed, device=device_config, dist=dist)
+    for reason in device_config.reasons if dist.first else ():
         log_info(reason)
     if dist.first:
         held_out = trainer.val[1].tolist() if trainer.val else []
@@ -195,9 +195,8 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
         raise
     _save_model(run, trainer)
     seconds = before + time.perf_counter() - began
-    return TrainResult(
-        run, trainer, dataset, trainer.plan, seconds, before, _warn_of_unlearned_classes(trainer, dataset.classes)
-    )
+    unlearned = _warn_of_unlearned_classes(trainer, dataset.classes)
+    return TrainResult(Run.take_over(run), trainer, dataset, trainer.device_config, seconds, before, unlearned)
 
 
 def _write_beforehand(run: Run, trainer: Trainer) -> None:
@@ -212,7 +211,7 @@ def _write_beforehand(run: Run, trainer: Trainer) -> None:
 def _save_model(run: Run, trainer: Trainer) -> None:
     dataset, spec = trainer.data, trainer.recipe.network
     size = dataset.train.images.shape[1]
-    description = describe_model(spec, dataset.classes, size, trainer.pixels, dataset.resize, dataset.bit_depth)
+    description = describe_model(spec, dataset.classes, size, trainer.normalization, dataset.resize, dataset.bit_depth)
     run.save_model(trainer.network, description)
     if not trainer.done:
         run.write_json("env.json", run.env | {STOPPED: trainer.schedule.epoch(trainer.step)})
@@ -221,7 +220,9 @@ def _save_model(run: Run, trainer: Trainer) -> None:
 
 
 def _warn_of_unlearned_classes(trainer: Trainer, classes: Sequence[str]) -> tuple[str, ...]:
-    found = find_unlearned_classes(trainer.network, trainer.images, trainer.labels, trainer.pixels, trainer.plan)
+    found = find_unlearned_classes(
+        trainer.network, trainer.images, trainer.labels, trainer.normalization, trainer.device_config
+    )
     for label in found:
         count = trainer.class_counts[label]
         warn(

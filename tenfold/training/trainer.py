@@ -78,7 +78,7 @@ class Trainer:
         recipe = as_recipe(recipe)
         self.recipe = recipe = recipe.with_val_size(data.val_size) if data.val_size else recipe
         self.data, self.seed, self.dist, self.log_dir = data, seed, dist, log_dir
-        self.plan = device if isinstance(device, DeviceConfig) else select_device(dist.device(device))
+        self.device_config = device if isinstance(device, DeviceConfig) else select_device(dist.device(device))
         self.callbacks = list(callbacks) if dist.first else []
         self.should_stop = False
         """Set it to end training after the current step."""
@@ -90,28 +90,28 @@ class Trainer:
 
     def _set_up(self, images: Tensor, labels: Tensor, classes: int) -> None:
         """Make network, schedule and sampler for images uint8 N×H×W×3 and labels int64 N."""
-        recipe, seed, plan = self.recipe, self.seed, self.plan
+        recipe, seed, device_config = self.recipe, self.seed, self.device_config
         if (recipe.low_res_fraction or recipe.uses_proxy) and recipe.low_res_size > images.shape[1]:
             raise UsageError(f"low_res_size: {recipe.low_res_size} is more than the images' {images.shape[1]} pixels")
         if recipe.translate >= images.shape[1]:
             raise UsageError(f"a shift of {recipe.translate} pixels is too large for images of {images.shape[1]}")
-        self.pixels = channel_stats(images) if recipe.normalize else Normalization()
+        self.normalization = channel_stats(images) if recipe.normalize else Normalization()
         self.schedule = make_schedule(recipe, len(images))
-        some = _some(recipe, images, self.pixels)
-        self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), plan.device)
+        some = _some(recipe, images, self.normalization)
+        self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), device_config.device)
         self.class_counts = labels.bincount(minlength=classes).tolist()
         cycle = oversample(labels, recipe.oversample)
         if len(cycle) > len(labels):
             images, labels = images[cycle], labels[cycle]
-        self.images, self.labels = images.to(plan.device), labels.to(plan.device)
+        self.images, self.labels = images.to(device_config.device), labels.to(device_config.device)
         self.optimizers: list[Optimizer] = []
         self.step = 0
         self.log = torch.zeros(self.schedule.total, 2)  # loss and accuracy of every step's batch
         self.epochs: list[EpochMetrics] = []
         self.seconds = 0.0
-        self.sampler = Sampler(recipe, labels, images.shape[1], seed, self.schedule.batch_size, plan.device)
+        self.sampler = Sampler(recipe, labels, images.shape[1], seed, self.schedule.batch_size, device_config.device)
         leaves_out = self.sampler.candidate_batch_size > self.schedule.batch_size  # a small data set has none to spare
-        self.proxy = ProxyModel(self.schedule, classes, some, seed, plan) if leaves_out else None
+        self.proxy = ProxyModel(self.schedule, classes, some, seed, device_config) if leaves_out else None
 
     @property
     def done(self) -> bool:
@@ -187,7 +187,7 @@ class Trainer:
         """Forward, backward, update; return the batch's loss and accuracy."""
         batch, labels, indices = self.next_batch()
         torch.manual_seed(derive_seed(self.seed, "dropout", self.step * self.dist.count + self.dist.rank))
-        with self.plan.autocast():
+        with self.device_config.autocast():
             logits = self.network(batch)
         logits = logits.float()
         if self.sampler.by_losses:
@@ -255,10 +255,10 @@ class Trainer:
 
         With a proxy, all D that it will pick from; without, this rank's share.
         """
-        draws, indices = self.sampler.next_indices(self.step)
+        params, indices = self.sampler.next_indices(self.step)
         if self.proxy is None:
             indices = indices[self.dist.shard(len(indices))]
-        return make_batch(self.images, self.pixels, draws, indices), indices
+        return make_batch(self.images, self.normalization, params, indices), indices
 
     def _end_epoch(self) -> None:
         began = time.perf_counter()
@@ -282,7 +282,7 @@ class Trainer:
         if self.val is None:
             return math.nan, math.nan
         images, labels = self.val
-        logits = predict_logits(self.network, images, self.pixels, self.plan).single
+        logits = predict_logits(self.network, images, self.normalization, self.device_config).single
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         with torch.no_grad():
             loss = loss + float(l2_penalty(self.network, self.recipe.l2))
@@ -334,10 +334,10 @@ def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]
     return train[np.sort(order[: -recipe.val_size])], train[np.sort(order[-recipe.val_size :])]
 
 
-def _some(recipe: Recipe, images: Tensor, pixels: Normalization) -> Tensor:
+def _some(recipe: Recipe, images: Tensor, normalization: Normalization) -> Tensor:
     """The images that first layers are set by, from all over N×H×W×3: float32 M×3×H×W."""
     count = recipe.network.initial_images
-    return pixels.normalize(images[:: max(1, len(images) // count)][:count])
+    return normalization.normalize(images[:: max(1, len(images) // count)][:count])
 
 
 def to_tensors(part: Split) -> tuple[Tensor, Tensor]:

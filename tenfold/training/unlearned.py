@@ -28,7 +28,7 @@ def warn_of_untrained_classes(classes: Sequence[str], counts: Sequence[int], val
 
 
 def find_unlearned_classes(
-    network: nn.Module, images: Tensor, labels: Tensor, pixels: Normalization, plan: DeviceConfig
+    network: nn.Module, images: Tensor, labels: Tensor, normalization: Normalization, device_config: DeviceConfig
 ) -> list[int]:
     """Labels, in rising order, of whose images (uint8 N×H×W×3, labels int64 N) not one is predicted right.
 
@@ -37,7 +37,7 @@ def find_unlearned_classes(
 
     def recognised(indices: Tensor) -> set[int]:
         truth = labels[indices].cpu()
-        predicted = predict_logits(network, images[indices], pixels, plan).single.argmax(1)
+        predicted = predict_logits(network, images[indices], normalization, device_config).single.argmax(1)
         return set(truth[predicted == truth].tolist())
 
     present = labels.unique().tolist()

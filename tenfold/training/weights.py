@@ -33,7 +33,7 @@ class Model:
     network: Network
     classes: tuple[str, ...]
     size: int
-    pixels: Normalization
+    normalization: Normalization
 
 
 @pydantic.dataclasses.dataclass(frozen=True, config=STRICT)
@@ -60,12 +60,12 @@ def describe_model(
     spec: NetworkSpec,
     classes: tuple[str, ...],
     size: int,
-    pixels: Normalization,
+    normalization: Normalization,
     resize: str = "stretch",
     bit_depth: int = 16,
 ) -> dict[str, Any]:
     """Say in JSON all that `read_model` needs."""
-    mean, std = pixels.mean, pixels.std
+    mean, std = normalization.mean, normalization.std
     described = ModelDescription(MODEL_FORMAT, spec, classes, size, resize, mean, std, bit_depth)  # type: ignore[arg-type]
     return _ADAPTER.dump_python(described, mode="json")
 
@@ -86,15 +86,15 @@ def read_description(folder: Path) -> ModelDescription:
         raise _not_understood(folder, error) from error
 
 
-def read_model(folder: Path, plan: DeviceConfig) -> Model:
-    """Rebuild the network on the plan's device, ready to predict. Raises `ModelError`."""
+def read_model(folder: Path, device_config: DeviceConfig) -> Model:
+    """Rebuild the network on that device, ready to predict. Raises `ModelError`."""
     description = read_description(folder)
     try:
         network = build(description.network, len(description.classes), description.size)
     except UsageError as error:
         raise _not_understood(folder, error) from error
     _fill(network, folder / WEIGHTS)
-    network = channels_last(network.to(plan.device)).eval()
+    network = channels_last(network.to(device_config.device)).eval()
     return Model(network, description.classes, description.size, Normalization(description.mean, description.std))
 
 

@@ -206,7 +206,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Iter
         dataset = load_folder(fill(place / "cells"))
         recipe = Recipe.from_json(tiny_recipe.read_bytes()).with_epochs(1.0)
         done = training.train(recipe.for_images(len(dataset.train)), dataset, place / "run", seed=0, device="cpu")
-        write_scores(done.run, evaluate(done.run, done.dataset, done.plan), {})
+        write_scores(done.run, evaluate(done.run, done.dataset, done.device_config), {})
         done.run.unlock()
         export(done.run)
     yield place
@@ -238,13 +238,13 @@ def test_the_range_travels_with_the_model(trained: Path) -> None:
         decoders.close()
     other = other_data(run, str(fill(trained / "others", 65_535, 8)))
     assert other.bit_depth == 12
-    told = model.about.to_json()
-    told["classes"] = list(told["classes"])
-    assert ModelMetadata.from_json(told) == model.about
-    del told["bit_depth"]  # as files of before
-    assert ModelMetadata.from_json(told).bit_depth == 16
+    values = model.about.to_json()
+    values["classes"] = list(values["classes"])
+    assert ModelMetadata.from_json(values) == model.about
+    del values["bit_depth"]  # as files of before
+    assert ModelMetadata.from_json(values).bit_depth == 16
     with pytest.raises(ValueError, match="bit_depth is missing or wrong"):
-        ModelMetadata.from_json(told | {"bit_depth": 17})
+        ModelMetadata.from_json(values | {"bit_depth": 17})
 
 
 @pytest.mark.train

@@ -513,6 +513,6 @@ def test_names_that_are_no_text_go_through_a_pipe(make: Make, command: Command) 
     settings = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
     checked = command("data", "check", root, env=settings)
     assert checked.returncode == 3 and "the name of \\xff is no text in UTF-8" in checked.stdout
-    told = command("predict", root, "--json", env=settings)
-    paths = [json.loads(line)["path"] for line in told.stdout.splitlines()]
-    assert told.returncode == 0 and os.fsencode(paths[-1]).endswith(b"/\xff/\xfe.png")
+    predicted = command("predict", root, "--json", env=settings)
+    paths = [json.loads(line)["path"] for line in predicted.stdout.splitlines()]
+    assert predicted.returncode == 0 and os.fsencode(paths[-1]).endswith(b"/\xff/\xfe.png")

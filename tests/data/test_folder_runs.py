@@ -140,8 +140,11 @@ def test_a_folder_is_found_again_where_it_moved_to(
         assert to_keras.call_args[0][1:] == (None, moved)
         code, out, _ = invoke("export", trained["run"], "--out", file, "--card", "--data", moved)
         assert code == 0 and "on 100 test images, largest difference" in out
-        assert tenfold.open_model(file).about.accuracy == trained["test_accuracy_single_view"] and has_card(file)
-        with mock.patch("tenfold.evaluation.audit.run_audit", return_value=({"seen": 1}, False)) as run_audit:
+        assert tenfold.Predictor.load(file).model.about.accuracy == trained["test_accuracy_single_view"] and has_card(
+            file
+        )
+        audit = mock.Mock(to_dict=lambda: {"seen": 1})
+        with mock.patch("tenfold.evaluation.audit.run_audit", return_value=(audit, False)) as run_audit:
             _, out, _ = invoke("audit", trained["run"], "--data", moved, "--json")
         assert json.loads(out)["audit"] == {"seen": 1} and run_audit.call_args[0][0].dataset.origin.path == str(moved)
     finally:
@@ -179,11 +182,11 @@ def test_other_pictures_are_all_scored_on(
 
 def test_its_own_folder_read_otherwise_is_not_scored(trained: dict[str, Any], shapes: Path) -> None:
     """Another seed draws training images among the test images; it scored too well, and as the run's own."""
-    run = Run.open(Path(trained["run"]))
+    run = tenfold.Run.open(trained["run"])
     for options in ({"seed": 1}, {"resize": "center_crop"}):
         with pytest.raises(DataError, match=r"shapes/ was read otherwise than for .*run, with another seed"):
-            tenfold.evaluate(run, tenfold.load(str(shapes), **options))
-    scored = tenfold.evaluate(run, tenfold.load(str(shapes)))
+            run.evaluate(tenfold.load(str(shapes), **options))
+    scored = run.evaluate(tenfold.load(str(shapes)))
     assert scored.own and scored.scores["test_accuracy"] == trained["test_accuracy"]
 
 

@@ -437,8 +437,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_format_is_told_by_content() -> None:
-    told = {name: sniff(content) for name, content in KINDS.items()}
-    assert told == {name: name.partition(",")[0] for name in KINDS}
+    sniffed = {name: sniff(content) for name, content in KINDS.items()}
+    assert sniffed == {name: name.partition(",")[0] for name in KINDS}
     assert sniff(b"RIFF\0\0\0\0WAVE") is None
 
 

@@ -59,9 +59,11 @@ def test_every_class_has_its_own_row_and_probability(trained: Path, folder: Path
     assert [row["class"] for row in said["per_class"][:300]] == list(CLASSES)
     assert [sum(row) for row in said["confusion_matrix"]] == [1] * 300
     assert answer(invoke, "export", trained, "--json")["top1_agreement"] == 1.0
-    told = answer(invoke, "predict", folder / "test" / "c299" / "0.png", "--model", trained, "--top", "300", "--json")
-    assert {guess["label"] for guess in told["top"]} == set(CLASSES)
-    assert sum(guess["probability"] for guess in told["top"]) == pytest.approx(1, abs=1e-3)
+    prediction = answer(
+        invoke, "predict", folder / "test" / "c299" / "0.png", "--model", trained, "--top", "300", "--json"
+    )
+    assert {guess["label"] for guess in prediction["top"]} == set(CLASSES)
+    assert sum(guess["probability"] for guess in prediction["top"]) == pytest.approx(1, abs=1e-3)
 
 
 def test_labels_above_255_stay_what_they_are(trained: Path, folder: Path, invoke: Invoke) -> None:

@@ -130,7 +130,7 @@ def test_a_run_says_and_notes_how_many_were_skipped(trained: Any) -> None:
 
 @pytest.mark.slow
 def test_later_commands_allow_what_the_run_was_allowed(invoke: Invoke, trained: Any) -> None:
-    """None of them is told of it, and the usual 1 % would end them."""
+    """None of them knows of it, and the usual 1 % would end them."""
     _, folder = trained
     for words in (["evaluate", folder / "run", "--json"], ["report", folder / "run"], ["export", folder / "run"]):
         said = invoke(*words)

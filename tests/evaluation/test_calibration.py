@@ -1,5 +1,8 @@
 """Temperature, threshold and coverage on synthetic logits whose true calibration is known."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,6 @@ from tenfold.evaluation.calibration import (
     fit_temperature,
     format_calibration,
     images_needed,
-    to_json,
 )
 
 
@@ -52,9 +54,7 @@ def test_where_all_predictions_are_correct_no_temperature_is_fitted() -> None:
 def test_a_temperature_that_could_not_be_fitted_is_not_called_fitted() -> None:
     """With 24 images, all of them right, it said "temperature 1.000, fitted on 24 validation images"."""
     right = np.eye(3)[np.arange(24) % 3]
-    temperature, bound = format_calibration(
-        to_json(calibrate(right, right.argmax(axis=1)), right, right.argmax(axis=1))
-    )
+    temperature, bound = format_calibration(calibrate(right, right.argmax(axis=1)).measure(right, right.argmax(axis=1)))
     assert temperature == (
         "temperature not fitted: all 24 validation images are classified correctly; 1 is used, which does not "
         "change the probabilities"
@@ -68,9 +68,9 @@ def test_a_temperature_that_could_not_be_fitted_is_not_called_fitted() -> None:
 def test_a_temperature_at_the_bound_is_not_used() -> None:
     """Wrong with certainty, all of them: the flatter the better, up to the bound of 100."""
     logits = 5.0 * np.eye(4)
-    figures = to_json(calibrate(logits, np.array([1, 2, 3, 0])), logits, np.arange(4))
-    assert (figures["temperature"], figures["fitted"], figures["wrong"]) == (1, False, 4)
-    assert format_calibration(figures)[0].startswith(
+    found = calibrate(logits, np.array([1, 2, 3, 0])).measure(logits, np.arange(4))
+    assert (found.temperature, found.fitted, found.wrong) == (1, False, 4)
+    assert format_calibration(found)[0].startswith(
         "temperature not fitted: 4 of 4 validation images are misclassified, and no"
     )
 
@@ -78,16 +78,16 @@ def test_a_temperature_at_the_bound_is_not_used() -> None:
 def test_few_errors_are_said() -> None:
     logits, labels = np.repeat([[2.0, 0.0]], 100, axis=0), np.zeros(100, int)
     labels[:9] = 1
-    figures = to_json(calibrate(logits, labels), logits, labels)
-    assert figures["temperature"] == pytest.approx(2 / np.log(91 / 9), rel=1e-4)  # 91 % sure, as they are right
+    found = calibrate(logits, labels).measure(logits, labels)
+    assert found.temperature == pytest.approx(2 / np.log(91 / 9), rel=1e-4)  # 91 % sure, as they are right
     assert (
         "on 100 validation images, only 9 of them misclassified, so it is uncertain: calib"
-        in format_calibration(figures)[0]
+        in format_calibration(found)[0]
     )
     labels[9] = 1
     assert (
         "fitted on 100 validation images: calibration error"
-        in format_calibration(to_json(calibrate(logits, labels), logits, labels))[0]
+        in format_calibration(calibrate(logits, labels).measure(logits, labels))[0]
     )
 
 
@@ -102,12 +102,12 @@ def test_the_number_of_images_that_a_threshold_takes(target_error: float, needed
 
 def test_calibration_makes_the_error_vanish_and_the_loss_fall() -> None:
     val, test = draw_calibrated(20_000, 10, seed=3), draw_calibrated(20_000, 10, seed=4)
-    figures = to_json(calibrate(val[0] * 3, val[1]), test[0] * 3, test[1])
-    assert figures["temperature"] == pytest.approx(3, rel=0.03) and figures["images"] == 20_000
-    assert figures["ece_before"] > 0.1 and figures["ece_after"] < 0.015
-    assert figures["ece_after"] == metrics.expected_calibration_error(test[0] * 3 / figures["temperature"], test[1])
-    assert figures["cross_entropy_after"] == pytest.approx(metrics.cross_entropy(*test), abs=1e-3)
-    assert figures["cross_entropy_before"] == pytest.approx(metrics.cross_entropy(test[0] * 3, test[1]))
+    found = calibrate(val[0] * 3, val[1]).measure(test[0] * 3, test[1])
+    assert found.temperature == pytest.approx(3, rel=0.03) and found.images == 20_000
+    assert found.ece_before and found.ece_before > 0.1 and found.ece_after and found.ece_after < 0.015
+    assert found.ece_after == metrics.expected_calibration_error(test[0] * 3 / found.temperature, test[1])
+    assert found.cross_entropy_after == pytest.approx(metrics.cross_entropy(*test), abs=1e-3)
+    assert found.cross_entropy_before == pytest.approx(metrics.cross_entropy(test[0] * 3, test[1]))
 
 
 def test_a_perfect_model_answers_always() -> None:
@@ -163,29 +163,31 @@ def test_coverage_and_error_by_hand() -> None:
     p = np.array([0.99, 0.98, 0.95, 0.6, 0.55])
     logits = np.stack([np.log(p), np.log(1 - p)], axis=1)
     labels = np.array([0, 0, 1, 0, 1])
-    figures = to_json(Calibration(1.0, 0.9, 0.01, 0.95, 100), logits, labels)
-    assert (figures["answered"], figures["coverage"]) == (3, pytest.approx(0.6))
-    assert figures["error"] == pytest.approx(1 / 3)
-    assert figures["error_interval"] == pytest.approx(metrics.wilson_interval(1, 3))
-    assert "threshold 0.9000, coverage 60.0% of the test images, error 33.33%" in format_calibration(figures)[1]
-    without = to_json(Calibration(1.0, None, 0.01, 0.95, 100), logits, labels)
-    assert without["coverage"] is without["error"] is without["threshold"] is None
+    found = Calibration(1.0, 0.9, 0.01, 0.95, 100).measure(logits, labels)
+    assert (found.answered, found.coverage) == (3, pytest.approx(0.6))
+    assert found.error == pytest.approx(1 / 3)
+    assert found.error_interval == pytest.approx(metrics.wilson_interval(1, 3))
+    assert "threshold 0.9000, coverage 60.0% of the test images, error 33.33%" in format_calibration(found)[1]
+    without = Calibration(1.0, None, 0.01, 0.95, 100).measure(logits, labels)
+    assert without.coverage is without.error is without.threshold is None
     assert (
         "no threshold can be shown to meet it on 100 validation images: at least 597" in format_calibration(without)[1]
     )
-    many = to_json(Calibration(1.0, None, 0.01, 0.95, 5000), logits, labels)
+    many = Calibration(1.0, None, 0.01, 0.95, 5000).measure(logits, labels)
     assert (
         "no threshold can be shown to meet it on 5,000 images; a larger --target-error allows more errors"
         in format_calibration(many)[1]
     )
-    nothing = to_json(Calibration(1.0, 0.999, 0.01, 0.95, 100), logits, labels)
-    assert (nothing["answered"], nothing["error"]) == (0, 0)
+    nothing = Calibration(1.0, 0.999, 0.01, 0.95, 100).measure(logits, labels)
+    assert (nothing.answered, nothing.error) == (0, 0)
 
 
 def test_a_calibration_reads_what_it_wrote() -> None:
     calibration = Calibration(1.3, None, 0.01, 0.95, 100)
-    assert Calibration.from_json(to_json(calibration, np.eye(3), np.arange(3))) == calibration
+    for found in (calibration, replace(calibration, threshold=0.5).measure(np.eye(3), np.arange(3))):
+        assert Calibration.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     old = {"temperature": 1.3, "threshold": None, "promised_error": 0.01, "confidence": 0.95, "images": 100}
-    assert Calibration.from_json(old) == calibration
+    assert Calibration.from_dict(old) == calibration
+    assert repr(calibration) == "Calibration(temperature=1.3, threshold=None, target_error=0.01, images=100)"
     with pytest.raises(ModelError, match="calibration has no 'threshold'"):
-        Calibration.from_json({"temperature": 1.0})
+        Calibration.from_dict({"temperature": 1.0})

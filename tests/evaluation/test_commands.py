@@ -61,8 +61,8 @@ def test_a_target_error_is_fitted_again_and_kept(invoke: Invoke, run: Path, monk
     assert (code, out) == (2, "") and "leave it out with other data (shapes)" in err
     assert invoke("evaluate", run, "--target-error", "0")[0] == 2
     monkeypatch.setenv("TENFOLD_TARGET_ERROR", "0.05")  # does not concern other data
-    told = answer(invoke("evaluate", run, "--data", "shapes", "--json"))
-    assert told["test_images"] == 40 and told["calibration"]["target_error"] == 0.4
+    scores = answer(invoke("evaluate", run, "--data", "shapes", "--json"))
+    assert scores["test_images"] == 40 and scores["calibration"]["target_error"] == 0.4
 
 
 def test_a_target_error_is_refused_with_another_folder(invoke: Invoke, run: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tenfold.training.model import build
 from tenfold.training.recipe import WhitenedSpec
 from tenfold.training.weights import Model
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 EACH = 40
 
 
@@ -63,7 +63,7 @@ def test_planted_copies_are_found_and_nothing_else(size: int) -> None:
         size,
         Normalization((0.5,) * 3, (0.25,) * 3),
     )
-    features = [embed(model, torch.from_numpy(images), PLAN) for images in (test, train)]
+    features = [embed(model, torch.from_numpy(images), CPU) for images in (test, train)]
     assert features[0].norm(dim=1) == pytest.approx(np.ones(len(test)), abs=1e-5)
     pairs = {pair.test: pair for pair in find_duplicates(test, train, *features)}
     wrong = [pair for pair in pairs.values() if pair.test != pair.train]  # the first 200 are copies of the first 200

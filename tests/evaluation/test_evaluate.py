@@ -18,7 +18,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import outputs
 from tenfold.evaluation.audit import Subject, run_audit
-from tenfold.evaluation.calibration import calibrate, to_json
+from tenfold.evaluation.calibration import calibrate
 from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
 from tenfold.evaluation.report import write_report
 from tenfold.training.augment import Normalization
@@ -31,7 +31,7 @@ from tenfold.training.run import Run
 from tenfold.training.train import train
 from tenfold.training.weights import describe_model
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 DATASET = make_shapes(train=60, test=50)
 PIXELS = Normalization((0.4, 0.5, 0.6), (0.25, 0.25, 0.25))
 RECIPE = replace(FAST89, name="mine", network=WhitenedSpec(widths=(8,), whitening_pairs=4), label_smoothing=0.2)
@@ -62,7 +62,7 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
 def test_images_of_another_size_are_refused(make_run: MakeRun) -> None:
     """The network would take them, and be scored on what it never saw."""
     with pytest.raises(DataError, match=r"the images of shapes are 16 pixels a side, those of .*mine 32"):
-        evaluate(make_run(RECIPE), make_shapes(train=60, test=50, size=16), PLAN)
+        evaluate(make_run(RECIPE), make_shapes(train=60, test=50, size=16), CPU)
 
 
 def cross_entropy_by_hand(logits: np.ndarray, labels: np.ndarray, smoothing: float) -> float:
@@ -74,11 +74,11 @@ def cross_entropy_by_hand(logits: np.ndarray, labels: np.ndarray, smoothing: flo
 
 def test_scores_are_those_of_the_test_images(make_run: MakeRun) -> None:
     run = make_run(RECIPE)
-    model = run.load_model(PLAN)
+    model = run.load_model(CPU)
     images, labels = torch.from_numpy(DATASET.test.images), DATASET.test.labels
-    single, averaged = (x.numpy() for x in predict_logits(model.network, images, PIXELS, PLAN, "six", 0.5))
+    single, averaged = (x.numpy() for x in predict_logits(model.network, images, PIXELS, CPU, "six", 0.5))
     assert (single != averaged).any(axis=1).sum() == 25  # the unsure half
-    evaluation = evaluate(run, DATASET, PLAN)
+    evaluation = evaluate(run, DATASET, CPU)
     np.testing.assert_array_equal(evaluation.logits, averaged)
     scores = evaluation.scores
     assert scores["test_accuracy"] == (averaged.argmax(1) == labels).mean()
@@ -93,8 +93,8 @@ def test_scores_are_those_of_the_test_images(make_run: MakeRun) -> None:
 def test_the_loss_of_reference_includes_the_l2_terms(make_run: MakeRun) -> None:
     run = make_run(REFERENCE.with_val_size(0))
     dataset = dataclasses.replace(DATASET, test=DATASET.test[:10])
-    scores = evaluate(run, dataset, PLAN).scores
-    network = run.load_model(PLAN).network
+    scores = evaluate(run, dataset, CPU).scores
+    network = run.load_model(CPU).network
     kernels = [p.detach().double() for name, p in network.named_parameters() if ".convs." in name and p.ndim == 4]
     l2 = 1e-4 * sum(float((kernel**2).sum()) for kernel in kernels)
     assert len(kernels) == 13 and l2 > 0.1
@@ -107,23 +107,23 @@ def test_validation_accuracy_is_that_of_the_images_held_out(make_run: MakeRun) -
     run = make_run(RECIPE.with_val_size(20))
     held = DATASET.train[40:]
     as_test = dataclasses.replace(DATASET, test=held)
-    assert evaluate(run, DATASET, PLAN).scores["val_accuracy"] == evaluate(run, as_test, PLAN).scores["test_accuracy"]
+    assert evaluate(run, DATASET, CPU).scores["val_accuracy"] == evaluate(run, as_test, CPU).scores["test_accuracy"]
 
 
 def test_its_own_data_are_compared_once(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before, what was found as the run's own was compared with it again."""
     run = make_run(RECIPE)
-    expected = evaluate(run, DATASET, PLAN).scores
+    expected = evaluate(run, DATASET, CPU).scores
     monkeypatch.setattr("tenfold.evaluation.evaluate.is_own", None)
     monkeypatch.setattr("tenfold.evaluation.evaluate.find_data", lambda _: FoundData(DATASET, True))
-    again = evaluate(run, plan=PLAN)
+    again = evaluate(run, device_config=CPU)
     assert again.own and again.scores == expected
 
 
 def test_data_of_other_classes_are_refused(make_run: MakeRun) -> None:
     other = Dataset("mine", (*DATASET.classes[:9], "blob"), DATASET.train, DATASET.test)
     with pytest.raises(DataError, match=r"mine has other classes than .* was trained on: disk, ring, .*heart"):
-        evaluate(make_run(RECIPE), other, PLAN)
+        evaluate(make_run(RECIPE), other, CPU)
 
 
 def test_other_classes_are_named_but_not_by_the_hundred(make_run: MakeRun) -> None:
@@ -133,13 +133,13 @@ def test_other_classes_are_named_but_not_by_the_hundred(make_run: MakeRun) -> No
     run.save_model(build(RECIPE.network, 300), describe_model(RECIPE.network, names, 32, PIXELS))
     run.write_manifest()
     with pytest.raises(DataError, match=r"class 19 and 280 more; not among them: disk, "):
-        evaluate(run, DATASET, PLAN)
+        evaluate(run, DATASET, CPU)
 
 
 def test_data_without_labelled_test_images_are_refused(make_run: MakeRun) -> None:
     empty = dataclasses.replace(DATASET, test=DATASET.test[:0])
     with pytest.raises(DataError, match="shapes has no test images with labels"):
-        evaluate(make_run(RECIPE), empty, PLAN)
+        evaluate(make_run(RECIPE), empty, CPU)
 
 
 def forbid_inference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,11 +151,11 @@ def forbid_inference(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_logits_are_kept_and_used_again(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(RECIPE.with_val_size(20))
-    first = evaluate(run, DATASET, PLAN)
+    first = evaluate(run, DATASET, CPU)
     write_scores(run, first, {})
     run.verify("logits/test.safetensors", "logits/val.safetensors")
     forbid_inference(monkeypatch)
-    second = evaluate(run, DATASET, PLAN)
+    second = evaluate(run, DATASET, CPU)
     assert second.scores == first.scores and not second.test.fresh
     np.testing.assert_array_equal(second.test.single, first.test.single)
 
@@ -166,18 +166,18 @@ def test_kept_logits_of_something_else_are_not_used(
 ) -> None:
     """Without the key, or without `verify`, the old scores came back."""
     run = make_run(RECIPE)
-    first = evaluate(run, DATASET, PLAN)
+    first = evaluate(run, DATASET, CPU)
     write_scores(run, first, {})
-    dataset, plan = DATASET, PLAN
+    dataset, device_config = DATASET, CPU
     if change == "images":
         dataset = dataclasses.replace(DATASET, test=DATASET.test[::-1])
     elif change == "dtype":
-        plan = replace(PLAN, dtype=torch.bfloat16)
+        device_config = replace(CPU, dtype=torch.bfloat16)
     elif change == "views":
         (run.path / "recipe.json").write_text(replace(RECIPE, tta="one").to_json())
     else:
         flip_a_bit(run.path / "logits" / "test.safetensors")
-    again = evaluate(run, dataset, plan)
+    again = evaluate(run, dataset, device_config)
     assert again.test.fresh
     assert ("damaged" in capsys.readouterr().err) == (change == "damage")
     np.testing.assert_array_equal((again.logits != first.logits).any(), change != "damage")
@@ -185,24 +185,23 @@ def test_kept_logits_of_something_else_are_not_used(
 
 def test_the_calibration_is_that_of_a_single_view_of_the_validation_images(make_run: MakeRun) -> None:
     run = make_run(RECIPE.with_val_size(20))
-    scores = evaluate(run, DATASET, PLAN).scores
-    model = run.load_model(PLAN)
+    scores = evaluate(run, DATASET, CPU).scores
+    model = run.load_model(CPU)
 
     def single(part: Split) -> np.ndarray:
-        return predict_logits(model.network, torch.from_numpy(np.array(part.images)), PIXELS, PLAN).single.numpy()
+        return predict_logits(model.network, torch.from_numpy(np.array(part.images)), PIXELS, CPU).single.numpy()
 
     held_out = DATASET.train[40:]
-    assert scores["calibration"] == to_json(
-        calibrate(single(held_out), held_out.labels), single(DATASET.test), DATASET.test.labels
-    )
+    fitted = calibrate(single(held_out), held_out.labels)
+    assert scores["calibration"] == fitted.measure(single(DATASET.test), DATASET.test.labels).to_dict()
     assert scores["calibration"]["images"] == 20
 
 
 def test_other_data_are_scored_with_the_runs_own_calibration(make_run: MakeRun) -> None:
     run = make_run(RECIPE.with_val_size(20))
-    results = write_scores(run, evaluate(run, DATASET, PLAN), {})
+    results = write_scores(run, evaluate(run, DATASET, CPU), {})
     other = make_shapes(seed=1, train=1, test=30)
-    scores = evaluate(run, other, PLAN).scores
+    scores = evaluate(run, other, CPU).scores
     assert scores["calibration"]["temperature"] == results["calibration"]["temperature"]
     assert scores["calibration"]["ece_after"] != results["calibration"]["ece_after"]
     assert scores["val_accuracy"] is None and scores["test_images"] == 30
@@ -211,22 +210,22 @@ def test_other_data_are_scored_with_the_runs_own_calibration(make_run: MakeRun) 
 def test_scores_of_other_data_do_not_replace_the_runs_own(make_run: MakeRun) -> None:
     """`evaluate` took any data for the run's own unless `own=False` was said, and `write_scores` wrote them."""
     run = make_run(RECIPE.with_val_size(20))
-    write_scores(run, evaluate(run, DATASET, PLAN), {})
+    write_scores(run, evaluate(run, DATASET, CPU), {})
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     other = make_shapes(seed=1, train=60, test=30)
-    evaluation = evaluate(run, other, PLAN)
-    assert not evaluation.own and evaluate(run, DATASET, PLAN).own
+    evaluation = evaluate(run, other, CPU)
+    assert not evaluation.own and evaluate(run, DATASET, CPU).own
     for keep in (
         lambda: write_scores(run, evaluation, {}),
         lambda: rewrite_scores(run, evaluation),
         lambda: write_report(run, other, evaluation),
-        lambda: run_audit(Subject(run, other, evaluation), PLAN),
+        lambda: run_audit(Subject(run, other, evaluation), CPU),
     ):
         with pytest.raises(UsageError, match=r"of other data than .*mine was trained on: the run keeps only its own"):
             keep()
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
     with pytest.raises(UsageError, match=r"validation images of .*mine: leave it out with other data \(shapes\)"):
-        evaluate(run, other, PLAN, target_error=0.05)
+        evaluate(run, other, CPU, target_error=0.05)
 
 
 @pytest.mark.parametrize("wrong", [1.5, 0.0, -0.1, 0.0009, 0.51, float("nan"), True, "0.05"])
@@ -234,18 +233,18 @@ def test_a_target_error_out_of_its_bounds_is_refused(make_run: MakeRun, tmp_path
     """As on the command line. 0.0 stood for the run's own, 1.5 was noted and ended in a traceback of `math`."""
     run, said = make_run(RECIPE.with_val_size(20)), r"target_error must be a number from 0\.001 to 0\.5 "
     with pytest.raises(UsageError, match=said):
-        evaluate(run, DATASET, PLAN, target_error=wrong)
+        evaluate(run, DATASET, CPU, target_error=wrong)
     with pytest.raises(UsageError, match=said):
         train(RECIPE, DATASET, tmp_path / "new", target_error=wrong)
     with pytest.raises(UsageError, match=said):
         calibrate(np.eye(10), np.arange(10), wrong)
     assert not (tmp_path / "new").exists()
-    assert evaluate(run, DATASET, PLAN, target_error=0.5).scores["calibration"]["target_error"] == 0.5
+    assert evaluate(run, DATASET, CPU, target_error=0.5).scores["calibration"]["target_error"] == 0.5
 
 
 def test_scoring_again_keeps_the_times_and_mends_the_rest(make_run: MakeRun) -> None:
     run = make_run(RECIPE)
-    evaluation = evaluate(run, DATASET, PLAN)
+    evaluation = evaluate(run, DATASET, CPU)
     written = write_scores(run, evaluation, {"train_seconds": 1.5})
     assert rewrite_scores(run, evaluation) == written
     flip_a_bit(run.path / "results.json")
@@ -260,12 +259,12 @@ def test_a_damaged_run_is_not_scored(make_run: MakeRun) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
-        evaluate(run, DATASET, PLAN)
+        evaluate(run, DATASET, CPU)
 
 
 def test_scores_are_written_and_sealed(make_run: MakeRun) -> None:
     run = make_run(RECIPE)
-    evaluation = evaluate(run, DATASET, PLAN)
+    evaluation = evaluate(run, DATASET, CPU)
     results = write_scores(run, evaluation, {"train_seconds": 1.5})
     assert json.loads((run.path / "results.json").read_text()) == results
     assert results == evaluation.scores | {
@@ -288,7 +287,7 @@ def test_scores_are_written_and_sealed(make_run: MakeRun) -> None:
 @pytest.fixture
 def scored(make_run: MakeRun) -> Run:
     run = make_run(RECIPE)
-    write_scores(run, evaluate(run, DATASET, PLAN), {})
+    write_scores(run, evaluate(run, DATASET, CPU), {})
     row = {"epoch": 1.0, "stage": 1, "learning_rate": 0.1, "train_loss": 2.0, "train_accuracy": 0.2}
     epochs = pd.DataFrame([row | {"val_loss": np.nan, "val_accuracy": np.nan, "seconds": 1.0}])
     epochs.to_csv(run.path / "metrics.csv", index=False)
@@ -300,7 +299,7 @@ def scored(make_run: MakeRun) -> Run:
 
 def test_pictures_are_drawn_and_sealed(scored: Run) -> None:
     run = scored
-    paths = write_report(run, DATASET, evaluate(run, DATASET, PLAN))
+    paths = write_report(run, DATASET, evaluate(run, DATASET, CPU))
     stems = {path.stem for path in paths}
     assert {"history", "gallery", "misclassified", "confusion", "per_class", "reliability", "report"} == stems
     for path in (path for path in paths if path.suffix == ".png"):
@@ -317,17 +316,17 @@ def flip_a_bit(path: Path) -> None:
 
 def test_drawing_does_not_seal_damage(scored: Run) -> None:
     """Without `rewrite_in_manifest`, which leaves other digests alone: the flipped weights counted as sound."""
-    evaluation = evaluate(scored, DATASET, PLAN)
+    evaluation = evaluate(scored, DATASET, CPU)
     flip_a_bit(scored.path / "model.safetensors")
     write_report(scored, DATASET, evaluation)
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
-        evaluate(scored, DATASET, PLAN)
+        evaluate(scored, DATASET, CPU)
 
 
 @pytest.mark.parametrize("name", ["results.json", "metrics.csv", "steps.csv"])
 def test_nothing_is_drawn_from_damaged_files(scored: Run, name: str) -> None:
     """Without `verify`: wrong pictures, or pandas' errors."""
-    evaluation = evaluate(scored, DATASET, PLAN)
+    evaluation = evaluate(scored, DATASET, CPU)
     flip_a_bit(scored.path / name)
     with pytest.raises(ModelError, match=name):
         write_report(scored, DATASET, evaluation)

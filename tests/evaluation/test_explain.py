@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import tenfold
 from tenfold import cli
 from tenfold.data.shapes import make_shapes
+from tenfold.errors import DataError, ImageError, UsageError
 from tenfold.evaluation.explain import agree, explain, overlay, patch_side
 from tenfold.training.augment import Normalization
 from tenfold.training.weights import Model
@@ -37,7 +40,7 @@ def test_evidence_lies_where_the_network_looks_and_sums_to_the_logit() -> None:
         assert found.saliency.sum() == pytest.approx(gained, rel=1e-3)
         assert not found.saliency[8:].any() and not found.saliency[:, 8:].any()
         assert not found.occlusion[12:, 12:].any() and found.label == 0
-        assert found.probabilities.sum() == pytest.approx(1)
+        assert found.probabilities.sum() == pytest.approx(1) and np.array_equal(found.image, image)
 
 
 def test_occlusion_is_the_loss_when_a_square_is_covered() -> None:
@@ -89,8 +92,46 @@ def test_the_command_draws_what_it_can_read(
         assert (Path(bad["path"]).name, bad["error"]) == ("b.png", text.err.splitlines()[0].partition("b.png: ")[2])
         assert sorted(path.name for path in out.glob("*.*")) == [".tenfold", *pngs]
     assert len(image["top"]) == 3 and image["label"] == image["top"][0]["label"] and -1 <= image["agreement"] <= 1
+    assert image.keys() == {"path", "png", "label", "probability", "top", "explained", "agreement"}
+    (by_name,) = tenfold.Run.open(run).explain(tmp_path / "in" / "a.png")
+    assert by_name.to_dict(top=3) | {"png": image["png"]} == image
     with Image.open(image["png"]) as picture:
         assert picture.width > 1_500 and picture.width > 2 * picture.height
+
+
+def test_the_classes_to_explain_can_be_given(run: Path) -> None:
+    opened = tenfold.Run.open(run)
+    (predicted,) = opened.explain(IMAGES[:1])
+    other = (predicted.label + 1) % 10
+    (explained,) = opened.explain(IMAGES[:1], labels=[other])
+    assert (explained.label, explained.path) == (other, "image 0") and explained.top(1) == predicted.top(1)
+    assert not np.array_equal(explained.occlusion, predicted.occlusion)
+    name = opened.description.classes[other]
+    assert explained.to_dict()["explained"] == name and repr(explained).startswith(f"Explanation({name!r}, prob")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "kind", "message"),
+    [
+        (IMAGES[:2], [0], UsageError, "there are 1 labels and more images: give one label an image"),
+        (IMAGES[:1], [10], UsageError, "label 10 is no number of one of the 10 classes"),
+        (IMAGES[:1, :8], None, DataError, "images must be uint8 N×32×32×3, not uint8 1×8×32×3"),
+        ("/no/such.png", None, ImageError, "^/no/such.png: "),
+    ],
+)
+def test_what_cannot_be_explained_is_named_in_one_line(
+    run: Path, images: Any, labels: list[int] | None, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as raised:
+        tenfold.Run.open(run).explain(images, labels)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_notebook_shows_the_plots(run: Path) -> None:
+    found = tenfold.Run.open(run).explain(IMAGES[:2])
+    assert found[0]._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"  # type: ignore[attr-defined]
+    html = found._repr_html_()  # type: ignore[attr-defined]
+    assert html.count("<img alt=") == html.count("data:image/png;base64,iVBOR") == 2
 
 
 def test_nothing_to_explain_is_an_error(

@@ -13,7 +13,7 @@ from tenfold.evaluation.labels import FOLDS, assign_folds, find_issues, predict_
 from tenfold.training.device import DeviceConfig
 from tenfold.training.recipe import Stage, WhitenedSpec
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 
 
 def test_folds_are_even_in_every_class() -> None:
@@ -74,7 +74,7 @@ def test_planted_errors_are_found() -> None:
     labels[flipped] = (labels[flipped] + rng.integers(1, 10, 80)) % 10
     recipe = replace(recipe_for(train), network=WhitenedSpec(widths=(16, 32, 32)), stages=(Stage(8.0, 0.24, 0.0),))
     shares: list[float] = []
-    predicted = predict_out_of_fold(Split(train.images, labels), 10, PLAN, recipe, shares.append)
+    predicted = predict_out_of_fold(Split(train.images, labels), 10, CPU, recipe, shares.append)
     assert sum(shares) == pytest.approx(1) and predicted.sum(axis=1) == pytest.approx(1)
     found = {issue.index for issue in find_issues(labels, predicted)}
     right = len(found & set(flipped.tolist()))

@@ -382,8 +382,8 @@ def test_an_ablation_of_a_proxy_prunes_as_much_without_it(monkeypatch: pytest.Mo
     """There was no such recipe: a share for the proxy, and no proxy."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     variants = importlib.import_module("ablation").variants(FAST96)
-    told = variants["losses-instead-of-the-proxy"]
-    assert (told.proxy_widths, told.proxy_prune_fraction, told.prune_fraction) == ((), 0, 0.5)
+    variant = variants["losses-instead-of-the-proxy"]
+    assert (variant.proxy_widths, variant.proxy_prune_fraction, variant.prune_fraction) == ((), 0, 0.5)
     assert variants["no-pruning"] == replace(FAST96, name="no-pruning", proxy_prune_fraction=0.0)
 
 
@@ -391,9 +391,11 @@ def test_an_ablation_of_a_proxy_prunes_as_much_without_it(monkeypatch: pytest.Mo
 def test_an_ablation_leaves_one_idea_out_at_a_time(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ablation = importlib.import_module("ablation")
-    told = json.loads(recipe.to_json())
+    values = json.loads(recipe.to_json())
     variants = ablation.variants(recipe)
     assert "no-label-smoothing" in variants or not recipe.label_smoothing
     for name, variant in variants.items():
         other = json.loads(variant.to_json())
-        assert variant.name == name and sum(other[field] != told[field] for field in told) == 2, "its name and one more"
+        assert variant.name == name and sum(other[field] != values[field] for field in values) == 2, (
+            "its name and one more"
+        )

@@ -282,17 +282,17 @@ def test_a_search_tries_two_at_once(command: Command, two_nodes: Any, tiny_recip
     far = ("--cluster", two_nodes.address, "--cpus", "1")
     answer = command(*words, "--trials", "4", *far)
     assert answer.returncode == 0, answer.stderr
-    told = json.loads(answer.stdout)
-    assert (told["completed"], told["failed"]) == (4, 0)
+    result = json.loads(answer.stdout)
+    assert (result["completed"], result["failed"]) == (4, 0)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     more = json.loads(command(*words, "--trials", "5", env=environment).stdout)
-    assert more["trials"][:4] == told["trials"] and len(more["trials"]) == 5
-    recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), told["trials"][1]["fields"])
+    assert more["trials"][:4] == result["trials"] and len(more["trials"]) == 5
+    recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), result["trials"][1]["fields"])
     (tmp_path / "one.json").write_text(recipe.to_json())
-    run = ["train", "--recipe", tmp_path / "one.json", "--data", "shapes", "--val-size", told["val_images"], "--json"]
+    run = ["train", "--recipe", tmp_path / "one.json", "--data", "shapes", "--val-size", result["val_images"], "--json"]
     assert command(*run, "--out", tmp_path / "run", "--no-report", env=environment).returncode == 0
     *_, last = csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines())
-    assert float(last["val_accuracy"]) == pytest.approx(told["trials"][1]["val_accuracy"], abs=1e-6)
+    assert float(last["val_accuracy"]) == pytest.approx(result["trials"][1]["val_accuracy"], abs=1e-6)
 
 
 @pytest.mark.acceptance

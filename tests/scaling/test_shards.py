@@ -47,12 +47,12 @@ def test_blocks_answer_as_one_machine_does(
     shards = list(find_shards(str(folder)))
     assert [len(shard.names) for shard in shards] == [128, 128, 44] and len({shard.digest for shard in shards}) == 3
     far = [row for shard in shards for row in rows(predict_shard(classifier, shard, 2, False))]
-    near = [told for batch in answer(classifier, find([str(folder)]), 2) for told in batch]
-    assert [row["path"] for row in far] == [told.path for told in near]
-    for row, told in zip(far, near, strict=True):
-        flat = [value for guess in told.predictions for value in guess] or [None] * 4
+    near = [prediction for batch in answer(classifier, find([str(folder)]), 2) for prediction in batch]
+    assert [row["path"] for row in far] == [prediction.path for prediction in near]
+    for row, prediction in zip(far, near, strict=True):
+        flat = [value for guess in prediction.predictions for value in guess] or [None] * 4
         assert [row["label"], row["probability"], row["label_2"], row["probability_2"]] == flat
-        assert row["error"] == told.error
+        assert row["error"] == prediction.error
     assert sum(row["error"] is not None for row in far) == 1
 
 
@@ -89,8 +89,8 @@ def test_parquet_is_answered_row_by_row(classifier: Predictor, folder: Path, tmp
     shards = list(find_shards(str(tmp_path), "image"))
     assert [shard.group for shard in shards] == [0, 1, 2]
     far = [row for shard in shards for row in rows(predict_shard(classifier, shard, 1, False))]
-    near = [told for batch in answer(classifier, find(map(str, files)), 1) for told in batch]
-    assert [row["label"] for row in far] == [told.predictions[0][0] for told in near] + [None]
+    near = [prediction for batch in answer(classifier, find(map(str, files)), 1) for prediction in batch]
+    assert [row["label"] for row in far] == [prediction.predictions[0][0] for prediction in near] + [None]
     np.testing.assert_allclose([row["probability"] for row in far[:10]], [t.predictions[0][1] for t in near], atol=1e-6)
     assert (far[4]["path"], far[10]["error"]) == (f"{tmp_path}/a.parquet#1.0", "no bytes in this row")
 

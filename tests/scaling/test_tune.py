@@ -39,9 +39,9 @@ def make_space(folder: Path, space: dict[str, Any] = SPACE, recipe: Recipe = FAS
 
 
 def make_setting(folder: Path, **changes: Any) -> Setting:
-    told: dict[str, Any] = {"data": "shapes", "size": 32, "resize": "stretch", "device": "cpu", "seed": 0}
-    told |= {"recipe": FAST89, "val_images": 5000} | changes
-    return Setting(space=told.pop("space", None) or make_space(folder), **told)
+    options: dict[str, Any] = {"data": "shapes", "size": 32, "resize": "stretch", "device": "cpu", "seed": 0}
+    options |= {"recipe": FAST89, "val_images": 5000} | changes
+    return Setting(space=options.pop("space", None) or make_space(folder), **options)
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, score: Callable[[Recipe], float]) -> list[Recipe]:
@@ -435,8 +435,8 @@ def wait_for_trials(database: Path, count: int) -> None:
 
 def test_a_bad_trial_is_ended_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Five good trials, then one whose first epoch lies below the median of theirs: its second is not waited for."""
-    told = [iter([0.5, 0.8 + number / 100]) for number in range(5)] + [iter([0.4, 0.9])]
-    trials = iter(told)
+    reported = [iter([0.5, 0.8 + number / 100]) for number in range(5)] + [iter([0.4, 0.9])]
+    trials = iter(reported)
 
     @contextmanager
     def process(*_: Any) -> Iterator[SimpleNamespace]:
@@ -447,7 +447,7 @@ def test_a_bad_trial_is_ended_early(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     setting = make_setting(tmp_path)
     row = tune.summarize(tune.tune(setting, 6, tmp_path / "out"), setting)
     assert [trial["state"] for trial in row["trials"]] == ["completed"] * 5 + ["pruned"]
-    assert row["best"]["val_accuracy"] == pytest.approx(0.84) and list(told[5]) == [0.9]
+    assert row["best"]["val_accuracy"] == pytest.approx(0.84) and list(reported[5]) == [0.9]
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
     path = tmp_path_factory.mktemp("served") / "run"
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), tta="one").with_epochs(4.0)
     trained = training.train(recipe, few_shapes(), path, seed=0, device="cpu")
-    evaluation = evaluate(trained.run, trained.dataset, trained.plan)
+    evaluation = evaluate(trained.run, trained.dataset, trained.device_config)
     calibration = {"temperature": 0.8, "threshold": 0.6, "target_error": 0.01}
     write_scores(trained.run, evaluation, {"calibration": calibration})
     trained.run.unlock()

@@ -25,13 +25,13 @@ from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 
 SPEEDS = ("float32, onnxruntime", "int8, onnxruntime", "int8, openvino")
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 
 
 def expected(run: Run, images: np.ndarray) -> np.ndarray:
     """Probabilities of the run's network by plain torch, at the temperature of the fixture."""
-    model = run.load_model(PLAN)
-    pixels = (images / 255 - np.array(model.pixels.mean)) / np.array(model.pixels.std)
+    model = run.load_model(CPU)
+    pixels = (images / 255 - np.array(model.normalization.mean)) / np.array(model.normalization.std)
     with torch.no_grad():
         logits = model.network(torch.from_numpy(pixels).float().permute(0, 3, 1, 2))
     return torch.softmax(logits / 0.8, dim=1).numpy()
@@ -239,7 +239,7 @@ def test_a_graph_that_is_not_what_the_file_says_is_refused(model: Path) -> None:
 def test_opening_needs_no_torch_and_reports_to_nobody(small: Path, tmp_path: Path) -> None:
     """In a process of its own, with OpenVINO: its reporter must never be imported.
 
-    ONNX Runtime leaves an identifier of the machine and a queue of reports in the user's folders, unless it is told.
+    ONNX Runtime leaves an identifier of the machine and a queue of reports in the user's folders, unless turned off.
     """
     home = tmp_path / "home"
     home.mkdir()
@@ -247,8 +247,10 @@ def test_opening_needs_no_torch_and_reports_to_nobody(small: Path, tmp_path: Pat
     env = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")} | own
     code = (
         "import sys, tenfold\n"
-        "tenfold.open_model(sys.argv[1], 'onnxruntime')\n"
-        "model = tenfold.open_model(sys.argv[1], 'openvino')\n"
+        "from tenfold.serving.runtime import open_model\n"
+        "open_model(sys.argv[1], 'onnxruntime')\n"
+        "tenfold.Predictor.load(sys.argv[1])\n"
+        "model = open_model(sys.argv[1], 'openvino')\n"
         "print(model.runtime.split()[0], sys.modules.get('openvino_telemetry'))\n"
         "print([name for name in ('torch', 'pandas', 'onnx', 'matplotlib', 'pydantic') if name in sys.modules])"
     )

@@ -45,15 +45,15 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
     ids=["whitened", "strided", "reference"],
 )
 def test_graph_and_network_say_the_same(
-    spec: WhitenedSpec, pixels: Normalization, classes: int, size: int, temperature: float
+    spec: WhitenedSpec, normalization: Normalization, classes: int, size: int, temperature: float
 ) -> None:
     network = make_network(spec, classes, size)
-    model = to_onnx(network, pixels, classes, size, temperature)
+    model = to_onnx(network, normalization, classes, size, temperature)
     onnx.checker.check_model(model, full_check=True)
     rng = np.random.default_rng(0)
     for count in (1, 5):
         images = rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-        scaled = (images / 255 - np.array(pixels.mean)) / np.array(pixels.std)
+        scaled = (images / 255 - np.array(normalization.mean)) / np.array(normalization.std)
         with torch.no_grad():
             logits = network(torch.from_numpy(scaled).float().permute(0, 3, 1, 2))
         expected = torch.softmax(logits / temperature, dim=1).numpy()

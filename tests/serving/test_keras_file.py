@@ -37,10 +37,10 @@ def file(run: Run) -> Path:
     ("spec", "pixels", "classes", "size", "temperature"), SPECS, ids=["fast", "odd", "strided", "reference", "large"]
 )
 def test_layers_answer_as_the_network_does(
-    spec: WhitenedSpec, pixels: Normalization, classes: int, size: int, temperature: float
+    spec: WhitenedSpec, normalization: Normalization, classes: int, size: int, temperature: float
 ) -> None:
     """Odd sides, even kernels, strides, residuals, and a last block of more than a pixel, flattened channels last."""
-    source, keras = make_source(spec, pixels, classes, size, temperature), import_keras()
+    source, keras = make_source(spec, normalization, classes, size, temperature), import_keras()
     model = to_keras(source, keras)
     answers = keras.ops.convert_to_numpy(model(source.images, training=False))
     assert source.expected.max() - source.expected.min() > 0.01
@@ -175,7 +175,7 @@ def test_tensorflow_opens_it_with_nothing_of_ours(spec: int, tmp_path: Path, run
     source = make_source(*SPECS[spec])
     images = np.array(reload_dataset(run).test.images[:256])
     with torch.no_grad():
-        logits = source.model.network(source.model.pixels.normalize(torch.from_numpy(images)))
+        logits = source.model.network(source.model.normalization.normalize(torch.from_numpy(images)))
     save(to_keras(source, import_keras()), source.about, tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", images)
     code = (

@@ -66,10 +66,10 @@ def test_json_lines_say_what_the_model_says(
     invoke: Invoke, model: Path, photos: Path, expected: list[tuple[str, float]]
 ) -> None:
     result = predict(invoke, model, photos, "--json", "--top", "3")
-    told = [json.loads(line) for line in result.stdout.splitlines()]
+    reply = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.returncode == 8
-    assert [line["path"] for line in told] == [str(photos / f"{index:02}.png") for index in range(60)]
-    for index, line in enumerate(told):
+    assert [line["path"] for line in reply] == [str(photos / f"{index:02}.png") for index in range(60)]
+    for index, line in enumerate(reply):
         if index in BAD:
             assert set(line) == {"path", "error"} and "cut short" in line["error"]
             continue
@@ -144,8 +144,8 @@ def test_standard_input(model: Path, photos: Path, expected: list[tuple[str, flo
     words = [sys.executable, "-m", "tenfold", "predict", "--model", str(model), "-", "--json"]
     for content, name in (((photos / "01.png").read_bytes(), "-"), (bytes(photos / "01.png"), str(photos / "01.png"))):
         result = subprocess.run(words, input=content, capture_output=True)
-        told = json.loads(result.stdout)
-        assert (told["path"], told["label"]) == (name, expected[1][0]) and result.returncode == 0
+        reply = json.loads(result.stdout)
+        assert (reply["path"], reply["label"]) == (name, expected[1][0]) and result.returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,9 @@ def expected(model: Path, photos: Path) -> list[list[tuple[str, float]]]:
     return [list(one.predictions) for one in answers]
 
 
-def guesses(told: Any) -> list[list[tuple[str, float]]]:
+def guesses(reply: Any) -> list[list[tuple[str, float]]]:
     """The guesses in an answer of the service."""
-    return [[(guess["label"], guess["probability"]) for guess in one["top"]] for one in told["predictions"]]
+    return [[(guess["label"], guess["probability"]) for guess in one["top"]] for one in reply["predictions"]]
 
 
 def assert_same(found: list[list[tuple[str, float]]], expected: list[list[tuple[str, float]]]) -> None:
@@ -89,10 +89,10 @@ def test_answers_are_those_of_predict(
     service: Service, contents: list[bytes], expected: list[list[tuple[str, float]]]
 ) -> None:
     for content, guessed in zip(contents, expected, strict=True):
-        told = service.ask("POST", "/predict?top=3", content, Content_Type="image/png").json()
-        assert_same(guesses(told), [guessed])
-        assert told["predictions"][0]["label"] == guessed[0][0]
-        assert (told["model"], told["size"], told["threshold"]) == ("model", 32, 0.6)
+        reply = service.ask("POST", "/predict?top=3", content, Content_Type="image/png").json()
+        assert_same(guesses(reply), [guessed])
+        assert reply["predictions"][0]["label"] == guessed[0][0]
+        assert (reply["model"], reply["size"], reply["threshold"]) == ("model", 32, 0.6)
 
 
 def test_many_images_in_each_form(
@@ -101,8 +101,10 @@ def test_many_images_in_each_form(
     body, kind = multipart(*contents)
     assert_same(guesses(service.ask("POST", "/predict?top=3", body, Content_Type=kind).json()), expected)
     in_base64 = [base64.b64encode(content).decode() for content in contents]
-    for told, many in (({"images": in_base64}, expected), ({"image": in_base64[0]}, expected[:1])):
-        result = service.ask("POST", "/predict?top=3", json.dumps(told), Content_Type="application/json; charset=utf-8")
+    for reply, many in (({"images": in_base64}, expected), ({"image": in_base64[0]}, expected[:1])):
+        result = service.ask(
+            "POST", "/predict?top=3", json.dumps(reply), Content_Type="application/json; charset=utf-8"
+        )
         assert_same(guesses(result.json()), many)
 
 
@@ -159,10 +161,10 @@ def test_open_inference_protocol(service: Service, run: Run, model: Path) -> Non
     for path, key in (("/v2/health/live", "live"), ("/v2/health/ready", "ready"), ("/v2/models/model/ready", "ready")):
         assert service.ask("GET", path).json()[key] is True
     assert service.ask("GET", "/v2").json()["name"] == "tenfold"
-    told = service.ask("GET", "/v2/models/model").json()
-    assert told["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}]
-    assert told["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
-    assert told["parameters"]["classes"] == list(classifier.classes)
+    reply = service.ask("GET", "/v2/models/model").json()
+    assert reply["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}]
+    assert reply["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
+    assert reply["parameters"]["classes"] == list(classifier.classes)
     for data in (images.ravel().tolist(), images.tolist()):  # flat and nested
         tensor = {"name": "images", "datatype": "UINT8", "shape": [3, 32, 32, 3], "data": data}
         answered = service.ask("POST", "/v2/models/model/infer", json.dumps({"id": "7", "inputs": [tensor]})).json()
@@ -287,21 +289,21 @@ def test_head_is_answered_for_watchers(service: Service) -> None:
 
 
 def test_what_answers_is_said(service: Service, run: Run) -> None:
-    told = service.ask("GET", "/model").json()
+    reply = service.ask("GET", "/model").json()
     classes = list(run.read_json("model.json")["classes"])
-    assert told == {"name": "model", "size": 32, "threshold": 0.6, "classes": classes}
+    assert reply == {"name": "model", "size": 32, "threshold": 0.6, "classes": classes}
 
 
 def test_openapi_describes_every_route(service: Service) -> None:
-    told = service.ask("GET", "/openapi.json").json()
-    assert set(told["paths"]) == {
+    reply = service.ask("GET", "/openapi.json").json()
+    assert set(reply["paths"]) == {
         "/healthz", "/metrics", "/model", "/predict", "/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/{name}",
         "/v2/models/{name}/ready", "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}",
         "/v2/models/{name}/versions/{version}/ready", "/v2/models/{name}/versions/{version}/infer",
     }  # fmt: skip
-    kinds = set(told["paths"]["/predict"]["post"]["requestBody"]["content"])
+    kinds = set(reply["paths"]["/predict"]["post"]["requestBody"]["content"])
     assert kinds == {"image/*", "application/octet-stream", "multipart/form-data", "application/json"}
-    infer = told["paths"]["/v2/models/{name}/versions/{version}/infer"]["post"]
+    infer = reply["paths"]["/v2/models/{name}/versions/{version}/infer"]["post"]
     assert [one["name"] for one in infer["parameters"]] == ["name", "version", "Inference-Header-Content-Length"]
     for described in (infer["requestBody"], infer["responses"]["200"]):
         assert set(described["content"]) == {"application/json", "application/octet-stream"}

@@ -154,10 +154,10 @@ def test_what_is_dropped_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None
         for connection in (late, later):
             assert read_all(connection).startswith(b"HTTP/1.1 408")
         assert wait_for(lambda: len(caplog.records) >= 2)
-    told = [(record.getMessage(), record.__dict__["fields"]) for record in caplog.records]
-    (request,) = [row for event, row in told if event == "request"]
+    reply = [(record.getMessage(), record.__dict__["fields"]) for record in caplog.records]
+    (request,) = [row for event, row in reply if event == "request"]
     assert (request["status"], request["route"], request["dropped"]) == (408, "/predict", "sends too slowly")
-    assert ("dropped", {"reason": "sends too slowly", "client": "127.0.0.1"}) in told
+    assert ("dropped", {"reason": "sends too slowly", "client": "127.0.0.1"}) in reply
 
 
 def test_who_sends_steadily_is_heard_out() -> None:
@@ -380,18 +380,18 @@ def test_requests_sent_ahead_get_their_own_answers() -> None:
         assert wait_for(lambda: b"tenfold_requests_waiting 1.0" in service.ask("GET", "/metrics").body)
         client.sendall(post)
         slow.go.set()
-        told = b""
-        while told.count(b"HTTP/1.1") < 3:
-            told += client.recv(65536)
-    assert re.findall(rb"HTTP/1\.1 (\d+)", told) == [b"200", b"200", b"200"]
+        reply = b""
+        while reply.count(b"HTTP/1.1") < 3:
+            reply += client.recv(65536)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", reply) == [b"200", b"200", b"200"]
 
 
 def test_two_lengths_of_one_body_are_refused() -> None:
     sent = HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\n\r\n"
     with in_thread(slow_app(Slow())) as service, service.connect() as client:
         client.sendall(sent)
-        told = read_all(client)
-    assert told.startswith(b"HTTP/1.1 400") and told.count(b"HTTP/1.1") == 1
+        reply = read_all(client)
+    assert reply.startswith(b"HTTP/1.1 400") and reply.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.slow
@@ -444,8 +444,8 @@ def test_one_request_too_many_is_refused_at_once() -> None:
             assert connection.recv(20).startswith(b"HTTP/1.1 200")
         assert b"tenfold_refused_total 1.0" in service.ask("GET", "/metrics").body  # by its first bytes
         slow.go.set()
-        told = [request.result().json()["predictions"][0]["probability"] for request in waiting]
-        assert told == pytest.approx([1, 2 / 3, 2 / 3, 1], abs=1e-6)
+        reply = [request.result().json()["predictions"][0]["probability"] for request in waiting]
+        assert reply == pytest.approx([1, 2 / 3, 2 / 3, 1], abs=1e-6)
         assert service.ask("POST", "/predict", picture()).status == 200
 
 

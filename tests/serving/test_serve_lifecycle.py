@@ -98,9 +98,9 @@ def test_every_refusal_is_counted_and_in_the_log(caplog: pytest.LogCaptureFixtur
         assert exchange(service, b"GET /" + b"a" * 100_000).startswith(b"HTTP/1.1 431")
         slow.go.set()
         assert waiting.result().status == 200
-        told = counted(service)
-    assert told.pop(("/metrics", "200")) >= 1
-    assert told == {
+        reply = counted(service)
+    assert reply.pop(("/metrics", "200")) >= 1
+    assert reply == {
         ("/predict", "503"): 40,
         ("/v2/models/{name}/infer", "503"): 3,
         ("unread", "400"): 1,
@@ -128,8 +128,8 @@ def test_what_arrives_too_slowly_is_counted() -> None:
         assert exchange(service, b"POST /predict HTTP/1.1\r\nX: ").startswith(b"HTTP/1.1 408")
         assert exchange(service, HEAD + b"Content-Length: 100\r\n\r\n").startswith(b"HTTP/1.1 408")
         assert exchange(service, b"GET /healthz HTT").startswith(b"HTTP/1.1 408")
-        told = counted(service)
-    assert told["/predict", "408"] == 2 and told["unread", "408"] == 1
+        reply = counted(service)
+    assert reply["/predict", "408"] == 2 and reply["unread", "408"] == 1
 
 
 def test_a_body_that_breaks_off_its_form_is_answered() -> None:

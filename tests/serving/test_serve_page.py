@@ -97,8 +97,8 @@ def _transfer(page: "Page", content: bytes, name: str) -> "JSHandle":
 def answered(page: "Page", remark: str = "confidence") -> tuple[str, str]:
     """Headline and remark, once the answer is there."""
     page.locator("#remark", has_text=remark).wait_for()
-    headline, told = (page.locator(place).inner_text().replace("\xa0", " ") for place in ("#said", "#remark"))
-    return headline, told
+    headline, reply = (page.locator(place).inner_text().replace("\xa0", " ") for place in ("#said", "#remark"))
+    return headline, reply
 
 
 # --- ways to give a picture ------------------------------------------------------------------------------------------

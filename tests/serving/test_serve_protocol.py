@@ -38,8 +38,8 @@ def tensor(*values: Any, **changes: Any) -> dict[str, Any]:
 
 
 def binary_tensor(size: int = 48, count: int = 1, **changes: Any) -> dict[str, Any]:
-    told = tensor(parameters={"binary_data_size": size}, shape=[count, 4, 4, 3]) | changes
-    return {key: value for key, value in told.items() if key != "data" or "data" in changes}
+    reply = tensor(parameters={"binary_data_size": size}, shape=[count, 4, 4, 3]) | changes
+    return {key: value for key, value in reply.items() if key != "data" or "data" in changes}
 
 
 def ask(service: Service, inputs: Any, rest: bytes | None = None, **fields: Any) -> PredictionResult:
@@ -64,17 +64,17 @@ def split(answered: PredictionResult) -> tuple[dict[str, Any], bytes]:
     return json.loads(answered.body[:length]), answered.body[length:]
 
 
-# --- what is told about server and model -----------------------------------------------------------------------------
+# --- descriptions of server and model -----------------------------------------------------------------------------
 
 
 def test_server_and_model_are_described_as_specified(service: Service) -> None:
     for path in ("/v2", "/v2/"):
-        told = service.ask("GET", path).json()
-        assert set(told) == {"name", "version", "extensions"}
-        assert told["extensions"] == ["binary_tensor_data", "classification"]
-    told = service.ask("GET", "/v2/models/slow").json()
-    assert told.pop("parameters")["classes"] == ["left", "<b>right</b>"]
-    assert told == {
+        reply = service.ask("GET", path).json()
+        assert set(reply) == {"name", "version", "extensions"}
+        assert reply["extensions"] == ["binary_tensor_data", "classification"]
+    reply = service.ask("GET", "/v2/models/slow").json()
+    assert reply.pop("parameters")["classes"] == ["left", "<b>right</b>"]
+    assert reply == {
         "name": "slow", "versions": [VERSION], "platform": "onnx_onnxv1",
         "inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 4, 4, 3]}],
         "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 2]}],
@@ -106,10 +106,10 @@ def test_the_reported_version_can_be_asked_for_and_no_other(service: Service) ->
     ],
 )
 def test_head_is_answered_as_get_is(service: Service, path: str) -> None:
-    answered, told = service.ask("HEAD", path), service.ask("GET", path)
+    answered, reply = service.ask("HEAD", path), service.ask("GET", path)
     assert (answered.status, answered.body) == (200, b"")
-    assert answered.headers["content-type"] == told.headers["content-type"]
-    assert path == "/metrics" or answered.headers["content-length"] == told.headers["content-length"]
+    assert answered.headers["content-type"] == reply.headers["content-type"]
+    assert path == "/metrics" or answered.headers["content-length"] == reply.headers["content-length"]
 
 
 # --- tensors as JSON -------------------------------------------------------------------------------------------------
@@ -167,8 +167,8 @@ def test_what_is_null_or_unknown_counts_as_left_out(service: Service) -> None:
     plain = ask(service, [tensor(51)])
     assert "id" not in plain.json()
     parameters = {"timeout": 1, "priority": 2, "content_type": "np", "headers": {"a": ["b"]}}
-    told = {"id": None, "parameters": parameters, "outputs": None, "model_name": "slow", "model_version": None}
-    assert ask(service, [tensor(51, parameters=parameters)], **told).body == plain.body
+    reply = {"id": None, "parameters": parameters, "outputs": None, "model_name": "slow", "model_version": None}
+    assert ask(service, [tensor(51, parameters=parameters)], **reply).body == plain.body
     assert ask(service, [tensor(51, parameters=None)], parameters=None, outputs=[]).body == plain.body
     nothing = {"binary_data_output": None, "binary_data_size": None}
     assert ask(service, [tensor(51, parameters=nothing)], parameters=nothing).body == plain.body
@@ -183,10 +183,10 @@ def test_what_is_null_or_unknown_counts_as_left_out(service: Service) -> None:
 def test_binary_in_and_out(service: Service) -> None:
     """As in the extension's first example: pixels after the JSON, little-endian float32 after that of the answer."""
     wanted = [{"name": "probabilities", "parameters": {"binary_data": True}}]
-    told, content = split(ask(service, [binary_tensor(96, 2)], b"\x33" * 48 + b"\xff" * 48, outputs=wanted, id="7"))
+    reply, content = split(ask(service, [binary_tensor(96, 2)], b"\x33" * 48 + b"\xff" * 48, outputs=wanted, id="7"))
     assert struct.unpack("<4f", content) == pytest.approx((0.8, 0.2, 0, 1))
     described = {"name": "probabilities", "datatype": "FP32", "shape": [2, 2], "parameters": {"binary_data_size": 16}}
-    assert told == {"model_name": "slow", "model_version": VERSION, "id": "7", "outputs": [described]}
+    assert reply == {"model_name": "slow", "model_version": VERSION, "id": "7", "outputs": [described]}
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ def test_either_direction_may_be_binary(
 
 def test_a_body_may_be_pixels_alone(service: Service) -> None:
     """The extension's "raw binary request"; its answer is binary."""
-    told, content = split(service.ask("POST", INFER, b"\x33" * 96, Inference_Header_Content_Length="0"))
-    assert told["outputs"][0]["shape"] == [2, 2]
+    reply, content = split(service.ask("POST", INFER, b"\x33" * 96, Inference_Header_Content_Length="0"))
+    assert reply["outputs"][0]["shape"] == [2, 2]
     assert struct.unpack("<4f", content) == pytest.approx((0.8, 0.2, 0.8, 0.2))
     for length, status in ((47, 400), (0, 400), (33 * 48, 413)):
         answered = service.ask("POST", INFER, b"\0" * length, Inference_Header_Content_Length="0")
@@ -298,9 +298,9 @@ def test_classes_can_be_asked_for_by_name(service: Service, count: int, given: i
         "name": "probabilities", "datatype": "BYTES", "shape": [2, given], "data": expected,
     }  # fmt: skip
     wanted["parameters"] = {"classification": count, "binary_data": True}
-    told, content = split(ask(service, [tensor(51, 255)], outputs=[wanted]))
+    reply, content = split(ask(service, [tensor(51, 255)], outputs=[wanted]))
     assert content == b"".join(struct.pack("<I", len(text)) + text.encode() for text in expected)
-    assert told["outputs"][0]["parameters"] == {"binary_data_size": len(content)}
+    assert reply["outputs"][0]["parameters"] == {"binary_data_size": len(content)}
 
 
 def test_small_values_are_written_out(service: Service) -> None:

@@ -192,14 +192,14 @@ def test_sigterm_under_load(service: Service, tmp_path: Path) -> None:
         answers = pool.submit(load, service, 150, 6, files)
         time.sleep(3)
         assert service.end() == 0  # which waits for thirty seconds
-        told = answers.result()
+        reply = answers.result()
     logged = [row for row in service.rows() if row["event"] == "request" and row["route"] == "/predict"]
-    served = [answer for answer in told if answer["status"] == 200 and not answer["health"]]
-    broken = [answer["error"] for answer in told if answer["status"] == 0]
+    served = [answer for answer in reply if answer["status"] == 200 and not answer["health"]]
+    broken = [answer["error"] for answer in reply if answer["status"] == 0]
     assert [error for error in broken if not error.startswith("ConnectionRefusedError(")] == []
     assert len(broken) > 20, "the load goes on after the end"
     assert len(served) == len([row for row in logged if row["status"] == 200]) - 20 > 60
-    assert {answer["status"] for answer in told if not answer["health"]} == {0, 200}
+    assert {answer["status"] for answer in reply if not answer["health"]} == {0, 200}
     for answer in served:
         assert json.loads(answer["body"])["predictions"]
 

@@ -22,7 +22,7 @@ from tenfold.training.recipe import FAST89, WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.weights import describe_model
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 RECIPE = replace(FAST89, network=WhitenedSpec(widths=(8,), whitening_pairs=4), val_size=700)
 
 
@@ -47,13 +47,13 @@ def make_drawn_run(path: Path, dataset: Dataset, seed: int = 0, report: bool = T
     run.write_manifest()
     parts = {len(dataset.test): dataset.test, RECIPE.val_size: dataset.train[-RECIPE.val_size :]}
 
-    def drawn(run_: Run, model: object, part: object, plan: DeviceConfig, name: str) -> evaluation.LogitsCache:
+    def drawn(run_: Run, model: object, part: object, device_config: DeviceConfig, name: str) -> evaluation.LogitsCache:
         labels = parts[len(part)].labels.astype(np.int64)  # type: ignore[arg-type]
         logits = draw_logits(labels, len(dataset.classes), seed + 10 * (name == "val"))
         return evaluation.LogitsCache(logits.single.numpy(), logits.averaged.numpy(), labels, {}, fresh=True)
 
     with mock.patch.object(evaluation, "load_or_compute", drawn):
-        evaluated = evaluation.evaluate(run, dataset, PLAN)
+        evaluated = evaluation.evaluate(run, dataset, CPU)
     write_scores(run, evaluated, {"train_seconds": 1.0})
     if report:
         write_report(run, dataset, evaluated)

@@ -16,7 +16,7 @@ MOST_OPEN = 5_000
 
 async def ask(port: int, body: bytes, due: float, health: bool) -> dict[str, Any]:
     """One request; status 0 stands for a connection that broke."""
-    told: dict[str, Any] = {"due": due, "status": 0, "health": health}
+    outcome: dict[str, Any] = {"due": due, "status": 0, "health": health}
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         line = "GET /healthz" if health else "POST /predict?top=1"
@@ -25,10 +25,10 @@ async def ask(port: int, body: bytes, due: float, health: bool) -> dict[str, Any
         answered = await asyncio.wait_for(reader.read(-1), 30)
         writer.close()
         head, _, text = answered.decode().partition("\r\n\r\n")
-        told |= {"status": int(head.split()[1]), "retry": "\nretry-after:" in head.lower(), "body": text}
+        outcome |= {"status": int(head.split()[1]), "retry": "\nretry-after:" in head.lower(), "body": text}
     except (OSError, TimeoutError, IndexError, ValueError) as error:
-        told["error"] = repr(error)
-    return told | {"seconds": time.perf_counter() - due}
+        outcome["error"] = repr(error)
+    return outcome | {"seconds": time.perf_counter() - due}
 
 
 async def run(port: int, rate: float, seconds: float, bodies: list[bytes]) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ async def run(port: int, rate: float, seconds: float, bodies: list[bytes]) -> li
         if number % 100 == 0:
             assert sum(not task.done() for task in tasks) < MOST_OPEN, "the generator itself is overloaded"
     answers = [await task for task in tasks]
-    return [{**told, "number": number, "due": told["due"] - began} for number, told in enumerate(answers)]
+    return [{**outcome, "number": number, "due": outcome["due"] - began} for number, outcome in enumerate(answers)]
 
 
 if __name__ == "__main__":

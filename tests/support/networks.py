@@ -33,13 +33,15 @@ def make_network(spec: WhitenedSpec, classes: int, size: int) -> nn.Module:
     return network.eval()
 
 
-def make_source(spec: WhitenedSpec, pixels: Normalization, classes: int, size: int, temperature: float) -> Source:
+def make_source(
+    spec: WhitenedSpec, normalization: Normalization, classes: int, size: int, temperature: float
+) -> Source:
     """A network whose norms have seen something, and its probabilities of random images by plain torch."""
     network, names = make_network(spec, classes, size), tuple(f"class {i}" for i in range(classes))
     images = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
-    scaled = (images / 255 - np.array(pixels.mean)) / np.array(pixels.std)
+    scaled = (images / 255 - np.array(normalization.mean)) / np.array(normalization.std)
     with torch.no_grad():
         logits = network(torch.from_numpy(scaled).float().permute(0, 3, 1, 2))
     about = ModelMetadata(names, size, "stretch", temperature, None, None, False, {})
     expected = torch.softmax(logits / temperature, 1).numpy()
-    return Source(Model(network, names, size, pixels), None, about, images, expected)  # type: ignore[arg-type]
+    return Source(Model(network, names, size, normalization), None, about, images, expected)  # type: ignore[arg-type]

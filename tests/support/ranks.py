@@ -26,7 +26,7 @@ RECIPE = replace(
 )
 
 
-def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
+def losses(dist: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     """Of the first steps, in float32 throughout.
 
     Norms keep their first statistics: these are what ranks differ in from one process. The optimizer's bfloat16 would
@@ -36,7 +36,7 @@ def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     data = load("shapes")
     by_proxy = {"prune_fraction": 0.0, "proxy_prune_fraction": RECIPE.prune_fraction} if proxy_widths else {}
     recipe = replace(RECIPE, proxy_widths=proxy_widths, **by_proxy)
-    trainer = Trainer(recipe, data, device=select_device("cpu", torch.float32), dist=ranks)
+    trainer = Trainer(recipe, data, device=select_device("cpu", torch.float32), dist=dist)
     for module in trainer.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -47,5 +47,5 @@ def losses(ranks: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
 
 
 if __name__ == "__main__":
-    with joined() as ranks:
-        print(losses(ranks, tuple(map(int, sys.argv[1:]))))
+    with joined() as dist:
+        print(losses(dist, tuple(map(int, sys.argv[1:]))))

@@ -14,7 +14,7 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.run import Run
 
 CLASSES = ("disk", "star", "bar")
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 ENV = {"seed": 0, "data": "mine", "device": "cpu", "dtype": "float32"}
 
 
@@ -63,8 +63,8 @@ CHANGES = {
 
 def torch_probabilities(run: Run, images: np.ndarray, temperature: float) -> np.ndarray:
     """By plain torch, float32."""
-    model = run.load_model(PLAN)
-    pixels = (images / 255 - np.array(model.pixels.mean)) / np.array(model.pixels.std)
+    model = run.load_model(CPU)
+    pixels = (images / 255 - np.array(model.normalization.mean)) / np.array(model.normalization.std)
     with torch.no_grad():
         logits = model.network(torch.from_numpy(pixels).float().permute(0, 3, 1, 2))
     return torch.softmax(logits / temperature, dim=1).numpy()

@@ -57,8 +57,8 @@ class Service:
         try:
             connection.request(method, path, body, named)
             response = connection.getresponse()
-            told = {name.lower(): value for name, value in response.getheaders()}
-            return PredictionResult(response.status, told, response.read())
+            received = {name.lower(): value for name, value in response.getheaders()}
+            return PredictionResult(response.status, received, response.read())
         finally:
             connection.close()
 

@@ -44,8 +44,8 @@ def test_what_is_no_network_stays_to_be_refused() -> None:
 @pytest.mark.parametrize("recipe", [FAST89, REFERENCE], ids=lambda recipe: recipe.name)
 def test_a_recipe_that_names_the_fields_of_both_networks_means_the_same(recipe: Recipe) -> None:
     """Until networks had specs of their own, every recipe.json and model.json did."""
-    told = json.loads(recipe.to_json())
-    old = told | {"network": NETWORK_FIELDS | told["network"]}
+    values = json.loads(recipe.to_json())
+    old = values | {"network": NETWORK_FIELDS | values["network"]}
     assert len(old["network"]) == 11
     assert Recipe.from_json(json.dumps(old)) == recipe
 
@@ -55,6 +55,6 @@ def test_a_recipe_that_names_the_fields_of_both_networks_means_the_same(recipe: 
     [({"name": "whitened", "dropout": 0.3}, "dropout"), ({"name": "reference", "widths": [8]}, "widths")],
 )
 def test_a_field_of_the_other_network_that_was_set_is_refused(network: dict[str, object], field: str) -> None:
-    told = json.dumps(json.loads(REFERENCE.to_json()) | {"network": network, "l2": 0.0})
+    values = json.dumps(json.loads(REFERENCE.to_json()) | {"network": network, "l2": 0.0})
     with pytest.raises(UsageError, match=rf"^mine\.json: network\.{field}: Unexpected keyword argument$"):
-        Recipe.from_json(told, "mine.json")
+        Recipe.from_json(values, "mine.json")

@@ -78,7 +78,7 @@ def test_an_epoch_is_drawn_again_from_its_number() -> None:
     )
     for name in ("order", "flip", "translate", "affine", "cutout"):
         params, same, *others = (
-            draws.order if name == "order" else draws[name] for draws in (first, again, other_epoch, other_seed)
+            params.order if name == "order" else params[name] for params in (first, again, other_epoch, other_seed)
         )
         assert params is not None and same is not None and torch.equal(params, same)
         assert not any(torch.equal(params, other) for other in others if other is not None)
@@ -86,8 +86,8 @@ def test_an_epoch_is_drawn_again_from_its_number() -> None:
 
 
 def test_what_a_recipe_does_not_ask_for_is_not_drawn() -> None:
-    draws = PLAIN.pipeline.sample(50, 32, 0, 0)
-    assert (draws.built_in, draws.others, draws["flip"]) == ((), (), None)
+    params = PLAIN.pipeline.sample(50, 32, 0, 0)
+    assert (params.built_in, params.others, params["flip"]) == ((), (), None)
 
 
 # --- the reference system's rotation and shift ----------------------------------------------------------------------
@@ -109,11 +109,11 @@ def resample_by_hand(image: np.ndarray, angle: float, shift: np.ndarray) -> np.n
 def test_reference_augmentation_is_scipys_bilinear_resampling() -> None:
     """Angles and shifts from the same random numbers, a flip after them; pixels in [0, 1] agree to 1e-5."""
     images, size = draw_images(24, 32), 32
-    draws = REFERENCE.pipeline.sample(24, size, seed=5, epoch=1)
+    params = REFERENCE.pipeline.sample(24, size, seed=5, epoch=1)
     indices = torch.arange(24)
-    batch = make_batch(torch.from_numpy(images), Normalization(), draws, indices).permute(0, 2, 3, 1).numpy()
+    batch = make_batch(torch.from_numpy(images), Normalization(), params, indices).permute(0, 2, 3, 1).numpy()
     uniform = torch.rand(24, 3, generator=make_generator(5, "augment", 1)).double().numpy() * 2 - 1
-    flip = draws["flip"]
+    flip = params["flip"]
     assert flip is not None and 0 < flip.sum() < 24
     for index, (turn, *shift) in enumerate(uniform):
         expected = resample_by_hand(images[index], math.radians(15 * turn), 3.2 * np.array(shift))
@@ -197,10 +197,10 @@ def test_shifts_are_uniform_over_whole_pixels() -> None:
 
 def test_a_batch_is_cut_from_the_chosen_images_and_normalised() -> None:
     images = draw_images(6, 4)
-    pixels = Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
+    normalization = Normalization((0.1, 0.2, 0.3), (0.5, 0.25, 2.0))
     flips, shifts = torch.tensor([False, True] * 3), torch.tensor([[1, -1]] * 6)
-    draws = AugmentParams(torch.arange(6), ((Flip(), flips), (Translate(), shifts)))
-    batch = make_batch(torch.from_numpy(images), pixels, draws, torch.tensor([5, 0])).numpy()
+    params = AugmentParams(torch.arange(6), ((Flip(), flips), (Translate(), shifts)))
+    batch = make_batch(torch.from_numpy(images), normalization, params, torch.tensor([5, 0])).numpy()
     for index, image in enumerate([images[5][:, ::-1], images[0]]):
         padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect")[0:4, 2:6]
         expected = (padded / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.25, 2.0]
@@ -312,10 +312,10 @@ def test_a_shift_in_whole_pixels_comes_before_a_rotation() -> None:
     """Without the shift where there is a rotation: it was drawn and not done."""
     images = torch.from_numpy(draw_images(4, 8))
     recipe = replace(REFERENCE, degrees=1e-9, affine_translate=0.0, translate=2, flip="none", cutout=0)
-    draws = recipe.pipeline.sample(4, 8, seed=3, epoch=0)
-    shift = draws["translate"]
+    params = recipe.pipeline.sample(4, 8, seed=3, epoch=0)
+    shift = params["translate"]
     assert shift is not None and shift.abs().sum() > 0
     indices = torch.arange(4)
-    batch = make_batch(images, Normalization(), draws, indices)
+    batch = make_batch(images, Normalization(), params, indices)
     expected = Normalization().normalize(gather(images, indices, None, shift))
     assert torch.allclose(batch, expected, atol=1e-5)

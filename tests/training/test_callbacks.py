@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tenfold
 from tenfold.errors import DivergedError, UsageError
 from tenfold.training.callbacks import Callback, EarlyStopping
+from tenfold.training.lock import Lock
 from tenfold.training.recipe import Stage
 from tenfold.training.run import Run
 from tenfold.training.trainer import EpochMetrics, Trainer
@@ -108,7 +109,7 @@ def test_a_run_that_stopped_within_its_first_epoch_is_complete(tmp_path: Path) -
 
 
 class Failing(Callback):
-    """Fails where training ends, and again where it is told so."""
+    """Fails where training ends, and again where it is asked to."""
 
     def on_fit_end(self, trainer: Trainer) -> None:
         raise OSError("disk full")
@@ -162,6 +163,26 @@ def test_early_stopping_counts_epochs_without_improvement() -> None:
     assert stopped_after([0.9, 0.8, 0.85, 0.7, 0.75, 0.6], patience=2) == -1
     assert stopped_after([0.9, 0.8, 0.85, 0.81], patience=2, monitor="val_accuracy") == 4
     assert stopped_after([0.9, 0.88, 0.87], patience=2, min_delta=0.05) == 3
+
+
+def test_a_callback_predicts_with_the_run_as_soon_as_it_is_scored(tmp_path: Path) -> None:
+    """The run is still locked then, by this very process; it was called in use."""
+
+    class Predict(Callback):
+        labels: tuple[list[str | None], ...] = ()
+
+        def on_evaluation_end(self, run: tenfold.Run) -> None:  # type: ignore[override]
+            self.labels += ([found.label for found in run.predict(DATASET.test.images)],)
+            assert run.evaluate(DATASET).scores["test_accuracy"] == run.metrics.test_accuracy
+
+        on_run_end = on_evaluation_end  # type: ignore[assignment]
+
+    predict = Predict()
+    options: dict[str, Any] = {"report": False, "export": False, "progress": False}
+    run = tenfold.train(RECIPE, DATASET, tmp_path / "run", callbacks=[predict], **options)
+    assert len(predict.labels) == 2 and set(predict.labels[0]) <= set(DATASET.classes)
+    assert predict.labels[0] == predict.labels[1] == [found.label for found in run.predict(DATASET.test.images)]
+    Lock(run.path).check()
 
 
 def test_early_stopping_needs_validation_images() -> None:

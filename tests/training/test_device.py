@@ -46,32 +46,36 @@ def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPa
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(device, "cores", torch.get_num_threads)  # no quota
-    plan = select_device("auto")
-    assert (plan.device, plan.dtype, plan.dtype_name) == (torch.device("cpu"), torch.float32, "float32")
-    assert plan.threads == torch.get_num_threads()
-    assert plan.reasons[:3] == (
+    device_config = select_device("auto")
+    assert (device_config.device, device_config.dtype, device_config.dtype_name) == (
+        torch.device("cpu"),
+        torch.float32,
+        "float32",
+    )
+    assert device_config.threads == torch.get_num_threads()
+    assert device_config.reasons[:3] == (
         "device cpu: the fastest kind found here",
         "float32: no bfloat16 instructions are known of this CPU",
-        f"{plan.threads} thread{'s' if plan.threads != 1 else ''}",
+        f"{device_config.threads} thread{'s' if device_config.threads != 1 else ''}",
     )
-    with plan.autocast():
+    with device_config.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 @pytest.mark.usefixtures("bare_machine")
 def test_a_cpu_with_bfloat16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    plan = select_device("cpu")
-    assert plan.dtype_name == "bfloat16"
-    assert plan.reasons[0] == "device cpu: as asked"
-    assert plan.reasons[1].startswith("bfloat16: the CPU has instructions for it")
-    with plan.autocast():
+    device_config = select_device("cpu")
+    assert device_config.dtype_name == "bfloat16"
+    assert device_config.reasons[0] == "device cpu: as asked"
+    assert device_config.reasons[1].startswith("bfloat16: the CPU has instructions for it")
+    with device_config.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
 
 
 def test_a_dtype_that_was_asked_for_is_used() -> None:
-    plan = select_device("cpu", torch.float32)
-    assert plan.dtype == torch.float32 and plan.reasons[1] == "float32: as asked"
+    device_config = select_device("cpu", torch.float32)
+    assert device_config.dtype == torch.float32 and device_config.reasons[1] == "float32: as asked"
 
 
 def test_an_allocator_that_the_user_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

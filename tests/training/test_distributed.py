@@ -60,17 +60,17 @@ def test_shares_follow_each_other_and_none_is_empty() -> None:
 
 def test_without_torchrun_a_process_is_alone_and_nothing_travels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with joined() as ranks:
-        assert ranks is SINGLE_PROCESS and ranks.any(True) and not ranks.any(False) and ranks.broadcast(3) == 3
+    with joined() as dist:
+        assert dist is SINGLE_PROCESS and dist.any(True) and not dist.any(False) and dist.broadcast(3) == 3
 
 
 @pytest.mark.parametrize("proxy_widths", [(), (8, 8)], ids=["by losses", "proxy"])
 def test_two_ranks_have_the_losses_of_one_process(proxy_widths: tuple[int, ...]) -> None:
     processes = start(["-m", "tests.support.ranks", *map(str, proxy_widths)], 2)
     alone = losses(SINGLE_PROCESS, proxy_widths)
-    told = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
-    assert told[0] == told[1]
-    assert max(abs(a - b) for a, b in zip(alone, told[0], strict=True)) <= 1e-5
+    reported = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+    assert reported[0] == reported[1]
+    assert max(abs(a - b) for a, b in zip(alone, reported[0], strict=True)) <= 1e-5
     assert alone[-1] < 0.9 * alone[0]
 
 
@@ -132,3 +132,9 @@ def test_what_is_wrong_is_said_once(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "there").mkdir()
     ended = torchrun("-m", "tenfold", *words, "--out", str(tmp_path / "there"))
     assert ended.returncode and ended.stderr.count(f"tenfold: {tmp_path / 'there'}") == 1
+
+
+def test_other_settings_for_a_resumed_run_are_refused_once(whole: Path) -> None:
+    """By the first rank, which has the run directory; torchrun ends the other, which waits for it."""
+    ended = torchrun("-m", "tenfold", "train", "--resume", "--out", str(whole), "--seed", "99")
+    assert ended.returncode and ended.stderr.count("was started with --seed") == 1

@@ -10,7 +10,7 @@ from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import least_confident, predict_logits
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 PIXELS = Normalization((0.5, 0.4, 0.3), (0.25, 0.5, 0.75))
 SIZE, CLASSES = 6, 4
 WEIGHTS = {
@@ -50,7 +50,7 @@ def logits_by_hand(model: Linear, images: np.ndarray, mirrored: bool, shift: int
 @pytest.mark.parametrize("views", WEIGHTS)
 def test_views_are_averaged_with_their_weights(images: np.ndarray, views: str) -> None:
     model = Linear()
-    single, averaged = predict_logits(model, torch.from_numpy(images), PIXELS, PLAN, views)
+    single, averaged = predict_logits(model, torch.from_numpy(images), PIXELS, CPU, views)
     expected = sum(weight * logits_by_hand(model, images, *view) for view, weight in WEIGHTS[views].items())
     np.testing.assert_allclose(single, logits_by_hand(model, images, False, 0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(averaged, expected, rtol=1e-4, atol=1e-4)
@@ -59,8 +59,8 @@ def test_views_are_averaged_with_their_weights(images: np.ndarray, views: str) -
 
 def test_only_the_unsure_share_sees_more_views(images: np.ndarray) -> None:
     model = Linear()
-    single, all_views = predict_logits(model, torch.from_numpy(images), PIXELS, PLAN, "six")
-    _, some = predict_logits(model, torch.from_numpy(images), PIXELS, PLAN, "six", tta_fraction=0.4)
+    single, all_views = predict_logits(model, torch.from_numpy(images), PIXELS, CPU, "six")
+    _, some = predict_logits(model, torch.from_numpy(images), PIXELS, CPU, "six", tta_fraction=0.4)
     best = np.sort(single.numpy(), axis=1)
     unsure = np.argsort(best[:, -1] - best[:, -2])[:10]  # 40 % of 25
     is_unsure = np.isin(np.arange(25), unsure)
@@ -70,7 +70,7 @@ def test_only_the_unsure_share_sees_more_views(images: np.ndarray) -> None:
 
 
 def test_no_image_is_unsure_at_share_zero(images: np.ndarray) -> None:
-    single, averaged = predict_logits(Linear(), torch.from_numpy(images), PIXELS, PLAN, "six", tta_fraction=0.0)
+    single, averaged = predict_logits(Linear(), torch.from_numpy(images), PIXELS, CPU, "six", tta_fraction=0.0)
     assert torch.equal(single, averaged)
 
 
@@ -84,30 +84,30 @@ def test_the_unsure_have_the_smallest_gaps() -> None:
 
 @pytest.mark.parametrize("size", [1, 7, 24])
 def test_how_images_are_batched_changes_nothing(images: np.ndarray, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    whole = predict_logits(Linear(), torch.from_numpy(images), PIXELS, PLAN, "six")
+    whole = predict_logits(Linear(), torch.from_numpy(images), PIXELS, CPU, "six")
     monkeypatch.setattr(infer, "BATCH_SIZE", size)
-    parts = predict_logits(Linear(), torch.from_numpy(images), PIXELS, PLAN, "six")
+    parts = predict_logits(Linear(), torch.from_numpy(images), PIXELS, CPU, "six")
     torch.testing.assert_close(parts, whole)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_keeps_its_mode(images: np.ndarray, training: bool) -> None:
     model = Linear().train(training)
-    predict_logits(model, torch.from_numpy(images), PIXELS, PLAN)
+    predict_logits(model, torch.from_numpy(images), PIXELS, CPU)
     assert model.training is training
 
 
 def test_the_model_keeps_its_mode_when_it_fails() -> None:
     model = Linear().train()
     with pytest.raises(RuntimeError):
-        predict_logits(model, torch.zeros(2, SIZE + 1, SIZE, 3, dtype=torch.uint8), PIXELS, PLAN)
+        predict_logits(model, torch.zeros(2, SIZE + 1, SIZE, 3, dtype=torch.uint8), PIXELS, CPU)
     assert model.training
 
 
 def test_logits_of_a_bfloat16_plan_are_float32(images: np.ndarray) -> None:
-    plan = DeviceConfig(torch.device("cpu"), torch.bfloat16, 1, ())
+    device_config = DeviceConfig(torch.device("cpu"), torch.bfloat16, 1, ())
     model = Linear()
-    single, _ = predict_logits(model, torch.from_numpy(images), PIXELS, plan)
+    single, _ = predict_logits(model, torch.from_numpy(images), PIXELS, device_config)
     assert single.dtype == torch.float32
     expected = logits_by_hand(model, images, False, 0)
     assert 1e-6 < np.abs(single.numpy() - expected).max() < 0.02 * np.abs(expected).max()

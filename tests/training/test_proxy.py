@@ -20,7 +20,7 @@ from tenfold.training.pruning import class_minimum, top_loss_indices
 from tenfold.training.recipe import Recipe, Stage, WhitenedSpec
 from tenfold.training.schedule import Schedule
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
 RECIPE = Recipe(
     "with-proxy",
     WhitenedSpec(widths=(32, 32), whitening_pairs=4, depth=3, residual=True),
@@ -37,7 +37,7 @@ LABELS = torch.from_numpy(TRAIN.labels.astype(np.int64))
 
 
 def make(seed: int = 0, schedule: Schedule = SCHEDULE) -> ProxyModel:
-    return ProxyModel(schedule, 10, IMAGES[:100], seed, PLAN)
+    return ProxyModel(schedule, 10, IMAGES[:100], seed, CPU)
 
 
 def dealt(step: int) -> slice:
@@ -155,7 +155,7 @@ def test_a_restored_proxy_goes_on_with_the_same_bits(step: int) -> None:
 
 
 def test_another_proxys_state_does_not_fit() -> None:
-    other = ProxyModel(replace(SCHEDULE, recipe=replace(RECIPE, proxy_widths=(8, 8))), 10, IMAGES[:100], 0, PLAN)
+    other = ProxyModel(replace(SCHEDULE, recipe=replace(RECIPE, proxy_widths=(8, 8))), 10, IMAGES[:100], 0, CPU)
     select_steps(other, range(1))
     with pytest.raises(RuntimeError, match=r"groups\.1\.convs"):
         make().restore(other.state(), 1)
@@ -176,11 +176,11 @@ def test_a_loss_that_is_not_finite_is_said(step: int) -> None:
 
 
 def test_in_bfloat16_it_ranks_by_losses_in_float32() -> None:
-    plan = replace(PLAN, dtype=torch.bfloat16)
-    proxy = ProxyModel(SCHEDULE, 10, IMAGES[:100], 0, plan)
+    device_config = replace(CPU, dtype=torch.bfloat16)
+    proxy = ProxyModel(SCHEDULE, 10, IMAGES[:100], 0, device_config)
     select_steps(proxy, range(5))
     batch, labels = IMAGES[dealt(5)], LABELS[dealt(5)]
-    with torch.no_grad(), plan.autocast():
+    with torch.no_grad(), device_config.autocast():
         logits = copy.deepcopy(proxy.network)(downsample(batch, 16))
     assert logits.dtype == torch.bfloat16
     losses = F.cross_entropy(logits.float(), labels, label_smoothing=0.1, reduction="none")

@@ -42,10 +42,10 @@ def test_a_recipe_with_a_proxy_comes_back_as_it_went() -> None:
 
 
 def test_what_was_noted_before_a_field_was_is_completed() -> None:
-    told = json.loads(FAST89.to_json())
-    old = {name: value for name, value in told.items() if name != "proxy_widths"}
-    assert with_defaults(old) == told == with_defaults(told)
-    for other in (3, None, {**told, "from_a_later_version": 1}, {"name": "no recipe"}):
+    values = json.loads(FAST89.to_json())
+    old = {name: value for name, value in values.items() if name != "proxy_widths"}
+    assert with_defaults(old) == values == with_defaults(values)
+    for other in (3, None, {**values, "from_a_later_version": 1}, {"name": "no recipe"}):
         assert with_defaults(other) == other
 
 
@@ -62,15 +62,15 @@ OLD_NAMES = {
 @pytest.mark.parametrize("old", OLD_NAMES)
 def test_a_recipe_with_the_old_name_of_a_field_means_the_same(old: str) -> None:
     current, value = OLD_NAMES[old]
-    told = json.loads(PLAIN.to_json())
-    assert told.pop(current) != value
-    assert Recipe.from_json(json.dumps(told | {old: value})) == replace(PLAIN, **{current: value})
+    values = json.loads(PLAIN.to_json())
+    assert values.pop(current) != value
+    assert Recipe.from_json(json.dumps(values | {old: value})) == replace(PLAIN, **{current: value})
 
 
 def test_the_old_share_of_easy_images_was_the_proxys_where_there_was_one() -> None:
-    told = {name: value for name, value in json.loads(PLAIN.to_json()).items() if "pr" not in name}
-    told |= {"easy_share": 0.5, "judge_widths": [8, 8]}
-    assert Recipe.from_json(json.dumps(told)) == replace(PLAIN, proxy_widths=(8, 8), proxy_prune_fraction=0.5)
+    values = {name: value for name, value in json.loads(PLAIN.to_json()).items() if "pr" not in name}
+    values |= {"easy_share": 0.5, "judge_widths": [8, 8]}
+    assert Recipe.from_json(json.dumps(values)) == replace(PLAIN, proxy_widths=(8, 8), proxy_prune_fraction=0.5)
 
 
 def test_the_old_momentum_of_batch_norm_was_what_it_kept() -> None:
@@ -91,10 +91,10 @@ def test_names_are_keys() -> None:
 def test_reference_is_the_reference_systems_recipe() -> None:
     stages = [(20, 3e-4, 3e-4), (10, 1e-4, 1e-4), (5, 5e-5, 5e-5)]
     assert [(s.epochs, s.learning_rate, s.final_learning_rate) for s in REFERENCE.stages] == stages
-    told = {"batch_size": 64, "optimizer": "adam", "l2": 1e-4, "label_smoothing": 0, "normalize": False}
-    told |= {"flip": "random", "translate": 0, "degrees": 15, "affine_translate": 0.1, "cutout": 0}
-    told |= {"val_size": 10_000, "val_split": "random", "tta": "one", "epochs": 35}
-    assert {name: getattr(REFERENCE, name) for name in told} == told
+    values = {"batch_size": 64, "optimizer": "adam", "l2": 1e-4, "label_smoothing": 0, "normalize": False}
+    values |= {"flip": "random", "translate": 0, "degrees": 15, "affine_translate": 0.1, "cutout": 0}
+    values |= {"val_size": 10_000, "val_split": "random", "tta": "one", "epochs": 35}
+    assert {name: getattr(REFERENCE, name) for name in values} == values
     network = REFERENCE.network
     assert (network.name, network.dropout, 1 - network.batch_norm_momentum) == ("reference", 0.3, 0.99)
 

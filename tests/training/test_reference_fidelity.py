@@ -31,7 +31,7 @@ from tests.support.process import ROOT
 
 pytestmark = pytest.mark.acceptance
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 STEPS = 8
 BATCH = 16
 RECIPE = replace(
@@ -97,7 +97,7 @@ class Ours:
     """What tenfold computes, and what Keras is given to compute the same from."""
 
     def __init__(self) -> None:
-        self.trainer = DoubleFit(RECIPE, DATASET, device=PLAN)
+        self.trainer = DoubleFit(RECIPE, DATASET, device=CPU)
         self.given: Arrays = prefixed("before_0", to_keras(self.trainer.network.state_dict()))
         self.after: dict[int, Arrays] = {}
         self.train()
@@ -121,7 +121,7 @@ class Ours:
         self.given |= {"ends": np.array(schedule.ends), "rates": np.array(rates)}
 
     def look_at_one_batch(self) -> None:
-        trainer = Trainer(RECIPE, DATASET, device=PLAN)
+        trainer = Trainer(RECIPE, DATASET, device=CPU)
         trainer.val = to_tensors(DATASET.test)
         network = trainer.network
         draw_numbers(network)
@@ -154,13 +154,13 @@ class Ours:
 
     def augment(self) -> None:
         images = DATASET.train.images[:64]
-        draws = REFERENCE.pipeline.sample(64, 32, seed=5, epoch=1)
+        params = REFERENCE.pipeline.sample(64, 32, seed=5, epoch=1)
         uniform = torch.rand(64, 3, generator=make_generator(5, "augment", 1)).numpy() * 2 - 1
-        batch = make_batch(torch.from_numpy(images), self.trainer.pixels, draws, torch.arange(64))
+        batch = make_batch(torch.from_numpy(images), self.trainer.normalization, params, torch.arange(64))
         self.augmented = batch.permute(0, 2, 3, 1).numpy()
-        assert draws["flip"] is not None
+        assert params["flip"] is not None
         self.given |= {"plain_images": images * np.float32(1 / 255), "transforms": uniform * [15, 3.2, 3.2]}
-        self.given["flips"] = draws["flip"].numpy()
+        self.given["flips"] = params["flip"].numpy()
 
 
 def draw_numbers(network: torch.nn.Module) -> None:

@@ -28,7 +28,7 @@ from tenfold.training.recipe import Recipe, Stage, WhitenedSpec
 from tenfold.training.run import MANIFEST, Run, find_unfinished
 from tenfold.training.weights import describe_model
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 RECIPE = Recipe("mine", WhitenedSpec(widths=(8, 16), whitening_pairs=4), (Stage(1, 0.1, 0.0),))
 CLASSES = ("ant", "bee", "猫")
 PIXELS = Normalization((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -303,8 +303,8 @@ def test_a_full_disk_leaves_the_checkpoints_there_were(run: Run, monkeypatch: py
 
 
 def test_a_model_comes_back_with_all_it_must_know(finished: Run) -> None:
-    model = Run.open(finished.path).load_model(PLAN)
-    assert (model.classes, model.size, model.pixels) == (CLASSES, 16, PIXELS)
+    model = Run.open(finished.path).load_model(CPU)
+    assert (model.classes, model.size, model.normalization) == (CLASSES, 16, PIXELS)
     assert not model.network.training
     images = torch.rand(5, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     assert torch.equal(model.network(images), make_network()(images))
@@ -342,7 +342,7 @@ def test_weights_of_another_network_are_refused_by_what_differs(
     """Without the `except` in `_fill`: torch's own errors, a screenful each."""
     rewrite_description(finished, **changes)
     with pytest.raises(ModelError, match=named) as caught:
-        finished.load_model(PLAN)
+        finished.load_model(CPU)
     assert "\n" not in str(caught.value)
 
 
@@ -357,7 +357,7 @@ def test_weights_that_are_not_finite_are_refused(finished: Run, bad: float) -> N
     with pytest.raises(
         ModelError, match=r"model\.safetensors: groups\.1\.convs\.0\.weight holds numbers that are not fin"
     ):
-        finished.load_model(PLAN)
+        finished.load_model(CPU)
 
 
 class Bomb:
@@ -376,10 +376,10 @@ def test_a_pickle_is_refused_unopened(finished: Run, kind: str) -> None:
     else:
         path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
-        finished.load_model(PLAN)
+        finished.load_model(CPU)
     finished.write_manifest()  # even where the manifest vouches for it
     with pytest.raises(ModelError, match=r"model\.safetensors: not the weights that model\.json describes"):
-        finished.load_model(PLAN)
+        finished.load_model(CPU)
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
@@ -428,7 +428,7 @@ def test_another_format_is_refused_by_its_number(finished: Run, version: Any) ->
     manifest = finished.read_json(MANIFEST)
     finished.write_json(MANIFEST, manifest | {"format": version})
     with pytest.raises(ModelError, match=f"manifest.json: format {version!r} is unknown to this version"):
-        finished.load_model(PLAN)
+        finished.load_model(CPU)
 
 
 def test_a_run_that_has_not_finished_gives_no_model(run: Run) -> None:
@@ -436,7 +436,7 @@ def test_a_run_that_has_not_finished_gives_no_model(run: Run) -> None:
     with pytest.raises(
         ModelError, match=f"has not finished training: resume it with tenfold train --resume --out {run.path}"
     ):
-        run.load_model(PLAN)
+        run.load_model(CPU)
 
 
 def test_a_file_that_nobody_vouches_for_is_damaged(finished: Run) -> None:

@@ -62,16 +62,16 @@ def test_the_environment_is_written_down(trained: TrainResult) -> None:
     assert (env["seed"], env["data"], env["device"]) == (5, "shapes", "cpu")
     assert env["dtype"] in ("bfloat16", "float32") and env["threads"] == torch.get_num_threads()
     assert env["versions"]["torch"] == version("torch") and env["versions"]["tenfold"] == version("tenfold")
-    assert list(trained.plan.reasons) == env["reasons"]
+    assert list(trained.device_config.reasons) == env["reasons"]
 
 
 def test_disk_changes_nothing(trained: TrainResult) -> None:
     """`Trainer.fit`, which touches no disk, ends with the weights in the file; its log is the tables'."""
-    trainer = Trainer(RECIPE, DATASET, seed=5, device=trained.plan).fit()
-    model = trained.run.load_model(trained.plan)
+    trainer = Trainer(RECIPE, DATASET, seed=5, device=trained.device_config).fit()
+    model = trained.run.load_model(trained.device_config)
     expected = trainer.network.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.network.state_dict().items())
-    assert model.pixels == trainer.pixels and model.classes == DATASET.classes and model.size == 32
+    assert model.normalization == trainer.normalization and model.classes == DATASET.classes and model.size == 32
     steps = pd.read_csv(trained.run.path / "steps.csv")
     assert steps["step"].tolist() == list(range(1, 13))
     np.testing.assert_allclose(steps["epoch"], np.arange(1, 13) / 5, rtol=1e-5)
@@ -183,7 +183,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path) -> None:
 
 
 class Clock:
-    """Time that passes only when told, and by `cost` with each save."""
+    """Time that passes only when asked, and by `cost` with each save."""
 
     def __init__(self, cost: float):
         self.now, self.cost, self.saved, self.step = 0.0, cost, list[float](), 0

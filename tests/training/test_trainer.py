@@ -23,7 +23,7 @@ from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FAST89, REFERENCE, Recipe, Stage, WhitenedSpec
 from tenfold.training.trainer import Trainer, split
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
 DATASET = make_shapes(train=2000, test=500)
 SMALL = DATASET.train[:120]
 SMALL_VAL = DATASET.test[:40]
@@ -44,7 +44,7 @@ def make_trainer(recipe: Recipe = QUICK, seed: int = 0, val: Split | None = None
     if val is not None:
         images, labels = np.concatenate((train.images, val.images)), np.concatenate((train.labels, val.labels))
         train, recipe = Split(images, labels), recipe.with_val_size(len(val))
-    return Trainer(recipe, Dataset("mine", DATASET.classes, train, DATASET.test), seed=seed, device=PLAN)
+    return Trainer(recipe, Dataset("mine", DATASET.classes, train, DATASET.test), seed=seed, device=CPU)
 
 
 def finish(trainer: Trainer) -> Trainer:
@@ -79,8 +79,8 @@ def test_it_learns_shapes() -> None:
     """Ten classes, so 10 % is chance; a hundred steps of 50 images reach about 98 %."""
     recipe = replace(FAST89, network=WhitenedSpec(widths=(8, 16, 16)), batch_size=50, stages=(Stage(3, 0.1, 0.0),))
     steps: list[int] = []
-    trainer = Trainer(recipe, DATASET, [NoteSteps(steps)], device=PLAN).fit()
-    logits = predict_logits(trainer.network, torch.from_numpy(DATASET.test.images), trainer.pixels, PLAN).single
+    trainer = Trainer(recipe, DATASET, [NoteSteps(steps)], device=CPU).fit()
+    logits = predict_logits(trainer.network, torch.from_numpy(DATASET.test.images), trainer.normalization, CPU).single
     assert (logits.argmax(1).numpy() == DATASET.test.labels).mean() > 0.9
     assert steps == list(range(1, 121))
 
@@ -88,16 +88,16 @@ def test_it_learns_shapes() -> None:
 # --- the same steps as a plain loop -----------------------------------------------------------------------------------
 
 
-def plain_batch(train: Split, draws: AugmentParams, indices: np.ndarray) -> Tensor:
+def plain_batch(train: Split, params: AugmentParams, indices: np.ndarray) -> Tensor:
     """Flip, shift by two pixels at most with a mirrored border, normalise: image by image in NumPy."""
     scaled = train.images / 255
     mean, std = scaled.mean((0, 1, 2)), scaled.std((0, 1, 2))
-    assert draws["flip"] is not None and draws["translate"] is not None
+    assert params["flip"] is not None and params["translate"] is not None
     batch = []
     for number in indices:
-        image = train.images[number][:, ::-1] if draws["flip"][number] else train.images[number]
+        image = train.images[number][:, ::-1] if params["flip"][number] else train.images[number]
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
-        down, right = draws["translate"][number].tolist()
+        down, right = params["translate"][number].tolist()
         batch.append((padded[2 - down : 34 - down, 2 - right : 34 - right] / 255 - mean) / std)
     return torch.from_numpy(np.stack(batch).astype(np.float32)).permute(0, 3, 1, 2)
 
@@ -151,10 +151,10 @@ def test_it_takes_the_steps_of_a_plain_loop(recipe: Recipe, update: Any, toleran
     first, last = recipe.stages[0].learning_rate, recipe.stages[0].final_learning_rate
     for step in range(8):
         epoch, index = divmod(step, 6)
-        draws = recipe.pipeline.sample(120, 32, 0, epoch)
-        indices = draws.order[20 * index : 20 * index + 20].numpy()
+        params = recipe.pipeline.sample(120, 32, 0, epoch)
+        indices = params.order[20 * index : 20 * index + 20].numpy()
         labels = torch.from_numpy(SMALL.labels[indices].astype(np.int64))
-        logits = network(plain_batch(SMALL, draws, indices))
+        logits = network(plain_batch(SMALL, params, indices))
         loss = plain_loss(logits, labels, 0.1)
         network.zero_grad()
         loss.backward()
@@ -368,7 +368,7 @@ def test_a_proxy_takes_the_place_of_the_losses() -> None:
 def test_a_rank_takes_its_share_of_what_the_first_one_picked() -> None:
     """Whatever it would have selected itself. Without `broadcast`: its own choice."""
     recipe = replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8))
-    trainer = Trainer(recipe, replace(DATASET, train=SMALL), device=PLAN, dist=DistContext(1, 2))
+    trainer = Trainer(recipe, replace(DATASET, train=SMALL), device=CPU, dist=DistContext(1, 2))
     whole, numbers = trainer.next_candidates()
     with patch.object(DistContext, "broadcast", lambda _self, _value: list(range(13, 33))):
         batch, labels, indices = trainer.next_batch()
@@ -443,7 +443,7 @@ def test_an_epoch_is_a_row() -> None:
         assert row["train_loss"] == pytest.approx(trainer.log[steps, 0].mean().item())
         assert row["train_accuracy"] == pytest.approx(trainer.log[steps, 1].mean().item())
     assert sum(row["seconds"] for row in rows) == pytest.approx(trainer.seconds)
-    logits = predict_logits(trainer.network, torch.from_numpy(SMALL_VAL.images), trainer.pixels, PLAN).single
+    logits = predict_logits(trainer.network, torch.from_numpy(SMALL_VAL.images), trainer.normalization, CPU).single
     labels = torch.from_numpy(SMALL_VAL.labels.astype(np.int64))
     assert rows[-1]["val_loss"] == pytest.approx(plain_loss(logits, labels, 0.1).item(), rel=1e-5)
     assert rows[-1]["val_accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())

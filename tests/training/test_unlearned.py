@@ -8,7 +8,7 @@ from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.unlearned import FIRST_IMAGES, find_unlearned_classes
 
-PLAN = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
+CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 
 
 class ByBrightness(nn.Module):
@@ -26,7 +26,7 @@ def find(answers: list[int], labels: list[int]) -> tuple[list[int], int]:
     """The unlearned classes where images of these labels get these answers, and how many images were looked at."""
     network = ByBrightness()
     images = torch.from_numpy(np.array(answers, np.uint8)[:, None, None, None].repeat(3, 3))
-    return find_unlearned_classes(network, images, torch.tensor(labels), Normalization(), PLAN), network.seen
+    return find_unlearned_classes(network, images, torch.tensor(labels), Normalization(), CPU), network.seen
 
 
 def test_a_class_is_unlearned_where_all_its_images_are_mistaken() -> None:

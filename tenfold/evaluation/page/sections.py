@@ -12,10 +12,9 @@ from markupsafe import Markup
 
 from tenfold.console import percent as format_percent
 from tenfold.evaluation import metrics
-from tenfold.evaluation.calibration import temperature_message, threshold_message
+from tenfold.evaluation.calibration import Calibration, calibration_in, temperature_message, threshold_message
 from tenfold.evaluation.metrics import Reliability, shown
 from tenfold.evaluation.page.charts import Axis, Line, chart, plain, short_percent, span, thin
-from tenfold.training.aliases import target_error_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +26,9 @@ _MOST_CONFUSIONS = 12
 Facts = list[tuple[str, str]]
 
 
-def percent(share: float, digits: int = 2) -> str:
-    """A share as a percentage, see `console.percent`."""
-    return format_percent(share, digits)
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share as a percentage, see `console.percent`; a dash where there is none."""
+    return "–" if share is None else format_percent(share, digits)
 
 
 def headline(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -128,14 +127,14 @@ def reliability_chart(before: Reliability, after: Reliability | None) -> Markup:
     return chart(lines, across, up, "Accuracy by confidence")
 
 
-def risk_coverage_chart(confidence: np.ndarray, correct: np.ndarray, calibration: dict[str, Any] | None) -> Markup:
+def risk_coverage_chart(confidence: np.ndarray, correct: np.ndarray, calibration: Calibration | None) -> Markup:
     """Risk–coverage curve: error when only the most confident predictions are kept (El-Yaniv and Wiener, 2010)."""
     order = np.argsort(-confidence, kind="stable")
     errors = np.cumsum(~correct[order]) / np.arange(1, len(order) + 1)
     coverage = np.arange(1, len(order) + 1) / len(order)
     lines = [Line(*thin(coverage, errors), "error of the most confident predictions", "a")]
-    if calibration and calibration["threshold"] is not None:
-        spot = np.array([calibration["coverage"]]), np.array([calibration["error"]])
+    if calibration and calibration.threshold is not None:
+        spot = np.array([calibration.coverage]), np.array([calibration.error])
         lines.append(Line(*spot, "at the threshold", "b", dots=True))
     up = Axis("error", 0, max(0.02, float(errors.max())), short_percent)
     return chart(lines, Axis("coverage, most confident first", 0, 1, short_percent), up, "Error by coverage")
@@ -147,30 +146,34 @@ def calibration_text(scores: dict[str, Any]) -> list[str]:
         f"Without TTA, the expected calibration error is {percent(scores['ece_single_view'])}. Dots above the "
         "diagonal: the model is underconfident; below it: overconfident."
     )
-    found = scores["calibration"]
+    found = calibration_in(scores)
     if found is None:
         advice = "With tenfold train --val-size, a temperature and a threshold are fitted on held-out images."
         return [lean, f"This run has no validation images, so nothing was fitted. {advice}"]
-    errors = f"{percent(found['ece_before'])} to {percent(found['ece_after'])}"
-    losses = f"{found['cross_entropy_before']:.4f} to {found['cross_entropy_after']:.4f}"
-    if not found.get("fitted", True):
+    errors = f"{percent(found.ece_before)} to {percent(found.ece_after)}"
+    losses = f"{_nats(found.cross_entropy_before)} to {_nats(found.cross_entropy_after)}"
+    if not found.fitted:
         return [lean, f"{temperature_message(found).capitalize()}.", _bound_text(found)]
     fitted = (
-        f"Temperature {found['temperature']:.3f}, fitted on {found['images']:,} validation images, changes "
+        f"Temperature {found.temperature:.3f}, fitted on {found.images:,} validation images, changes "
         f"the calibration error on the test images from {errors} and their cross-entropy from {losses}."
     )
     return [lean, fitted, _bound_text(found)]
 
 
-def _bound_text(found: dict[str, Any]) -> str:
-    bound = f"Error bound {100 * target_error_in(found):.3g} %"
-    if found["threshold"] is None:
+def _nats(loss: float | None) -> str:
+    return "–" if loss is None else f"{loss:.4f}"
+
+
+def _bound_text(found: Calibration) -> str:
+    bound = f"Error bound {100 * found.target_error:.3g} %"
+    if found.threshold is None:
         return f"{bound}: {threshold_message(found)}."
-    low, high = (percent(limit) for limit in found["error_interval"])
+    low, high = (percent(limit) for limit in found.error_interval or (None, None))
     return (
-        f"{bound}, with {percent(found['confidence'], 0)} confidence: reject predictions with a probability below "
-        f"{found['threshold']:.4f}. The coverage on the test images is then {percent(found['coverage'], 1)}, and the "
-        f"error of the predictions kept {percent(found['error'])} (95 % interval {low} to {high})."
+        f"{bound}, with {percent(found.confidence, 0)} confidence: reject predictions with a probability below "
+        f"{found.threshold:.4f}. The coverage on the test images is then {percent(found.coverage, 1)}, and the "
+        f"error of the predictions kept {percent(found.error)} (95 % interval {low} to {high})."
     )
 
 

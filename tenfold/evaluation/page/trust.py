@@ -1,9 +1,8 @@
-"""Texts and images of the audit section, from the parts of the audit (see `audit.py`).
+"""Texts and images of the audit section, from the parts of the audit (see `findings.py`).
 
 Legend: S×S pixels.
 """
 
-import base64
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +10,18 @@ from typing import Any
 import numpy as np
 
 from tenfold.data.dataset import Dataset, Split
-from tenfold.evaluation.audit import cell_margin
 from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
+from tenfold.evaluation.duplicates import Pair
+from tenfold.evaluation.findings import (
+    AuditParts,
+    Corruptions,
+    Duplicates,
+    LabelIssues,
+    SaliencyMaps,
+    SplitIssues,
+    cell_margin,
+)
+from tenfold.evaluation.labels import Issue
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page.picture import make_sheet
 from tenfold.evaluation.page.sections import percent
@@ -21,8 +30,6 @@ KIND = "more"
 _SHOWN = 24
 _SEVERITY = 3
 _SHADES = 5
-
-Panel = dict[str, Any]
 
 
 class _Sheet:
@@ -39,44 +46,35 @@ class _Sheet:
         return make_sheet(np.stack(self.images), np.arange(len(self.images)), KIND) if self.images else ""
 
 
-def trust_section(panel: Panel | None, dataset: Dataset) -> tuple[dict[str, Any] | None, str]:
+def trust_section(audit: AuditParts | None, dataset: Dataset) -> tuple[dict[str, Any] | None, str]:
     """Values for the template, and the style sheet of their images; None and "" without an audit."""
-    if panel is None:
+    if audit is None:
         return None, ""
     sheet = _Sheet()
     values = {
-        "figures": _figures(panel),
-        "duplicates": _duplicates(panel.get("duplicates"), dataset, sheet),
-        "robustness": _robustness(panel.get("corruptions"), dataset, sheet),
-        "labels": _labels(panel.get("labels"), dataset, sheet),
-        "saliency": _saliency(panel.get("saliency"), dataset, sheet),
-        "seed_variance": panel["seed_variance"],
+        "figures": _figures(audit),
+        "duplicates": _duplicates(audit.duplicates, dataset, sheet),
+        "robustness": _robustness(audit.corruptions, dataset, sheet),
+        "labels": _labels(audit.labels, dataset, sheet),
+        "saliency": _saliency(audit.saliency, dataset, sheet),
+        "seed_variance": audit.seed_variance,
     }
     return values, sheet.style()
 
 
-def _figures(panel: Panel) -> list[tuple[str, str, str]]:
+def _figures(audit: AuditParts) -> list[tuple[str, str, str]]:
     rows = []
-    if (found := panel.get("duplicates")) and found["count"]:
-        without = found["accuracy_without"]
-        rows.append(
-            (
-                "Without duplicates",
-                "–" if without is None else percent(without),
-                f"with all test images: {percent(found['accuracy'])}",
-            )
-        )
-    if robustness := panel.get("corruptions"):
-        clean = percent(robustness["clean_accuracy"])
-        rows.append(
-            ("On corrupted images", percent(robustness["mean_accuracy"], 1), f"on the original images: {clean}")
-        )
-    if (labels := panel.get("labels")) and "test" in labels:
-        test = labels["test"]
-        rows.append(("Test label issues", f"{test['suspected']:,}", f"of {test['images']:,} labels"))
-    if (variance := panel["seed_variance"])["missing"] is None:
-        note = f"standard deviation of the accuracy over {variance['n']} runs"
-        rows.append(("Seed variance", f"± {100 * variance['std']:.2f} points", note))
+    if (found := audit.duplicates) and found.count:
+        note = f"with all test images: {percent(found.accuracy)}"
+        rows.append(("Without duplicates", percent(found.accuracy_without), note))
+    if robustness := audit.corruptions:
+        note = f"on the original images: {percent(robustness.clean_accuracy)}"
+        rows.append(("On corrupted images", percent(robustness.mean_accuracy, 1), note))
+    if audit.labels and (test := audit.labels.test):
+        rows.append(("Test label issues", f"{test.suspected:,}", f"of {test.images:,} labels"))
+    if (std := audit.seed_variance.std) is not None:
+        note = f"standard deviation of the accuracy over {audit.seed_variance.n} runs"
+        rows.append(("Seed variance", f"± {100 * std:.2f} points", note))
     return rows
 
 
@@ -87,42 +85,42 @@ def _name(split: Split, index: int, kind: str) -> str:
 # --- duplicates ---------------------------------------------------------------------------------------------------
 
 
-def _duplicates(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
+def _duplicates(part: Duplicates | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
     if part is None:
         return None
     return {
         "text": _duplicates_text(part),
-        "pairs": [_pair(pair, dataset, sheet) for pair in _sample_evenly(part["pairs"])],
-        "shown_of": len(part["pairs"]),
+        "pairs": [_pair(pair, dataset, sheet) for pair in _sample_evenly(part.pairs)],
+        "shown_of": len(part.pairs),
     }
 
 
-def _sample_evenly(pairs: Sequence[Panel]) -> list[Panel]:
+def _sample_evenly(pairs: Sequence[Pair]) -> list[Pair]:
     """At most 24, evenly spaced from the highest score to the lowest."""
     chosen = np.unique(np.linspace(0, len(pairs) - 1, min(_SHOWN, len(pairs))).round().astype(int))
     return [pairs[number] for number in chosen]
 
 
-def _duplicates_text(part: Panel) -> list[str]:
-    if not part["count"]:
-        return [f"No test image of {part['images']:,} has a duplicate among the training images."]
-    published = part["published_share"]
+def _duplicates_text(part: Duplicates) -> list[str]:
+    if not part.count:
+        return [f"No test image of {part.images:,} has a duplicate among the training images."]
+    published = part.published_share
     beside = (
         f" Barz and Denzler (2020) found {percent(published)} by eye, including duplicates within the test set."
         if published
         else ""
     )
     found = (
-        f"{part['count']:,} of {part['images']:,} test images ({percent(part['share'])}) duplicate a training image: "
-        f"shifted, mirrored, brightened, cropped or re-encoded; {part['in_place']:,} of them are unshifted."
+        f"{part.count:,} of {part.images:,} test images ({percent(part.share)}) duplicate a training image: "
+        f"shifted, mirrored, brightened, cropped or re-encoded; {part.in_place:,} of them are unshifted."
         f"{beside}"
     )
-    if part["accuracy_without"] is None:
+    if part.accuracy_without is None:
         return [found]
-    odd = f" In {part['labels_differ']:,} pairs the labels differ." if part["labels_differ"] else ""
+    odd = f" In {part.labels_differ:,} pairs the labels differ." if part.labels_differ else ""
     scores = (
-        f"The accuracy on these duplicates is {percent(part['accuracy_on_duplicates'])}, and without them "
-        f"{percent(part['accuracy_without'])}, which is the fairer figure.{odd}"
+        f"The accuracy on these duplicates is {percent(part.accuracy_on_duplicates)}, and without them "
+        f"{percent(part.accuracy_without)}, which is the fairer figure.{odd}"
     )
     if published:  # these are the images on which the search was tried
         return [found, scores]
@@ -130,47 +128,47 @@ def _duplicates_text(part: Panel) -> list[str]:
     return [found, scores, limits]
 
 
-def _pair(pair: Panel, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
+def _pair(pair: Pair, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
     test, train, classes = dataset.test, dataset.train, dataset.classes
-    labels = [shown(classes[int(split.labels[pair[name]])]) for name, split in (("test", test), ("train", train))]
+    labels = [shown(classes[int(split.labels[number])]) for number, split in ((pair.test, test), (pair.train, train))]
     return {
-        "test": sheet.add(test.images[pair["test"]]),
-        "train": sheet.add(train.images[pair["train"]]),
-        "names": f"{_name(test, pair['test'], 'test')} and {_name(train, pair['train'], 'training')}",
+        "test": sheet.add(test.images[pair.test]),
+        "train": sheet.add(train.images[pair.train]),
+        "names": f"{_name(test, pair.test, 'test')} and {_name(train, pair.train, 'training')}",
         "label": labels[0] if labels[0] == labels[1] else f"{labels[0]} / {labels[1]}",
-        "note": ("mirrored, " if pair["mirrored"] else "") + f"score {pair['score']:.2f}",
+        "note": ("mirrored, " if pair.mirrored else "") + f"score {pair.score:.2f}",
     }
 
 
 # --- corruptions -------------------------------------------------------------------------------------------------
 
 
-def _robustness(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
+def _robustness(part: Corruptions | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
     if part is None:
         return None
-    clean = part["clean_accuracy"]
+    clean = part.clean_accuracy
     rows = [
         {
             "name": name,
             "cells": [_cell(share, clean) for share in shares],
             "mean": f"{100 * np.mean(shares):.1f}",
         }
-        for name, shares in part["accuracy"].items()
+        for name, shares in part.accuracy.items()
     ]
     image = np.asarray(dataset.test.images[:1])
     examples = [("original", sheet.add(image[0]))]
     examples += [(name, sheet.add(corrupt(image, name, _SEVERITY)[0])) for name in CORRUPTIONS]
     return {
         "text": (
-            f"The 15 corruptions of Hendrycks and Dietterich (2019) on {part['images']:,} test images, without TTA: "
-            f"mean accuracy {percent(part['mean_accuracy'], 1)}, against {percent(clean, 1)} on the original images. "
-            f"The 95 % margin of a cell is ±{100 * cell_margin(part['images']):.0f} points; the stronger its colour, "
+            f"The 15 corruptions of Hendrycks and Dietterich (2019) on {part.images:,} test images, without TTA: "
+            f"mean accuracy {percent(part.mean_accuracy, 1)}, against {percent(clean, 1)} on the original images. "
+            f"The 95 % margin of a cell is ±{100 * cell_margin(part.images):.0f} points; the stronger its colour, "
             "the larger the loss. Frost is generated by code, not taken from photographs."
         ),
         "severities": SEVERITIES,
         "rows": rows,
-        "foot": [f"{100 * share:.1f}" for share in part["by_severity"]],
-        "mean": f"{100 * part['mean_accuracy']:.1f}",
+        "foot": [f"{100 * share:.1f}" for share in part.by_severity],
+        "mean": f"{100 * part.mean_accuracy:.1f}",
         "examples": examples,
         "severity": _SEVERITY,
     }
@@ -187,56 +185,54 @@ def _cell(share: float, clean: float) -> tuple[str, str]:
 # --- labels ------------------------------------------------------------------------------------------------------
 
 
-def _labels(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
+def _labels(part: LabelIssues | None, dataset: Dataset, sheet: _Sheet) -> dict[str, Any] | None:
     if part is None:
         return None
-    splits = (("test", "test", dataset.test), ("train", "training", dataset.train))
+    splits = (("test", part.test, dataset.test), ("training", part.train, dataset.train))
     galleries = [
         {
-            "title": f"{part[key]['suspected']:,} of {part[key]['images']:,} {name} labels look wrong",
-            "note": _issues_note(key, part[key]),
-            "issues": [_issue(issue, split, name, dataset, sheet) for issue in part[key]["issues"][:_SHOWN]],
+            "title": f"{found.suspected:,} of {found.images:,} {name} labels look wrong",
+            "note": _issues_note(name, found),
+            "issues": [_issue(issue, split, name, dataset, sheet) for issue in found.issues[:_SHOWN]],
         }
-        for key, name, split in splits
-        if key in part
+        for name, found, split in splits
+        if found
     ]
-    return {"missing": part["missing"], "galleries": galleries}
+    return {"missing": part.missing, "galleries": galleries}
 
 
-def _issues_note(key: str, part: Panel) -> str:
-    agreement = f"agrees with {percent(part['agreement'], 1)} of these labels"
-    if key == "test":
+def _issues_note(name: str, found: SplitIssues) -> str:
+    agreement = f"agrees with {percent(found.agreement, 1)} of these labels"
+    if name == "test":
         return f"Predicted by this run, which {agreement}."
     return f"Predicted by fast89 trained on the other folds (cross-validation), which {agreement}."
 
 
-def _issue(issue: Panel, split: Split, kind: str, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
+def _issue(issue: Issue, split: Split, kind: str, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:
     return {
-        "sheet": sheet.add(split.images[issue["index"]]),
-        "name": _name(split, issue["index"], kind),
-        "given": shown(dataset.classes[issue["given"]]),
-        "suspected": shown(dataset.classes[issue["suspected"]]),
-        "confidence": issue["suspected_probability"],
+        "sheet": sheet.add(split.images[issue.index]),
+        "name": _name(split, issue.index, kind),
+        "given": shown(dataset.classes[issue.given]),
+        "suspected": shown(dataset.classes[issue.suspected]),
+        "confidence": issue.suspected_probability,
     }
 
 
 # --- saliency ----------------------------------------------------------------------------------------------
 
 
-def _saliency(part: Panel | None, dataset: Dataset, sheet: _Sheet) -> list[dict[str, Any]] | None:
-    if not part or not part["images"]:
+def _saliency(part: SaliencyMaps | None, dataset: Dataset, sheet: _Sheet) -> list[dict[str, Any]] | None:
+    if not part or not part.images:
         return None
     test, found = dataset.test, []
-    for mapped in part["images"]:
-        image = test.images[mapped["index"]]
-        painted = [np.frombuffer(base64.b64decode(text), np.uint8).reshape(image.shape) for text in mapped["overlays"]]
+    for mapped in part.images:
         found.append(
             {
-                "sheets": [sheet.add(pixels) for pixels in (image, *painted)],
-                "name": _name(test, mapped["index"], "test"),
-                "truth": shown(dataset.classes[int(test.labels[mapped["index"]])]),
-                "predicted": shown(dataset.classes[mapped["label"]]),
-                "agreement": f"{mapped['agreement']:.2f}",
+                "sheets": [sheet.add(pixels) for pixels in (test.images[mapped.index], *mapped.images)],
+                "name": _name(test, mapped.index, "test"),
+                "truth": shown(dataset.classes[int(test.labels[mapped.index])]),
+                "predicted": shown(dataset.classes[mapped.label]),
+                "agreement": f"{mapped.agreement:.2f}",
             }
         )
     return found

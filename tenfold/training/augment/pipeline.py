@@ -66,22 +66,23 @@ class Pipeline:
         return AugmentParams(order, built_in, tuple(others))
 
 
-def make_batch(images: Tensor, pixels: Normalization, draws: AugmentParams, indices: Tensor) -> Tensor:
+def make_batch(images: Tensor, normalization: Normalization, params: AugmentParams, indices: Tensor) -> Tensor:
     """Cut the images numbered `indices` (int64 B) out of N×H×W×3, augmented as drawn: float32 B×3×H×W.
 
     What only chooses pixels and comes first costs one gather together.
     """
     built_in, others = (
-        [(augmentation, params[indices]) for augmentation, params in pairs] for pairs in (draws.built_in, draws.others)
+        [(augmentation, values[indices]) for augmentation, values in pairs]
+        for pairs in (params.built_in, params.others)
     )
     choices = []
-    for augmentation, params in built_in:
+    for augmentation, values in built_in:
         if not isinstance(augmentation, PixelChoice):
             break
-        choices.append((augmentation, params))
+        choices.append((augmentation, values))
     batch = to_unit(gather(images, indices, choices))
     batch = _apply(batch, (pair for pair in others if not pair[0].normalized))
-    batch = _apply(pixels.standardize(batch), built_in[len(choices) :])
+    batch = _apply(normalization.standardize(batch), built_in[len(choices) :])
     return _apply(batch, (pair for pair in others if pair[0].normalized))
 
 

@@ -84,7 +84,7 @@ def in_memory(mine: Dataset, tiny_recipe: Path, tmp_path_factory: pytest.TempPat
     """A run trained and scored from Python, as the README shows it."""
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), val_size=20).with_epochs(6.0)
     trained = training.train(recipe, mine, tmp_path_factory.mktemp("mine") / "run", device="cpu")
-    write_scores(trained.run, evaluate(trained.run, mine, trained.plan), {})
+    write_scores(trained.run, evaluate(trained.run, mine, trained.device_config), {})
     trained.run.unlock()
     return trained.run.path
 

@@ -15,7 +15,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.serving.runtime import open_model
 from tenfold.training.run import Run
 from tests.support.process import Invoke
-from tests.support.run_alone import CHANGES, PLAN, added, gone, trained_label, write_images
+from tests.support.run_alone import CHANGES, CPU, added, gone, trained_label, write_images
 from tests.support.served import process
 
 
@@ -90,7 +90,7 @@ def test_scores_of_other_weights_are_not_used(invoke: Invoke, run: Path, changed
     (run / "predictions.csv").write_bytes(content[:-2])
     assert "predictions.csv is damaged" in invoke("evaluate", run)[2]
     (run / "predictions.csv").write_bytes(content)
-    network = opened.load_model(PLAN).network
+    network = opened.load_model(CPU).network
     with torch.no_grad():
         network.get_parameter("head.weight").mul_(1.1)
     opened.save_model(network, opened.read_json("model.json"))

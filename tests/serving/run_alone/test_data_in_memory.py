@@ -33,7 +33,7 @@ def test_a_run_trained_from_python_is_used_by_every_command_that_needs_no_images
     said = json.loads(out)
     assert code == 0 and {name: said[name] for name in scores} == scores
     assert "was trained on a data set made in Python, called 'mine', that no command can load" in err
-    assert tenfold.evaluate(Run.open(mine_run)).scores == scores
+    assert tenfold.Run.open(mine_run).evaluate().scores == scores
     code, out, err = invoke("export", mine_run, "--json")
     assert code == 0 and json.loads(out)["verified_on"] == "synthetic images", err
     code, out, _ = invoke("predict", photo, "--model", mine_run, "--json")
@@ -117,7 +117,7 @@ def test_data_that_has_a_known_name_but_is_other_is_not_taken_for_it(
     part = replace(whole, train=whole.train[:200])
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), val_size=20).with_epochs(1.0)
     trained = training.train(recipe, part, tmp_path / "run", device="cpu")
-    scores = write_scores(trained.run, evaluate(trained.run, part, trained.plan), {})
+    scores = write_scores(trained.run, evaluate(trained.run, part, trained.device_config), {})
     trained.run.unlock()
     code, out, err = invoke("evaluate", tmp_path / "run", "--json")
     assert code == 0 and "a data set made in Python, called 'shapes'" in err

@@ -42,17 +42,25 @@ def test_synthetic_images_are_always_the_same_and_of_any_size() -> None:
 
 
 WRONG: dict[str, Callable[[Any, Any], tuple[Any, Any, float]]] = {
-    "temperature": lambda network, pixels: (network, pixels, 1.05),
-    "normalisation": lambda network, pixels: (
+    "temperature": lambda network, normalization: (network, normalization, 1.05),
+    "normalisation": lambda network, normalization: (
         network,
-        Normalization(pixels.mean, tuple(1.05 * x for x in pixels.std)),
+        Normalization(normalization.mean, tuple(1.05 * x for x in normalization.std)),
         1.0,
     ),
-    "mean": lambda network, pixels: (network, Normalization(tuple(x + 0.01 for x in pixels.mean), pixels.std), 1.0),
-    "colours": lambda network, pixels: (network, Normalization(pixels.mean[::-1], pixels.std[::-1]), 1.0),
-    "bias": lambda network, pixels: (scaled(network, "groups.2.norms.1.bias", 0.0), pixels, 1.0),
-    "norm": lambda network, pixels: (scaled(network, "groups.1.norms.1.running_var"), pixels, 1.0),
-    "filters": lambda network, pixels: (scaled(network, "groups.0.convs.0.weight"), pixels, 1.0),
+    "mean": lambda network, normalization: (
+        network,
+        Normalization(tuple(x + 0.01 for x in normalization.mean), normalization.std),
+        1.0,
+    ),
+    "colours": lambda network, normalization: (
+        network,
+        Normalization(normalization.mean[::-1], normalization.std[::-1]),
+        1.0,
+    ),
+    "bias": lambda network, normalization: (scaled(network, "groups.2.norms.1.bias", 0.0), normalization, 1.0),
+    "norm": lambda network, normalization: (scaled(network, "groups.1.norms.1.running_var"), normalization, 1.0),
+    "filters": lambda network, normalization: (scaled(network, "groups.0.convs.0.weight"), normalization, 1.0),
 }
 
 
@@ -68,9 +76,9 @@ def test_a_graph_that_is_a_little_wrong_shows_on_them(
 ) -> None:
     right = exporting.to_onnx
 
-    def wrong(network: Any, pixels: Any, classes: int, size: int, temperature: float) -> Any:
-        network, pixels, factor = WRONG[what](network, pixels)
-        return right(network, pixels, classes, size, temperature * factor)
+    def wrong(network: Any, normalization: Any, classes: int, size: int, temperature: float) -> Any:
+        network, normalization, factor = WRONG[what](network, normalization)
+        return right(network, normalization, classes, size, temperature * factor)
 
     monkeypatch.setattr(exporting, "to_onnx", wrong)
     with pytest.raises(ModelError, match="not exported: the file would differ from the network"):
