@@ -1,12 +1,15 @@
 """The recipe that a run gets: found by name or file, and fitted to what it is to be trained on."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from tenfold.console import log_info
+from tenfold.data import is_folder
 from tenfold.data.dataset import Dataset
-from tenfold.errors import UsageError
+from tenfold.errors import UsageError, did_you_mean
 from tenfold.training.imbalance import fit_recipe
-from tenfold.training.recipe import Recipe
+from tenfold.training.recipe import USUAL_SIDE, FineTune, Recipe
 from tenfold.training.recipe_files import find_recipe
 
 
@@ -27,6 +30,30 @@ def choose_recipe(
     chosen = chosen if dataset is None else fit_recipe(chosen, dataset.train, dataset.val_size)
     chosen = chosen if epochs is None else chosen.with_epochs(epochs)
     return chosen if val_size is None else chosen.with_val_size(val_size)
+
+
+def size_for(recipe: str | Path | Recipe, data: object, size: int | None = None) -> int:
+    """Pixels a side that images are read at: `size`, or what the recipe's network is for where `data` is a folder."""
+    if size is not None:
+        return size
+    of_folder = isinstance(data, str | Path) and is_folder(str(data))
+    return as_recipe(recipe).network.usual_size if of_folder else USUAL_SIDE
+
+
+def with_fine_tuning(recipe: str | Path | Recipe, fine_tune: FineTune | None) -> Recipe:
+    """The recipe with another `fine_tune`, where one is asked for. Raises `UsageError` for a recipe that has none."""
+    chosen = as_recipe(recipe)
+    if fine_tune is None:
+        return chosen
+    if fine_tune not in get_args(FineTune):
+        raise UsageError(
+            f"fine_tune must be auto, on or off, not {fine_tune!r}{did_you_mean(fine_tune, get_args(FineTune))}"
+        )
+    if chosen.head_init != "logistic":
+        raise UsageError(
+            f"recipe {chosen.name} trains from scratch: leave --fine-tune out, or choose --recipe pretrained"
+        )
+    return replace(chosen, fine_tune=fine_tune)
 
 
 def as_recipe(recipe: str | Path | Recipe) -> Recipe:

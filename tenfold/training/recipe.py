@@ -17,7 +17,7 @@ from tenfold.errors import UsageError
 from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
 from tenfold.training.augment import Affine, AnyAugmentation, Augmentation, Cutout, Flip, Pipeline, Translate
-from tenfold.training.networks import AnyNetwork, ReferenceSpec, WhitenedSpec
+from tenfold.training.networks import AnyNetwork, EfficientNetLite0Spec, ReferenceSpec, WhitenedSpec
 from tenfold.training.spec import STRICT, Positive, Share, Width, first_error, names_of_fields
 
 MOST_BYTES = 1_000_000
@@ -32,6 +32,7 @@ USUAL_SIDE = 32
 Count = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=0, le=1024)]
 Rate = Annotated[float, Field(ge=0, le=1e38)]
+FineTune = Literal["auto", "on", "off"]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
@@ -55,8 +56,9 @@ class Recipe:
     """Stretches of training, one after the other, each with a linear learning rate schedule."""
     batch_size: Positive = 500
     """Images in each optimizer step."""
-    optimizer: Literal["muon", "adam"] = "muon"
-    """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it."""
+    optimizer: Literal["muon", "adam", "adamw"] = "muon"
+    """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it;
+    `adamw`: Adam with decoupled weight decay."""
     momentum: Share = 0.6
     """Of the filters under `muon`."""
     bias_lr: Rate = 0.053
@@ -66,7 +68,7 @@ class Recipe:
     sgd_momentum: Share = 0.85
     """Of biases and head under `muon`."""
     weight_decay: Rate = 2e-6
-    """Weight decay of biases and head under `muon`, per image of the batch."""
+    """Weight decay: under `muon` of biases and head, per image of the batch; under `adamw` of all."""
     whiten_bias_epochs: Rate = 3.0
     """How long the first layer's bias is trained; its rate falls to zero meanwhile."""
     label_smoothing: Share = 0.0
@@ -105,6 +107,11 @@ class Recipe:
     """Share of the steps, the last ones, in which the network's first parameters stay as they are."""
     images: Positive = 50_000
     """Training images that epochs and batches are meant for; a folder of fewer gets a recipe that is fitted to it."""
+    head_init: Literal["random", "logistic"] = "random"
+    """What the head begins with: `logistic` fits a logistic regression to the network's features of the training
+    images, which is for pretrained networks."""
+    fine_tune: FineTune = "on"
+    """Whether the stages are trained behind a `logistic` head: `auto` does so where it helps on held-out images."""
     val_size: Count = 0
     """Training images held out for validation."""
     val_split: Literal["last", "random"] = "last"
@@ -126,6 +133,10 @@ class Recipe:
             raise ValueError(f"freeze_fraction: network {network.name!r} has no first group that can be kept")
         if self.l2 and not network.has_l2:
             raise ValueError(f"l2: network {network.name!r} has no such term; use weight_decay")
+        if self.fine_tune != "on" and self.head_init != "logistic":
+            raise ValueError(
+                f"fine_tune: {self.fine_tune!r} is for head_init 'logistic': else there is nothing to keep"
+            )
         if self.proxy_widths:
             self._fits_the_proxy()
         if self.proxy_prune_fraction and not self.proxy_widths:
@@ -312,4 +323,21 @@ FAST96 = replace(
     tta_fraction=0.25,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, REFERENCE)}
+# Rate, lengths and size were chosen on held-out training images of CIFAR-10; docs/log.md has the experiments.
+PRETRAINED = Recipe(
+    name="pretrained",
+    network=EfficientNetLite0Spec(),
+    stages=(Stage(1.6, 1e-4, 0.0),),
+    batch_size=32,
+    optimizer="adamw",
+    weight_decay=0.01,
+    label_smoothing=0.1,
+    flip="random",
+    translate=12,
+    head_init="logistic",
+    fine_tune="auto",
+    images=10_000,
+    tta="mirror",
+)
+
+RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, REFERENCE, PRETRAINED)}

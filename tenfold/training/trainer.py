@@ -26,6 +26,7 @@ from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.fitting import as_recipe
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
+from tenfold.training.logistic_head import fit_logistic_head
 from tenfold.training.model import l2_penalty, make_network
 from tenfold.training.optim import begin_step, freeze, restore_training, tensors_below, training_state
 from tenfold.training.optimizers import Optimizer
@@ -78,7 +79,7 @@ class Trainer:
         recipe = as_recipe(recipe)
         self.recipe = recipe = recipe.with_val_size(data.val_size) if data.val_size else recipe
         self.data, self.seed, self.dist, self.log_dir = data, seed, dist, log_dir
-        self.device_config = device if isinstance(device, DeviceConfig) else select_device(dist.device(device))
+        self.device_config = device if isinstance(device, DeviceConfig) else device_for(recipe, dist.device(device))
         self.callbacks = list(callbacks) if dist.first else []
         self.should_stop = False
         """Set it to end training after the current step."""
@@ -95,7 +96,7 @@ class Trainer:
             raise UsageError(f"low_res_size: {recipe.low_res_size} is more than the images' {images.shape[1]} pixels")
         if recipe.translate >= images.shape[1]:
             raise UsageError(f"a shift of {recipe.translate} pixels is too large for images of {images.shape[1]}")
-        self.normalization = channel_stats(images) if recipe.normalize else Normalization()
+        self.normalization = _normalization(recipe, images)
         self.schedule = make_schedule(recipe, len(images))
         some = _some(recipe, images, self.normalization)
         self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), device_config.device)
@@ -105,6 +106,7 @@ class Trainer:
             images, labels = images[cycle], labels[cycle]
         self.images, self.labels = images.to(device_config.device), labels.to(device_config.device)
         self.optimizers: list[Optimizer] = []
+        self.head_is_set = recipe.head_init == "random"
         self.step = 0
         self.log = torch.zeros(self.schedule.total, 2)  # loss and accuracy of every step's batch
         self.epochs: list[EpochMetrics] = []
@@ -124,6 +126,7 @@ class Trainer:
         Raises `DivergedError` where a loss is not finite, and what callbacks raise.
         """
         self.interrupted = False
+        self.initialize_head()
         with DeferredSignals() as signals:
             try:
                 self._fit(signals)
@@ -133,6 +136,18 @@ class Trainer:
             if self.interrupted:
                 signals.raise_pending()
         return self
+
+    def initialize_head(self) -> None:
+        """Fit the head of a pretrained network to the training images' features (`head_init`), if it is not set yet."""
+        if not self.head_is_set:
+            weight, bias = fit_logistic_head(
+                self.network, self.images, self.labels, self.normalization, self.device_config, len(self.class_counts)
+            )
+            head = self.network.get_submodule("head")
+            with torch.no_grad():
+                head.get_parameter("weight").copy_(weight)
+                head.get_parameter("bias").copy_(bias)
+            self.head_is_set = True
 
     def _fit(self, signals: DeferredSignals) -> None:
         for callback in self.callbacks:
@@ -311,7 +326,7 @@ class Trainer:
             if self.proxy is not None:
                 self.proxy.restore(tensors_below("proxy.", checkpoint.tensors), checkpoint.step)
             self.sampler.restore(tensors_below("sampler.", checkpoint.tensors))
-            self.step, self.seconds = checkpoint.step, checkpoint.notes["seconds"]
+            self.step, self.seconds, self.head_is_set = checkpoint.step, checkpoint.notes["seconds"], True
             self.epochs = [EpochMetrics(**row) for row in checkpoint.notes["epochs"]]
             self.log[: self.step] = checkpoint.tensors["log"]
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -332,6 +347,19 @@ def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]
         return train[: -recipe.val_size], train[-recipe.val_size :]
     order = torch.randperm(len(train), generator=make_generator(seed, "split")).numpy()
     return train[np.sort(order[: -recipe.val_size])], train[np.sort(order[-recipe.val_size :])]
+
+
+def device_for(recipe: Recipe, device: str = "auto") -> DeviceConfig:
+    """As `select_device`, in the number format that is fastest for the recipe's network."""
+    chosen = select_device(device)
+    in_float32 = recipe.network.float32_on_cpu and chosen.device.type == "cpu"
+    return select_device(device, torch.float32) if in_float32 and chosen.dtype != torch.float32 else chosen
+
+
+def _normalization(recipe: Recipe, images: Tensor) -> Normalization:
+    if recipe.network.normalization:
+        return Normalization(*recipe.network.normalization)
+    return channel_stats(images) if recipe.normalize else Normalization()
 
 
 def _some(recipe: Recipe, images: Tensor, normalization: Normalization) -> Tensor:

@@ -79,6 +79,10 @@ class NetworkSpec(Spec):
     """Export formats besides ONNX that `tenfold train` writes with its report, where their packages are installed."""
     normalization: ClassVar[tuple[Channels, Channels] | None] = None
     """Mean and standard deviation per channel, of pixels in [0, 1], where it wants these instead of the recipe's."""
+    float32_on_cpu: ClassVar[bool] = False
+    """Whether a CPU is to train it in float32, as where PyTorch's gradients in bfloat16 are slower."""
+    usual_size: ClassVar[int] = 32
+    """Pixels a side that a folder's images are brought to unless the user asks for another size."""
     initial_images: ClassVar[int] = 1
     """How many training images `initialize_from` wants."""
 
