@@ -21,7 +21,8 @@ import numpy as np
 
 from tenfold.console import log_info
 from tenfold.machine import cores
-from tenfold.serving.runtime import BUNDLED, installed_runtimes, open_model, runtime_versions
+from tenfold.serving.predictor import BUNDLED, open_model
+from tenfold.serving.runtime import installed_runtimes, runtime_versions
 
 BATCHES = (1, 64, 256)
 MEASURED_BEFORE = 598.0

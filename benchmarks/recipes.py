@@ -14,7 +14,8 @@ from tenfold.console import log_info
 from tenfold.evaluation import plots
 from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import PARTS, describe, summarize
-from tenfold.training.device import cpu_has_bfloat16, select_device
+from tenfold.training.device import select_device
+from tenfold.training.precision import cpu_has_bfloat16
 from tenfold.training.recipe_files import find_recipe
 
 RUNS = {"fast89": 20, "fast94": 10, "fast96": 1}

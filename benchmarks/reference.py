@@ -128,7 +128,7 @@ def tenfold_prediction() -> Result:
     from tenfold.serving.export import pack
     from tenfold.serving.graph import to_onnx
     from tenfold.serving.model_file import ModelMetadata
-    from tenfold.serving.runtime import open_bytes
+    from tenfold.serving.predictor import open_bytes
     from tenfold.training.augment import Normalization
     from tenfold.training.device import select_device
     from tenfold.training.infer import predict_logits

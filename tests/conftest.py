@@ -14,6 +14,7 @@ import tenfold
 from tenfold.console import show_logs
 from tenfold.data import Dataset
 from tests.support import process
+from tests.support.few_shapes import use_few_shapes
 from tests.support.process import Command, Invoke
 
 # Small tensors are computed no faster by many threads, and far slower on a busy machine. PyTorch reads this when it is
@@ -26,6 +27,14 @@ def usual_runtime() -> Iterator[None]:
     """That of a user who asks for none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("TENFOLD_RUNTIME", raising=False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_shapes() -> Iterator[None]:
+    """`shapes` means fewer images, here and in `forks`; in a process that Python starts, all 6,000."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_few_shapes(patch)
         yield
 
 
@@ -81,6 +90,21 @@ def command() -> Command:
         return subprocess.run(words, capture_output=True, text=True, timeout=600, **keywords)  # type: ignore[call-overload, no-any-return]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def fork() -> Command:
+    """As `command`, without the seconds of Python's and PyTorch's start: for commands that train or export."""
+    from tests.support.forks import run_command
+
+    return run_command
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a data set of 500 images, which all processes know."""
+    monkeypatch.setenv("TENFOLD_PLUGINS", str(process.ROOT / "tests" / "support" / "few_plugin.py"))
+    return "few"
 
 
 @pytest.fixture(scope="session")

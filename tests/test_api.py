@@ -17,6 +17,7 @@ from tenfold import _HOMES
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import BusyError, DataError, ModelError, UsageError
 from tenfold.training.lock import Lock
+from tests.support.few_shapes import TEST
 from tests.support.process import Invoke
 
 FEW = make_shapes(train=120, test=60)
@@ -70,7 +71,7 @@ def test_metrics_are_those_of_results_json(run: tenfold.Run) -> None:
 
 def test_history_and_predictions_are_tables(run: tenfold.Run) -> None:
     assert list(run.history.columns[:4]) == ["epoch", "stage", "learning_rate", "train_loss"]
-    assert len(run.predictions) == run.metrics.test_images == 1000
+    assert len(run.predictions) == run.metrics.test_images == TEST
     right = (run.predictions["true"] == run.predictions["predicted"]).mean()
     assert right == pytest.approx(run.metrics.test_accuracy)
     table = run.per_class
@@ -122,7 +123,7 @@ def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) ->
     assert repr(evaluation).endswith(", 1,000 test images of 10 classes)")
     (explanation,) = run.explain(FEW.test.images[:1])
     assert explanation.saliency.shape == (32, 32)
-    assert run.report(progress=False)[-1] == run.path / "report.html"
+    assert run.report(progress=False).path == run.path / "report.html"
     exported = run.export(out=tmp_path / "model.onnx")
     assert exported.top1_agreement == 1 and (tmp_path / "model.onnx").is_file()
 
@@ -141,7 +142,10 @@ def test_runs_are_compared_on_one_page(run: tenfold.Run, tiny_recipe: Path, tmp_
     options: dict[str, Any] = {"epochs": 0.2, "report": False, "export": False, "progress": False}
     other = tenfold.train(tiny_recipe, "shapes", tmp_path / "other", **options)
     page = tenfold.compare([run, other.path], tmp_path / "page.html")
-    assert page == tmp_path / "page.html" and "McNemar" in page.read_text()
+    assert page.path == tmp_path / "page.html" and "McNemar" in Path(page).read_text()
+    assert repr(page) == f"ComparisonPage('{tmp_path / 'page.html'}', 2 runs)"
+    assert [share for _, share, _ in page.scores] == [run.metrics.test_accuracy, other.metrics.test_accuracy]
+    assert page.scores[0][2] == run.metrics.test_accuracy_interval
 
 
 def test_a_run_of_the_first_format_is_read() -> None:
@@ -212,8 +216,19 @@ def test_arrays_of_the_wrong_kind_are_named() -> None:
 PROGRAM = """
 import tenfold
 from tenfold.data.shapes import make_shapes
-run = tenfold.train({recipe!r}, make_shapes(train=120, test=60), {out!r}, epochs=1, val_size=20)
+data = make_shapes(train=120, test=60)
+run = tenfold.train({recipe!r}, data, {out!r}, epochs=1, val_size=20)
 """
+SHOWN = {
+    "run.report(data, progress=False)": ("text/html", 6),
+    "run.explain(data.test.images[:2])": ("text/html", 2),
+    "run.explain(data.test.images[:1])[0]": ("image/png", 1),
+    "run.evaluate(data)": ("image/png", 1),
+    "import shutil; tenfold.compare([run, shutil.copytree(run.path, 'other')], data=data)": ("image/png", 1),
+}
+"""What shows plots in a notebook: as what, and how many."""
+_PNG = "iVBORw0KGgo"
+"""How a PNG file starts, in base64."""
 
 
 @pytest.mark.slow
@@ -225,12 +240,17 @@ def test_a_program_that_asks_for_no_messages_gets_none(tiny_recipe: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_one_output_block(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_notebook_shows_plots_and_progress_in_one_output_block(tiny_recipe: Path, tmp_path: Path) -> None:
     program = PROGRAM.format(recipe=str(tiny_recipe), out=str(tmp_path / "run"))
     quiet = "import logging; logging.getLogger('tenfold').setLevel('ERROR')\n"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(quiet + program)])
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    (output,) = notebook.cells[0].outputs
+    notebook = nbformat.v4.new_notebook(cells=[*map(nbformat.v4.new_code_cell, (quiet + program, *SHOWN))])
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    train, *cells = notebook.cells
+    for cell, (kind, plots) in zip(cells, SHOWN.values(), strict=True):
+        (result,) = (output for output in cell.outputs if output.output_type == "execute_result")
+        assert result.data[kind].count(_PNG) == plots and len(result.data["text/plain"]) < 300
+    (output,) = train.outputs
     assert output.output_type == "display_data" and output.data["text/plain"].startswith("report ██")
 
 

@@ -34,15 +34,16 @@ PACKAGES: dict[str, set[str]] = {
     # it starts the others as processes; these tell it data, fields, the machine's speed, answers
     "scaling": {
         "data",
-        "training.device",
         "training.aliases",
+        "training.precision",
+        "training.speed",
         "training.recipe",
         "training.spec",
         "training.lock",
         "serving.inputs",
         "serving.predict",
+        "serving.predictor",
         "serving.resumable",
-        "serving.runtime",
     },
 }
 
@@ -85,6 +86,9 @@ ORDERS = {
         "recipe",
         "recipe_files",
         "recipe_fields",
+        "precision",
+        "cpu",
+        "speed",
         "device",
         "distributed",
         "model",
@@ -103,9 +107,15 @@ ORDERS = {
         "unlearned",
         "checkpoint",
         "weights",
+        "manifest",
         "run",
+        "unfinished",
         "runs",
+        "target_error",
+        "fingerprint",
+        "split_file",
         "provenance",
+        "reproduction",
         "callbacks",
         "trainer",
         "fine_tuning",
@@ -164,6 +174,7 @@ ORDERS = {
     "serving": (
         "model_file",
         "runtime",
+        "predictor",
         "inputs",
         "predict",
         "output_formats",
@@ -200,12 +211,13 @@ ORDERS = {
 # Files that start fast import less than their package may.
 STRICTER = {
     "serving.model_file": {"data.resize"},
-    "serving.runtime": {"data.image", "serving.model_file"},
+    "serving.runtime": set(),
+    "serving.predictor": {"data.image", "serving.model_file", "serving.runtime"},
     "serving.inputs": {"data.ignored", "data.image"},
-    "serving.predict": {"data.image", "serving.model_file", "serving.runtime", "serving.inputs"},
+    "serving.predict": {"data.image", "serving.model_file", "serving.predictor", "serving.inputs"},
     "serving.output_formats": {"serving.predict"},
     "serving.resumable": {"serving.output_formats", "serving.predict", "serving.inputs"},
-    "serving.serve": {"data.image", "serving.runtime", "serving.predict"},
+    "serving.serve": {"data.image", "serving.predictor", "serving.predict"},
 }
 HEAVY = {
     *("torch", "pandas", "matplotlib", "sklearn", "onnx", "safetensors", "pydantic", "scipy", "keras"),

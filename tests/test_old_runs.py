@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 import typer
 
+import tenfold
 from tenfold.cli import app
 from tenfold.data.resize import OLD_RESIZES
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.evaluate import evaluate
 from tenfold.serving.model_file import read_about
-from tenfold.serving.runtime import BUNDLED
-from tenfold.training.run import FORMAT_VERSION, Run
+from tenfold.serving.predictor import BUNDLED
+from tenfold.training.manifest import FORMAT_VERSION
+from tenfold.training.run import Run
 from tenfold.training.weights import MODEL_FORMAT
 
 RUNS = Path(__file__).parent / "runs"
@@ -67,3 +69,17 @@ def test_the_old_name_of_a_resize_mode_is_taken_on_the_command_line(
     monkeypatch.setenv("TENFOLD_RESIZE", old)
     assert parsed.make_context(command, [*words]).params["resize"] == name
     assert parsed.make_context(command, [*words, "--resize", name]).params["resize"] == name
+
+
+def test_an_old_run_with_a_field_set_that_its_network_never_used_predicts_as_without_it(tmp_path: Path) -> None:
+    """The recipe was accepted then, and without effect; such a run was not opened any more."""
+    plain, run = (tenfold.Run.open(shutil.copytree(RUNS / "format-1", tmp_path / name)) for name in ("plain", "old"))
+    files = {name: run.read_json(name) for name in ("recipe.json", "model.json")}
+    for values in files.values():
+        assert values["network"].get("name", "whitened") == "whitened"
+        values["network"]["dropout"] = 0.3
+    run.rewrite_in_manifest({name: json.dumps(values) for name, values in files.items()})
+    run.verify()
+    images = make_shapes(train=10, test=20).test.images
+    assert run.recipe == plain.recipe and run.predict(images) == plain.predict(images)
+    assert run.evaluate(make_shapes()).scores["test_accuracy"] == plain.metrics.test_accuracy

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -13,14 +12,13 @@ from PIL import Image
 
 from tenfold.data.shapes import make_shapes
 from tenfold.training.run import Run
+from tests.support.process import Command
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def artefacts(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def artefacts(fork: Command, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """`tenfold train --recipe reference` on a folder of few pictures, for few steps; its run and what it said."""
     folder, shapes = tmp_path_factory.mktemp("reference"), make_shapes(train=160, test=1)
     for number, (image, label) in enumerate(zip(shapes.train.images, shapes.train.labels, strict=True)):
@@ -29,7 +27,7 @@ def artefacts(
         Image.fromarray(image).save(path)
     words = ["train", "--recipe", "reference", "--data", "pictures", "--epochs", "1", "--out", "run"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "TENFOLD_HOME": str(folder / "home")}
-    result = command(*words, cwd=folder, env=env)
+    result = fork(*words, cwd=folder, env=env)
     assert result.returncode == 0, result.stderr
     return folder / "run", result
 

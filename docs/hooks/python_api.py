@@ -10,6 +10,8 @@ RESULTS = {
     "tenfold.evaluation.findings": (
         *("Duplicates", "Corruptions", "LabelIssues", "SplitIssues", "SaliencyMaps", "SaliencyMap"),
     ),
+    "tenfold.evaluation.report": ("Report",),
+    "tenfold.evaluation.compare": ("ComparisonPage",),
     "tenfold.evaluation.duplicates": ("Pair",),
     "tenfold.evaluation.labels": ("Issue",),
     "tenfold.evaluation.seed_variance": ("SeedVariance",),

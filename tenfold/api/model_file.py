@@ -61,7 +61,7 @@ def _write_card(run: "RunDirectory", file: Path, wanted: bool, found: "Dataset |
 def ensure_model_file(model: "Path | RunDirectory | None") -> Path:
     """The file to open; a run's is written first where it has none, or one of earlier scores, which needs torch."""
     from tenfold.serving.model_file import find_in_run
-    from tenfold.serving.runtime import BUNDLED
+    from tenfold.serving.predictor import BUNDLED
 
     if model is None:
         return BUNDLED

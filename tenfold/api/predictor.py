@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from tenfold.api.model_file import ensure_model_file
-from tenfold.serving import runtime
+from tenfold.serving import predictor
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import PredictionResult, answer, check_threshold, to_answer
 
@@ -18,7 +18,7 @@ Images = str | Path | np.ndarray | Sequence[str | Path]
 class Predictor:
     """An opened model: `Predictor.load(path).predict(images)`. Safe to use from many threads."""
 
-    def __init__(self, model: runtime.Predictor):
+    def __init__(self, model: predictor.Predictor):
         self.model = model
 
     @classmethod
@@ -28,7 +28,7 @@ class Predictor:
         The model file of a run is written first where it is missing or out of date; that needs torch. Raises
         `ModelError` for a file that is missing, damaged or of another kind.
         """
-        return cls(runtime.open_model(ensure_model_file(Path(path) if path is not None else None)))
+        return cls(predictor.open_model(ensure_model_file(Path(path) if path is not None else None)))
 
     def __repr__(self) -> str:
         return f"Predictor({len(self.classes)} classes, {self.size} × {self.size} pixels, {self.model.runtime})"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.evaluation.explain import Explanation
     from tenfold.evaluation.findings import Audit
+    from tenfold.evaluation.report import Report
     from tenfold.serving.export import Int8
     from tenfold.serving.predict import PredictionResult
     from tenfold.serving.source import Exported
@@ -211,8 +212,8 @@ class Run(storage.Run):
 
     def report(
         self, data: "Dataset | Path | str | None" = None, *, device: str = "auto", progress: bool = True
-    ) -> list[Path]:
-        """Draw the plots and write report.html; return what was written, the page last. Raises as `evaluate`."""
+    ) -> "Report":
+        """Draw the plots and write report.html. In a notebook, the plots are shown. Raises as `evaluate`."""
         from tenfold.evaluation.report import write_report
 
         self.require_scores()

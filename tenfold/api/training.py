@@ -21,9 +21,10 @@ from tenfold.training.distributed import DistContext, joined
 from tenfold.training.fitting import choose_recipe, log_size, size_for, with_fine_tuning
 from tenfold.training.imbalance import has_rare_classes
 from tenfold.training.recipe import FineTune, Recipe
-from tenfold.training.run import check_new, find_unfinished
+from tenfold.training.run import check_new
 from tenfold.training.trackers import find_callbacks
 from tenfold.training.train import TrainResult
+from tenfold.training.unfinished import find_unfinished
 
 RUNS = Path("runs")
 Clock = Callable[[], float]
@@ -276,8 +277,8 @@ def _report(run: Run, trained: TrainResult, evaluation: Evaluation) -> None:
     from tenfold.evaluation.report import write_report
 
     began = time.perf_counter()
-    paths = write_report(run, trained.dataset, evaluation)
-    log_info(f"report: {', '.join(map(str, reversed(paths)))}")
+    written = write_report(run, trained.dataset, evaluation)
+    log_info(f"report: {', '.join(map(str, reversed(written.files)))}")
     for to in run.recipe.network.also_exported:
         _export_also(run, to, trained.dataset)
     run.timings["report_seconds"] = time.perf_counter() - began

@@ -120,7 +120,7 @@ def report(
     refuse_busy(run)
     from tenfold.api.run import Run
 
-    for path in Run.open(run).report(data, device=device):
+    for path in Run.open(run).report(data, device=device).files:
         print(path)
 
 
@@ -138,7 +138,7 @@ def compare(
         refuse_busy(run)
     from tenfold.api.comparison import compare as compare_runs
 
-    print(compare_runs(runs, out, data))
+    print(compare_runs(runs, out, data).path)
 
 
 @app.command()

@@ -102,7 +102,7 @@ def _predict_here(
     from tenfold.serving import resumable
     from tenfold.serving.inputs import find
     from tenfold.serving.output_formats import make_output_format
-    from tenfold.serving.runtime import open_model
+    from tenfold.serving.predictor import open_model
 
     classifier = open_model(ensure_model_file(model))
     form, inputs = make_output_format(name, classifier.classes, top), find(sources, sys.stdin.buffer)
@@ -134,7 +134,7 @@ def _predict_far(
     from tenfold.scaling import cluster
     from tenfold.serving.model_file import read_content
     from tenfold.serving.predict import answer
-    from tenfold.serving.runtime import open_bytes
+    from tenfold.serving.predictor import open_bytes
 
     file = ensure_model_file(model)
     content = read_content(file)
@@ -219,7 +219,7 @@ def serve(
     """Serve a model over HTTP, with a web page; Ctrl-C or SIGTERM ends it after all requests are answered."""
     extras.require("serve", extras.SERVE)
     from tenfold.api.model_file import ensure_model_file
-    from tenfold.serving.runtime import open_model
+    from tenfold.serving.predictor import open_model
     from tenfold.serving.serve import server
 
     token = os.environ.get("TENFOLD_TOKEN") if token is None else token  # an empty one is not left out

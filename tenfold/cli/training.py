@@ -118,7 +118,8 @@ def _check_unfinished(context: typer.Context, out: Path | None) -> tuple[Path, P
 
     Raises `UsageError` for other settings than the run's, `ModelError` where there is nothing to resume.
     """
-    from tenfold.training.run import Run, find_unfinished
+    from tenfold.training.run import Run
+    from tenfold.training.unfinished import find_unfinished
 
     run = Run.open(out) if out else find_unfinished(RUNS)
     return run.path, _refuse_changes(context, run)

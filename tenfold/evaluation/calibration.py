@@ -13,7 +13,7 @@ import numpy as np
 from tenfold.errors import ModelError
 from tenfold.evaluation import metrics
 from tenfold.training.aliases import target_error_in
-from tenfold.training.run import TARGET_ERROR, check_target_error
+from tenfold.training.target_error import TARGET_ERROR, check_target_error
 
 CONFIDENCE = 0.95
 _COVERAGES = np.arange(1, 21) / 20

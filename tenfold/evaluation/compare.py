@@ -14,7 +14,7 @@ import pandas as pd
 from tenfold.console import log_info, progress
 from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, ModelError, UsageError
-from tenfold.evaluation import metrics
+from tenfold.evaluation import metrics, plots
 from tenfold.evaluation.evaluate import class_numbers, read_predictions
 from tenfold.evaluation.metrics import Paired, shown
 from tenfold.evaluation.outputs import digest_of_images, digest_of_kept_images
@@ -22,7 +22,8 @@ from tenfold.evaluation.page import comparison_page, picture
 from tenfold.evaluation.page.sections import format_value, percent
 from tenfold.evaluation.report import cut, name_images
 from tenfold.files import write_text
-from tenfold.training.provenance import digest_of_data, have_same_data, is_own, reload_dataset
+from tenfold.training.fingerprint import digest_of_data, have_same_data, is_own
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tenfold.training.runs import compare_runs
 
@@ -46,6 +47,11 @@ class Side:
     results: dict[str, Any]
     predicted: np.ndarray
     confidence: np.ndarray
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the test accuracy."""
+        return metrics.wilson_interval(round(self.results["test_accuracy"] * len(self.predicted)), len(self.predicted))
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,28 @@ class Comparison:
         return numbers[np.lexsort((-confidence, ~self.right[numbers].any(axis=1)))]
 
 
-def write_comparison(paths: Sequence[Path], out: Path, data: Dataset | Path | None = None) -> Path:
+@dataclass(frozen=True, repr=False)
+class ComparisonPage:
+    """The page of a comparison, which needs no other file (`path`), and what is compared.
+
+    scores: of each run its name, test accuracy and 95 % interval (Wilson's), in [0, 1]. `open` and `Path` take it for
+    its page. In a notebook it shows these scores as a plot.
+    """
+
+    path: Path
+    scores: tuple[tuple[str, float, tuple[float, float]], ...]
+
+    def __repr__(self) -> str:
+        return f"ComparisonPage({str(self.path)!r}, {len(self.scores)} runs)"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def _repr_png_(self) -> bytes:
+        return plots.to_png(plots.accuracies(self.scores, f"{len(self.scores)} runs compared"), dpi=100)
+
+
+def write_comparison(paths: Sequence[Path], out: Path, data: Dataset | Path | None = None) -> ComparisonPage:
     """Write the page of several scored runs to `out`.
 
     data: what the first of them was trained on, or where its folder is now; by default it is found. Raises `UsageError`
@@ -91,7 +118,8 @@ def write_comparison(paths: Sequence[Path], out: Path, data: Dataset | Path | No
         comparison = read_comparison(paths, bar, data)
         write_text(out, _page(comparison))
         bar(1)
-    return out
+    scores = ((side.name, side.results["test_accuracy"], side.interval) for side in comparison.sides)
+    return ComparisonPage(out, tuple(scores))
 
 
 def read_comparison(
@@ -203,15 +231,10 @@ def _values(comparison: Comparison, differing: int, here: int) -> dict[str, Any]
 
 def _score_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
     """Name of a metric and its value in each run; metrics that no run has are left out."""
-
-    def interval(results: dict[str, Any]) -> str:
-        low, high = metrics.wilson_interval(round(results["test_accuracy"] * results["images"]), results["images"])
-        return f"{percent(low)} to {percent(high)}"
-
-    every = [side.results | {"images": len(side.predicted)} for side in sides]
+    every = [side.results for side in sides]
     rows = [
         ("Test accuracy", [percent(results["test_accuracy"]) for results in every]),
-        ("95 % interval", [interval(results) for results in every]),
+        ("95 % interval", [" to ".join(map(percent, side.interval)) for side in sides]),
     ]
     shares = {"test_accuracy_single_view": "Accuracy without TTA", "test_accuracy_top5": "Top-5 accuracy"}
     shares |= {"val_accuracy": "Validation accuracy", "ece": "Calibration error"}

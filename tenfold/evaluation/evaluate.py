@@ -14,10 +14,12 @@ from tenfold.evaluation.calibration import calibrate, calibration_in
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.fingerprint import is_own
 from tenfold.training.model import l2_penalty
-from tenfold.training.provenance import FoundData, find_data, is_own, is_read_alike, reload_dataset
-from tenfold.training.run import STOPPED, Run, check_target_error, target_error_of
+from tenfold.training.provenance import FoundData, find_data, is_read_alike, reload_dataset
+from tenfold.training.run import STOPPED, Run
 from tenfold.training.summary import count_parameters
+from tenfold.training.target_error import check_target_error, target_error_of
 from tenfold.training.trainer import split
 from tenfold.training.weights import Model
 
@@ -33,7 +35,8 @@ class Evaluation:
     """Scores and logits of a run on a test set, and on its validation images where it has some.
 
     scores: the numbers that go to `results.json`. names: the test images' files, below the folder that they are from.
-    own: whether they are the test images of the data that the run was trained on; only then the run may keep them.
+    own: whether they are the test images of the data that the run was trained on; only then the run may keep them. In a
+    notebook it shows the confusion matrix.
     """
 
     test: LogitsCache
@@ -46,6 +49,12 @@ class Evaluation:
     def __repr__(self) -> str:
         found = f"test_accuracy={self.scores['test_accuracy']!r}, ece={self.scores['ece']:.4f}"
         return f"Evaluation({found}, {len(self.labels):,} test images of {len(self.classes):,} classes)"
+
+    def _repr_png_(self) -> bytes:
+        from tenfold.evaluation import plots
+
+        title = f"Test accuracy {self.scores['test_accuracy']:.2%}"
+        return plots.to_png(plots.confusion(self.confusion_matrix(), self.classes, title), dpi=100)
 
     @property
     def logits(self) -> np.ndarray:

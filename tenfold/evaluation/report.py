@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from tenfold import notebook
 from tenfold.console import progress
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
@@ -20,9 +21,10 @@ from tenfold.evaluation.findings import AuditParts
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
 from tenfold.files import note_own
-from tenfold.training.provenance import reproduction
 from tenfold.training.recipe import Recipe
-from tenfold.training.run import Run, target_error_of
+from tenfold.training.reproduction import format_stop, reproduction
+from tenfold.training.run import Run
+from tenfold.training.target_error import target_error_of
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (
@@ -40,8 +42,34 @@ _SECTIONS = (
 )
 
 
-def write_report(run: Run, dataset: Dataset, evaluation: Evaluation, audit: AuditParts | None = None) -> list[Path]:
-    """Write plots/*.png, per_class.csv and report.html of a scored run, add them to the manifest; return their paths.
+@dataclass(frozen=True, repr=False)
+class Report:
+    """A run's page, which needs no other file (`path`), its plots and its table of classes.
+
+    `open` and `Path` take it for its page. In a notebook it shows the plots.
+    """
+
+    path: Path
+    plots: tuple[Path, ...]
+    per_class: Path
+
+    def __repr__(self) -> str:
+        return f"Report({str(self.path)!r}, {len(self.plots)} plots)"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that was written, the page last."""
+        return (*self.plots, self.per_class, self.path)
+
+    def _repr_html_(self) -> str:
+        return notebook.images_html((plot.stem, plot.read_bytes()) for plot in self.plots)
+
+
+def write_report(run: Run, dataset: Dataset, evaluation: Evaluation, audit: AuditParts | None = None) -> Report:
+    """Write plots/*.png, per_class.csv and report.html of a scored run, and add them to the manifest.
 
     audit: where the caller knows it; by default what the run keeps. The caller owns the run's lock. Raises `ModelError`
     where a file that it needs is damaged, `StorageError`, and `UsageError` for scores of other data.
@@ -58,10 +86,10 @@ def write_report(run: Run, dataset: Dataset, evaluation: Evaluation, audit: Audi
         contents |= {PER_CLASS: to_csv(known.per_class.reset_index()), REPORT: _page(known, audit)}
         bar(1, note=REPORT)
     run.rewrite_in_manifest(contents)
-    paths = [run.path / name for name in contents]
-    for plot in paths[:-2]:
+    *drawn, table, page = (run.path / name for name in contents)
+    for plot in drawn:
         note_own(plot)
-    return paths
+    return Report(page, tuple(drawn), table)
 
 
 @dataclass(frozen=True)
@@ -119,8 +147,10 @@ def _figures(known: Known) -> list[tuple[str, Figure]]:
     labels, first = known.evaluation.labels, slice(plots.GALLERY_IMAGES)
     confidence = known.predictions["probability"].to_numpy()
     title = f"The first test images: {name}"
+    epochs, steps = known.log
+    curves = [] if epochs.empty else [("history", plots.history(epochs, steps, name, known.results["test_accuracy"]))]
     return [
-        ("history", plots.history(*known.log, name, known.results["test_accuracy"])),
+        *curves,
         (
             "gallery",
             plots.gallery(images[first], labels[first], known.predicted[first], confidence[first], classes, title),
@@ -202,7 +232,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "recipe": sections.facts(known.run.read_json("recipe.json")),
         "environment": _environment(known),
         "command": _command(known),
-        "reproduce_note": _REPRODUCE_NOTE,
+        "reproduce_note": format_stop(known.run) or _REPRODUCE_NOTE,
     }
 
 

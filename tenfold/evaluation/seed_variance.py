@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.errors import ModelError
-from tenfold.training.provenance import have_same_data
+from tenfold.training.fingerprint import have_same_data
 from tenfold.training.run import Run
 from tenfold.training.runs import list_runs
 

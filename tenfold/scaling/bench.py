@@ -26,10 +26,11 @@ from tenfold.data.resize import with_current_options
 from tenfold.errors import DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.summary import STEADY, Diverged, EvalSplit, Outcome, Timed
-from tenfold.training.device import cpu_has_bfloat16, matmul_gflops
 from tenfold.training.lock import Lock, now
+from tenfold.training.precision import cpu_has_bfloat16
 from tenfold.training.recipe import Recipe, with_defaults
 from tenfold.training.spec import Share
+from tenfold.training.speed import matmul_gflops
 
 TRIES = 3
 LONG = 1200.0

@@ -31,8 +31,8 @@ from tenfold.scaling import tune as tuning
 from tenfold.scaling.shards import Shard, ShardResult, find_shards, predict_shard, read_result
 from tenfold.scaling.summary import Outcome, Timed
 from tenfold.scaling.tune import Setting
+from tenfold.serving.predictor import Predictor, open_bytes
 from tenfold.serving.resumable import Count
-from tenfold.serving.runtime import Predictor, open_bytes
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import Recipe
 

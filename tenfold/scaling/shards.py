@@ -20,7 +20,7 @@ from tenfold.errors import DataError, ImageError, one_line
 from tenfold.files import ALL_OWN, OWN_NOTE
 from tenfold.serving.inputs import Input, find
 from tenfold.serving.predict import BATCH_SIZE, REJECTED, PredictionResult, answer
-from tenfold.serving.runtime import Predictor
+from tenfold.serving.predictor import Predictor
 
 if TYPE_CHECKING:
     from pyarrow import DataType, NativeFile, Table

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tenfold.errors import DivergedError
-from tenfold.training.device import NORMAL_RATE
+from tenfold.training.speed import NORMAL_RATE
 
 STEADY = 0.10
 """The largest difference of a run's two rates, as a share, at which its time counts as measured."""

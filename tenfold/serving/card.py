@@ -14,9 +14,11 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
-from tenfold.serving.runtime import Predictor, open_model
-from tenfold.training.provenance import FoundData, find_data, origin_of, reproduction
-from tenfold.training.run import Run, target_error_of
+from tenfold.serving.predictor import Predictor, open_model
+from tenfold.training.provenance import FoundData, find_data, origin_of
+from tenfold.training.reproduction import format_stop, reproduction
+from tenfold.training.run import STOPPED, Run
+from tenfold.training.target_error import target_error_of
 
 _TITLE = "# Model card: "
 
@@ -82,12 +84,13 @@ def _training(run: Run) -> str:
     held_out = "no training images held out: temperature and threshold are not fitted"
     if recipe.val_size:
         held_out = f"{recipe.val_size:,} training images held out for temperature and threshold"
+    stop = format_stop(run)
     return f"""## How it was made
 ```{language}
 {prompt}{printable(command)}
 ```
-Data: {_code(env["data"])}, {held_out}.
-{recipe.epochs:g} epochs in {env["dtype"]} ({versions}).
+{f"{stop}{chr(10)}" if stop else ""}Data: {_code(env["data"])}, {held_out}.
+{env.get(STOPPED, recipe.epochs):g} epochs in {env["dtype"]} ({versions}).
 """
 
 

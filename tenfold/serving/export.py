@@ -28,7 +28,8 @@ from tenfold.errors import DataError, ModelError
 from tenfold.evaluation.metrics import accuracy
 from tenfold.serving.graph import INPUT, separate_pools, to_onnx
 from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, ModelMetadata, seal
-from tenfold.serving.runtime import Predictor, choose_runtime, installed_runtimes, open_bytes
+from tenfold.serving.predictor import Predictor, open_bytes
+from tenfold.serving.runtime import choose_runtime, installed_runtimes
 from tenfold.serving.source import Exported, Source, check, measure, read_source, spread, write_into
 from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run

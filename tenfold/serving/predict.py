@@ -14,7 +14,7 @@ from tenfold.errors import ImageError, UsageError
 from tenfold.machine import cores
 from tenfold.serving.inputs import Input
 from tenfold.serving.model_file import ModelMetadata
-from tenfold.serving.runtime import Predictor
+from tenfold.serving.predictor import Predictor
 
 BATCH_SIZE = 128
 _AHEAD = 4 * BATCH_SIZE

@@ -25,8 +25,11 @@ RECIPE_FIELDS = {
 """Fields of a recipe: old name, name now."""
 
 
-def with_current_names(text: str | bytes) -> str | bytes:
-    """The JSON of a recipe, or of a model and its network, with today's names; what is no object as it is."""
+def with_current_names(text: str | bytes, trained: bool = False) -> str | bytes:
+    """The JSON of a recipe, or of a model and its network, with today's names; what is no object as it is.
+
+    trained: whether it is a run's, whose network did without the fields that it never used, whatever their values.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):  # said by who reads it
@@ -34,6 +37,8 @@ def with_current_names(text: str | bytes) -> str | bytes:
     renamed = rename_recipe_fields(value)
     if isinstance(renamed, dict):
         renamed = with_current_resize(renamed)
+    if trained and isinstance(renamed, dict) and isinstance(renamed.get("network"), dict):
+        renamed = renamed | {"network": without_unused_fields(renamed["network"], at_any_value=True)}
     return text if renamed == value else json.dumps(renamed)
 
 
@@ -90,11 +95,18 @@ UNUSED_FIELDS = {"whitened": {"dropout"}, "reference": NETWORK_FIELDS.keys() - {
 """By network: those of them that it never used."""
 
 
-def without_unused_fields(network: dict[str, Any]) -> dict[str, Any]:
-    """A network's spec without the fields that it never used, as far as they are at their defaults."""
+def without_unused_fields(network: dict[str, Any], at_any_value: bool = False) -> dict[str, Any]:
+    """A network's spec without the fields that it never used, as far as they are at their defaults or `at_any_value`.
+
+    Where a value was set, a recipe is refused: it asks for what it would not get.
+    """
     name = network.get("name", "whitened")
     unused = UNUSED_FIELDS.get(name, set()) if isinstance(name, str) else set()
-    kept = {field: value for field, value in network.items() if field not in unused or value != NETWORK_FIELDS[field]}
+    kept = {
+        field: value
+        for field, value in network.items()
+        if field not in unused or not (at_any_value or value == NETWORK_FIELDS[field])
+    }
     return kept if len(kept) < len(network) else network
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from tenfold.console import log_info
+from tenfold.errors import ModelError
 from tenfold.files import write_bytes
 from tenfold.training.aliases import rename_tensors
 
@@ -52,6 +54,24 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """All checkpoint files, the newest first, none of them checked."""
     paths = folder.glob("*.safetensors")
     return sorted((path for path in paths if _NAME.fullmatch(path.name) and path.is_file()), reverse=True)
+
+
+def load_newest(folder: Path) -> Checkpoint | None:
+    """Load the newest sound checkpoint, naming and removing damaged ones; None where none was ever written.
+
+    Raises `ModelError` where there are some and all are damaged: a silent restart would throw work away.
+    """
+    paths = list_checkpoints(folder)
+    for number, path in enumerate(paths):
+        checkpoint = Checkpoint.read(path)
+        if checkpoint:
+            for damaged in paths[:number]:  # else they would count among the newest, and sound ones go for them
+                damaged.unlink()
+            return checkpoint
+        log_info(f"{path} is damaged and skipped")
+    if paths:
+        raise ModelError(f"{folder}: every checkpoint is damaged; remove the folder to restart")
+    return None
 
 
 def _digest(content: bytes) -> str:

@@ -21,7 +21,9 @@ from tenfold.data.download import npm_client
 from tenfold.data.sources import PUBLISHER_URL, offline
 from tenfold.errors import DataError, StorageError, UsageError
 from tenfold.machine import cores_message
-from tenfold.training.device import DEVICES, NORMAL_RATE, cpu_features, matmul_gflops, select_device
+from tenfold.training.device import DEVICES, select_device
+from tenfold.training.precision import cpu_features
+from tenfold.training.speed import NORMAL_RATE, matmul_gflops
 
 PACKAGES = ("tenfold", "torch", "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "safetensors")
 _VECTOR_UNITS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "sve", "bf16")

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from tenfold.training.device import DeviceConfig, cpu_features
+from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.lock import now
+from tenfold.training.precision import cpu_features
 
 
 def describe_environment(

@@ -12,12 +12,14 @@ from tenfold.data.dataset import Dataset, Split
 from tenfold.training.callbacks import ProgressBar
 from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
-from tenfold.training.recipe import Recipe
-from tenfold.training.schedule import make_schedule
+from tenfold.training.recipe import FineTune, Recipe
 from tenfold.training.trainer import Trainer, split, to_tensors
 
 MOST_TO_TRY = 500
 """Training images: with more, fine-tuning helped in every draw (docs/log.md), and trying it would double the time."""
+
+
+FINE_TUNED: tuple[FineTune, FineTune] = ("off", "on")
 
 
 def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_config: DeviceConfig) -> Recipe:
@@ -43,33 +45,39 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
     return replace(recipe, fine_tune="on" if helps else "off")
 
 
-def expected_seconds(recipe: Recipe, trainer: Trainer) -> float:
-    """Seconds that all of the fine-tuning takes, its trial counted in, by one step taken now and undone."""
-    images, labels = trainer.normalization.normalize(trainer.images[:32]), trainer.labels[:32]
-    seconds = []
+def announce(trainer: Trainer) -> None:
+    """Log how long fine-tuning is about to take, by one step that is taken now and undone."""
+    if trainer.recipe.head_init == "logistic" and not trainer.done:
+        left = (trainer.schedule.total - trainer.step) * trainer.schedule.batch_size
+        log_info(f"fine-tuning: {left:,} passes of an image, about {left * _seconds_an_image(trainer):.0f} s")
+
+
+def _seconds_an_image(trainer: Trainer) -> float:
+    count = min(trainer.schedule.batch_size, len(trainer.images))
+    images, labels = trainer.normalization.normalize(trainer.images[:count]), trainer.labels[:count]
+    seconds = 0.0
     for _ in range(2):  # the first one sets up
         began = time.perf_counter()
-        F.cross_entropy(trainer.network(images), labels).backward()
+        with trainer.device_config.autocast():
+            logits = trainer.network(images)
+        F.cross_entropy(logits.float(), labels).backward()
         trainer.network.zero_grad()
-        seconds.append(time.perf_counter() - began)
-    count = len(trainer.images)
-    steps = [make_schedule(replace(recipe, fine_tune="on"), count)]
-    if recipe.fine_tune == "auto" and count <= MOST_TO_TRY:
-        steps += [make_schedule(replace(recipe.for_images(count // 2), fine_tune="on"), count // 2)] * 2
-    return seconds[-1] / len(images) * sum(schedule.total * schedule.batch_size for schedule in steps)
+        seconds = time.perf_counter() - began
+    return seconds / count
 
 
 def _try(
     recipe: Recipe, dataset: Dataset, train: Split, val: Split, seed: int, device_config: DeviceConfig
 ) -> tuple[tuple[int, float], tuple[int, float]]:
     """Images of `val` that are right, and the sum of their losses: with the head alone, and fine-tuned."""
-    half = replace(recipe.for_images(len(train)), fine_tune="on", val_size=0)
-    part = replace(dataset, train=train, val_size=0)
-    trainer = Trainer(half, part, [ProgressBar("trying fine-tuning")], seed=seed, device=device_config)
-    trainer.initialize_head()
-    head = _score(trainer, val)
-    trainer.fit()
-    return head, _score(trainer, val)
+    half, part = replace(recipe.for_images(len(train)), val_size=0), replace(dataset, train=train, val_size=0)
+    scores = []
+    for fine_tune in FINE_TUNED:
+        trainer = Trainer(
+            replace(half, fine_tune=fine_tune), part, [ProgressBar("trying")], seed=seed, device=device_config
+        )
+        scores.append(_score(trainer.fit(), val))
+    return scores[0], scores[1]
 
 
 def _score(trainer: Trainer, val: Split) -> tuple[int, float]:

@@ -23,41 +23,51 @@ from tenfold.training.networks import Network
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Values of C that are tried, of features as they are; docs/log.md has what was found on draws of CIFAR-10."""
+BEFORE_FINE_TUNING = 0.001
+"""The C where fine-tuning follows: a head that is sure of itself leaves the layers below nothing to learn."""
 FOLDS = 5
 MOST_FOR_FOLDS = 2000
 """Images: of more, one fold is held out instead of each in turn."""
 _NEVER = -30.0  # logit of a class that no image is of
 
 
-def fit_logistic_head(
+def set_logistic_head(
     network: Network,
     images: Tensor,
     labels: Tensor,
     normalization: Normalization,
     device_config: DeviceConfig,
-    classes: int,
-) -> tuple[Tensor, Tensor]:
-    """Weights float32 K×F and biases float32 K for a network's head, by images uint8 N×H×W×3 and labels int64 N."""
+    strength: float | None = None,
+) -> None:
+    """Set a network's layer `head` to the regression on images uint8 N×H×W×3 with labels int64 N.
+
+    strength: C of the regression; by default that of the smallest loss on held-out images.
+    """
     with progress("features", 2 * len(images)) as bar:
         views = (images, images.flip(2))
         plain, mirrored = (cached_features(network, view, normalization, device_config, bar).numpy() for view in views)
-    weight, bias = fit_head(plain, mirrored, labels.cpu().numpy(), classes)
-    return torch.from_numpy(weight), torch.from_numpy(bias)
+    head = network.get_submodule("head")
+    classes = len(head.get_parameter("bias"))
+    weight, bias = fit_head(plain, mirrored, labels.cpu().numpy(), classes, strength)
+    with torch.no_grad():
+        head.get_parameter("weight").copy_(torch.from_numpy(weight))
+        head.get_parameter("bias").copy_(torch.from_numpy(bias))
 
 
 def fit_head(
-    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, classes: int
+    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, classes: int, strength: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights float32 K×F and biases float32 K of the regression on N images and their mirror images.
 
-    features, mirrored: float N×F; labels: int N. A class without images is never predicted.
+    features, mirrored: float N×F; labels: int N; strength: C, by default chosen. A class without images is never
+    predicted.
     """
     present = np.unique(labels)
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, _NEVER)
     if len(present) == 1:
         bias[present] = 0.0
         return weight.astype(np.float32), bias.astype(np.float32)
-    strength = choose_strength(features, mirrored, labels)
+    strength = choose_strength(features, mirrored, labels) if strength is None else strength
     weight[present], bias[present] = _fit(features, mirrored, labels, strength)
     return weight.astype(np.float32), bias.astype(np.float32)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.training.device import cpu_has_bfloat16
+from tenfold.training.precision import cpu_has_bfloat16
 
 
 class Optimizer:

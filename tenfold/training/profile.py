@@ -21,8 +21,9 @@ from torch.profiler import ProfilerActivity
 
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
-from tenfold.training.device import DeviceConfig, matmul_gflops
+from tenfold.training.device import DeviceConfig
 from tenfold.training.recipe import Recipe
+from tenfold.training.speed import matmul_gflops
 from tenfold.training.trainer import Trainer
 
 STEPS = 8

@@ -1,65 +1,17 @@
-"""Provenance: which data a run was trained on, how they are found again, and the command that repeats the run."""
+"""Provenance: the data that a run was trained on, found again, and other data for it to be scored on."""
 
-import csv
-import hashlib
-import io
-import json
-import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tenfold.console import log_info
 from tenfold.data import DATASETS, Dataset, Origin, is_cached, is_folder, load, load_named
-from tenfold.data.dataset import SKIP_BAD, Split
+from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, ModelError, StorageError, UsageError
-from tenfold.files import write_text
-from tenfold.training.recipe import RECIPES, Recipe
-from tenfold.training.run import TARGET_ERROR, Run
-
-SPLIT_FILE = "split.csv"
-_SAMPLE = 200
-
-
-def note_origin(dataset: Dataset) -> dict[str, Any]:
-    """What env.json keeps of the data, so that `reload_dataset` finds it, and no other data of its name."""
-    return {"folder": asdict(dataset.origin)} if dataset.origin else {"data_sha256": fingerprint(dataset)}
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """SHA-256, in hexadecimal, of what tells data sets of one name apart: classes, labels, sizes and colours.
-
-    The colours are rounded statistics of a sample, since drawn images may differ in a last bit between machines, and
-    since this is taken before each training, where it costs milliseconds. Single changed images go unnoticed.
-    """
-    hashed = hashlib.sha256(json.dumps([*dataset.classes, dataset.val_size]).encode())
-    for part in (dataset.train, dataset.test):
-        hashed.update(json.dumps([part.images.shape, _colours(part)]).encode())
-        hashed.update(part.labels.astype("<i8").tobytes())
-    return hashed.hexdigest()
-
-
-def _colours(part: Split) -> list[int]:
-    """Mean and standard deviation of each channel over some of the images, as whole numbers in [0, 255]."""
-    rows = np.linspace(0, len(part) - 1, min(len(part), _SAMPLE)).astype(int)
-    pixels = part.images[rows].reshape(-1, 3).astype(np.float64)
-    return [round(value) for value in (*pixels.mean(0), *pixels.std(0))] if len(pixels) else []
-
-
-def write_split(run: Run, dataset: Dataset, train: Split, val: Split | None) -> None:
-    """Write split.csv: every image's path below its folder, its class, and what it was used for."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("path", "class", "split"))
-    for name, part in (("train", train), ("val", val), ("test", dataset.test)):
-        if part is not None and part.names is not None:
-            rows.writerows(
-                (path, dataset.classes[label], name) for path, label in zip(part.names, part.labels, strict=True)
-            )
-    write_text(run.path / SPLIT_FILE, text.getvalue())
+from tenfold.training.fingerprint import is_own
+from tenfold.training.run import Run
+from tenfold.training.split_file import read_rows, read_splits
 
 
 @dataclass(frozen=True)
@@ -153,35 +105,13 @@ def reload_dataset(run: Run, folder: Path | None = None, in_python: str = "") ->
     raise DataError(f"{where}: {f'call {in_python} in Python' if in_python else 'hand it over in Python'}")
 
 
-def is_own(env: Mapping[str, Any], dataset: Dataset) -> bool:
-    """Whether a run of that environment was trained on `dataset`, as far as it noted: old runs noted the name only."""
-    if "folder" in env:
-        return dataset.origin is not None and dataset.origin.sha256 == env["folder"].get("sha256")
-    noted = env.get("data_sha256")
-    return dataset.name == env["data"] and noted in (None, fingerprint(dataset))
-
-
-def have_same_data(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether runs of these environments were trained on the same data, as far as they noted: see `is_own`."""
-    if "folder" in first or "folder" in second:
-        return digest_of_data(first) == digest_of_data(second)
-    noted = (digest_of_data(first), digest_of_data(second))
-    return first["data"] == second["data"] and (None in noted or noted[0] == noted[1])
-
-
-def digest_of_data(env: Mapping[str, Any]) -> str | None:
-    """What a run noted of its data's content; None for old runs on data with a name."""
-    found = env["folder"].get("sha256") if "folder" in env else env.get("data_sha256")
-    return None if found is None else str(found)
-
-
 def is_read_alike(run: Run, dataset: Dataset) -> bool:
     """Whether the run's own folder was read as for the run: by the same seed, which draws test images, to such pixels.
 
     Old runs have no list of their test images.
     """
     origin, names = origin_of(run, run.env), dataset.test.names
-    listed = {name for name, split in _listed(run) if split == "test"}
+    listed = {name for name, split in read_splits(run) if split == "test"}
     same_images = not listed or names is None or listed == set(names.tolist())
     return same_images and (dataset.resize, dataset.bit_depth) == (origin.resize, origin.bit_depth)
 
@@ -208,7 +138,7 @@ def _read_folder(run: Run, env: Mapping[str, Any], folder: Path | None) -> tuple
 
 def _known_classes(run: Run) -> tuple[str, ...]:
     """The classes that a run's folder had: earlier versions took folders for classes that are now taken for splits."""
-    listed = {row.get("class") or "" for row in _rows(run)} - {""}
+    listed = {row.get("class") or "" for row in read_rows(run)} - {""}
     return tuple(sorted(listed)) or (run.description.classes if run.trained else ())
 
 
@@ -265,22 +195,10 @@ def _skip_bad(env: Mapping[str, Any]) -> str:
 
 def _warn_of_known(run: Run, dataset: Dataset) -> None:
     """Say it where images to be scored on have names of those that the run was trained on: it may be them."""
-    known = _names(dataset) & {name for name, split in _listed(run) if split != "test"}
+    known = _names(dataset) & {name for name, split in read_splits(run) if split != "test"}
     if known:
         count = f"{len(known):,} of these images have names (as {min(known)}) of images that {run.path} was trained on"
         log_info(f"{count}: if they are the same, the scores are too good")
-
-
-def _listed(run: Run) -> Iterator[tuple[str, str]]:
-    """Name and split of every image that a run was made with, where it has a list of them."""
-    yield from ((row.get("path") or "", row.get("split") or "") for row in _rows(run))
-
-
-def _rows(run: Run) -> Iterator[dict[str, str | None]]:
-    path = run.path / SPLIT_FILE
-    if path.is_file():
-        with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            yield from csv.DictReader(file)
 
 
 def _names(dataset: Dataset) -> set[str]:
@@ -290,34 +208,9 @@ def _names(dataset: Dataset) -> set[str]:
 
 def _what_changed(run: Run, dataset: Dataset) -> str:
     """Say which files came and went, as far as the run's list of them tells."""
-    before, now_there = {name for name, _ in _listed(run)}, _names(dataset)
+    before, now_there = {name for name, _ in read_splits(run)}, _names(dataset)
     if not before:
         return ""
     counts = {"gone": before - now_there, "new": now_there - before}
     parts = [f"{len(names):,} {what} (as {min(names)})" for what, names in counts.items() if names]
     return f"; images: {', '.join(parts) or 'the same names, other content'}"
-
-
-def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float) -> str:
-    """The command that trains this run again on data of that name: by the recipe's name where that suffices.
-
-    target_error: what the run's threshold is to keep (`run.target_error_of`). For a data set made in Python, which no
-    command can load, it is the call.
-    """
-    named = RECIPES.get(recipe.name)
-    options = ""
-    if named and named != recipe:
-        if named.val_size != recipe.val_size:
-            named, options = named.with_val_size(recipe.val_size), f" --val-size {recipe.val_size}"
-        if named.epochs != recipe.epochs:
-            named, options = named.with_epochs(recipe.epochs), f"{options} --epochs {recipe.epochs!r}"
-    source, options = (recipe.name, options) if named == recipe else ("recipe.json", "")
-    usual = target_error == TARGET_ERROR
-    if not usual:
-        options += f" --target-error {target_error!r}"
-    if origin:
-        options += f" {shlex.join(origin.options())}"
-    elif data not in DATASETS:
-        more = "" if usual else f", target_error={target_error!r}"
-        return f'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed={seed}{more})'
-    return f"tenfold train --recipe {source} --data {shlex.quote(data)} --seed {seed}{options}"

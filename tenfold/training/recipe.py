@@ -239,10 +239,13 @@ class Recipe:
         return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
 
     @staticmethod
-    def from_json(text: str | bytes, source: str = "recipe") -> "Recipe":
-        """Read a recipe; `source` names it in errors. Raises `UsageError` that names the first wrong field."""
+    def from_json(text: str | bytes, source: str = "recipe", trained: bool = False) -> "Recipe":
+        """Read a recipe; `source` names it in errors. Raises `UsageError` that names the first wrong field.
+
+        trained: whether it is a run's, see `aliases.with_current_names`.
+        """
         try:
-            current = with_current_names(to_utf8(text) if isinstance(text, bytes) else text)
+            current = with_current_names(to_utf8(text) if isinstance(text, bytes) else text, trained)
             return _ADAPTER.validate_json(current, strict=True)
         except UnicodeDecodeError as error:
             raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
@@ -328,7 +331,7 @@ PRETRAINED = Recipe(
     name="pretrained",
     network=EfficientNetLite0Spec(),
     stages=(Stage(1.6, 1e-4, 0.0),),
-    batch_size=32,
+    batch_size=16,
     optimizer="adamw",
     weight_decay=0.01,
     label_smoothing=0.1,

@@ -1,24 +1,19 @@
 """The run directory: what a run leaves behind, written so that nothing good is lost.
 
-Every file is whole or absent (`tenfold.files`). `manifest.json` is written last and holds the SHA-256 of every other
-file but the checkpoints, which vouch for themselves: that it exists means that training ended. No pickle, ever.
+Every file is whole or absent (`tenfold.files`); the manifest is written last. No pickle, ever.
 """
 
 import contextlib
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
 from torch import nn
 
-from tenfold.console import log_info
 from tenfold.data.resize import with_current_resize
-from tenfold.errors import BusyError, ModelError, StorageError, UsageError, one_line
+from tenfold.errors import ModelError, UsageError, one_line
 from tenfold.files import (
     TEMPORARY_SUFFIX,
     format_object,
@@ -26,16 +21,14 @@ from tenfold.files import (
     note_all_own,
     parse_object,
     remove_temporaries,
-    sha256,
     storage_errors,
     umask,
-    write_bytes,
     write_text,
 )
-from tenfold.training.aliases import target_error_in
-from tenfold.training.checkpoint import Checkpoint, list_checkpoints
+from tenfold.training.checkpoint import Checkpoint, list_checkpoints, load_newest
 from tenfold.training.device import DeviceConfig
 from tenfold.training.lock import Lock, now
+from tenfold.training.manifest import MANIFEST, Manifest, replace_files
 from tenfold.training.recipe import Recipe
 from tenfold.training.weights import (
     DESCRIPTION,
@@ -47,28 +40,9 @@ from tenfold.training.weights import (
     write_model,
 )
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
 STOPPED = "stopped_at_epoch"
 """Key of env.json: where a callback ended training early."""
-LOGS = "logs"
-"""Folder in a run directory that callbacks write to; the manifest does not cover it."""
-TARGET_ERROR = 0.01
-"""The share of wrong answers that a threshold is to keep, unless the user says otherwise."""
-LEAST_TARGET_ERROR, MOST_TARGET_ERROR = 0.001, 0.5
 _KEEP_CHECKPOINTS = 2
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """SHA-256 by file name; `before` has those of files that a process was about to replace when it was killed."""
-
-    files: dict[str, str]
-    before: dict[str, str]
-
-    def matches(self, name: str, digest: str) -> bool:
-        """Whether the file may have that digest."""
-        return name in self.files and digest in (self.files[name], self.before.get(name))
 
 
 class Run:
@@ -178,7 +152,8 @@ class Run:
     def recipe(self) -> Recipe:
         """The run's recipe."""
         try:
-            return Recipe.from_json((self.path / "recipe.json").read_bytes(), str(self.path / "recipe.json"))
+            path = self.path / "recipe.json"
+            return Recipe.from_json(path.read_bytes(), str(path), trained=True)
         except (OSError, UsageError) as error:
             raise ModelError(str(error)) from error
 
@@ -186,13 +161,13 @@ class Run:
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> Path:
         """Write a checkpoint and delete all but the newest few. Raises `StorageError`; older ones then stay."""
-        path = checkpoint.write(self.path / "checkpoints")
+        path = checkpoint.write(self._checkpoints)
         self.keep_checkpoints(_KEEP_CHECKPOINTS)
         return path
 
     def checkpoints(self) -> list[Path]:
         """All checkpoint files, the newest first, none of them checked."""
-        return list_checkpoints(self.path / "checkpoints")
+        return list_checkpoints(self._checkpoints)
 
     def keep_checkpoints(self, count: int) -> None:
         """Delete all but the newest `count`."""
@@ -200,21 +175,12 @@ class Run:
             path.unlink(missing_ok=True)
 
     def load_checkpoint(self) -> Checkpoint | None:
-        """Load the newest sound checkpoint, naming and removing damaged ones; None where none was ever written.
+        """Load the newest sound checkpoint, see `checkpoint.load_newest`."""
+        return load_newest(self._checkpoints)
 
-        Raises `ModelError` where there are some and all are damaged: a silent restart would throw work away.
-        """
-        paths = self.checkpoints()
-        for number, path in enumerate(paths):
-            checkpoint = Checkpoint.read(path)
-            if checkpoint:
-                for damaged in paths[:number]:  # else they would count among the newest, and sound ones go for them
-                    damaged.unlink()
-                return checkpoint
-            log_info(f"{path} is damaged and skipped")
-        if paths:
-            raise ModelError(f"{self.path / 'checkpoints'}: every checkpoint is damaged; remove the folder to restart")
-        return None
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
 
     # --- the model ---
 
@@ -236,60 +202,21 @@ class Run:
     # --- the manifest ---
 
     def write_manifest(self) -> None:
-        """Write the manifest over everything that is here now; checkpoints vouch for themselves."""
-        files = [path for path in sorted(self.path.rglob("*")) if path.is_file() and not self._is_private(path)]
-        self._write_manifest({path.relative_to(self.path).as_posix(): sha256(path) for path in files})
+        """Write the manifest over everything that is here now."""
+        Manifest.of(self.path).write(self.path)
 
     def rewrite_in_manifest(self, contents: Mapping[str, str | bytes]) -> None:
-        """Write files and take them into the manifest; killed at any moment, it leaves each file sound.
-
-        For that, a file that was there is vouched for as it was and as it will be until all are written.
-        """
-        manifest = self._manifest()
-        encoded = {name: text.encode() if isinstance(text, str) else text for name, text in contents.items()}
-        new = {name: hashlib.sha256(content).hexdigest() for name, content in encoded.items()}
-        found = {name: sha256(self.path / name) for name in new if (self.path / name).is_file()}
-        there = {name: digest for name, digest in found.items() if manifest.matches(name, digest)}
-        before = manifest.before | there
-        # of a damaged or missing file, too: as soon as it is replaced it is sound
-        self._write_manifest(manifest.files | {name: new[name] for name in new if name in manifest.files}, before)
-        for name, content in encoded.items():
-            write_bytes(self.path / name, content)
-        self._write_manifest(manifest.files | new, {name: digest for name, digest in before.items() if name not in new})
-
-    def _write_manifest(self, digests: dict[str, str], before: dict[str, str] | None = None) -> None:
-        manifest = {"format": FORMAT_VERSION, "files": dict(sorted(digests.items()))}
-        self.write_json(MANIFEST, manifest | ({"before": before} if before else {}))
+        """Write files and take them into the manifest; killed at any moment, it leaves each file sound."""
+        replace_files(self.path, contents)
 
     def digest(self, name: str) -> str | None:
         """What the manifest says a file's SHA-256 is, or None where it does not speak of it. Raises `ModelError`."""
-        return self._manifest().files.get(name)
-
-    def _manifest(self) -> Manifest:
-        """Read the manifest. Raises `ModelError` where it is missing, damaged or of another format."""
-        if not self.trained:
-            raise ModelError(
-                f"{self.path} has not finished training: resume it with tenfold train --resume --out {self.path}"
-            )
-        manifest = self.read_json(MANIFEST)
-        if manifest.get("format") != FORMAT_VERSION or not isinstance(manifest.get("files"), dict):
-            raise ModelError(f"{self.path / MANIFEST}: format {manifest.get('format')!r} is unknown to this version")
-        before = manifest.get("before")
-        return Manifest(manifest["files"], before if isinstance(before, dict) else {})
-
-    def _is_private(self, path: Path) -> bool:
-        relative = path.relative_to(self.path)
-        return relative.name.startswith(".") or relative.parts[0] in (MANIFEST, "checkpoints", LOGS)
+        return Manifest.read(self.path).files.get(name)
 
     def verify(self, *names: str) -> None:
         """Compare files (all without `names`) with the manifest. Raises `ModelError` that names the first wrong one."""
-        manifest = self._manifest()
-        for name in names or manifest.files:
-            path = self.path / name
-            if not path.is_file():
-                raise ModelError(f"{path} is missing")
-            if not manifest.matches(name, sha256(path)):
-                raise ModelError(f"{path} is damaged: it is not what the manifest says was written")
+        manifest = Manifest.read(self.path)
+        manifest.verify(self.path, names or manifest.files)
 
     def require_scores(self) -> dict[str, Any]:
         """Read results.json. Raises `ModelError` where the run has none yet."""
@@ -305,25 +232,7 @@ class Run:
     @property
     def scored(self) -> bool:
         """Whether the scores were written too: nothing is left to resume."""
-        return self.trained and "results.json" in self._manifest().files
-
-
-def check_target_error(value: float | None) -> float | None:
-    """The share of wrong answers that a threshold is to keep, or None. Raises `UsageError` outside of 0.001 to 0.5."""
-    if value is None:
-        return None
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and LEAST_TARGET_ERROR <= value <= MOST_TARGET_ERROR):  # nan is not, either
-        bounds = f"from {LEAST_TARGET_ERROR} to {MOST_TARGET_ERROR} (0.01 is 1 %)"
-        raise UsageError(f"target_error must be a number {bounds}, not {value!r}")
-    return float(value)
-
-
-def target_error_of(run: Run) -> float:
-    """The value given last, when the run was scored or when its training was started; else 1 %."""
-    calibration = run.read_json("results.json").get("calibration") if run.scored else None
-    asked = target_error_in(calibration or {}) or run.env.get("target_error")
-    return float(asked or TARGET_ERROR)
+        return self.trained and "results.json" in Manifest.read(self.path).files
 
 
 def check_new(path: Path) -> None:
@@ -334,21 +243,3 @@ def check_new(path: Path) -> None:
         raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
         raise UsageError(f"{path} exists: choose another --out, or resume it: --resume --out {path}")
-
-
-def find_unfinished(folder: Path) -> Run:
-    """Return the unfinished run below `folder` that was touched last. Raises `ModelError` where there is none."""
-    paths = [path.parent for path in folder.glob("[!.]*/recipe.json")]
-    for path in sorted(paths, key=_last_touched, reverse=True):
-        run = Run(path)
-        try:
-            Lock(path).check()
-            if not run.scored:
-                return run
-        except (BusyError, ModelError, StorageError) as error:
-            log_info(f"passed over: {error}")
-    raise ModelError(f"nothing to resume: no unfinished run in {folder}")
-
-
-def _last_touched(path: Path) -> float:
-    return max(entry.stat().st_mtime for entry in (path, *path.glob("checkpoints")))

@@ -62,7 +62,8 @@ def read_spec(registry: Registry[type[S]], value: Any, base: type[S], field: str
     try:
         made: S = TypeAdapter(spec).validate_json(json.dumps(fields), strict=True)
     except pydantic.ValidationError as error:
-        raise ValueError(first_error(error, field, names_of_fields(spec))) from error
+        owner = f"{registry.kind} {spec.name!r}"
+        raise ValueError(first_error(error, field, names_of_fields(spec), owner)) from error
     return made
 
 
@@ -71,19 +72,24 @@ def names_of_fields(*classes: Any) -> list[str]:
     return [field.name for cls in classes for field in dataclasses.fields(cls)]
 
 
-def first_error(error: pydantic.ValidationError, above: str = "", known: Sequence[str] = ()) -> str:
-    """The first thing that is wrong, as `network.widths.1: Input should be …`; `known` fields may be suggested."""
+def first_error(
+    error: pydantic.ValidationError, above: str = "", known: Sequence[str] = (), owner: str = "a recipe"
+) -> str:
+    """The first thing that is wrong, as `network.widths.1: Input should be …`; `known` fields may be suggested.
+
+    owner: what has these fields.
+    """
     first = error.errors(include_url=False)[0]
     if first["type"] == "value_error":  # raised by a validator of ours, which names its field
         return first["msg"].removeprefix("Value error, ")
     place = ".".join([above] * bool(above) + [str(part) for part in first["loc"]])
-    return f"{place or 'file'}: {first['msg']}{_suggestion(first, known)}"
+    return f"{place or 'file'}: {_message(first, known, owner)}"
 
 
-def _suggestion(error: pydantic_core.ErrorDetails, known: Sequence[str]) -> str:
-    """What may have been meant where a field, or one of its choices, is misspelt."""
+def _message(error: pydantic_core.ErrorDetails, known: Sequence[str], owner: str) -> str:
+    """What is wrong, and what may have been meant where a field, or one of its choices, is misspelt."""
     if error["type"] == "literal_error":
-        return did_you_mean(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
+        return error["msg"] + did_you_mean(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
     if error["type"] == "unexpected_keyword_argument":
-        return did_you_mean(str(error["loc"][-1]), known)
-    return ""
+        return f"{owner} has no such field{did_you_mean(str(error['loc'][-1]), known) or ': leave it out'}"
+    return error["msg"]

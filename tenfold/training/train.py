@@ -16,12 +16,16 @@ from tenfold.training.callbacks import Callback, EpochLog, ProgressBar
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.environment import describe_environment
-from tenfold.training.fine_tuning import decide_fine_tuning
-from tenfold.training.provenance import fingerprint, is_own, note_origin, reload_dataset, write_split
+from tenfold.training.fine_tuning import announce, decide_fine_tuning
+from tenfold.training.fingerprint import fingerprint, is_own, note_origin
+from tenfold.training.manifest import LOGS
+from tenfold.training.provenance import reload_dataset
 from tenfold.training.recipe import Recipe
 from tenfold.training.recorder import Checkpoints, CsvLog
-from tenfold.training.run import LOGS, STOPPED, Run, check_new, check_target_error
+from tenfold.training.run import STOPPED, Run, check_new
+from tenfold.training.split_file import write_split
 from tenfold.training.summary import count_parameters, summarize
+from tenfold.training.target_error import check_target_error
 from tenfold.training.trainer import Trainer, device_for, split
 from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes
 from tenfold.training.weights import describe_model
@@ -191,6 +195,7 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
     trainer.callbacks = [Checkpoints(run), CsvLog(run), ProgressBar(), EpochLog(), *callbacks]
     began = time.perf_counter()
     trainer.initialize_head()
+    announce(trainer)
     _lead(trainer, run)
     try:
         trainer.fit()

@@ -26,7 +26,7 @@ from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.fitting import as_recipe
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
-from tenfold.training.logistic_head import fit_logistic_head
+from tenfold.training.logistic_head import BEFORE_FINE_TUNING, set_logistic_head
 from tenfold.training.model import l2_penalty, make_network
 from tenfold.training.optim import begin_step, freeze, restore_training, tensors_below, training_state
 from tenfold.training.optimizers import Optimizer
@@ -140,13 +140,8 @@ class Trainer:
     def initialize_head(self) -> None:
         """Fit the head of a pretrained network to the training images' features (`head_init`), if it is not set yet."""
         if not self.head_is_set:
-            weight, bias = fit_logistic_head(
-                self.network, self.images, self.labels, self.normalization, self.device_config, len(self.class_counts)
-            )
-            head = self.network.get_submodule("head")
-            with torch.no_grad():
-                head.get_parameter("weight").copy_(weight)
-                head.get_parameter("bias").copy_(bias)
+            strength = None if self.recipe.fine_tune == "off" else BEFORE_FINE_TUNING
+            set_logistic_head(self.network, self.images, self.labels, self.normalization, self.device_config, strength)
             self.head_is_set = True
 
     def _fit(self, signals: DeferredSignals) -> None:

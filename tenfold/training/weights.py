@@ -81,7 +81,7 @@ def read_description(folder: Path) -> ModelDescription:
     """What model.json says. Raises `ModelError`."""
     try:
         text = (folder / DESCRIPTION).read_text(encoding="utf-8")
-        return _ADAPTER.validate_json(with_current_names(text), strict=True)
+        return _ADAPTER.validate_json(with_current_names(text, trained=True), strict=True)
     except (OSError, ValueError) as error:
         raise _not_understood(folder, error) from error
 

@@ -216,7 +216,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path) -> Iter
 def test_the_range_travels_with_the_model(trained: Path) -> None:
     """In model.json and in the file's own metadata; the pixels are those of training."""
     from tenfold.serving.model_file import ModelMetadata
-    from tenfold.serving.runtime import open_model
+    from tenfold.serving.predictor import open_model
     from tenfold.serving.serve.decoders import Decoders
     from tenfold.serving.serve.limits import Limits
     from tenfold.training.provenance import other_data, reload_dataset

@@ -98,7 +98,7 @@ def test_the_same_file_gives_the_same_pixels(trained: dict[str, Any], shapes: Pa
 
 def test_prediction_answers_as_training_saw_it(trained: dict[str, Any], invoke: Invoke, shapes: Path) -> None:
     """Every file of the folder, in all nine ways of storing it, through the exported model; which knows no path."""
-    from tenfold.serving.runtime import open_model
+    from tenfold.serving.predictor import open_model
 
     code, out, err = invoke("predict", shapes, "--model", trained["run"], "--json")
     assert code == 0, err

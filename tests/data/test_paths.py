@@ -18,6 +18,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.files import expand_home
 from tenfold.training.recipe_files import find_recipe
+from tests.support.few_shapes import TRAIN
 from tests.support.images import save
 from tests.support.process import Invoke
 
@@ -121,7 +122,7 @@ def test_a_folder_that_is_named_as_a_data_set(invoke: Invoke, here: Path, monkey
     said: list[str] = []
     monkeypatch.setattr("tenfold.data.log_info", said.append)
     write_folder(Path("shapes"), images=20)
-    assert len(tenfold.load("shapes").train) == 5000
+    assert len(tenfold.load("shapes").train) == TRAIN
     assert said == ["shapes is the built-in data set; for the folder shapes that is here, write ./shapes"]
     for path in ("./shapes", "shapes/"):
         assert tenfold.load(path).classes == ("a", "b")

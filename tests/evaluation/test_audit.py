@@ -21,7 +21,7 @@ from tenfold.evaluation.audit import Subject, read_audit, run_audit
 from tenfold.evaluation.findings import Audit, AuditParts, Corruptions, LabelIssues
 from tenfold.evaluation.metrics import probabilities
 from tenfold.evaluation.seed_variance import seed_variance
-from tenfold.training.provenance import fingerprint
+from tenfold.training.fingerprint import fingerprint
 from tenfold.training.run import Run
 from tests.support.drawn_run import CPU, hostile_dataset, make_drawn_run
 
@@ -262,7 +262,7 @@ def test_the_runs_own_data_are_digested_once(made: tuple[Subject, Audit], tmp_pa
     with (
         mock.patch("tenfold.training.provenance.load_named", lambda name: DATASET),
         mock.patch("tenfold.evaluation.evaluate.load_or_compute", lambda *a: _outputs(made[0], a[-1])),
-        mock.patch("tenfold.training.provenance.fingerprint", wraps=fingerprint) as taken,
+        mock.patch("tenfold.training.fingerprint.fingerprint", wraps=fingerprint) as taken,
         mock.patch.object(audit, "_digest", wraps=audit._digest) as digested,
     ):
         getattr(run, method)(progress=False)

@@ -17,7 +17,7 @@ from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.compare import read_comparison, write_comparison
 from tenfold.files import format_object
-from tenfold.training.provenance import fingerprint
+from tenfold.training.fingerprint import fingerprint
 from tenfold.training.run import Run
 from tests.support.drawn_run import make_drawn_run
 
@@ -68,7 +68,7 @@ def answers(path: Path) -> np.ndarray:
 
 
 def test_the_page_counts_what_the_predictions_say(made: list[Path], tmp_path: Path) -> None:
-    page = write_comparison(made, tmp_path / "comparison.html").read_text()
+    page = write_comparison(made, tmp_path / "comparison.html").path.read_text()
     said = np.stack([answers(path) for path in made])
     right = said == DATASET.test.labels
     differing = (said != said[0]).any(axis=0)
@@ -86,14 +86,14 @@ def test_a_class_without_test_images_is_named(
 ) -> None:
     wider = replace(DATASET, classes=(*DATASET.classes, "comet <b>"))
     monkeypatch.setattr("tenfold.evaluation.compare.reload_dataset", lambda *_: wider)
-    page = write_comparison(made[:2], tmp_path / "comparison.html").read_text()
+    page = write_comparison(made[:2], tmp_path / "comparison.html").path.read_text()
     assert "Left out, as they have no test images: comet &lt;b&gt;." in page
     monkeypatch.setattr("tenfold.evaluation.compare.reload_dataset", lambda *_: DATASET)
-    assert "Left out" not in write_comparison(made[:2], tmp_path / "comparison.html").read_text()
+    assert "Left out" not in write_comparison(made[:2], tmp_path / "comparison.html").path.read_text()
 
 
 def test_the_script_knows_the_answers_on_which_runs_differ(made: list[Path], tmp_path: Path) -> None:
-    page = write_comparison(made[:2], tmp_path / "comparison.html").read_text()
+    page = write_comparison(made[:2], tmp_path / "comparison.html").path.read_text()
     found = re.search(r'id="data">(.*?)</script>', page, re.S)
     assert found
     known = json.loads(found[1])
@@ -142,9 +142,9 @@ def test_other_data_of_the_same_name_are_not_taken_for_the_same(
     note_other_data(runs[1], hashlib.sha256(DATASET.test.images.tobytes()).hexdigest())
     assert len(read_comparison(runs[:2]).sides) == 2
     assert "run-1 was trained on other data called 'shapes' than " in capsys.readouterr().err
-    page = write_comparison(runs[:2], tmp_path / "page.html").read_text()
+    page = write_comparison(runs[:2], tmp_path / "page.html").path.read_text()
     assert "SHA-256 of the data" in page and "f" * 12 in page and fingerprint(DATASET)[:12] in page
-    assert "SHA-256 of the data" not in write_comparison(runs[::2], tmp_path / "page.html").read_text()
+    assert "SHA-256 of the data" not in write_comparison(runs[::2], tmp_path / "page.html").path.read_text()
     with pytest.raises(DataError, match=r"shapes is not what .*run-0, the first of the runs, was trained on"):
         read_comparison(runs[::2], data=replace(DATASET, test=DATASET.test[::-1]))
 

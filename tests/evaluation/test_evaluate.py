@@ -23,9 +23,10 @@ from tenfold.evaluation.evaluate import evaluate, rewrite_scores, write_scores
 from tenfold.evaluation.report import write_report
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
+from tenfold.training.fingerprint import note_origin
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
-from tenfold.training.provenance import FoundData, note_origin
+from tenfold.training.provenance import FoundData
 from tenfold.training.recipe import FAST89, REFERENCE, Recipe, WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.train import train
@@ -299,13 +300,16 @@ def scored(make_run: MakeRun) -> Run:
 
 def test_pictures_are_drawn_and_sealed(scored: Run) -> None:
     run = scored
-    paths = write_report(run, DATASET, evaluate(run, DATASET, CPU))
+    report = write_report(run, DATASET, evaluate(run, DATASET, CPU))
+    paths = report.files
     stems = {path.stem for path in paths}
     assert {"history", "gallery", "misclassified", "confusion", "per_class", "reliability", "report"} == stems
     for path in (path for path in paths if path.suffix == ".png"):
         with Image.open(path) as picture:
             assert picture.format == "PNG" and min(picture.size) > 300
     run.verify(*(path.relative_to(run.path).as_posix() for path in paths))
+    assert Path(report) == paths[-1] == run.path / "report.html"
+    assert repr(report) == f"Report('{run.path / 'report.html'}', 6 plots)"
 
 
 def flip_a_bit(path: Path) -> None:

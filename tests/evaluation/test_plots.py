@@ -399,6 +399,16 @@ def test_runs_that_cannot_be_normalised_are_shown_by_the_clock() -> None:
     assert dots_of(axes) == [[[80, 0.9]], [], [[8, 0.9]], []] and axes.get_xlim() == pytest.approx((0, 84))
 
 
+def test_accuracies_of_runs_are_drawn_with_their_intervals_the_first_on_top() -> None:
+    figure = plots.accuracies([("a", 0.5, (0.4, 0.7)), ("b$", 0.9, (0.9, 1.0))], "two")
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b$"] and axes.yaxis_inverted()
+    bars = [container.lines for container in axes.containers]  # dot, caps, bar
+    assert [(dot.get_xdata()[0], dot.get_ydata()[0]) for dot, _, _ in bars] == [(0.5, 0), (0.9, 1)]
+    ends = [bar.get_segments()[0][:, 0].tolist() for _, _, (bar,) in bars]
+    assert ends == [pytest.approx([0.4, 0.7]), pytest.approx([0.9, 1.0])]
+
+
 def test_times_far_apart_have_a_logarithmic_axis() -> None:
     for slow, scale in ((400, "linear"), (600, "log")):
         figure = plots.accuracy_and_time([bench_row("a", [0.9], [50]), bench_row("b", [0.95], [slow])])

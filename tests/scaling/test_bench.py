@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from tenfold.errors import BusyError, ModelError, RunFailedError, Terminated, Us
 from tenfold.scaling import bench
 from tenfold.scaling.bench import Setting
 from tenfold.scaling.summary import Diverged, Timed
+from tenfold.training.device import matmul_gflops
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, FAST96, REFERENCE, Recipe, Stage
+from tests.support.forks import run_command
 from tests.support.made_up_runs import HERE, timed
 from tests.support.process import ROOT, Invoke
 
@@ -76,13 +79,25 @@ def write_pictures(folder: Path) -> None:
 
 
 @pytest.fixture
-def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No run is measured again, however much the speed of the machine changes meanwhile."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's speed is measured in a moment, and no run again, however much that changes meanwhile."""
+    monkeypatch.setattr(bench, "matmul_gflops", lambda: matmul_gflops(size=64, seconds=0.01))
     monkeypatch.setattr(bench, "TRIES", 1)
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are processes that start in no time."""
+
+    def run(line: list[str], env: dict[str, str], **_: object) -> "subprocess.CompletedProcess[str]":
+        assert line[:3] == [sys.executable, "-m", "tenfold"]
+        return run_command(*line[3:], env=env)
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_try")
+@pytest.mark.usefixtures("quick", "forked")
 def test_a_folder_changed_since_is_refused(invoke: Invoke, tiny_recipe: Path, tmp_path: Path) -> None:
     """Without the digest: runs on the pictures of then and of now were put into one mean."""
     write_pictures(tmp_path / "pets")
@@ -306,6 +321,7 @@ def test_a_long_run_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_a_failing_run_hands_on_its_message_and_exit_code(tmp_path: Path, tiny_recipe: Path) -> None:
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), translate=40)
     with pytest.raises(RunFailedError, match="tiny-0: a shift of 40 pixels is too large") as failure:
@@ -314,6 +330,7 @@ def test_a_failing_run_hands_on_its_message_and_exit_code(tmp_path: Path, tiny_r
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick", "forked")
 def test_a_diverging_run_is_recorded_and_the_others_go_on(tmp_path: Path, tiny_recipe: Path) -> None:
     """Without the record: every call ended at the same seed, and what had come through was never summarised."""
     recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), optimizer="adam", stages=(Stage(1.0, 1e30, 1e30),))
@@ -331,27 +348,14 @@ def test_a_gpu_s_time_is_not_normalised_by_the_cpu(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_try")
+@pytest.mark.usefixtures("quick", "forked")
 def test_real_runs_of_two_recipes(invoke: Invoke, tiny_recipe: Path, tmp_path: Path) -> None:
     wide = tmp_path / "my.json"  # what it is called does not matter: every figure and folder has the recipe's name
     recipe = Recipe.from_json(tiny_recipe.read_bytes())
     wide.write_text(replace(recipe, name="wide", network=replace(recipe.network, widths=(16, 32))).to_json())
     out = tmp_path / "b"
-    words = (
-        "bench",
-        "--recipe",
-        tiny_recipe,
-        "--recipe",
-        wide,
-        "--runs",
-        2,
-        "--data",
-        "shapes",
-        "--out",
-        out,
-        "--json",
-    )
-    answer = json.loads(invoke(*words).stdout)
+    words = ("bench", "--recipe", tiny_recipe, "--recipe", wide, "--runs", 2, "--epochs", 0.3, "--data", "shapes")
+    answer = json.loads(invoke(*words, "--out", out, "--json").stdout)
     tiny, other = answer["results"]
     assert (tiny["recipe"], tiny["n"], other["recipe"], other["n"]) == ("tiny", 2, "wide", 2)
     for row in (tiny, other):

@@ -15,7 +15,7 @@ from tenfold.scaling import shards as sharding
 from tenfold.scaling.shards import find_shards, predict_shard, read_result
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import answer
-from tenfold.serving.runtime import Predictor, open_model
+from tenfold.serving.predictor import Predictor, open_model
 
 
 @pytest.fixture(scope="module")

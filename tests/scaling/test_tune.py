@@ -1,20 +1,21 @@
 """A search over a recipe's fields: what it tries, what it survives, and what it says."""
 
+import io
 import json
 import math
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from scipy import stats
 
@@ -27,7 +28,9 @@ from tenfold.training import trial
 from tenfold.training.aliases import RECIPE_FIELDS
 from tenfold.training.lock import Lock, now
 from tenfold.training.recipe import FAST89, FAST94, REFERENCE, Recipe
+from tests.support.forks import Fork, command
 from tests.support.process import Command, Invoke
+from tests.support.waiting import wait_for
 
 SPACE = {"label_smoothing": {"low": 0.0, "high": 0.4}, "batch_size": {"low": 32, "high": 512, "log": True}}
 
@@ -356,36 +359,34 @@ SMALL = {"label_smoothing": {"low": 0.0, "high": 0.4}, "stages.0.learning_rate":
 
 
 @pytest.fixture
-def words(tmp_path: Path, tiny_recipe: Path) -> list[str | Path]:
+def words(tmp_path: Path, tiny_recipe: Path, few: str) -> list[str | Path]:
     (tmp_path / "small.json").write_text(json.dumps(SMALL))
-    return [
-        "tune",
-        tiny_recipe,
-        "--space",
-        tmp_path / "small.json",
-        "--data",
-        "shapes",
-        "--out",
-        tmp_path / "t",
-        "--json",
-    ]
+    files = ("--space", tmp_path / "small.json", "--out", tmp_path / "t")
+    return ["tune", tiny_recipe, *files, "--data", few, "--json"]
+
+
+def trial_here(setting: Setting, recipe: Recipe) -> Iterator[float]:
+    """As `tune.accuracies`, in this process."""
+    names = ("data", "size", "resize", "device", "seed", "skip_bad")
+    request = {name: getattr(setting, name) for name in names} | {"recipe": recipe.to_json()}
+    with redirect_stdout(io.StringIO()) as lines:
+        trial.run(request)
+    return (json.loads(line)["val_accuracy"] for line in lines.getvalue().splitlines())
 
 
 @pytest.mark.slow
 def test_a_real_search_killed_and_gone_on_with(
-    command: Command, words: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fork: Command, words: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGKILL in the second trial, which is drawn again."""
-    line = [sys.executable, "-m", "tenfold", *map(str, words), "--trials", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(line, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_for_trials(tmp_path / "t" / "tune.db", 2)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    answer = json.loads(command(*words, "--trials", "2", env=environment).stdout)
-    assert (answer["completed"], answer["failed"], answer["val_images"]) == (2, 0, 500)
+    search = Fork(command, *words, "--trials", 2, env=os.environ)
+    wait_for_trial(search, 2)
+    search.kill()
+    search.wait()
+    answer = json.loads(fork(*words, "--trials", 2).stdout)
+    assert (answer["completed"], answer["failed"], answer["val_images"]) == (2, 0, 40)
     setting = Setting(**json.loads((tmp_path / "t" / "tune.json").read_bytes()) | parsed(tmp_path, words[1]))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(tune, "accuracies", trial_here)
     undisturbed = tune.tune(setting, 2, tmp_path / "whole")
     assert answer["trials"] == tune.summarize(undisturbed, setting)["trials"]
     assert (tmp_path / "t" / "tune.png").read_bytes().startswith(b"\x89PNG")
@@ -395,17 +396,13 @@ def test_a_real_search_killed_and_gone_on_with(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_interrupted_search_says_how_to_resume(
-    words: list[str | Path], tmp_path: Path, number: signal.Signals, code: int
-) -> None:
+def test_an_interrupted_search_says_how_to_resume(words: list[str | Path], number: signal.Signals, code: int) -> None:
     """SIGTERM and Ctrl-C ended it without a word."""
-    line = [sys.executable, "-m", "tenfold", *map(str, words), "--trials", "20"]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        wait_for_trials(tmp_path / "t" / "tune.db", 1)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (code, "")
-    assert err.splitlines()[-1] == "stopped after 0 of 20 trials; the same command resumes"
+    search = Fork(command, *words, "--trials", 20, env=os.environ)
+    wait_for_trial(search, 1)
+    search.send_signal(number)
+    assert (search.wait(), search.text("out")) == (code, "")
+    assert search.text("err").splitlines()[-1] == "stopped after 0 of 20 trials; the same command resumes"
 
 
 def parsed(folder: Path, path: str | Path) -> dict[str, Any]:
@@ -414,23 +411,16 @@ def parsed(folder: Path, path: str | Path) -> dict[str, Any]:
     return {"recipe": recipe, "space": read_space(folder / "small.json", recipe)}
 
 
-def wait_for_trials(database: Path, count: int) -> None:
-    """Until so many trials were begun."""
-    import sqlite3
+def wait_for_trial(search: Fork, number: int) -> None:
+    """Until the process of the trial of that number is there."""
+    seen: set[int] = set()
 
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if database.exists():
-            try:
-                with sqlite3.connect(database) as connection:
-                    if connection.execute("select count(*) from trials").fetchone()[0] >= count:
-                        return
-            except sqlite3.OperationalError:  # not made yet, or being written
-                pass
-            finally:
-                connection.close()
-        time.sleep(0.05)
-    raise AssertionError("the search did not begin")
+    def begun() -> bool:
+        assert search.poll() is None, search.text("err")
+        seen.update(child.pid for child in psutil.Process(search.pid).children())
+        return len(seen) >= number
+
+    assert wait_for(begun)
 
 
 def test_a_bad_trial_is_ended_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -451,10 +441,10 @@ def test_a_bad_trial_is_ended_early(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.slow
-def test_a_trial_that_diverges_says_so_and_leaves_its_exit_code(tmp_path: Path, tiny_recipe: Path) -> None:
+def test_a_trial_that_diverges_says_so_and_leaves_its_exit_code(tmp_path: Path, tiny_recipe: Path, few: str) -> None:
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), {"optimizer": "adam"})
     space = make_space(tmp_path, {"stages.0.learning_rate": {"low": 1e30, "high": 1e31}}, recipe)
-    setting = make_setting(tmp_path, recipe=recipe, val_images=500, space=space)
+    setting = make_setting(tmp_path, recipe=recipe, val_images=40, space=space, data=few)
     with pytest.raises(DivergedError, match=r"none of 1 trials came through; the last: loss is \w+ at step"):
         tune.tune(setting, 1, tmp_path / "out")
 
@@ -480,7 +470,7 @@ def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe
     ("more", "code", "said"),
     [
         (["--recipe", "x"], 2, "No such option"),
-        (["--val-size", "5000"], 2, "leaves nothing of 5,000"),
+        (["--val-size", "400"], 2, "leaves nothing of 400"),
         (["--space", "missing.json"], 2, "cannot read space missing.json"),
         (["--data", "sounds"], 2, "unknown data set 'sounds'"),
     ],

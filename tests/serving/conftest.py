@@ -3,44 +3,16 @@
 PyTorch is imported by the fixtures that need it: tests of the rest run where it is not installed.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tenfold.data.dataset import Dataset
-from tenfold.data.shapes import make_shapes
+from tests.support.few_shapes import few_shapes
 
 if TYPE_CHECKING:
     from tenfold.training.run import Run
-
-
-@cache
-def few_shapes() -> Dataset:
-    return make_shapes(train=2000, test=500)
-
-
-@contextmanager
-def shapes_are_few() -> Iterator[None]:
-    """The data of a run is loaded by its name; less of it will do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tenfold.training.provenance.load_named", lambda name: {"shapes": few_shapes()}[name])
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_shapes() -> Iterator[None]:
-    """For these tests only: a patch for the whole session would stay for those of the others."""
-    if not find_spec("torch"):
-        yield  # there is no run
-        return
-    with shapes_are_few():
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +30,8 @@ def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
     calibration = {"temperature": 0.8, "threshold": 0.6, "target_error": 0.01}
     write_scores(trained.run, evaluation, {"calibration": calibration})
     trained.run.unlock()
-    with shapes_are_few():
-        export(trained.run)
-        export(trained.run, path.parent / "small.onnx", "on")
+    export(trained.run)
+    export(trained.run, path.parent / "small.onnx", "on")
     return trained.run
 
 

@@ -12,7 +12,7 @@ import pytest
 from tenfold.data import Dataset
 from tenfold.serving.card import has_card, write_card
 from tenfold.serving.export import pack
-from tenfold.serving.runtime import BUNDLED, open_model
+from tenfold.serving.predictor import BUNDLED, open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 

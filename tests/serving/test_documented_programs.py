@@ -17,7 +17,7 @@ from PIL import Image
 
 from tenfold.serving.export import pack
 from tenfold.serving.keras_file import export_keras
-from tenfold.serving.runtime import Predictor, open_model
+from tenfold.serving.predictor import Predictor, open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tests.support.images import png, tiff

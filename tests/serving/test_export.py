@@ -18,7 +18,7 @@ from tenfold.errors import BusyError, ModelError, UsageError
 from tenfold.serving import export as exporting
 from tenfold.serving.export import export, pack
 from tenfold.serving.model_file import verify
-from tenfold.serving.runtime import open_bytes, open_model
+from tenfold.serving.predictor import open_bytes, open_model
 from tenfold.training.device import DeviceConfig
 from tenfold.training.lock import Lock
 from tenfold.training.provenance import reload_dataset
@@ -223,7 +223,7 @@ def test_a_graph_that_is_not_what_the_file_says_is_refused(model: Path) -> None:
     with pytest.raises(ModelError, match="x: onnxruntime cannot run it"):
         open_bytes(pack(loaded, replace(about, size=16)), "x")
     with pytest.raises(ModelError, match=r"its metadata is not understood \(resize is missing or wrong\)"):
-        open_bytes(pack(loaded, replace(about, resize="stretch")), "x")
+        open_bytes(pack(loaded, replace(about, resize="zoom")), "x")
     with pytest.raises(ModelError, match=r"threshold is missing or wrong"):
         open_bytes(pack(loaded, replace(about, threshold=1.5)), "x")
     for number in loaded.graph.initializer:
@@ -247,7 +247,7 @@ def test_opening_needs_no_torch_and_reports_to_nobody(small: Path, tmp_path: Pat
     env = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")} | own
     code = (
         "import sys, tenfold\n"
-        "from tenfold.serving.runtime import open_model\n"
+        "from tenfold.serving.predictor import open_model\n"
         "open_model(sys.argv[1], 'onnxruntime')\n"
         "tenfold.Predictor.load(sys.argv[1])\n"
         "model = open_model(sys.argv[1], 'openvino')\n"

@@ -22,7 +22,7 @@ def run(model: onnx.ModelProto, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("spec", "pixels", "classes", "size", "temperature"),
+    ("spec", "normalization", "classes", "size", "temperature"),
     [
         (WhitenedSpec(widths=(16, 32)), PIXELS, 10, 32, 1.0),
         (

@@ -34,7 +34,9 @@ def file(run: Run) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("spec", "pixels", "classes", "size", "temperature"), SPECS, ids=["fast", "odd", "strided", "reference", "large"]
+    ("spec", "normalization", "classes", "size", "temperature"),
+    SPECS,
+    ids=["fast", "odd", "strided", "reference", "large"],
 )
 def test_layers_answer_as_the_network_does(
     spec: WhitenedSpec, normalization: Normalization, classes: int, size: int, temperature: float

@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from tenfold.serving.export import Source
 from tenfold.serving.keras_file import import_keras, save, to_keras
-from tenfold.serving.runtime import BUNDLED, open_model
+from tenfold.serving.predictor import BUNDLED, open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tests.support.networks import SPECS, make_source

@@ -23,8 +23,8 @@ from tenfold.serving.inputs import find
 from tenfold.serving.model_file import find_in_run
 from tenfold.serving.output_formats import make_output_format
 from tenfold.serving.predict import PredictionResult, answer
+from tenfold.serving.predictor import open_model
 from tenfold.serving.resumable import ResumableWriter, skip_done
-from tenfold.serving.runtime import open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tests.support.process import Ended, Invoke

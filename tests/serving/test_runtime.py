@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tenfold.errors import DataError, UsageError
-from tenfold.serving import runtime
-from tenfold.serving.runtime import choose_runtime, open_model, runtime_versions
+from tenfold.serving import predictor
+from tenfold.serving.predictor import open_model
+from tenfold.serving.runtime import choose_runtime, runtime_versions
 
 
 def test_onnx_runtime_runs_all_unless_openvino_is_asked_for(
@@ -54,7 +55,7 @@ def test_answers_do_not_depend_on_the_batch(small: Path, monkeypatch: pytest.Mon
     whole = model.predict(images)
     assert whole.shape == (11, 10) and whole.dtype == np.float32
     np.testing.assert_allclose(whole.sum(1), 1, atol=1e-5)
-    monkeypatch.setattr(runtime, "BATCH_SIZE", 3)
+    monkeypatch.setattr(predictor, "BATCH_SIZE", 3)
     np.testing.assert_allclose(model.predict(images), whole, atol=1e-6)
     np.testing.assert_allclose(model.predict(images[::-1]), whole[::-1], atol=1e-6)
     assert model.predict(images[:0]).shape == (0, 10)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from tenfold.serving.inputs import find
 from tenfold.serving.predict import answer
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
 from tenfold.training.provenance import reload_dataset
@@ -101,9 +101,9 @@ def test_many_images_in_each_form(
     body, kind = multipart(*contents)
     assert_same(guesses(service.ask("POST", "/predict?top=3", body, Content_Type=kind).json()), expected)
     in_base64 = [base64.b64encode(content).decode() for content in contents]
-    for reply, many in (({"images": in_base64}, expected), ({"image": in_base64[0]}, expected[:1])):
+    for request, many in (({"images": in_base64}, expected), ({"image": in_base64[0]}, expected[:1])):
         result = service.ask(
-            "POST", "/predict?top=3", json.dumps(reply), Content_Type="application/json; charset=utf-8"
+            "POST", "/predict?top=3", json.dumps(request), Content_Type="application/json; charset=utf-8"
         )
         assert_same(guesses(result.json()), many)
 
@@ -324,7 +324,7 @@ def test_foreign_hosts(service: Service, host: str) -> None:
 
 
 def test_hosts_of_an_open_address() -> None:
-    hosts = Hosts("0.0.0.0", ["ImageFolder.example"])
+    hosts = Hosts("0.0.0.0", ["Pictures.example"])
     for known in ("10.1.2.3:8000", "[2001:db8::1]", "pictures.example", "localhost", f"{socket.gethostname()}:8000"):
         assert known in hosts
     assert "evil.example" not in hosts and "pictures.example" not in Hosts("127.0.0.1")

@@ -97,10 +97,10 @@ def test_compressed_bodies_are_read(service: Service, expected: bytes, coding: s
 def test_forms_and_tensors_may_be_compressed(service: Service, expected: bytes) -> None:
     body, kind = form(file_part(IMAGE))
     assert ask(service, gzip.compress(body), Content_Type=kind, Content_Encoding="gzip").body == expected
-    reply = {"name": "images", "datatype": "UINT8", "shape": [1, 4, 4, 3], "data": [255] * 48}
+    images = {"name": "images", "datatype": "UINT8", "shape": [1, 4, 4, 3], "data": [255] * 48}
     answered = ask(
         service,
-        zlib.compress(json.dumps({"inputs": [reply]}).encode()),
+        zlib.compress(json.dumps({"inputs": [images]}).encode()),
         "/v2/models/slow/infer",
         Content_Encoding="deflate",
     )
@@ -200,13 +200,13 @@ def test_long_answers_are_compressed_where_that_is_accepted(service: Service) ->
 
 def test_compressed_tensors_keep_the_length_of_their_json(service: Service) -> None:
     """It counts what is there after decompression, as in Triton."""
-    reply: Any = {
+    images: Any = {
         "name": "images",
         "datatype": "UINT8",
         "shape": [32, 4, 4, 3],
         "parameters": {"binary_data_size": 1536},
     }
-    head = json.dumps({"id": "x" * 1000, "inputs": [reply], "parameters": {"binary_data_output": True}}).encode()
+    head = json.dumps({"id": "x" * 1000, "inputs": [images], "parameters": {"binary_data_output": True}}).encode()
     headers = {"Inference_Header_Content_Length": str(len(head)), "Content_Encoding": "gzip"}
     body = gzip.compress(head + b"\xff" * 1536)
     answered = ask(service, body, "/v2/models/slow/infer", Accept_Encoding="gzip", **headers)

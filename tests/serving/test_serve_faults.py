@@ -33,12 +33,13 @@ from PIL import Image
 
 from tenfold.data.image import decode
 from tenfold.errors import ImageError, StorageError
-from tenfold.serving.runtime import BUNDLED
+from tenfold.serving.predictor import BUNDLED
 from tenfold.serving.serve.batching import MOST_DECODERS
 from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.linger import LingeringTransport
-from tests.support.served import HEAD, Service, Slow, drip, in_thread, process, read_all, slow_app, wait_for
+from tests.support.served import HEAD, Service, Slow, drip, in_thread, process, read_all, slow_app
+from tests.support.waiting import wait_for
 
 QUICK = Limits(arrival=0.5, reading=0.5, seconds=0.5, connections=150)
 PATIENT = Limits(seconds=60.0)

@@ -4,7 +4,6 @@ Each test failed before what it tests was there; the docstrings say how.
 """
 
 import contextlib
-import functools
 import http.client
 import io
 import json
@@ -30,12 +29,12 @@ import pytest
 from PIL import Image
 
 from tenfold.errors import UsageError
-from tenfold.serving.runtime import BUNDLED
+from tenfold.serving.predictor import BUNDLED
 from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
-from tests.support import served
 from tests.support.process import ROOT
 from tests.support.served import HEAD, PredictionResult, Service, Slow, in_thread, process, read_all, slow_app
+from tests.support.waiting import wait_for
 
 LARGE = 17 * 2**20
 
@@ -44,9 +43,6 @@ def picture(grey: int = 255) -> bytes:
     content = io.BytesIO()
     Image.fromarray(np.full((4, 4, 3), grey, np.uint8)).save(content, "PNG")
     return content.getvalue()
-
-
-wait_for = functools.partial(served.wait_for, seconds=60)
 
 
 def exchange(service: Service, sent: bytes) -> bytes:

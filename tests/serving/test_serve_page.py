@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tenfold.serving.runtime import BUNDLED, open_model
+from tenfold.serving.predictor import BUNDLED, open_model
 from tests.support.browser import chromium, violations
 from tests.support.served import Service, Slow, in_thread, process, slow_app
 

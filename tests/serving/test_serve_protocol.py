@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tests.support.process import ROOT
 from tests.support.served import PredictionResult, Service, Slow, in_thread, process, slow_app
 
@@ -38,8 +38,8 @@ def tensor(*values: Any, **changes: Any) -> dict[str, Any]:
 
 
 def binary_tensor(size: int = 48, count: int = 1, **changes: Any) -> dict[str, Any]:
-    reply = tensor(parameters={"binary_data_size": size}, shape=[count, 4, 4, 3]) | changes
-    return {key: value for key, value in reply.items() if key != "data" or "data" in changes}
+    described = tensor(parameters={"binary_data_size": size}, shape=[count, 4, 4, 3]) | changes
+    return {key: value for key, value in described.items() if key != "data" or "data" in changes}
 
 
 def ask(service: Service, inputs: Any, rest: bytes | None = None, **fields: Any) -> PredictionResult:
@@ -167,8 +167,8 @@ def test_what_is_null_or_unknown_counts_as_left_out(service: Service) -> None:
     plain = ask(service, [tensor(51)])
     assert "id" not in plain.json()
     parameters = {"timeout": 1, "priority": 2, "content_type": "np", "headers": {"a": ["b"]}}
-    reply = {"id": None, "parameters": parameters, "outputs": None, "model_name": "slow", "model_version": None}
-    assert ask(service, [tensor(51, parameters=parameters)], **reply).body == plain.body
+    nulls = {"id": None, "parameters": parameters, "outputs": None, "model_name": "slow", "model_version": None}
+    assert ask(service, [tensor(51, parameters=parameters)], **nulls).body == plain.body
     assert ask(service, [tensor(51, parameters=None)], parameters=None, outputs=[]).body == plain.body
     nothing = {"binary_data_output": None, "binary_data_size": None}
     assert ask(service, [tensor(51, parameters=nothing)], parameters=nothing).body == plain.body

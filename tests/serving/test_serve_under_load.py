@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tenfold.serving.runtime import BUNDLED, Predictor, open_model
+from tenfold.serving.predictor import BUNDLED, Predictor, open_model
 from tenfold.serving.serve.limits import Limits
 from tests.support.process import with_tests
 from tests.support.served import HEAD, Service, drip, process

@@ -15,9 +15,9 @@ from tenfold.evaluation.report import write_report
 from tenfold.files import write_text
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
+from tenfold.training.fingerprint import note_origin
 from tenfold.training.infer import Logits
 from tenfold.training.model import build
-from tenfold.training.provenance import note_origin
 from tenfold.training.recipe import FAST89, WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.weights import describe_model

@@ -1,24 +1,28 @@
-"""The first losses of a short training, alone or among ranks: `python -m tests.support.ranks PROXY_WIDTH…`."""
+"""What ranks do in tests: a short training, and one of them that is struck."""
 
+import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from torch import nn
 
 from tenfold.data import load
+from tenfold.training import recorder
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
 from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
 from tenfold.training.trainer import Trainer
+from tests.support.forks import command
 
 STEPS = 60
 RECIPE = replace(
     FAST89,
     name="ranks",
     network=WhitenedSpec(widths=(8, 16)),
-    stages=(Stage(1.8, 0.002, 0.0),),  # at greater rates, differences in the last bit grow tenfold a step
+    stages=(Stage(4.0, 0.002, 0.0),),  # at greater rates, differences in the last bit grow tenfold a step
     batch_size=99,  # two ranks have shares of different sizes
     head_lr=0.1,
     bias_lr=0.01,
@@ -46,6 +50,25 @@ def losses(dist: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     return [loss for loss, _ in trainer.log[:STEPS].tolist()]
 
 
-if __name__ == "__main__":
+def print_losses(*proxy_widths: int) -> None:
+    """As a rank."""
     with joined() as dist:
-        print(losses(dist, tuple(map(int, sys.argv[1:]))))
+        print(losses(dist, proxy_widths))
+
+
+def run_struck(rank: int, step: int, number: int, *words: str | Path) -> None:
+    """The command, saving a checkpoint after every step; at a step, a rank sends a signal to itself."""
+    train_step = Trainer.train_step
+    recorder.CHECKPOINT_SECONDS, recorder.CHECKPOINT_SHARE = 0.0, 1e9
+
+    def struck(trainer: Trainer) -> None:
+        if (trainer.dist.rank, trainer.step) == (rank, step):
+            os.kill(os.getpid(), number)
+        train_step(trainer)
+
+    with patch.object(Trainer, "train_step", struck):
+        command(*words)
+
+
+if __name__ == "__main__":
+    run_struck(*map(int, sys.argv[1:4]), *sys.argv[4:])

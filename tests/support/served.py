@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ import numpy as np
 import psutil
 
 from tenfold.serving.model_file import ModelMetadata
-from tenfold.serving.runtime import Predictor
+from tenfold.serving.predictor import Predictor
 from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.guard import Hosts, SecurityMiddleware
 from tenfold.serving.serve.limits import Limits
@@ -91,16 +91,6 @@ class Service:
             child.send_signal(number)
         self.process.send_signal(number)
         return self.process.wait(timeout=30)
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    """Whether it comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        threading.Event().wait(0.01)
-    return True
 
 
 def read_all(connection: socket.socket) -> bytes:

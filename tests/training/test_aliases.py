@@ -56,5 +56,8 @@ def test_a_recipe_that_names_the_fields_of_both_networks_means_the_same(recipe: 
 )
 def test_a_field_of_the_other_network_that_was_set_is_refused(network: dict[str, object], field: str) -> None:
     values = json.dumps(json.loads(REFERENCE.to_json()) | {"network": network, "l2": 0.0})
-    with pytest.raises(UsageError, match=rf"^mine\.json: network\.{field}: Unexpected keyword argument$"):
+    with pytest.raises(
+        UsageError,
+        match=rf"^mine\.json: network\.{field}: network '{network['name']}' has no such field: leave it out$",
+    ):
         Recipe.from_json(values, "mine.json")

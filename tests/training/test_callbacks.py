@@ -197,6 +197,18 @@ def test_a_run_that_stopped_early_is_complete(tmp_path: Path) -> None:
     assert run.scored and run.history["epoch"].tolist() == [1, 2]
 
 
+@pytest.mark.slow
+def test_a_run_that_stopped_early_does_not_promise_the_weights_of_its_whole_recipe(tmp_path: Path) -> None:
+    """The page and the card gave the command of the whole recipe, whose weights are others, as bit-identical."""
+    options: dict[str, Any] = {"progress": False, "callbacks": [EarlyStopping(patience=1, min_delta=1.0)]}
+    run = tenfold.train(RECIPE, DATASET, tmp_path / "run", **options)
+    run.export(card=True, data=DATASET)
+    said = "A callback stopped training at epoch 2 of 2.5. The command trains all of them, so its weights are others"
+    page, card = (run.path / "report.html").read_text(), (run.path / "model.md").read_text()
+    assert said in page and "the weights are bit-identical" not in page
+    assert said in card and "\n2 epochs in " in card
+
+
 # --- experiment trackers ---------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tenfold.errors import UsageError
-from tenfold.training import device
+from tenfold.training import cpu
 from tenfold.training.device import select_device
 
 
@@ -45,7 +45,7 @@ def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch, name: str, there: boo
 def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(device, "cores", torch.get_num_threads)  # no quota
+    monkeypatch.setattr(cpu, "cores", torch.get_num_threads)  # no quota
     device_config = select_device("auto")
     assert (device_config.device, device_config.dtype, device_config.dtype_name) == (
         torch.device("cpu"),
@@ -80,9 +80,9 @@ def test_a_dtype_that_was_asked_for_is_used() -> None:
 
 def test_an_allocator_that_the_user_set_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
-    assert device.keep_freed_memory() == "allocator: left as the environment sets it"
+    assert cpu.keep_freed_memory() == "allocator: left as the environment sets it"
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
-    assert device.keep_freed_memory() == "allocator: the system's own (only glibc's is tuned)"
+    assert cpu.keep_freed_memory() == "allocator: the system's own (only glibc's is tuned)"

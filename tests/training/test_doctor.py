@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tenfold.training import device, doctor
+from tenfold.training import doctor, precision
 from tests.support.process import Invoke
 
 
@@ -34,7 +34,7 @@ def test_checks(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("offline")
 def test_without_bfloat16_no_time_is_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once times were to be multiplied by the rate of an emulated product."""
-    monkeypatch.setattr(device, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
     products = checks(tmp_path)["matrix products"]
     assert products.found.endswith("GFLOP/s in float32") and "not normalised" in products.so
 

@@ -1,7 +1,6 @@
 """Training through kills, full disks, signals and bad numbers: real processes, and what they leave behind.
 
-`CHILD` is the command with one change: it saves a checkpoint after every step, so that there is something to hit. At
-its n-th checkpoint it can be struck at a chosen place.
+They save a checkpoint after every step, so that there is something to hit, and are struck at one (`support/struck`).
 """
 
 import csv
@@ -17,72 +16,33 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.recipe import FAST89, Recipe, Stage, WhitenedSpec
 from tenfold.training.run import Run
+from tests.support import struck
+from tests.support.forks import Fork
+from tests.support.process import ROOT
+from tests.support.waiting import LONG, wait_for
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="places in a write are found by /proc"),
 ]
 
-CHILD = """
-import errno, os, signal, sys
-from tenfold import cli
-from tenfold.training import recorder
-
-place, nth, *words = sys.argv[1:]
-recorder.CHECKPOINT_SECONDS, recorder.CHECKPOINT_SHARE = 0.0, 1e9
-fsync, replace, count = os.fsync, os.replace, 0
-SIGNALS = {name: getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGSTOP")}
-
-
-def strike(here):
-    if place == here and count == int(nth):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def struck_fsync(handle):
-    global count
-    if "step-" in os.path.basename(os.readlink(f"/proc/self/fd/{handle}")):
-        count += 1
-        if place == "mid-write" and count == int(nth):
-            os.ftruncate(handle, os.fstat(handle).st_size // 2)
-        strike("mid-write")
-        if place == "disk full" and count == int(nth):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if place in SIGNALS and count == int(nth):
-            os.kill(os.getpid(), SIGNALS[place])
-    fsync(handle)
-
-
-def struck_replace(source, target):
-    is_checkpoint = os.path.basename(target).startswith("step-")
-    if is_checkpoint:
-        strike("before rename")
-    replace(source, target)
-    if is_checkpoint:
-        strike("after rename")
-
-
-os.fsync, os.replace = struck_fsync, struck_replace
-sys.argv = ["tenfold", *words]
-cli.main()
-"""
-
-# 50 steps an epoch: 120 in all, a new stage after 40, the first layer's bias done after 30
+# 100 steps an epoch: 160 in all, a new stage after 40, the first layer's bias done after 30
 RECIPE = replace(
     FAST89,
     name="faults",
     network=WhitenedSpec(widths=(8, 16)),
-    stages=(Stage(0.8, 0.1, 0.05), Stage(1.6, 0.05, 0.0)),
-    batch_size=100,
-    whiten_bias_epochs=0.6,
+    stages=(Stage(0.4, 0.1, 0.05), Stage(1.2, 0.05, 0.0)),
+    batch_size=20,
+    whiten_bias_epochs=0.3,
 )
-STEPS = 120
+STEPS = 160
 
 
 @pytest.fixture(scope="module")
@@ -92,26 +52,36 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(place: str, nth: int, *words: str | Path, before: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [*before, sys.executable, "-c", CHILD, place, str(nth), *map(str, words)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TENFOLD_")}
-    environment["OMP_NUM_THREADS"] = "1"
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def environment() -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith("TENFOLD_")}
+    return own | {"OMP_NUM_THREADS": "1"}
+
+
+def start(place: str, nth: int, *words: str | Path) -> Fork:
+    return Fork(struck.run, place, nth, *words, env=environment())
 
 
 def begin(out: Path, recipe: Path | None = None) -> tuple[str | Path, ...]:
     recipe = recipe or out.parent / "recipe.json"
-    return "train", "--recipe", recipe, "--data", "shapes", "--device", "cpu", "--out", out
+    return "train", "--recipe", recipe, "--data", "shapes", "--device", "cpu", "--no-report", "--out", out
 
 
 def go_on(out: Path) -> tuple[str | Path, ...]:
-    return "train", "--resume", "--out", out
+    return "train", "--resume", "--no-report", "--out", out
 
 
-def finish(child: subprocess.Popen[str]) -> tuple[int, list[str]]:
+def finish(child: Fork) -> tuple[int, list[str]]:
     """Wait for the end: exit code, and the lines of standard error."""
-    _, err = child.communicate(timeout=120)
-    return child.returncode, err.splitlines()
+    code = child.wait()
+    return code, child.text("err").splitlines()
+
+
+def run_behind(before: tuple[str, ...], place: str, nth: int, *words: str | Path) -> tuple[int, list[str]]:
+    """As `start` and `finish`, behind the words of another command, in a process that Python starts."""
+    line = [*before, sys.executable, "-m", "tests.support.struck", place, str(nth), *map(str, words)]
+    env = environment() | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=LONG, env=env)
+    return ended.returncode, ended.stderr.splitlines()
 
 
 def steps_saved(out: Path) -> list[int]:
@@ -169,13 +139,11 @@ KILLS = [
 ]
 
 
-def kill_at_random(child: subprocess.Popen[str], out: Path, seed: int) -> None:
-    """Kill the child a moment, of up to 30 ms, after its first new checkpoint."""
-    before, deadline = max(steps_saved(out), default=0), time.monotonic() + 100
-    while max(steps_saved(out), default=0) == before:
-        assert child.poll() is None and time.monotonic() < deadline
-        time.sleep(0.001)
-    time.sleep(random.Random(seed).uniform(0, 0.03))
+def kill_at_random(child: Fork, out: Path, seed: int) -> None:
+    """Kill the child a moment, of up to 10 ms, after its first new checkpoint."""
+    before = max(steps_saved(out), default=0)
+    assert wait_for(lambda: child.poll() is not None or max(steps_saved(out), default=0) > before, LONG, 0.001)
+    time.sleep(random.Random(seed).uniform(0, 0.01))
     child.kill()
 
 
@@ -184,7 +152,6 @@ def cut_newest_checkpoint(out: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
-@pytest.mark.timeout(1200)  # nearly thirty processes, on a machine that may be busy
 def test_a_run_killed_again_and_again_ends_with_the_same_bits(folder: Path, straight: Path) -> None:
     """Twenty-seven kills, twenty of them at random moments, and a damaged checkpoint;
     the run goes on each time from the newest sound one.
@@ -237,7 +204,7 @@ def test_a_signal_is_answered_after_the_step_with_a_checkpoint(
 def test_under_nohup_a_closed_terminal_changes_nothing(folder: Path, straight: Path) -> None:
     """Without the look at what is ignored: it stops at step 35."""
     out = folder / "nohup"
-    returned, err = finish(start("SIGHUP", 35, *begin(out), before=("nohup",)))
+    returned, err = run_behind(("nohup",), "SIGHUP", 35, *begin(out))
     assert returned == 0, err
     assert_same_end(out, straight)
 
@@ -265,8 +232,7 @@ def test_a_second_process_is_sent_away(folder: Path) -> None:
     out = folder / "shared"
     first = start("SIGSTOP", 2, *begin(out))
     try:
-        _, status = os.waitpid(first.pid, os.WUNTRACED)
-        assert os.WIFSTOPPED(status)
+        assert wait_for(lambda: psutil.Process(first.pid).status() == psutil.STATUS_STOPPED, LONG)
         code, err = finish(start("nowhere", 0, *go_on(out)))
         assert code == 6
         assert len(err) == 1
@@ -334,7 +300,7 @@ def test_a_small_disk_keeps_the_checkpoint_before(
     Without `finally: temporary.unlink(…)`: a file ….partial stays.
     """
     disk, before = small_disk
-    code, err = finish(start("nowhere", 0, *begin(disk / "run", folder / "recipe.json"), before=before))
+    code, err = run_behind(before, "nowhere", 0, *begin(disk / "run", folder / "recipe.json"))
     out = disk.parent / "after" / "run"
     assert_stopped_for_space(code, err, out, saved=1)
     code, err = finish(start("nowhere", 0, *go_on(out)))
@@ -360,7 +326,7 @@ def diverging(stages: tuple[Stage, ...]) -> Recipe:
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     """Five sound steps, then a rate of 1e30. Without the test of the loss: the weights become nan."""
     recipe, out = tmp_path / "recipe.json", tmp_path / "run"
-    recipe.write_text(diverging((Stage(0.1, 1e-3, 1e-3), Stage(0.9, 1e30, 1e30))).to_json())
+    recipe.write_text(diverging((Stage(0.05, 1e-3, 1e-3), Stage(0.1, 1e30, 1e30))).to_json())
     code, err = finish(start("nowhere", 0, *begin(out, recipe)))
     assert code == 5, err
     saved = steps_saved(out)[0]

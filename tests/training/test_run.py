@@ -23,9 +23,11 @@ from tenfold.errors import BusyError, ModelError, StorageError, UsageError
 from tenfold.training.augment import Normalization
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig
+from tenfold.training.manifest import MANIFEST
 from tenfold.training.model import build
 from tenfold.training.recipe import Recipe, Stage, WhitenedSpec
-from tenfold.training.run import MANIFEST, Run, find_unfinished
+from tenfold.training.run import Run
+from tenfold.training.unfinished import find_unfinished
 from tenfold.training.weights import describe_model
 
 CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())

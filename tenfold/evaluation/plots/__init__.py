@@ -10,12 +10,13 @@ from tenfold.evaluation.plots.curves import history
 from tenfold.evaluation.plots.explanation import explanation
 from tenfold.evaluation.plots.images import GALLERY_IMAGES, class_grid, gallery, misclassified
 from tenfold.evaluation.plots.reliability import reliability
-from tenfold.evaluation.plots.runs import accuracy_and_time
+from tenfold.evaluation.plots.runs import accuracies, accuracy_and_time
 from tenfold.evaluation.plots.search import search
 from tenfold.evaluation.plots.style import save, to_png
 
 __all__ = [
     "GALLERY_IMAGES",
+    "accuracies",
     "accuracy_and_time",
     "class_grid",
     "class_scores",

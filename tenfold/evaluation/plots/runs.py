@@ -1,4 +1,4 @@
-"""Accuracy and time of many runs."""
+"""Accuracy of runs, and their time."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -36,6 +36,21 @@ def accuracy_and_time(rows: Sequence[dict[str, Any]], title: str = "Accuracy and
     axes.yaxis.set_major_formatter(percent())
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.legend(marks, labels, loc="best")
+    return figure
+
+
+@styled()
+def accuracies(rows: Sequence[tuple[str, float, tuple[float, float]]], title: str) -> Figure:
+    """The accuracy of each run and its interval (`rows`: name, accuracy, low and high), the first on top."""
+    figure = new_figure(6.4, 1.3 + 0.35 * len(rows), title)
+    axes = figure.subplots()
+    for number, (_, share, (low, high)) in enumerate(rows):
+        errors = [[max(0.0, share - low)], [max(0.0, high - share)]]
+        axes.errorbar([share], [number], xerr=errors, color=BLUE, marker="o", capsize=4, linewidth=1.5)
+    axes.set_yticks(range(len(rows)), [shown(name, 40) for name, *_ in rows])
+    axes.set(xlabel="test accuracy, with its 95 % interval", ylim=(len(rows) - 0.5, -0.5))
+    axes.xaxis.set_major_formatter(percent())
+    axes.grid(axis="x", color=FAINT, linewidth=0.6)
     return figure
 
 

@@ -9,7 +9,7 @@ from tenfold.data.dataset import Dataset
 from tenfold.serving import export
 from tenfold.serving.exporters.base import Exporter, register_exporter
 from tenfold.serving.model_file import RUN_FILE
-from tenfold.serving.runtime import open_bytes
+from tenfold.serving.predictor import open_bytes
 from tenfold.serving.source import Exported, Source
 from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from tenfold.serving.predict import describe, to_answer
-from tenfold.serving.runtime import Predictor
+from tenfold.serving.predictor import Predictor
 from tenfold.serving.serve import schema
 from tenfold.serving.serve.batching import Batcher
 from tenfold.serving.serve.bodies import BodyReader, images_of

@@ -15,7 +15,7 @@ import numpy as np
 
 from tenfold.errors import ImageError, TooManyPixelsError
 from tenfold.machine import cores
-from tenfold.serving.runtime import Predictor
+from tenfold.serving.predictor import Predictor
 from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError, busy

@@ -15,7 +15,7 @@ import uvicorn
 
 from tenfold.console import log_info
 from tenfold.errors import BusyError, Terminated, UsageError
-from tenfold.serving.runtime import Predictor
+from tenfold.serving.predictor import Predictor
 from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.connection import TimeoutProtocol, sweep
 from tenfold.serving.serve.guard import Hosts, SecurityMiddleware

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tenfold.data.shapes import make_shapes
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tenfold.training.run import Run
 from tests.support.process import Invoke
 from tests.support.run_alone import CHANGES, CPU, added, gone, trained_label, write_images

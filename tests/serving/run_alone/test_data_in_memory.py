@@ -16,7 +16,7 @@ from tenfold.evaluation.evaluate import evaluate, write_scores
 from tenfold.serving import export as exporting
 from tenfold.serving.card import write_card
 from tenfold.serving.export import export
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tenfold.training import train as training
 from tenfold.training.provenance import find_data
 from tenfold.training.recipe import Recipe
@@ -61,12 +61,12 @@ def test_where_its_images_are_needed_the_call_in_python_is_named(
     for call, asked in words.items():
         code, _, err = invoke(*asked)
         assert code == 3 and err.strip().endswith(call)
-    assert tenfold.Run.open(mine_run).report(data=mine)[-1] == mine_run / "report.html"
+    assert tenfold.Run.open(mine_run).report(data=mine).path == mine_run / "report.html"
     assert (
         "tenfold.train(tenfold.find_recipe(&#34;recipe.json&#34;), dataset, Path(&#34;again&#34;), seed=0)"
         in (mine_run / "report.html").read_text()
     )
-    assert tenfold.compare([mine_run, other], page, mine) == page
+    assert tenfold.compare([mine_run, other], page, mine).path == page
 
 
 def test_its_own_images_are_handed_over_for_eight_bits_and_a_card(

@@ -10,7 +10,7 @@ import pytest
 
 from tenfold.data.shapes import make_shapes
 from tenfold.serving import export as exporting
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tests.support.process import Invoke

@@ -11,7 +11,7 @@ import torch
 from tenfold.errors import ModelError
 from tenfold.serving import export as exporting
 from tenfold.serving.export import export, read_source
-from tenfold.serving.runtime import open_model
+from tenfold.serving.predictor import open_model
 from tenfold.serving.synthetic import synthetic_images
 from tenfold.training.augment import Normalization
 from tenfold.training.run import Run
