@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tenfold.data.cache import home, writing_home
+from tenfold.errors import StorageError
 from tenfold.files import atomic_write
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
@@ -87,7 +88,7 @@ def _keep(path: Path, features: Tensor) -> None:
         with writing_home(), atomic_write(path) as file:
             np.save(file, features.numpy())
         _remove_oldest(path.parent)
-    except OSError:  # a full disk, a read-only home: they are computed again next time
+    except (OSError, StorageError):  # a full disk, a read-only home: they are computed again next time
         return
 
 

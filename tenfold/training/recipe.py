@@ -343,4 +343,4 @@ PRETRAINED = Recipe(
     tta="mirror",
 )
 
-RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, REFERENCE, PRETRAINED)}
+RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, PRETRAINED, REFERENCE)}

@@ -158,7 +158,8 @@ def test_an_unknown_network_gets_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         Recipe.from_json(changed(network={"name": "whitend"}), source="mine.json")
     assert str(caught.value) == (
-        "mine.json: network.name: unknown network 'whitend'; known are reference, whitened; did you mean whitened?"
+        "mine.json: network.name: unknown network 'whitend'; known are efficientnet-lite0, "
+        "reference, whitened; did you mean whitened?"
     )
 
 

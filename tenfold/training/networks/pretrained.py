@@ -1,5 +1,6 @@
 """Pretrained weights: from an installed package, checked, converted once, and kept in the cache as safetensors."""
 
+import contextlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tenfold import extras
 from tenfold.data.cache import home, writing_home
-from tenfold.errors import ModelError
+from tenfold.errors import ModelError, StorageError
 from tenfold.files import sha256, write_bytes
 
 Tensors = Mapping[str, Tensor]
@@ -44,7 +45,8 @@ class PretrainedWeights:
         tensors = _read_cached(cached)
         if tensors is None:
             tensors = self.convert(self._read_package())
-            with writing_home():
+            # a full disk or a read-only home: they are converted again next time
+            with contextlib.suppress(StorageError), writing_home():
                 write_bytes(cached, safetensors.torch.save(tensors))
         return tensors
 
