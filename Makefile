@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# a file's tests share one process, and so its fixtures
-PARALLEL := --numprocesses 2 --dist loadfile
+# a file's tests share one process, and so its fixtures; files go in the order of tests/conftest.py
+PARALLEL := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: train test test-all lint docs model acceptance chromium data clean

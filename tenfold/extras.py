@@ -5,6 +5,7 @@ import importlib.util
 from tenfold.errors import UsageError
 
 TRAIN = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "safetensors", "pydantic", "psutil", "jinja2")
+RECIPE = ("pydantic",)
 AUDIT = (*TRAIN, "cleanlab", "captum")
 ONNX = (*TRAIN, "onnx")
 TUNE = ("optuna", "sqlalchemy")

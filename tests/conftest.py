@@ -22,6 +22,15 @@ from tests.support.process import Command, Invoke
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+LONGEST = ("test_docs", "test_distributed", "test_faults", "test_folder_runs", "test_tune", "test_serve_faults")
+"""Files that take long, the longest first: begun at the end, one would keep one worker after the other has ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, all else in its order."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def usual_runtime() -> Iterator[None]:
     """That of a user who asks for none."""
@@ -104,6 +113,7 @@ def fork() -> Command:
 def few(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a data set of 500 images, which all processes know."""
     monkeypatch.setenv("TENFOLD_PLUGINS", str(process.ROOT / "tests" / "support" / "few_plugin.py"))
+    monkeypatch.setattr("tenfold.registry._loaded", False)  # another test may have looked an unknown name up
     return "few"
 
 
@@ -119,7 +129,9 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     What is tuned in `fast89` has values of its own here, so that no test depends on the tuning.
     """
-    from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
+    from tenfold.training.networks import WhitenedSpec
+    from tenfold.training.recipe import Stage
+    from tenfold.training.recipes import FAST89
 
     tiny = replace(
         FAST89,

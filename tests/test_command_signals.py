@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+from tests.support.waiting import LONG
+
 PREPARED = """
 import os, signal, time, weakref
 from tenfold.cli import signals
@@ -37,12 +39,12 @@ def test_a_signal_within_a_callback_is_not_lost(place: str, number: signal.Signa
     tried = "try:\n" + textwrap.indent(PLACES[place] + "\ntime.sleep(60)", "    ")
     caught = "\nexcept (KeyboardInterrupt, Terminated) as error:\n    print(type(error).__name__)"
     code = PREPARED.format(number=number.name) + tried + caught
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG, check=True)
     assert ended.stdout == {signal.SIGTERM: "Terminated\n", signal.SIGINT: "KeyboardInterrupt\n"}[number]
     assert ended.stderr == ""
 
 
 def test_other_ignored_exceptions_are_printed_as_ever() -> None:
     code = "from tenfold.cli import signals\nsignals.handle()\nclass A:\n    def __del__(self): 1 / 0\nA()\n"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LONG, check=True)
     assert ended.stderr.startswith("Exception ignored in") and "ZeroDivisionError" in ended.stderr

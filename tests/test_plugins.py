@@ -22,6 +22,7 @@ from tenfold.serving.exporters import EXPORTERS
 from tenfold.training.augment import AUGMENTATIONS, Normalization, make_batch
 from tenfold.training.networks import NETWORKS
 from tests.support.process import Command, Invoke
+from tests.support.waiting import LONG
 
 pytestmark = pytest.mark.slow
 
@@ -274,6 +275,6 @@ def test_the_process_of_a_searchs_trial_knows_plugins() -> None:
     request |= {"skip_bad": "1%", "device": "cpu"}
     words = [sys.executable, "-m", "tenfold.training.trial"]
     env = os.environ | {registry.VARIABLE: PLUGINS}
-    ended = subprocess.run(words, input=json.dumps(request), env=env, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(words, input=json.dumps(request), env=env, capture_output=True, text=True, timeout=LONG)
     assert ended.returncode == 0, ended.stderr
     assert json.loads(ended.stdout)["epoch"] == pytest.approx(0.05, abs=0.01)

@@ -11,6 +11,7 @@ import pytest
 from tenfold import registry
 from tenfold.errors import UsageError
 from tenfold.registry import VARIABLE, Registry
+from tests.support.waiting import LONG
 
 PLUGIN = "from tenfold import registry\nregistry.shared.add('from-plugin', {value}, __name__)\n"
 
@@ -129,5 +130,5 @@ def test_help_loads_no_plugin(tmp_path: Path) -> None:
     plugin = tmp_path / "plugin.py"
     plugin.write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'loaded')!r}).touch()\n")
     line = [sys.executable, "-m", "tenfold", "train", "--help"]
-    subprocess.run(line, env=os.environ | {VARIABLE: str(plugin)}, check=True, capture_output=True, timeout=60)
+    subprocess.run(line, env=os.environ | {VARIABLE: str(plugin)}, check=True, capture_output=True, timeout=LONG)
     assert not (tmp_path / "loaded").exists()

@@ -16,6 +16,7 @@ from PIL import Image
 
 import tenfold
 from tests.support.process import ROOT
+from tests.support.waiting import LONG
 
 pytestmark = pytest.mark.slow
 DEPENDENCIES = ("filelock", "numpy", "onnxruntime", "PIL", "platformdirs", "rich", "typer")
@@ -53,7 +54,7 @@ def environment(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(program: Path, *words: str | Path, cwd: Path) -> str:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "TENFOLD_RUNTIME")}
-    ended = subprocess.run([program, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([program, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=LONG)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 

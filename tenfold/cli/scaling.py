@@ -27,6 +27,8 @@ from tenfold.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import optuna
+
     from tenfold.data import Dataset
     from tenfold.scaling.bench import Setting as BenchSetting
     from tenfold.scaling.cluster import Request
@@ -220,16 +222,21 @@ def tune(
     path = out or RUNS / f"tune-{chosen.name}"
     fields = find_space(read_space(space, chosen), chosen, path / tuning.SETTINGS)
     setting = tuning.Setting(chosen, fields, val_images, *where, seed, _content(dataset), skip_bad)
-    if cluster:
-        from tenfold.scaling import cluster as clustering
-
-        study = clustering.tune(setting, trials, path, cluster, _request(cpus, device))
-    else:
-        study = tuning.tune(setting, trials, path)
+    study = _search(setting, trials, path, cluster, cpus)
     row, best = tuning.summarize(study, setting), path / tuning.BEST
     _print_search(row, path, as_json)
     if not as_json:
         print(f"to compare them: {_bench_command([str(best), recipe], setting, dataset)}")
+
+
+def _search(setting: "Setting", trials: int, path: Path, cluster: str | None, cpus: int | None) -> "optuna.Study":
+    if cluster:
+        from tenfold.scaling import cluster as clustering
+
+        return clustering.tune(setting, trials, path, cluster, _request(cpus, setting.device))
+    from tenfold.scaling import tune as tuning
+
+    return tuning.tune(setting, trials, path)
 
 
 def _choose_space(space: Path | None, recipe: "Recipe") -> Path:

@@ -92,20 +92,8 @@ def train(
         out, folder = _check_unfinished(context, out) if _is_first_rank() else (None, None)
         training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
         return
-    training.train(
-        recipe,
-        data,
-        out,
-        seed=seed,
-        device=device,
-        epochs=epochs,
-        val_size=val_size,
-        size=size,
-        resize=resize,
-        skip_bad=skip_bad,
-        fine_tune=fine_tune,  # type: ignore[arg-type]
-        **after,
-    )
+    more: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "fine_tune": fine_tune, **after}
+    training.train(recipe, data, out, seed=seed, device=device, epochs=epochs, val_size=val_size, **more)
 
 
 def _is_first_rank() -> bool:

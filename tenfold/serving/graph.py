@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 
 from tenfold.errors import ModelError
 from tenfold.training.augment import Normalization
-from tenfold.training.networks import zeros_around
+from tenfold.training.networks.module import zeros_around
 
 OPSET = 20  # the first that has Gelu
 IR_VERSION = 9  # the one that came with it: runtimes that know the operators know this

@@ -30,7 +30,7 @@ from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of, own_functions
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.source import Exported, Source, read_source, verified, write_into
 from tenfold.training.augment import Normalization
-from tenfold.training.networks import zeros_around
+from tenfold.training.networks.module import zeros_around
 from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run
 

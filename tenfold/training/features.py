@@ -18,7 +18,7 @@ from tenfold.files import atomic_write
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.infer import predict_logits
-from tenfold.training.networks import Network
+from tenfold.training.networks.module import Network
 
 MOST_CACHED_BYTES = 2_000_000_000
 OnBatch = Callable[[float], None]

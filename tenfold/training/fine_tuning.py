@@ -11,9 +11,10 @@ from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
 from tenfold.training.callbacks import ProgressBar
 from tenfold.training.device import DeviceConfig
+from tenfold.training.holdout import split
 from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FineTune, Recipe
-from tenfold.training.trainer import Trainer, split, to_tensors
+from tenfold.training.trainer import Trainer, to_tensors
 
 MOST_TO_TRY = 500
 """Training images: with more, fine-tuning helped in every draw (docs/log.md), and trying it would double the time."""

@@ -4,10 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import torch
+from torch import Tensor
+
 from tenfold.console import log_info
 from tenfold.data import is_folder
 from tenfold.data.dataset import Dataset
 from tenfold.errors import UsageError, did_you_mean
+from tenfold.training.augment import Normalization, channel_stats
+from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.imbalance import fit_recipe
 from tenfold.training.recipe import USUAL_SIDE, FineTune, Recipe
 from tenfold.training.recipe_files import find_recipe
@@ -70,3 +75,17 @@ def log_size(recipe: str | Path | Recipe, size: int) -> None:
     usual = as_recipe(recipe)
     if changes := usual.changes(usual.for_size(size)):
         log_info(f"recipe fitted to images of {size} pixels: {changes}")
+
+
+def device_for(recipe: Recipe, device: str = "auto") -> DeviceConfig:
+    """As `select_device`, in the number format that is fastest for the recipe's network."""
+    chosen = select_device(device)
+    in_float32 = recipe.network.float32_on_cpu and chosen.device.type == "cpu"
+    return select_device(device, torch.float32) if in_float32 and chosen.dtype != torch.float32 else chosen
+
+
+def normalization_for(recipe: Recipe, images: Tensor) -> Normalization:
+    """What the recipe's network was made for, or what the training images (uint8 N×H×W×3) have."""
+    if recipe.network.normalization:
+        return Normalization(*recipe.network.normalization)
+    return channel_stats(images) if recipe.normalize else Normalization()

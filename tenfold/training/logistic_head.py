@@ -19,7 +19,7 @@ from tenfold.console import progress
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.features import cached_features
-from tenfold.training.networks import Network
+from tenfold.training.networks.module import Network
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
 """Values of C that are tried, of features as they are; docs/log.md has what was found on draws of CIFAR-10."""

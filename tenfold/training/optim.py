@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tenfold.training.networks import Network
+from tenfold.training.networks.module import Network
 from tenfold.training.optimizers import AdamW, KerasAdam, Muon, Nesterov, Optimizer
 from tenfold.training.recipe import Recipe
 from tenfold.training.schedule import Schedule

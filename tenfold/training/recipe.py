@@ -1,13 +1,13 @@
 """Recipes: everything that decides a training run, as one page of data.
 
 A recipe is a frozen dataclass; variants change a few fields of another. It goes to JSON and comes back strictly: an
-unknown field or a value of the wrong type is named, not ignored.
+unknown field or a value of the wrong type is named, not ignored. Reading one needs no torch.
 """
 
 import json
 import math
 from dataclasses import fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, TypeAdapter
@@ -16,9 +16,12 @@ from pydantic.dataclasses import dataclass
 from tenfold.errors import UsageError
 from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
-from tenfold.training.augment import Affine, AnyAugmentation, Augmentation, Cutout, Flip, Pipeline, Translate
-from tenfold.training.networks import AnyNetwork, EfficientNetLite0Spec, ReferenceSpec, WhitenedSpec
-from tenfold.training.spec import STRICT, Positive, Share, Width, first_error, names_of_fields
+from tenfold.training.augmentation import AnyAugmentation, Augmentation
+from tenfold.training.networks import AnyNetwork
+from tenfold.training.spec import STRICT, Owner, Positive, Share, Width, first_error, names_of_fields
+
+if TYPE_CHECKING:
+    from tenfold.training.augment import Pipeline
 
 MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
@@ -41,8 +44,11 @@ class Stage:
     """A stretch of training with one optimizer state and a learning rate that goes straight from a to b."""
 
     epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)]
+    """How long it is; fractions count."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)]
+    """At its first step: of the filters under `muon`, of all parameters under `adam`."""
     final_learning_rate: Rate
+    """At its end."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -52,6 +58,7 @@ class Recipe:
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,63}$")]
     """Letters, digits, `_`, `-` and dots: it becomes part of a path."""
     network: AnyNetwork
+    """Architecture: `{"name": "whitened", "widths": [64, 128, 256]}`, with the fields of that network (below)."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     """Stretches of training, one after the other, each with a linear learning rate schedule."""
     batch_size: Positive = 500
@@ -154,8 +161,10 @@ class Recipe:
             raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few: {needed}")
 
     @property
-    def pipeline(self) -> Pipeline:
+    def pipeline(self) -> "Pipeline":
         """All augmentations that it asks for."""
+        from tenfold.training.augment import Affine, Cutout, Flip, Pipeline, Translate  # here, because they need torch
+
         flip = [Flip(kind=self.flip)] if self.flip != "none" else []
         translate = [Translate(pixels=self.translate)] if self.translate else []
         cutout = [Cutout(side=self.cutout)] if self.cutout else []
@@ -250,10 +259,16 @@ class Recipe:
         except UnicodeDecodeError as error:
             raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
         except pydantic.ValidationError as error:
-            raise UsageError(f"{source}: {first_error(error, known=names_of_fields(Recipe, Stage))}") from error
+            raise UsageError(f"{source}: {first_error(error, owners=_OWNERS)}") from error
 
 
 _ADAPTER = TypeAdapter(Recipe)
+BASE = "base"
+"""Key of a recipe file: a built-in recipe, or the path of another file, relative to this one."""
+_OWNERS = (
+    Owner("a recipe", [*names_of_fields(Recipe), BASE], f', or a base that has it ("{BASE}": "fast89")'),
+    Owner("a stage", names_of_fields(Stage)),
+)
 
 
 def with_defaults(value: Any) -> Any:
@@ -262,85 +277,3 @@ def with_defaults(value: Any) -> Any:
         return json.loads(Recipe.from_json(json.dumps(value)).to_json())
     except UsageError:
         return value
-
-
-REFERENCE = Recipe(
-    name="reference",
-    network=ReferenceSpec(dropout=0.3, batch_norm_momentum=1 - 0.99),  # Keras keeps 0.99
-    stages=(Stage(20, 3e-4, 3e-4), Stage(10, 1e-4, 1e-4), Stage(5, 5e-5, 5e-5)),
-    batch_size=64,
-    optimizer="adam",
-    l2=1e-4,
-    normalize=False,
-    flip="random",
-    translate=0,
-    degrees=15,
-    affine_translate=0.1,
-    val_size=10_000,
-    val_split="random",
-    tta="one",
-)
-
-# Widths, rates and schedule began at the published 94 % recipe of Keller Jordan's airbench (2024), made for GPUs, and
-# were fitted to two CPU cores on the last 5,000 training images; docs/log.md has the experiments.
-FAST89 = Recipe(
-    name="fast89",
-    network=WhitenedSpec(first_activation="relu"),
-    stages=(Stage(1.92, 0.24, 0.0),),
-    label_smoothing=0.2,
-    translate=1,
-    whiten_bias_epochs=0.85,
-    low_res_fraction=0.435,
-    prune_fraction=0.6,
-    oversample=0.5,
-    freeze_fraction=0.33,
-    tta_fraction=0.25,
-)
-
-FAST94 = replace(
-    FAST89,
-    name="fast94",
-    network=WhitenedSpec(widths=(64, 256, 256)),
-    stages=(Stage(8.5, 0.14, 0.0),),
-    translate=2,
-    whiten_bias_epochs=2.8,
-    low_res_fraction=0.35,
-    prune_fraction=0.4,
-    tta_fraction=0.2,
-)
-
-# Network, translations and cutout are those of airbench's 96 % recipe (Keller Jordan, 2024), as is the idea of a proxy.
-FAST96 = replace(
-    FAST94,
-    name="fast96",
-    network=WhitenedSpec(widths=(128, 384, 512), depth=3, residual=True),
-    stages=(Stage(26, 0.1, 0.0),),
-    translate=4,
-    cutout=12,
-    whiten_bias_epochs=3.0,
-    low_res_fraction=0.15,
-    prune_fraction=0.0,
-    proxy_widths=(32, 64, 64),
-    proxy_prune_fraction=0.5,
-    freeze_fraction=0.1,
-    tta_fraction=0.25,
-)
-
-# Rate, lengths and size were chosen on held-out training images of CIFAR-10; docs/log.md has the experiments.
-PRETRAINED = Recipe(
-    name="pretrained",
-    network=EfficientNetLite0Spec(),
-    stages=(Stage(1.6, 1e-4, 0.0),),
-    batch_size=16,
-    optimizer="adamw",
-    weight_decay=0.01,
-    label_smoothing=0.1,
-    flip="random",
-    translate=12,
-    head_init="logistic",
-    fine_tune="auto",
-    images=10_000,
-    tta="mirror",
-)
-
-RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, PRETRAINED, REFERENCE)}

@@ -18,6 +18,8 @@ from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.environment import describe_environment
 from tenfold.training.fine_tuning import announce, decide_fine_tuning
 from tenfold.training.fingerprint import fingerprint, is_own, note_origin
+from tenfold.training.fitting import device_for
+from tenfold.training.holdout import split
 from tenfold.training.manifest import LOGS
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.recipe import Recipe
@@ -26,7 +28,7 @@ from tenfold.training.run import STOPPED, Run, check_new
 from tenfold.training.split_file import write_split
 from tenfold.training.summary import count_parameters, summarize
 from tenfold.training.target_error import check_target_error
-from tenfold.training.trainer import Trainer, device_for, split
+from tenfold.training.trainer import Trainer
 from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes
 from tenfold.training.weights import describe_model
 

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tenfold.data.dataset import Dataset, Split
-from tenfold.errors import DataError, DivergedError, ModelError, UsageError, one_line
-from tenfold.training.augment import Normalization, channel_stats, derive_seed, downsample, make_batch, make_generator
+from tenfold.errors import DivergedError, ModelError, UsageError, one_line
+from tenfold.training.augment import Normalization, derive_seed, downsample, make_batch
 from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.checkpoint import Checkpoint
-from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
-from tenfold.training.fitting import as_recipe
+from tenfold.training.fitting import as_recipe, device_for, normalization_for
+from tenfold.training.holdout import split
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
 from tenfold.training.logistic_head import BEFORE_FINE_TUNING, set_logistic_head
@@ -96,7 +97,7 @@ class Trainer:
             raise UsageError(f"low_res_size: {recipe.low_res_size} is more than the images' {images.shape[1]} pixels")
         if recipe.translate >= images.shape[1]:
             raise UsageError(f"a shift of {recipe.translate} pixels is too large for images of {images.shape[1]}")
-        self.normalization = _normalization(recipe, images)
+        self.normalization = normalization_for(recipe, images)
         self.schedule = make_schedule(recipe, len(images))
         some = _some(recipe, images, self.normalization)
         self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), device_config.device)
@@ -200,7 +201,7 @@ class Trainer:
         with self.device_config.autocast():
             logits = self.network(batch)
         logits = logits.float()
-        if self.sampler.by_losses:
+        if self.sampler.prunes:
             self._update_losses(indices, F.cross_entropy(logits.detach(), labels, reduction="none"))
         share = len(labels) / self.schedule.batch_size  # 1 for a process that is alone
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) * share
@@ -327,34 +328,6 @@ class Trainer:
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             which = f"the checkpoint of step {checkpoint.step}"
             raise ModelError(f"{which} does not fit this recipe: {one_line(error)}") from error
-
-
-def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
-    """Hold out the recipe's validation images. Raises `UsageError` or `DataError` where nothing is left to train on."""
-    if len(train) == 0:
-        raise DataError("there are no training images")
-    if recipe.val_size >= len(train):
-        left = f"a validation set of {recipe.val_size} leaves nothing of {len(train)} training images"
-        raise UsageError(f"{left}: choose a smaller one (--val-size)")
-    if not recipe.val_size:
-        return train, None
-    if recipe.val_split == "last":
-        return train[: -recipe.val_size], train[-recipe.val_size :]
-    order = torch.randperm(len(train), generator=make_generator(seed, "split")).numpy()
-    return train[np.sort(order[: -recipe.val_size])], train[np.sort(order[-recipe.val_size :])]
-
-
-def device_for(recipe: Recipe, device: str = "auto") -> DeviceConfig:
-    """As `select_device`, in the number format that is fastest for the recipe's network."""
-    chosen = select_device(device)
-    in_float32 = recipe.network.float32_on_cpu and chosen.device.type == "cpu"
-    return select_device(device, torch.float32) if in_float32 and chosen.dtype != torch.float32 else chosen
-
-
-def _normalization(recipe: Recipe, images: Tensor) -> Normalization:
-    if recipe.network.normalization:
-        return Normalization(*recipe.network.normalization)
-    return channel_stats(images) if recipe.normalize else Normalization()
 
 
 def _some(recipe: Recipe, images: Tensor, normalization: Normalization) -> Tensor:

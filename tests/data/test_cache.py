@@ -19,6 +19,7 @@ from tests.support import tiny_cifar
 from tests.support.loopback import Publisher, serve
 from tests.support.process import python, run_python, with_tests
 from tests.support.tiny_cifar import ARRAYS, SPEC
+from tests.support.waiting import LONG
 
 ENTRY = make_entry(SPEC)
 ARCHIVE = tiny_cifar.tar(tiny_cifar.binary_files())
@@ -65,7 +66,7 @@ def start_get() -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[str, str]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=LONG)
     assert process.returncode == 0, err
     return out.strip(), err
 

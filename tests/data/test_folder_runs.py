@@ -1,10 +1,9 @@
 """From a folder of images to a run and back, by the same commands as for CIFAR-10."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,10 @@ from tenfold.serving.card import has_card
 from tenfold.training.provenance import find_data
 from tenfold.training.run import Run
 from tenfold.training.train import train as train_run
+from tests.support.forks import Fork, command
 from tests.support.images import write_mixed_shapes
 from tests.support.process import Invoke
+from tests.support.waiting import wait_for
 
 # What Pillow has to say about odd metadata is silenced by a filter that pytest takes away again.
 pytestmark = [pytest.mark.usefixtures("own_home"), pytest.mark.slow, pytest.mark.filterwarnings(r"ignore:::PIL\.")]
@@ -195,21 +196,21 @@ def test_an_interrupted_run_goes_on_where_the_folder_moved(
 ) -> None:
     copy, out = tmp_path / "copy", tmp_path / "run"
     shutil.copytree(shapes, copy)
-    options = ("--recipe", tiny_recipe, "--data", copy, "--size", "16", "--resize", "pad", "--epochs", "30")
-    words = [sys.executable, "-m", "tenfold", "train", *map(str, options), "--out", str(out)]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert any("epoch 2:" in line for line in process.stderr)
-        process.send_signal(signal.SIGTERM)
-        assert "to resume" in process.stderr.read()
+    options = ("--recipe", tiny_recipe, "--data", copy, "--size", "16", "--resize", "pad", "--epochs", "12")
+    process = Fork(command, "train", *options, "--out", out, env=os.environ)
+    assert wait_for(lambda: "epoch 2:" in process.text("err"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143 and "to resume" in process.text("err")
     code, _, err = invoke("train", "--resume", "--out", out, "--size", "24")
     assert code == 2 and "was started with --size 16, not 24" in err
     copy.rename(tmp_path / "elsewhere")
     code, _, err = invoke("train", "--resume", "--out", out)
     assert code == 3 and "is not there any more: say where it is with --data" in err
-    code, text, err = invoke("train", "--resume", "--out", out, "--data", tmp_path / "elsewhere", "--json")
+    code, text, err = invoke(
+        "train", "--resume", "--out", out, "--data", tmp_path / "elsewhere", "--no-report", "--json"
+    )
     assert code == 0 and "resuming at step" in err
-    assert json.loads(text)["epochs"] == pytest.approx(30)
+    assert json.loads(text)["epochs"] == pytest.approx(12)
     assert json.loads((out / "env.json").read_text())["folder"]["path"] == str(tmp_path / "elsewhere")
     assert invoke("evaluate", out)[0] == 0
     model = json.loads((out / "model.json").read_text())
@@ -221,7 +222,7 @@ def test_validation_images_of_the_folders_own(train: Train, invoke: Invoke, shap
         folder = tmp_path / "data" / ("train", "train", "valid", "test")[number % 4] / path.parent.name
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, folder)
-    trained = train("--data", tmp_path / "data", "--epochs", "2", "--out", tmp_path / "run")
+    trained = train("--data", tmp_path / "data", "--epochs", "2", "--out", tmp_path / "run", "--no-report")
     assert trained["val_accuracy"] is not None
     table = pd.read_csv(tmp_path / "run" / "split.csv")
     assert (table["split"].replace("val", "valid") == table["path"].str.partition("/")[0]).all()
@@ -235,7 +236,7 @@ def test_twenty_images_a_class(train: Train, shapes: Path, tmp_path: Path) -> No
         for path in sorted((shapes / name).iterdir())[:20]:
             (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, tmp_path / "few" / name)
-    trained = train("--data", tmp_path / "few", "--out", tmp_path / "run")
+    trained = train("--data", tmp_path / "few", "--out", tmp_path / "run", "--no-report")
     assert "recipe fitted to 32 images: 79.06 epochs in batches of 32" in trained["said"]
     assert trained["test_accuracy"] >= 0.75
 
@@ -280,7 +281,8 @@ def test_a_class_that_is_held_out_as_a_whole_is_warned_of(invoke: Invoke, train:
     for number, name in enumerate(20 * "a" + 20 * "b" + 2 * "c"):
         (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn[number]).save(tmp_path / "few" / name / f"{number}.png")
-    run = train("--data", tmp_path / "few", "--val-size", "32", "--epochs", "1", "--out", tmp_path / "run")
+    options = ("--val-size", "32", "--epochs", "1", "--no-report")
+    run = train("--data", tmp_path / "few", *options, "--out", tmp_path / "run")
     left = pd.read_csv(tmp_path / "run" / "split.csv").query("split == 'train'")["class"].tolist()
     assert len(left) == 1
     held_out = {"a": 16, "b": 16, "c": 1}
@@ -290,8 +292,8 @@ def test_a_class_that_is_held_out_as_a_whole_is_warned_of(invoke: Invoke, train:
         for name in "abc"
         if name not in left
     ]
-    for command in ("evaluate", "report"):
-        assert invoke(command, tmp_path / "run")[0] == 0
+    for verb in ("evaluate", "report"):
+        assert invoke(verb, tmp_path / "run")[0] == 0
     issues = {str(issue) for issue in check_folder(tmp_path / "few").issues if issue.kind == "small class"}
     assert issues == {"c has only 2 images: add some; --val-size can leave none of them to train on"}
 
@@ -326,9 +328,9 @@ def test_a_run_of_before_keeps_its_classes(name: str, invoke: Invoke, tiny_recip
     assert find_data(Run.open(out), root).own
     for done in ("manifest.json", "results.json", "model.json", "predictions.csv"):
         (out / done).unlink(missing_ok=True)
-    code, text, err = invoke("train", "--resume", "--out", out, "--json")
+    code, text, err = invoke("train", "--resume", "--out", out, "--no-report", "--json")
     assert code == 0, err
     assert tuple(json.loads((out / "model.json").read_text())["classes"]) == classes
-    for command in (("report", out), ("evaluate", out, "--data", root)):
-        code, _, err = invoke(*command)
+    for words in (("report", out), ("evaluate", out, "--data", root)):
+        code, _, err = invoke(*words)
         assert code == 0, err

@@ -14,13 +14,14 @@ from tenfold.data.shapes import make_shapes
 from tenfold.training.lock import Lock, now
 from tenfold.training.run import Run
 from tests.support.drawn_run import RECIPE, draw_logits, make_drawn_run
+from tests.support.few_shapes import few_shapes
 from tests.support.process import Invoke
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("made") / "drawn"
-    make_drawn_run(path, make_shapes(), report=False)
+    make_drawn_run(path, few_shapes(), report=False)
     return path
 
 
@@ -32,7 +33,7 @@ def run(made: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The run's data, drawn when the test begins, not each time they are loaded."""
-    monkeypatch.setattr("tenfold.training.provenance.load_named", {"shapes": make_shapes()}.__getitem__)
+    monkeypatch.setattr("tenfold.training.provenance.load_named", {"shapes": few_shapes()}.__getitem__)
 
 
 def answer(result: tuple[int, str, str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load, save
 
-from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.compare import read_comparison, write_comparison
@@ -20,8 +19,9 @@ from tenfold.files import format_object
 from tenfold.training.fingerprint import fingerprint
 from tenfold.training.run import Run
 from tests.support.drawn_run import make_drawn_run
+from tests.support.few_shapes import few_shapes
 
-DATASET = make_shapes()
+DATASET = few_shapes()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tests.support.images import png, tiff
 from tests.support.process import ROOT
+from tests.support.waiting import LONG
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +106,7 @@ def test_python_answers_as_predict_does(model: Path, tmp_path: Path, resize: str
         (tmp_path / name).write_bytes(content)
     (tmp_path / "ask.py").write_text(program("python", "onnxruntime"))
     words = [sys.executable, "ask.py", "x.onnx", *images]
-    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=LONG)
     assert result.returncode == 0, result.stderr
     pixels = np.stack([classifier.decode(content) for content in images.values()])
     assert len({image.tobytes() for image in pixels}) >= 16  # they do differ
@@ -123,7 +124,9 @@ def test_keras_program_answers(run: Run, tmp_path: Path) -> None:
     )
     settings = {"KERAS_BACKEND": "torch", "KERAS_HOME": str(tmp_path)}
     words = [sys.executable, "-c", code]
-    result = subprocess.run(words, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        words, cwd=tmp_path, env=os.environ | settings, capture_output=True, text=True, timeout=LONG
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(str(list(reload_dataset(run).classes))) and "10])" in result.stdout
 
@@ -141,7 +144,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
 
     def ask(model: Path, image: Path) -> list[str]:
         words = [program_, str(folder / "ask.js"), str(model), str(image)]
-        result = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+        result = subprocess.run(words, env=env, capture_output=True, text=True, timeout=LONG)
         assert result.returncode == 0, result.stderr
         return result.stdout.rstrip("\n").rsplit(" ", 1)
 

@@ -28,6 +28,7 @@ from tenfold.serving.resumable import ResumableWriter, skip_done
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tests.support.process import Ended, Invoke
+from tests.support.waiting import LONG
 
 REQUEST = {"model": "m", "form": "json"}
 
@@ -582,7 +583,7 @@ def test_no_letter_is_lost(cats: Path, form: str, encoding: str, label: str) -> 
     """A pipe gets UTF-8 unless another encoding is asked for; what that one lacks is an escape; it was a "?"."""
     env = os.environ | {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": encoding}
     words = [sys.executable, "-m", "tenfold", "predict", "x.png", "--model", "x.onnx", form]
-    result = subprocess.run(words, cwd=cats, env=env, capture_output=True, timeout=120)
+    result = subprocess.run(words, cwd=cats, env=env, capture_output=True, timeout=LONG)
     assert result.returncode == 0, result.stderr
     said = result.stdout.decode(encoding or "utf-8")
     assert label in said and "?" not in said

@@ -23,6 +23,7 @@ from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
 from tests.support.process import ROOT, Invoke
 from tests.support.served import Service, Slow, in_thread, process, slow_app
+from tests.support.waiting import LONG
 
 TOKEN = "correct horse"
 
@@ -127,7 +128,7 @@ def test_who_keeps_a_connection_does_not_wait(service: Service) -> None:
 
     The first few are receipted at once. A busy machine slows some of the others down, the fault nearly all, every time.
     """
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=LONG)
 
     def quarter() -> float:
         """Seconds within which a quarter of forty answers come."""

@@ -39,7 +39,7 @@ from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.linger import LingeringTransport
 from tests.support.served import HEAD, Service, Slow, drip, in_thread, process, read_all, slow_app
-from tests.support.waiting import wait_for
+from tests.support.waiting import LONG, wait_for
 
 QUICK = Limits(arrival=0.5, reading=0.5, seconds=0.5, connections=150)
 PATIENT = Limits(seconds=60.0)
@@ -227,7 +227,7 @@ def test_large_bodies_are_refused_and_not_kept(service: Service) -> None:
 
 def test_after_an_early_answer_the_next_request_is_heard(service: Service) -> None:
     """Once what followed was thrown away, up to the next request, which waited until the connection was closed."""
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=LONG)
     for _ in range(3):
         connection.request("POST", "/predict?top=0", b"a" * 2**20)
         refused = connection.getresponse()
@@ -403,7 +403,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up(model: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=writing) as running:
         assert running.stdout
         service = Service(int(running.stdout.readline().decode().rpartition(":")[2]), process=running)
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=LONG)
         for _ in range(1000):
             connection.request("GET", "/healthz")
             assert connection.getresponse().read()
@@ -417,7 +417,7 @@ def test_a_log_that_nobody_reads_holds_nobody_up(model: Path) -> None:
 def test_few_open_files_are_said(model: Path) -> None:
     """With 64, each connection too many was reported 512 times."""
     script = f"ulimit -n 64; exec {sys.executable} -m tenfold serve --port 0 --model {model}"
-    ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(["sh", "-c", script], capture_output=True, text=True, timeout=LONG, check=False)
     assert ended.returncode == 2 and "raise ulimit -n" in ended.stderr
 
 
@@ -630,7 +630,7 @@ def test_a_second_interruption_leaves_no_trace(model: Path, tmp_path: Path) -> N
         service.process.send_signal(signal.SIGINT)
         assert wait_for(lambda: _is_closed(service))
         service.process.send_signal(signal.SIGINT)
-        assert service.process.wait(timeout=10) == 0
+        assert service.process.wait(timeout=LONG) == 0
         assert [row for row in service.rows() if row["level"] == "error"] == []
 
 

@@ -34,7 +34,7 @@ from tenfold.serving.serve.guard import Hosts
 from tenfold.serving.serve.limits import Limits
 from tests.support.process import ROOT
 from tests.support.served import HEAD, PredictionResult, Service, Slow, in_thread, process, read_all, slow_app
-from tests.support.waiting import wait_for
+from tests.support.waiting import LONG, wait_for
 
 LARGE = 17 * 2**20
 
@@ -212,7 +212,7 @@ def begin_to_end(service: Service, number: int = signal.SIGTERM) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_while_it_drains_everything_is_answered(ending: Service, number: int) -> None:
     """On kept connections and on new ones. Kept ones were closed at once: requests on their way were reset."""
-    kept = [http.client.HTTPConnection("127.0.0.1", ending.port, timeout=30) for _ in range(8)]
+    kept = [http.client.HTTPConnection("127.0.0.1", ending.port, timeout=LONG) for _ in range(8)]
     for connection in kept:
         connection.request("GET", "/healthz")
         assert connection.getresponse().read()
@@ -227,7 +227,7 @@ def test_while_it_drains_everything_is_answered(ending: Service, number: int) ->
     assert ending.ask("GET", "/absent").headers["connection"] == "close"
     assert ending.process
     ending.process.send_signal(signal.SIGTERM)  # a second one: at once
-    assert ending.process.wait(timeout=60) == 0
+    assert ending.process.wait(timeout=LONG) == 0
     events = [row["event"] for row in ending.rows()]
     assert events[-1] == "stopped" and events.count("draining") == 1
     assert not [row for row in ending.rows() if row["level"] == "error"]
@@ -254,7 +254,7 @@ def test_nobody_is_reset_when_it_ends(model: Path, tmp_path: Path) -> None:
     ended = threading.Event()
 
     def ask_on(service: Service) -> tuple[int, list[str]]:
-        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=LONG)
         for number in range(100_000):
             try:
                 connection.request("POST", "/predict", picture())
@@ -339,7 +339,7 @@ def test_who_sends_first_and_reads_then_reads_the_answer(service: Service, case:
     body: Any = pieces if chunked else b"a" * LARGE
     headers["Content-Type"] = "application/octet-stream"
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(urllib.request.Request(url, body, headers, method="POST"), timeout=60)
+        urllib.request.urlopen(urllib.request.Request(url, body, headers, method="POST"), timeout=LONG)
     with caught.value as answered:
         assert answered.code == status and "error" in json.loads(answered.read())
 

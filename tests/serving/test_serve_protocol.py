@@ -20,6 +20,7 @@ import pytest
 from tenfold.serving.predictor import open_model
 from tests.support.process import ROOT
 from tests.support.served import PredictionResult, Service, Slow, in_thread, process, slow_app
+from tests.support.waiting import LONG
 
 INFER = "/v2/models/slow/infer"
 VERSION = "000000000000"
@@ -392,6 +393,6 @@ def test_the_documented_client(
     (tmp_path / "ask.py").write_text(program.replace("images = ", "images = np.load('images.npy')  # "))
     np.save(tmp_path / "images.npy", images)
     words = [sys.executable, "ask.py"]
-    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=LONG, check=True)
     classes = open_model(model).classes
     assert [line.split()[0] for line in result.stdout.splitlines()] == [classes[row.argmax()] for row in rows]

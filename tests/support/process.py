@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from tenfold import cli
+from tests.support.waiting import LONG
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +38,7 @@ def python(code: str, *arguments: str | Path) -> list[str]:
 
 def run_python(code: str, *arguments: str | Path, **keywords: object) -> "subprocess.CompletedProcess[str]":
     """Run `code` in a process of its own, which can import `tests.support`; keywords go to `subprocess.run`."""
-    usual = {"env": with_tests(), "capture_output": True, "text": True, "timeout": 60}
+    usual = {"env": with_tests(), "capture_output": True, "text": True, "timeout": LONG}
     return subprocess.run(python(code, *arguments), **usual | keywords)  # type: ignore[call-overload, no-any-return]
 
 

@@ -26,6 +26,7 @@ from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.guard import Hosts, SecurityMiddleware
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.server import bind, make_server
+from tests.support.waiting import LONG
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 """How a request for a prediction begins, on the wire."""
@@ -52,7 +53,7 @@ class Service:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> PredictionResult:
         """One request on a connection of its own. `_` in names of headers stands for `-`."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LONG)
         named = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
         try:
             connection.request(method, path, body, named)
@@ -63,7 +64,7 @@ class Service:
             connection.close()
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=LONG)
 
     def rows(self) -> list[dict[str, Any]]:
         """The lines of the log so far. They are written in order, so one more request tells that all are there."""
@@ -90,7 +91,7 @@ class Service:
         for child in psutil.Process(self.process.pid).children() if number == signal.SIGHUP else []:
             child.send_signal(number)
         self.process.send_signal(number)
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=LONG)
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -156,7 +157,7 @@ def in_thread(app: SecurityMiddleware, drain: float = 0.0) -> Iterator[Service]:
         yield Service(bound.getsockname()[1])
     finally:
         server.should_exit = True
-        thread.join(timeout=30)
+        thread.join(timeout=LONG)
         assert not thread.is_alive()
         app.close()
 

@@ -24,10 +24,12 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.features import MOST_CACHED_BYTES, _remove_oldest, cached_features, extract_features
 from tenfold.training.fitting import size_for
 from tenfold.training.model import build
-from tenfold.training.networks import EfficientNetLite0Spec, Network, efficientnet_lite0
+from tenfold.training.networks import EfficientNetLite0Spec, efficientnet_lite0
 from tenfold.training.networks.efficientnet_lite0 import IMAGENET, STAGES
+from tenfold.training.networks.module import Network
 from tenfold.training.optimizers import AdamW
-from tenfold.training.recipe import FAST89, PRETRAINED, Recipe, Stage
+from tenfold.training.recipe import Recipe, Stage
+from tenfold.training.recipes import FAST89, PRETRAINED
 from tenfold.training.trainer import Trainer
 from tests.support.process import Invoke
 

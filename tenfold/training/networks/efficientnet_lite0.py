@@ -7,15 +7,16 @@ those of ImageNet, since a few images of one's own would estimate worse ones (do
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from tenfold.errors import UsageError
-from tenfold.training.networks.base import Network, NetworkSpec, PaddedConv2d, register_network
+from tenfold.training.networks.module import Network, PaddedConv2d
 from tenfold.training.networks.pretrained import PretrainedWeights, Tensors, fold_norm
+
+if TYPE_CHECKING:
+    from tenfold.training.networks.specs import EfficientNetLite0Spec
 
 STEM, FEATURES = 32, 1280
 STAGES = (
@@ -66,37 +67,6 @@ IMAGENET = PretrainedWeights(
 )
 
 
-@register_network("efficientnet-lite0")
-class EfficientNetLite0Spec(NetworkSpec):
-    """The pretrained network as plain data."""
-
-    weights: Literal["imagenet", "random"] = "imagenet"
-    """What training starts from: `imagenet` needs the extra `pretrained`."""
-    frozen_blocks: Annotated[int, Field(ge=0, le=BLOCKS)] = 0
-    """Blocks, the first ones, that fine-tuning keeps as they are; with any, the stem stays, too."""
-
-    float32_on_cpu: ClassVar[bool] = True  # depthwise convolutions: backwards 1.8 times as fast as in bfloat16
-    usual_size: ClassVar[int] = 160
-    # as the weights were trained: (value − 127) / 128
-    normalization: ClassVar = ((127 / 255,) * 3, (128 / 255,) * 3)
-
-    @property
-    def smallest(self) -> int:
-        """As `NetworkSpec.smallest`: it halves them five times."""
-        return 32
-
-    @property
-    def pretrained(self) -> PretrainedWeights | None:
-        """As `NetworkSpec.pretrained`."""
-        return IMAGENET if self.weights == "imagenet" else None
-
-    def build(self, classes: int, size: int) -> "EfficientNetLite0":
-        """As `NetworkSpec.build`."""
-        if size < self.smallest:
-            raise UsageError(f"{size}×{size} images are too small for EfficientNet-Lite0: {self.smallest} is the least")
-        return EfficientNetLite0(self, classes, size)
-
-
 class SameConv(PaddedConv2d):
     """A convolution whose output has ⌈side / stride⌉ pixels, with TensorFlow's share of the zeros on each side."""
 
@@ -126,7 +96,7 @@ class Block(nn.Module):
 class EfficientNetLite0(Network):
     """N×3×H×W to logits N×K, for one size of images: 3.4 million numbers, and the head's."""
 
-    def __init__(self, spec: EfficientNetLite0Spec, classes: int, size: int):
+    def __init__(self, spec: "EfficientNetLite0Spec", classes: int, size: int):
         super().__init__()
         self.spec = spec
         self.stem = SameConv(3, STEM, 3, size, stride=2)
