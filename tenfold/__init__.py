@@ -36,9 +36,9 @@ if TYPE_CHECKING:  # the same for type checkers and editors
     from tenfold.training.networks import NetworkSpec as NetworkSpec
     from tenfold.training.networks import register_network as register_network
     from tenfold.training.networks.module import Network as Network
-    from tenfold.training.recipe import RECIPES as RECIPES
     from tenfold.training.recipe import Recipe as Recipe
     from tenfold.training.recipe_files import find_recipe as find_recipe
+    from tenfold.training.recipes import RECIPES as RECIPES
     from tenfold.training.trainer import EpochMetrics as EpochMetrics
     from tenfold.training.trainer import Trainer as Trainer
 

@@ -39,6 +39,7 @@ PACKAGES: dict[str, set[str]] = {
         "training.precision",
         "training.speed",
         "training.recipe",
+        "training.recipes",
         "training.spec",
         "training.lock",
         "serving.inputs",
@@ -86,6 +87,7 @@ ORDERS = {
         "augmentation",
         "augment",
         "recipe",
+        "recipes",
         "recipe_files",
         "recipe_fields",
         "precision",
@@ -104,6 +106,8 @@ ORDERS = {
         "optim",
         "proxy",
         "infer",
+        "features",
+        "logistic_head",
         "unlearned",
         "checkpoint",
         "weights",
@@ -116,8 +120,10 @@ ORDERS = {
         "split_file",
         "provenance",
         "reproduction",
+        "holdout",
         "callbacks",
         "trainer",
+        "fine_tuning",
         "trial",
         "trackers",
         "recorder",
@@ -138,7 +144,16 @@ ORDERS = {
         "views",
         "__init__",
     ),
-    "training.networks": ("base", "module", "reference", "whitened", "specs", "__init__"),
+    "training.networks": (
+        "base",
+        "module",
+        "pretrained",
+        "efficientnet_lite0",
+        "reference",
+        "whitened",
+        "specs",
+        "__init__",
+    ),
     "evaluation": (
         "metrics",
         "calibration",
@@ -401,7 +416,8 @@ def test_training_starts_without_the_compiler() -> None:
     """TorchDynamo and SymPy cost a second of a short run: PyTorch's optimizers, for one, import them at first use."""
     code = (
         "import sys, dataclasses, tenfold\n"
-        "from tenfold.training.recipe import FAST89, WhitenedSpec, Stage\n"
+        "from tenfold.training.recipe import Stage\n"
+        "from tenfold.training.recipes import FAST89, WhitenedSpec\n"
         "recipe = dataclasses.replace(FAST89, network=WhitenedSpec(widths=(8,)), stages=(Stage(0.1, 0.1, 0.0),))\n"
         "tenfold.Trainer(recipe, tenfold.load('shapes')).fit()\n"
         "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from tenfold.training.augment import Affine, Cutout, Flip, Translate
-from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe, ReferenceSpec, Stage, WhitenedSpec
+from tenfold.training.networks import ReferenceSpec, WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
 from tenfold.training.recipe_fields import field_docstrings, field_rows
+from tenfold.training.recipes import FAST89, RECIPES, REFERENCE
 
 Invoke = Callable[..., tuple[int, str, str]]
 

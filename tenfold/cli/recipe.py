@@ -16,7 +16,7 @@ app.add_typer(recipe_app, name="recipe")
 def recipe_list(as_json: Json = False) -> None:
     """List the built-in recipes."""
     extras.require("train", extras.RECIPE)
-    from tenfold.training.recipe import RECIPES
+    from tenfold.training.recipes import RECIPES
 
     rows = [
         {

@@ -61,7 +61,7 @@ def bench(
     device: Device = "auto",
     epochs: Epochs = None,
     val_size: ScoredOn = None,
-    size: Size = 32,
+    size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     cluster: Cluster = None,
@@ -75,7 +75,9 @@ def bench(
     extras.require("train", extras.TRAIN)
     _require_cluster(cluster, cpus)
     from tenfold.data import load
+    from tenfold.training.fitting import size_for
 
+    size = size_for((recipe or ["fast89"])[0], data, size)
     recipes = _find_recipes(recipe or ["fast89"], epochs, val_size, size)
     # so that no run's time holds a download, nor a folder's decoding
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
@@ -192,7 +194,7 @@ def tune(
     cluster: Cluster = None,
     cpus: Cpus = None,
     val_size: TrialImages = None,
-    size: Size = 32,
+    size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
@@ -201,8 +203,9 @@ def tune(
     extras.require("train", extras.TRAIN)
     extras.require("tune", extras.TUNE)
     _require_cluster(cluster, cpus)
-    from tenfold.training.fitting import choose_recipe, log_size
+    from tenfold.training.fitting import choose_recipe, log_size, size_for
 
+    size = size_for(recipe, data, size)
     chosen = choose_recipe(recipe, None, None, size=size)
     log_size(recipe, size)
     space = _choose_space(space, chosen)

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tenfold.errors import UsageError
-from tenfold.training.recipe import FAST89, REFERENCE, Recipe, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe
 from tenfold.training.recipe_files import find_recipe
+from tenfold.training.recipes import FAST89, REFERENCE
 
 STAGE = {"epochs": 1.0, "learning_rate": 0.1, "final_learning_rate": 0.0}
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tenfold.training.recipe import FAST89
+from tenfold.training.recipes import FAST89
 from tenfold.training.sampler import Sampler
 
 COUNT, BATCH = 100, 10

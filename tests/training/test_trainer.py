@@ -19,9 +19,12 @@ from tenfold.training.augment import AugmentParams
 from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import DistContext
+from tenfold.training.holdout import split
 from tenfold.training.infer import predict_logits
-from tenfold.training.recipe import FAST89, REFERENCE, Recipe, Stage, WhitenedSpec
-from tenfold.training.trainer import Trainer, split
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
+from tenfold.training.recipes import FAST89, REFERENCE
+from tenfold.training.trainer import Trainer
 
 CPU = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
 DATASET = make_shapes(train=2000, test=500)

@@ -98,8 +98,10 @@ def class_rows(per_class: "pd.DataFrame") -> list[dict[str, Any]]:
 
 
 def curves(epochs: "pd.DataFrame", steps: "pd.DataFrame") -> list[tuple[str, Markup]]:
-    """Loss and accuracy while training: metrics.csv and steps.csv."""
-    drawings = []
+    """Loss and accuracy while training: metrics.csv and steps.csv; nothing of a run that took no step."""
+    drawings: list[tuple[str, Markup]] = []
+    if epochs.empty:
+        return drawings
     for quantity, to_text in (("loss", plain), ("accuracy", short_percent)):
         ends = epochs["epoch"].to_numpy(float)
         middles = (ends + np.r_[0, ends[:-1]]) / 2

@@ -4,6 +4,14 @@
 """
 
 from tenfold.training.networks.base import NETWORKS, AnyNetwork, NetworkSpec, register_network
-from tenfold.training.networks.specs import ReferenceSpec, WhitenedSpec
+from tenfold.training.networks.specs import EfficientNetLite0Spec, ReferenceSpec, WhitenedSpec
 
-__all__ = ["NETWORKS", "AnyNetwork", "NetworkSpec", "ReferenceSpec", "WhitenedSpec", "register_network"]
+__all__ = [
+    "NETWORKS",
+    "AnyNetwork",
+    "EfficientNetLite0Spec",
+    "NetworkSpec",
+    "ReferenceSpec",
+    "WhitenedSpec",
+    "register_network",
+]

@@ -13,6 +13,9 @@ from tenfold.training.spec import Spec, read_spec, register_spec
 
 if TYPE_CHECKING:
     from tenfold.training.networks.module import Network
+    from tenfold.training.networks.pretrained import PretrainedWeights
+
+Channels = tuple[float, float, float]
 
 
 class NetworkSpec(Spec):
@@ -26,6 +29,12 @@ class NetworkSpec(Spec):
     """Whether it takes images of the size only that it was built for, so that `low_res_fraction` may not be set."""
     also_exported: ClassVar[tuple[str, ...]] = ()
     """Export formats besides ONNX that `tenfold train` writes with its report, where their packages are installed."""
+    normalization: ClassVar[tuple[Channels, Channels] | None] = None
+    """Mean and standard deviation per channel, of pixels in [0, 1], where it wants these instead of the recipe's."""
+    float32_on_cpu: ClassVar[bool] = False
+    """Whether a CPU is to train it in float32, as where PyTorch's gradients in bfloat16 are slower."""
+    usual_size: ClassVar[int] = 32
+    """Pixels a side that a folder's images are brought to unless the user asks for another size."""
     initial_images: ClassVar[int] = 1
     """How many training images `initialize_from` wants."""
 
@@ -33,6 +42,11 @@ class NetworkSpec(Spec):
     def smallest(self) -> int:
         """Pixels a side of the smallest images that it takes."""
         return 1
+
+    @property
+    def pretrained(self) -> "PretrainedWeights | None":
+        """The weights that `initialize_from` takes; None where training starts from random ones. Needs torch."""
+        return None
 
     def build(self, classes: int, size: int) -> "Network":
         """Make the network for `classes` classes and `size`×`size` images, its weights from torch's global generator.

@@ -6,6 +6,7 @@ Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N�
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -33,3 +34,26 @@ class Network(nn.Module):
     def l2_parameters(self) -> list[nn.Parameter]:
         """Kernels (K×C×H×W) whose squares a recipe's `l2` adds to the loss."""
         return []
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution with `zeros` = (before, after) on both axes, which may differ, as TensorFlow pads."""
+
+    def __init__(
+        self, channels_in: int, channels: int, kernel: int, stride: int, zeros: tuple[int, int], groups: int = 1
+    ):
+        even = zeros[0] if zeros[0] == zeros[1] else 0
+        super().__init__(channels_in, channels, kernel, stride, padding=even, groups=groups)
+        self.zeros = zeros
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map N×C_in×H×W to N×C×H'×W'."""
+        before, after = self.zeros
+        return super().forward(x if before == after else F.pad(x, (before, after) * 2))
+
+
+def zeros_around(layer: nn.Conv2d) -> tuple[int, int]:
+    """How many zeros a convolution puts before and after each row and column, for exporters."""
+    if isinstance(layer, PaddedConv2d):
+        return layer.zeros
+    return int(layer.padding[0]), int(layer.padding[0])
