@@ -112,7 +112,7 @@ def tenfold_training() -> Result:
     from dataclasses import replace
 
     from tenfold.data.dataset import Dataset, Split
-    from tenfold.training.recipe import REFERENCE
+    from tenfold.training.recipes import REFERENCE
     from tenfold.training.trainer import Trainer
 
     train = Split(*images(20 * BATCH))
@@ -133,7 +133,7 @@ def tenfold_prediction() -> Result:
     from tenfold.training.device import select_device
     from tenfold.training.infer import predict_logits
     from tenfold.training.model import build
-    from tenfold.training.recipe import REFERENCE
+    from tenfold.training.recipes import REFERENCE
 
     network, device_config, (pixels, _) = build(REFERENCE.network).eval(), select_device("cpu"), images(max(BATCHES))
     about = ModelMetadata(tuple("abcdefghij"), 32, "stretch", 1.0, None, None, False, {})

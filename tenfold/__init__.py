@@ -33,12 +33,12 @@ if TYPE_CHECKING:  # the same for type checkers and editors
     from tenfold.training.callbacks import register_callback as register_callback
     from tenfold.training.device import select_device as select_device
     from tenfold.training.model import build as build
-    from tenfold.training.networks import Network as Network
     from tenfold.training.networks import NetworkSpec as NetworkSpec
     from tenfold.training.networks import register_network as register_network
-    from tenfold.training.recipe import RECIPES as RECIPES
+    from tenfold.training.networks.module import Network as Network
     from tenfold.training.recipe import Recipe as Recipe
     from tenfold.training.recipe_files import find_recipe as find_recipe
+    from tenfold.training.recipes import RECIPES as RECIPES
     from tenfold.training.trainer import EpochMetrics as EpochMetrics
     from tenfold.training.trainer import Trainer as Trainer
 
@@ -53,7 +53,7 @@ _HOMES = {
     "Recipe": "tenfold.training.recipe",
     "RECIPES": "tenfold.training.recipe",
     "find_recipe": "tenfold.training.recipe_files",
-    "Network": "tenfold.training.networks",
+    "Network": "tenfold.training.networks.module",
     "NetworkSpec": "tenfold.training.networks",
     "register_network": "tenfold.training.networks",
     "Augmentation": "tenfold.training.augment",

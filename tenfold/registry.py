@@ -38,11 +38,13 @@ class _Entry(Generic[T]):
 class Registry(Generic[T]):
     """Things of one kind by name, in the order of their registration, built-in ones first.
 
-    kind: what they are, for messages: "data set".
+    kind: what they are, for messages: "data set". home: the module that registers built-in ones, where looking one up
+    is to import it: "" where they are there already.
     """
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, home: str = ""):
         self.kind = kind
+        self.home = home
         self._entries: dict[str, _Entry[T]] = {}
 
     def add(self, name: str, value: T, module: str) -> T:
@@ -65,13 +67,18 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         if name not in self._entries:
-            load_plugins()
+            self._load()
         return name in self._entries
 
     def names(self) -> tuple[str, ...]:
         """All names, those of plugins too."""
-        load_plugins()
+        self._load()
         return tuple(self._entries)
+
+    def _load(self) -> None:
+        if self.home:
+            importlib.import_module(self.home)
+        load_plugins()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

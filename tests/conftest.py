@@ -131,7 +131,9 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     What is tuned in `fast89` has values of its own here, so that no test depends on the tuning.
     """
-    from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
+    from tenfold.training.networks import WhitenedSpec
+    from tenfold.training.recipe import Stage
+    from tenfold.training.recipes import FAST89
 
     tiny = replace(
         FAST89,

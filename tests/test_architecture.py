@@ -38,6 +38,7 @@ PACKAGES: dict[str, set[str]] = {
         "training.precision",
         "training.speed",
         "training.recipe",
+        "training.recipes",
         "training.spec",
         "training.lock",
         "serving.inputs",
@@ -82,8 +83,10 @@ ORDERS = {
         "spec",
         "convolution",
         "networks",
+        "augmentation",
         "augment",
         "recipe",
+        "recipes",
         "recipe_files",
         "recipe_fields",
         "precision",
@@ -102,6 +105,8 @@ ORDERS = {
         "optim",
         "proxy",
         "infer",
+        "features",
+        "logistic_head",
         "unlearned",
         "checkpoint",
         "weights",
@@ -114,8 +119,10 @@ ORDERS = {
         "split_file",
         "provenance",
         "reproduction",
+        "holdout",
         "callbacks",
         "trainer",
+        "fine_tuning",
         "trial",
         "trackers",
         "recorder",
@@ -127,7 +134,6 @@ ORDERS = {
     "training.augment": (
         "keys",
         "normalization",
-        "base",
         "gather",
         "flip",
         "translate",
@@ -137,7 +143,16 @@ ORDERS = {
         "views",
         "__init__",
     ),
-    "training.networks": ("base", "reference", "whitened", "__init__"),
+    "training.networks": (
+        "base",
+        "module",
+        "pretrained",
+        "efficientnet_lite0",
+        "reference",
+        "whitened",
+        "specs",
+        "__init__",
+    ),
     "evaluation": (
         "metrics",
         "calibration",
@@ -340,6 +355,25 @@ def test_the_top_imports_packages_inside_functions_only(module: str) -> None:
     assert not {name.split(".")[0] for name in found} & HEAVY, f"{module} imports something heavy at its top"
 
 
+def test_functions_have_at_most_45_lines_beside_their_docstring_and_files_350() -> None:
+    functions = [
+        (f"{module}.{node.name}", _length(node))
+        for module, tree in files().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    assert len(functions) > 1000 and [found for found in functions if found[1] > 45] == []
+    paths = [path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts]
+    assert [path.name for path in paths if len(path.read_text().splitlines()) > 350] == []
+
+
+def _length(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function from `def` on, without its docstring."""
+    first, lines = node.body[0], (node.end_lineno or 0) - node.lineno + 1
+    has_docstring = ast.get_docstring(node) is not None
+    return lines - ((first.end_lineno or 0) - first.lineno + 1 if has_docstring else 0)
+
+
 def test_one_file_knows_ray() -> None:
     knowing = [name for name, tree in files().items() if "ray" in {found.split(".")[0] for found in imports(tree)}]
     assert knowing == ["scaling.cluster"]
@@ -386,7 +420,8 @@ def test_training_starts_without_the_compiler() -> None:
     """TorchDynamo and SymPy cost a second of a short run: PyTorch's optimizers, for one, import them at first use."""
     code = (
         "import sys, dataclasses, tenfold\n"
-        "from tenfold.training.recipe import FAST89, WhitenedSpec, Stage\n"
+        "from tenfold.training.recipe import Stage\n"
+        "from tenfold.training.recipes import FAST89, WhitenedSpec\n"
         "recipe = dataclasses.replace(FAST89, network=WhitenedSpec(widths=(8,)), stages=(Stage(0.1, 0.1, 0.0),))\n"
         "tenfold.Trainer(recipe, tenfold.load('shapes')).fit()\n"
         "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"

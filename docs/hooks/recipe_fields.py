@@ -14,7 +14,8 @@ from typing import Any
 from tables import code, plain, table
 
 from tenfold.registry import Registry
-from tenfold.training.recipe import RECIPES, Recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipes import RECIPES
 from tenfold.training.spec import Spec
 
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<", "min_length": "length ≥", "max_length": "length ≤"}

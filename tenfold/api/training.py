@@ -18,9 +18,9 @@ from tenfold.training import train as training
 from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
-from tenfold.training.fitting import choose_recipe, log_size
+from tenfold.training.fitting import choose_recipe, log_size, size_for, with_fine_tuning
 from tenfold.training.imbalance import has_rare_classes
-from tenfold.training.recipe import Recipe
+from tenfold.training.recipe import FineTune, Recipe
 from tenfold.training.run import check_new
 from tenfold.training.trackers import find_callbacks
 from tenfold.training.train import TrainResult
@@ -40,9 +40,10 @@ def train(
     device: str = "auto",
     epochs: float | None = None,
     val_size: int | None = None,
-    size: int = 32,
+    size: int | None = None,
     resize: str = "stretch",
     skip_bad: str = SKIP_BAD,
+    fine_tune: FineTune | None = None,
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),
     log: Sequence[str] = (),
@@ -61,7 +62,10 @@ def train(
         device: auto, cpu, cuda, cuda:N or mps.
         epochs: stretch or shrink the recipe to so many epochs.
         val_size: hold out the last so many training images for calibration.
-        size, resize, skip_bad: how a folder's images are read, see `tenfold.load`.
+        size, resize, skip_bad: how a folder's images are read, see `tenfold.load`; by default at the size that the
+            recipe's network is for.
+        fine_tune: of a pretrained network: auto (where it helps on held-out images), on or off; by default as the
+            recipe says.
         target_error: share of wrong answers that the rejection threshold is to keep, from 0.001 to 0.5.
         callbacks: see `tenfold.Callback`.
         log: names of registered callbacks, such as "tensorboard" and "mlflow".
@@ -77,7 +81,9 @@ def train(
         StorageError: where the disk is full or not writable.
     """
     clock, seed = clock or _stopwatch(), _whole("seed", seed, 0)
-    val_size, size = None if val_size is None else _whole("val_size", val_size), _whole("size", size, 1)
+    val_size = None if val_size is None else _whole("val_size", val_size)
+    recipe = with_fine_tuning(recipe, fine_tune)
+    size = size_for(recipe, data, None if size is None else _whole("size", size, 1))
     pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
     watching = _find_watchers(callbacks, log)

@@ -64,12 +64,20 @@ Data = Annotated[
     ),
 ]
 Size = Annotated[
-    int,
+    int | None,
     typer.Option(
         envvar="TENFOLD_SIZE",
         min=8,
-        max=64,
-        help="Pixels a side that a folder's images are brought to; the recipe reference takes 32 or more.",
+        max=256,
+        show_default="32; 160 for the recipe pretrained",
+        help="Pixels a side that a folder's images are brought to; recipes reference and pretrained take 32 or more.",
+    ),
+]
+FineTune = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TENFOLD_FINE_TUNE",
+        help="Of the recipe pretrained, whether more than its last layer is trained: on, off or auto (where it helps).",
     ),
 ]
 

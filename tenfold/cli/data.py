@@ -100,7 +100,7 @@ def data_show(
     name: DataName = "cifar10",
     out: Annotated[Path | None, typer.Option(help="PNG to write; by default NAME.png.")] = None,
     seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Which images are drawn.")] = 0,
-    size: Size = 32,
+    size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
@@ -112,7 +112,7 @@ def data_show(
     from tenfold.data import load
     from tenfold.evaluation import plots
 
-    dataset = load(name, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
+    dataset = load(name, size=size or 32, resize=resize, seed=seed, skip_bad=skip_bad)
     path = out or Path(f"{Path(dataset.name).name}.png")
     title = f"{dataset.name}: {len(dataset.train):,} training images"
     plots.save(plots.class_grid(dataset.train.images, dataset.train.labels, dataset.classes, title, seed=seed), path)

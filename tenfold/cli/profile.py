@@ -27,15 +27,16 @@ def profile(
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a JSON file.")] = "fast89",
     data: Data = "cifar10",
     epochs: Epochs = None,
-    size: Size = 32,
+    size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
     """Measure the parts of a training step on this machine's CPU: convolutions, activations, optimizers."""
     extras.require("train", extras.TRAIN)
-    from tenfold.training.fitting import choose_recipe, log_size
+    from tenfold.training.fitting import choose_recipe, log_size, size_for
 
+    size = size_for(recipe, data, size)
     choose_recipe(recipe, epochs, None, size=size)  # a wrong recipe is reported before any data is read
     log_size(recipe, size)
     from tenfold.data import load

@@ -15,8 +15,8 @@ app.add_typer(recipe_app, name="recipe")
 @recipe_app.command("list")
 def recipe_list(as_json: Json = False) -> None:
     """List the built-in recipes."""
-    extras.require("train", extras.TRAIN)
-    from tenfold.training.recipe import RECIPES
+    extras.require("train", extras.RECIPE)
+    from tenfold.training.recipes import RECIPES
 
     rows = [
         {
@@ -39,7 +39,7 @@ def recipe_show(
     name: Annotated[str, typer.Argument(help="Name of a recipe, or a JSON file.")], as_json: Json = False
 ) -> None:
     """Show every field of a recipe, its value and its meaning; a file's base is filled in."""
-    extras.require("train", extras.TRAIN)
+    extras.require("train", extras.RECIPE)
     from tenfold.training.recipe_fields import field_rows
     from tenfold.training.recipe_files import find_recipe
 

@@ -27,6 +27,8 @@ from tenfold.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import optuna
+
     from tenfold.data import Dataset
     from tenfold.scaling.bench import Setting as BenchSetting
     from tenfold.scaling.cluster import Request
@@ -59,7 +61,7 @@ def bench(
     device: Device = "auto",
     epochs: Epochs = None,
     val_size: ScoredOn = None,
-    size: Size = 32,
+    size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     cluster: Cluster = None,
@@ -73,7 +75,9 @@ def bench(
     extras.require("train", extras.TRAIN)
     _require_cluster(cluster, cpus)
     from tenfold.data import load
+    from tenfold.training.fitting import size_for
 
+    size = size_for((recipe or ["fast89"])[0], data, size)
     recipes = _find_recipes(recipe or ["fast89"], epochs, val_size, size)
     # so that no run's time holds a download, nor a folder's decoding
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
@@ -190,7 +194,7 @@ def tune(
     cluster: Cluster = None,
     cpus: Cpus = None,
     val_size: TrialImages = None,
-    size: Size = 32,
+    size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
@@ -199,8 +203,9 @@ def tune(
     extras.require("train", extras.TRAIN)
     extras.require("tune", extras.TUNE)
     _require_cluster(cluster, cpus)
-    from tenfold.training.fitting import choose_recipe, log_size
+    from tenfold.training.fitting import choose_recipe, log_size, size_for
 
+    size = size_for(recipe, data, size)
     chosen = choose_recipe(recipe, None, None, size=size)
     log_size(recipe, size)
     space = _choose_space(space, chosen)
@@ -217,16 +222,21 @@ def tune(
     path = out or RUNS / f"tune-{chosen.name}"
     fields = find_space(read_space(space, chosen), chosen, path / tuning.SETTINGS)
     setting = tuning.Setting(chosen, fields, val_images, *where, seed, _content(dataset), skip_bad)
-    if cluster:
-        from tenfold.scaling import cluster as clustering
-
-        study = clustering.tune(setting, trials, path, cluster, _request(cpus, device))
-    else:
-        study = tuning.tune(setting, trials, path)
+    study = _search(setting, trials, path, cluster, cpus)
     row, best = tuning.summarize(study, setting), path / tuning.BEST
     _print_search(row, path, as_json)
     if not as_json:
         print(f"to compare them: {_bench_command([str(best), recipe], setting, dataset)}")
+
+
+def _search(setting: "Setting", trials: int, path: Path, cluster: str | None, cpus: int | None) -> "optuna.Study":
+    if cluster:
+        from tenfold.scaling import cluster as clustering
+
+        return clustering.tune(setting, trials, path, cluster, _request(cpus, setting.device))
+    from tenfold.scaling import tune as tuning
+
+    return tuning.tune(setting, trials, path)
 
 
 def _choose_space(space: Path | None, recipe: "Recipe") -> Path:

@@ -14,6 +14,7 @@ from tenfold.cli.app import (
     Data,
     Device,
     Epochs,
+    FineTune,
     Json,
     Resize,
     Size,
@@ -67,9 +68,10 @@ def train(
     device: Device = "auto",
     epochs: Epochs = None,
     val_size: ValSize = None,
-    size: Size = 32,
+    size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
+    fine_tune: FineTune = None,
     target_error: TargetError = None,
     resume: Resume = False,
     log: Log = None,
@@ -90,19 +92,8 @@ def train(
         out, folder = _check_unfinished(context, out) if _is_first_rank() else (None, None)
         training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
         return
-    training.train(
-        recipe,
-        data,
-        out,
-        seed=seed,
-        device=device,
-        epochs=epochs,
-        val_size=val_size,
-        size=size,
-        resize=resize,
-        skip_bad=skip_bad,
-        **after,
-    )
+    more: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "fine_tune": fine_tune, **after}
+    training.train(recipe, data, out, seed=seed, device=device, epochs=epochs, val_size=val_size, **more)
 
 
 def _is_first_rank() -> bool:
@@ -202,7 +193,7 @@ def _same_recipe(name: str, recipe: "Recipe", size: int) -> bool:
 
     # what --epochs, --val-size and a folder's number of images change
     names = ["val_size", "val_split", "batch_size", "whiten_bias_epochs", "images"]
-    names += ["prune_fraction", "proxy_prune_fraction", "low_res_fraction"]
+    names += ["prune_fraction", "proxy_prune_fraction", "low_res_fraction", "fine_tune"]
     free: dict[str, Any] = {name: getattr(recipe, name) for name in names}
     asked = find_recipe(name).for_size(size)
     lengths = [stage.epochs for stage in recipe.stages]

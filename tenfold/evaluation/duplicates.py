@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.training.device import DeviceConfig
-from tenfold.training.infer import predict_logits
+from tenfold.training.features import extract_features
 from tenfold.training.weights import Model
 
 LEAST_SCORE = 0.80
@@ -52,14 +52,8 @@ def embed(
     model: Model, images: Tensor, device_config: DeviceConfig, on_batch: Callable[[float], None] = lambda share: None
 ) -> Tensor:
     """Inputs of the last layer for uint8 N×S×S×3: float32 N×D, each row of length 1."""
-    seen: list[Tensor] = []
-    head = model.network.get_submodule("head")
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-    try:
-        predict_logits(model.network, images, model.normalization, device_config, on_batch=on_batch)
-    finally:
-        hook.remove()
-    return F.normalize(torch.cat(seen), dim=1)
+    features = extract_features(model.network, images, model.normalization, device_config, on_batch)
+    return F.normalize(features, dim=1)
 
 
 def find_duplicates(test: np.ndarray, train: np.ndarray, test_features: Tensor, train_features: Tensor) -> list[Pair]:

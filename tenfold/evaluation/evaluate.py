@@ -15,12 +15,12 @@ from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_comput
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.fingerprint import is_own
+from tenfold.training.holdout import split
 from tenfold.training.model import l2_penalty
 from tenfold.training.provenance import FoundData, find_data, is_read_alike, reload_dataset
 from tenfold.training.run import STOPPED, Run
 from tenfold.training.summary import count_parameters
 from tenfold.training.target_error import check_target_error, target_error_of
-from tenfold.training.trainer import split
 from tenfold.training.weights import Model
 
 if TYPE_CHECKING:

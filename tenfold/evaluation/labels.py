@@ -20,7 +20,8 @@ from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
 from tenfold.training.imbalance import fit_recipe
 from tenfold.training.infer import predict_logits
-from tenfold.training.recipe import FAST89, Recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipes import FAST89
 from tenfold.training.trainer import Trainer, to_tensors
 
 FOLDS = 4

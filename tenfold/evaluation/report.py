@@ -147,8 +147,10 @@ def _figures(known: Known) -> list[tuple[str, Figure]]:
     labels, first = known.evaluation.labels, slice(plots.GALLERY_IMAGES)
     confidence = known.predictions["probability"].to_numpy()
     title = f"The first test images: {name}"
+    epochs, steps = known.log
+    curves = [] if epochs.empty else [("history", plots.history(epochs, steps, name, known.results["test_accuracy"]))]
     return [
-        ("history", plots.history(*known.log, name, known.results["test_accuracy"])),
+        *curves,
         (
             "gallery",
             plots.gallery(images[first], labels[first], known.predicted[first], confidence[first], classes, title),

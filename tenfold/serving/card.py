@@ -16,6 +16,7 @@ from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.predictor import Predictor, open_model
 from tenfold.training.provenance import FoundData, find_data, origin_of
+from tenfold.training.recipe import Recipe
 from tenfold.training.reproduction import format_stop, reproduction
 from tenfold.training.run import STOPPED, Run
 from tenfold.training.target_error import target_error_of
@@ -90,8 +91,18 @@ def _training(run: Run) -> str:
 {prompt}{printable(command)}
 ```
 {f"{stop}{chr(10)}" if stop else ""}Data: {_code(env["data"])}, {held_out}.
-{env.get(STOPPED, recipe.epochs):g} epochs in {env["dtype"]} ({versions}).
+{_started_from(recipe)}{env.get(STOPPED, recipe.epochs):g} epochs in {env["dtype"]} ({versions}).
 """
+
+
+def _started_from(recipe: Recipe) -> str:
+    weights = recipe.network.pretrained
+    if weights is None:
+        return ""
+    tuned = "then fine-tuned" if recipe.fine_tune != "off" else "of which only the last layer was trained"
+    return (
+        f"Pretrained weights: {weights.source}; trained on {weights.trained_on}; licence {weights.license}; {tuned}.\n"
+    )
 
 
 def _scores(classifier: Predictor, probabilities: np.ndarray, test: Split) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from tenfold.errors import ModelError
 from tenfold.training.augment import Normalization
+from tenfold.training.networks.module import zeros_around
 
 OPSET = 20  # the first that has Gelu
 IR_VERSION = 9  # the one that came with it: runtimes that know the operators know this
@@ -172,18 +173,28 @@ class _Graph:
         options = [argument for argument in node.args if not isinstance(argument, fx.Node)]
         if node.target is operator.mul:
             return self.add("Mul", [*inputs, self.keep(f"{node.name}.factor", options[0])], node.name)
+        if node.target is F.relu6:
+            return self.add("Clip", [*inputs, *self.limits(0, 6)], node.name)
         functions = _FUNCTIONS | own_functions(self.network, "onnx")
         if node.target not in functions:
             raise ModelError(f"the network has a step {node.target}, for which this version knows no ONNX")
         kind, attributes = functions[node.target](*options)
         return self.add(kind, inputs, node.name, **attributes)
 
+    def limits(self, low: float, high: float) -> tuple[str, str]:
+        """Names of two numbers that are kept once for the whole graph."""
+        names = f"limit.{low:g}", f"limit.{high:g}"
+        if all(number.name != names[0] for number in self.numbers):
+            self.keep(names[0], low), self.keep(names[1], high)
+        return names
+
     def add_layer(self, name: str, layer: nn.Module, inputs: list[str]) -> str:
         """Add a layer that holds numbers, those of a norm that was folded into it counted in."""
         if isinstance(layer, nn.Conv2d):
             weight, bias = self.numbers_of(name, layer)
-            sides = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": [*layer.padding] * 2}
-            return self.add("Conv", [*inputs, weight, bias], name, **sides)
+            before, after = zeros_around(layer)
+            sides = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "pads": [before] * 2 + [after] * 2}
+            return self.add("Conv", [*inputs, weight, bias], name, group=layer.groups, **sides)
         if isinstance(layer, nn.BatchNorm2d):
             scale, shift = (values.reshape(1, -1, 1, 1) for values in _affine(layer))
             scaled = self.add("Mul", [*inputs, self.keep(f"{name}.scale", scale)], f"{name}.scaled")
@@ -210,6 +221,7 @@ _FUNCTIONS: dict[Any, Callable[..., tuple[str, dict[str, Any]]]] = {
     F.relu: lambda: ("Relu", {}),
     F.max_pool2d: _pool("MaxPool"),
     F.avg_pool2d: _pool("AveragePool"),
+    F.adaptive_avg_pool2d: {1: ("GlobalAveragePool", {})}.__getitem__,
     F.adaptive_max_pool2d: {1: ("GlobalMaxPool", {})}.__getitem__,
     operator.add: lambda: ("Add", {}),
     "flatten": lambda axis: ("Flatten", {"axis": axis}),

@@ -30,6 +30,7 @@ from tenfold.serving.graph import INPUT, OUTPUT, Tracer, layer_of, own_functions
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.source import Exported, Source, read_source, verified, write_into
 from tenfold.training.augment import Normalization
+from tenfold.training.networks.module import zeros_around
 from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run
 
@@ -115,6 +116,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "InputLayer": ("batch_shape",),
     "Rescaling": ("scale", "offset"),
     "Conv2D": ("filters", "kernel_size", "strides", "padding", "use_bias", "data_format"),
+    "DepthwiseConv2D": ("kernel_size", "strides", "padding", "use_bias", "data_format"),
     "BatchNormalization": ("axis", "momentum", "epsilon"),
     "Dense": ("units", "use_bias"),
     "Dropout": ("rate",),
@@ -122,6 +124,7 @@ _NEEDED: dict[str, tuple[str, ...]] = {
     "ZeroPadding2D": ("padding", "data_format"),
     "MaxPooling2D": ("pool_size", "strides", "padding", "data_format"),
     "AveragePooling2D": ("pool_size", "strides", "padding", "data_format"),
+    "GlobalAveragePooling2D": ("keepdims", "data_format"),
     "GlobalMaxPooling2D": ("keepdims", "data_format"),
     "Flatten": ("data_format",),
     "Softmax": ("axis",),
@@ -219,12 +222,15 @@ class _Layers:
 
     def add_convolution(self, name: str, layer: nn.Conv2d, x: Any) -> Any:
         """Add a convolution; what Keras calls "same" is ours only at stride 1 and with half a kernel around."""
-        (side, _), (stride, _), pad = layer.kernel_size, layer.stride, int(layer.padding[0])
-        same = stride == 1 and side == 2 * pad + 1
-        if pad and not same:
-            x = self.layers.ZeroPadding2D(pad, name=f"{name}_padded")(x)
-        self.keep(name, layer.weight.permute(2, 3, 1, 0), layer.bias)
+        (side, _), (stride, _), zeros = layer.kernel_size, layer.stride, zeros_around(layer)
+        same = stride == 1 and side == sum(zeros) + 1
+        if any(zeros) and not same:
+            x = self.layers.ZeroPadding2D((zeros, zeros), name=f"{name}_padded")(x)
         options = {"strides": stride, "padding": "same" if same else "valid", "use_bias": layer.bias is not None}
+        if layer.groups == layer.in_channels > 1:
+            self.keep(name, layer.weight.permute(2, 3, 0, 1), layer.bias)
+            return self.layers.DepthwiseConv2D(side, name=name, **options)(x)
+        self.keep(name, layer.weight.permute(2, 3, 1, 0), layer.bias)
         return self.layers.Conv2D(layer.out_channels, side, name=name, **options)(x)
 
     def keep(self, name: str, *tensors: Tensor | None) -> None:
@@ -235,8 +241,10 @@ class _Layers:
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.gelu: lambda layers, name: layers.Activation("gelu", name=name),
     F.relu: lambda layers, name: layers.Activation("relu", name=name),
+    F.relu6: lambda layers, name: layers.Activation("relu6", name=name),
     F.max_pool2d: lambda layers, name, side: layers.MaxPooling2D(side, name=name),
     F.avg_pool2d: lambda layers, name, side: layers.AveragePooling2D(side, name=name),
+    F.adaptive_avg_pool2d: lambda layers, name, _side: layers.GlobalAveragePooling2D(keepdims=True, name=name),
     F.adaptive_max_pool2d: lambda layers, name, _side: layers.GlobalMaxPooling2D(keepdims=True, name=name),
     operator.add: lambda layers, name: layers.Add(name=name),
     operator.mul: lambda layers, name, factor: layers.Rescaling(factor, name=name),

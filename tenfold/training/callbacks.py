@@ -63,13 +63,14 @@ def report_exception(callbacks: Iterable[Callback], trainer: "Trainer", error: B
 class ProgressBar(Callback):
     """A bar of images with loss, accuracy and images per second, on a terminal or in a notebook."""
 
-    def __init__(self) -> None:
+    def __init__(self, description: str = "training") -> None:
+        self.description = description
         self._display = ExitStack()
 
     def on_fit_start(self, trainer: "Trainer") -> None:
         """Show the bar."""
         size = trainer.schedule.batch_size
-        bar = progress("training", trainer.schedule.total * size, done=trainer.step * size)
+        bar = progress(self.description, trainer.schedule.total * size, done=trainer.step * size)
         self._advance = self._display.enter_context(bar)
         self._last = time.perf_counter()
 

@@ -11,6 +11,8 @@ from tenfold.training.device import DeviceConfig
 
 BATCH_SIZE = 500
 """Images at a time: as many as a step of the fast recipes, whose buffers are used again. More take no less time."""
+LARGE_SIDE = 64
+"""Pixels a side: of larger images fewer are taken at a time, for their memory."""
 
 
 class Logits(NamedTuple):
@@ -59,6 +61,11 @@ def predict_logits(
         model.train(was_training)
 
 
+def batch_size_for(side: int) -> int:
+    """How many images of `side`×`side` pixels to take at a time."""
+    return max(1, min(BATCH_SIZE, BATCH_SIZE * LARGE_SIDE**2 // side**2))
+
+
 def least_confident(logits: Tensor, share: float) -> Tensor:
     """Numbers (int64) of the `share` of N×K logits with the smallest gap between the best two, in rising order."""
     best = logits.topk(2, dim=1).values
@@ -76,7 +83,7 @@ def _run(
 ) -> Tensor:
     _, mirrored, shift = view
     parts = []
-    for batch in images.split(BATCH_SIZE):
+    for batch in images.split(batch_size_for(images.shape[1])):
         seen = tta_view(batch.to(device_config.device), mirrored, shift)
         with device_config.autocast():
             parts.append(model(normalization.normalize(seen)).float().cpu())

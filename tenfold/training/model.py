@@ -5,7 +5,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from tenfold.training.networks import Network, NetworkSpec
+from tenfold.training.networks import NetworkSpec
+from tenfold.training.networks.module import Network
 
 
 def build(spec: NetworkSpec, classes: int = 10, size: int = 32) -> Network:

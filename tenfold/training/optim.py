@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tenfold.training.networks import Network
-from tenfold.training.optimizers import KerasAdam, Muon, Nesterov, Optimizer
+from tenfold.training.networks.module import Network
+from tenfold.training.optimizers import AdamW, KerasAdam, Muon, Nesterov, Optimizer
 from tenfold.training.recipe import Recipe
 from tenfold.training.schedule import Schedule
 
@@ -22,6 +22,8 @@ def make_optimizers(recipe: Recipe, model: Network, stage: int, batch_size: int)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad or id(p) in late}
     if recipe.optimizer == "adam":
         optimizers: list[Optimizer] = [KerasAdam(trained.values(), rate, recipe.l2, model.l2_parameters())]
+    elif recipe.optimizer == "adamw":
+        optimizers = [AdamW(trained.values(), rate, recipe.weight_decay)]
     else:
         filters = [p for p in trained.values() if p.ndim == 4]
         optimizers = [_nesterov(recipe, model, trained, batch_size), Muon(filters, lr=rate, momentum=recipe.momentum)]

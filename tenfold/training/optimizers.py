@@ -1,4 +1,4 @@
-"""The optimizers: Nesterov SGD, Muon, and Adam as Keras computes it."""
+"""The optimizers: Nesterov SGD, Muon, AdamW, and Adam as Keras computes it."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -163,5 +163,46 @@ class KerasAdam(Optimizer):
 
     def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
         if p not in self.state:
-            self.state[p] = {"step": torch.zeros(()), "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+            self.state[p] = _first_moments(p)
         return self.state[p]
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), by PyTorch's own kernel, for fine-tuning."""
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float):
+        super().__init__([{"params": list(params), "lr": lr}])
+        self.weight_decay = weight_decay
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            states = [self._state(p) for p in params]
+            for state in states:
+                state["step"] += 1
+            torch._fused_adamw_(
+                list[Tensor](params),
+                [p.grad for p in params if p.grad is not None],
+                [state["m"] for state in states],
+                [state["v"] for state in states],
+                [],
+                [state["step"].to(params[0].device) for state in states],  # counted on the host
+                lr=group["lr"],
+                beta1=0.9,
+                beta2=0.999,
+                weight_decay=self.weight_decay,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+        if p not in self.state:
+            self.state[p] = _first_moments(p)
+        return self.state[p]
+
+
+def _first_moments(p: nn.Parameter) -> dict[str, Tensor]:
+    return {"step": torch.zeros(()), "m": torch.zeros_like(p), "v": torch.zeros_like(p)}

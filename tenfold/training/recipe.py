@@ -1,13 +1,13 @@
 """Recipes: everything that decides a training run, as one page of data.
 
 A recipe is a frozen dataclass; variants change a few fields of another. It goes to JSON and comes back strictly: an
-unknown field or a value of the wrong type is named, not ignored.
+unknown field or a value of the wrong type is named, not ignored. Reading one needs no torch.
 """
 
 import json
 import math
 from dataclasses import fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field, TypeAdapter
@@ -16,9 +16,12 @@ from pydantic.dataclasses import dataclass
 from tenfold.errors import UsageError
 from tenfold.files import to_utf8
 from tenfold.training.aliases import with_current_names
-from tenfold.training.augment import Affine, AnyAugmentation, Augmentation, Cutout, Flip, Pipeline, Translate
-from tenfold.training.networks import AnyNetwork, ReferenceSpec, WhitenedSpec
-from tenfold.training.spec import STRICT, Positive, Share, Width, first_error, names_of_fields
+from tenfold.training.augmentation import AnyAugmentation, Augmentation
+from tenfold.training.networks import AnyNetwork
+from tenfold.training.spec import STRICT, Owner, Positive, Share, Width, first_error, names_of_fields
+
+if TYPE_CHECKING:
+    from tenfold.training.augment import Pipeline
 
 MOST_BYTES = 1_000_000
 MOST_EPOCHS = 100_000
@@ -32,6 +35,7 @@ USUAL_SIDE = 32
 Count = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=0, le=1024)]
 Rate = Annotated[float, Field(ge=0, le=1e38)]
+FineTune = Literal["auto", "on", "off"]
 Degrees = Annotated[float, Field(ge=0, le=180)]
 
 
@@ -40,8 +44,11 @@ class Stage:
     """A stretch of training with one optimizer state and a learning rate that goes straight from a to b."""
 
     epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)]
+    """How long it is; fractions count."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)]
+    """At its first step: of the filters under `muon`, of all parameters under `adam`."""
     final_learning_rate: Rate
+    """At its end."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,12 +58,14 @@ class Recipe:
     name: Annotated[str, Field(pattern=r"^\w[\w.-]{0,63}$")]
     """Letters, digits, `_`, `-` and dots: it becomes part of a path."""
     network: AnyNetwork
+    """Architecture: `{"name": "whitened", "widths": [64, 128, 256]}`, with the fields of that network (below)."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     """Stretches of training, one after the other, each with a linear learning rate schedule."""
     batch_size: Positive = 500
     """Images in each optimizer step."""
-    optimizer: Literal["muon", "adam"] = "muon"
-    """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it."""
+    optimizer: Literal["muon", "adam", "adamw"] = "muon"
+    """`muon`: orthogonalised momentum for filters, Nesterov SGD for the rest; `adam`: Adam as Keras computes it;
+    `adamw`: Adam with decoupled weight decay."""
     momentum: Share = 0.6
     """Of the filters under `muon`."""
     bias_lr: Rate = 0.053
@@ -66,7 +75,7 @@ class Recipe:
     sgd_momentum: Share = 0.85
     """Of biases and head under `muon`."""
     weight_decay: Rate = 2e-6
-    """Weight decay of biases and head under `muon`, per image of the batch."""
+    """Weight decay: under `muon` of biases and head, per image of the batch; under `adamw` of all."""
     whiten_bias_epochs: Rate = 3.0
     """How long the first layer's bias is trained; its rate falls to zero meanwhile."""
     label_smoothing: Share = 0.0
@@ -105,6 +114,11 @@ class Recipe:
     """Share of the steps, the last ones, in which the network's first parameters stay as they are."""
     images: Positive = 50_000
     """Training images that epochs and batches are meant for; a folder of fewer gets a recipe that is fitted to it."""
+    head_init: Literal["random", "logistic"] = "random"
+    """What the head begins with: `logistic` fits a logistic regression to the network's features of the training
+    images, which is for pretrained networks."""
+    fine_tune: FineTune = "on"
+    """Whether the stages are trained behind a `logistic` head: `auto` does so where it helps on held-out images."""
     val_size: Count = 0
     """Training images held out for validation."""
     val_split: Literal["last", "random"] = "last"
@@ -126,6 +140,10 @@ class Recipe:
             raise ValueError(f"freeze_fraction: network {network.name!r} has no first group that can be kept")
         if self.l2 and not network.has_l2:
             raise ValueError(f"l2: network {network.name!r} has no such term; use weight_decay")
+        if self.fine_tune != "on" and self.head_init != "logistic":
+            raise ValueError(
+                f"fine_tune: {self.fine_tune!r} is for head_init 'logistic': else there is nothing to keep"
+            )
         if self.proxy_widths:
             self._fits_the_proxy()
         if self.proxy_prune_fraction and not self.proxy_widths:
@@ -143,8 +161,10 @@ class Recipe:
             raise ValueError(f"low_res_size: {self.low_res_size} pixels are too few: {needed}")
 
     @property
-    def pipeline(self) -> Pipeline:
+    def pipeline(self) -> "Pipeline":
         """All augmentations that it asks for."""
+        from tenfold.training.augment import Affine, Cutout, Flip, Pipeline, Translate  # here, because they need torch
+
         flip = [Flip(kind=self.flip)] if self.flip != "none" else []
         translate = [Translate(pixels=self.translate)] if self.translate else []
         cutout = [Cutout(side=self.cutout)] if self.cutout else []
@@ -239,10 +259,16 @@ class Recipe:
         except UnicodeDecodeError as error:
             raise UsageError(f"{source}: begins as {error.encoding} text, but is not: save it as UTF-8") from error
         except pydantic.ValidationError as error:
-            raise UsageError(f"{source}: {first_error(error, known=names_of_fields(Recipe, Stage))}") from error
+            raise UsageError(f"{source}: {first_error(error, owners=_OWNERS)}") from error
 
 
 _ADAPTER = TypeAdapter(Recipe)
+BASE = "base"
+"""Key of a recipe file: a built-in recipe, or the path of another file, relative to this one."""
+_OWNERS = (
+    Owner("a recipe", [*names_of_fields(Recipe), BASE], f', or a base that has it ("{BASE}": "fast89")'),
+    Owner("a stage", names_of_fields(Stage)),
+)
 
 
 def with_defaults(value: Any) -> Any:
@@ -251,68 +277,3 @@ def with_defaults(value: Any) -> Any:
         return json.loads(Recipe.from_json(json.dumps(value)).to_json())
     except UsageError:
         return value
-
-
-REFERENCE = Recipe(
-    name="reference",
-    network=ReferenceSpec(dropout=0.3, batch_norm_momentum=1 - 0.99),  # Keras keeps 0.99
-    stages=(Stage(20, 3e-4, 3e-4), Stage(10, 1e-4, 1e-4), Stage(5, 5e-5, 5e-5)),
-    batch_size=64,
-    optimizer="adam",
-    l2=1e-4,
-    normalize=False,
-    flip="random",
-    translate=0,
-    degrees=15,
-    affine_translate=0.1,
-    val_size=10_000,
-    val_split="random",
-    tta="one",
-)
-
-# Widths, rates and schedule began at the published 94 % recipe of Keller Jordan's airbench (2024), made for GPUs, and
-# were fitted to two CPU cores on the last 5,000 training images; docs/log.md has the experiments.
-FAST89 = Recipe(
-    name="fast89",
-    network=WhitenedSpec(first_activation="relu"),
-    stages=(Stage(1.92, 0.24, 0.0),),
-    label_smoothing=0.2,
-    translate=1,
-    whiten_bias_epochs=0.85,
-    low_res_fraction=0.435,
-    prune_fraction=0.6,
-    oversample=0.5,
-    freeze_fraction=0.33,
-    tta_fraction=0.25,
-)
-
-FAST94 = replace(
-    FAST89,
-    name="fast94",
-    network=WhitenedSpec(widths=(64, 256, 256)),
-    stages=(Stage(8.5, 0.14, 0.0),),
-    translate=2,
-    whiten_bias_epochs=2.8,
-    low_res_fraction=0.35,
-    prune_fraction=0.4,
-    tta_fraction=0.2,
-)
-
-# Network, translations and cutout are those of airbench's 96 % recipe (Keller Jordan, 2024), as is the idea of a proxy.
-FAST96 = replace(
-    FAST94,
-    name="fast96",
-    network=WhitenedSpec(widths=(128, 384, 512), depth=3, residual=True),
-    stages=(Stage(26, 0.1, 0.0),),
-    translate=4,
-    cutout=12,
-    whiten_bias_epochs=3.0,
-    low_res_fraction=0.15,
-    prune_fraction=0.0,
-    proxy_widths=(32, 64, 64),
-    proxy_prune_fraction=0.5,
-    freeze_fraction=0.1,
-    tta_fraction=0.25,
-)
-
-RECIPES = {recipe.name: recipe for recipe in (FAST89, FAST94, FAST96, REFERENCE)}

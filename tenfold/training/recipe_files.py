@@ -7,10 +7,8 @@ from typing import Any
 from tenfold.errors import UsageError, did_you_mean
 from tenfold.files import expand_home, to_utf8
 from tenfold.training.aliases import rename_recipe_fields
-from tenfold.training.recipe import MOST_BYTES, RECIPES, Recipe
-
-BASE = "base"
-"""Key of a recipe file: a built-in recipe, or the path of another file, relative to this one."""
+from tenfold.training.recipe import BASE, MOST_BYTES, Recipe
+from tenfold.training.recipes import RECIPES
 
 
 def find_recipe(name: str) -> Recipe:

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 
 from tenfold.files import write_text
 from tenfold.training.callbacks import Callback
@@ -26,23 +26,24 @@ class CsvLog(Callback):
         self.write(trainer)
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        """Write both tables where there is something in them."""
-        if trainer.epochs:
-            self.write(trainer)
+        """Write both tables, of a run without any step with no rows."""
+        self.write(trainer)
 
     def write(self, trainer: Trainer) -> None:
         """Write both tables as of now. Raises `StorageError`."""
+        epochs = [list(asdict(epoch).values()) for epoch in trainer.epochs]
         steps = [
-            {"step": step, "epoch": trainer.schedule.epoch(step), "loss": loss, "accuracy": accuracy}
+            [step, trainer.schedule.epoch(step), loss, accuracy]
             for step, (loss, accuracy) in enumerate(trainer.log[: trainer.step].tolist(), start=1)
         ]
-        write_text(self.run.path / "metrics.csv", _to_csv([asdict(epoch) for epoch in trainer.epochs]))
-        write_text(self.run.path / "steps.csv", _to_csv(steps))
+        columns = [field.name for field in fields(EpochMetrics)]
+        write_text(self.run.path / "metrics.csv", _to_csv(columns, epochs))
+        write_text(self.run.path / "steps.csv", _to_csv(("step", "epoch", "loss", "accuracy"), steps))
 
 
-def _to_csv(rows: Sequence[Mapping[str, float]]) -> str:
-    """Rows of the same columns, six significant digits each; nan is an empty cell."""
-    lines = [rows[0].keys(), *(("" if math.isnan(value) else f"{value:.6g}" for value in row.values()) for row in rows)]
+def _to_csv(columns: Sequence[str], rows: Sequence[Sequence[float]]) -> str:
+    """Rows of six significant digits each; nan is an empty cell."""
+    lines = [columns, *(["" if math.isnan(value) else f"{value:.6g}" for value in row] for row in rows)]
     return "".join(",".join(line) + "\n" for line in lines)
 
 

@@ -3,7 +3,8 @@
 import shlex
 
 from tenfold.data import DATASETS, Origin
-from tenfold.training.recipe import RECIPES, Recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipes import RECIPES
 from tenfold.training.run import STOPPED, Run
 from tenfold.training.target_error import TARGET_ERROR
 

@@ -57,9 +57,14 @@ class Schedule:
 
 
 def make_schedule(recipe: Recipe, images: int) -> Schedule:
-    """Count the steps of `recipe` over `images` training images; a batch is never larger than the data set."""
+    """Count the steps of `recipe` over `images` training images; a batch is never larger than the data set.
+
+    Without fine-tuning there are none.
+    """
     batch_size = min(recipe.batch_size, images)
     per_epoch = images // batch_size
+    if recipe.fine_tune == "off":
+        return Schedule(recipe, batch_size, per_epoch, (0,))
     ends: list[int] = []
     epochs = 0.0
     for stage in recipe.stages:

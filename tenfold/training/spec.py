@@ -8,7 +8,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 import pydantic
 import pydantic_core
@@ -21,6 +21,14 @@ STRICT = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
 Positive = Annotated[int, Field(ge=1)]
 Width = Annotated[int, Field(ge=1, le=4096)]
 Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Owner(NamedTuple):
+    """What has `fields`, as errors call it. or_else: what helps, too, where one is missing."""
+
+    name: str
+    fields: Sequence[str] = ()
+    or_else: str = ""
 
 
 class Spec:
@@ -62,34 +70,39 @@ def read_spec(registry: Registry[type[S]], value: Any, base: type[S], field: str
     try:
         made: S = TypeAdapter(spec).validate_json(json.dumps(fields), strict=True)
     except pydantic.ValidationError as error:
-        owner = f"{registry.kind} {spec.name!r}"
-        raise ValueError(first_error(error, field, names_of_fields(spec), owner)) from error
+        owner = Owner(f"{registry.kind} {spec.name!r}", names_of_fields(spec))
+        raise ValueError(first_error(error, field, [owner])) from error
     return made
 
 
-def names_of_fields(*classes: Any) -> list[str]:
-    """The fields of dataclasses."""
-    return [field.name for cls in classes for field in dataclasses.fields(cls)]
+def names_of_fields(cls: Any) -> list[str]:
+    """The fields of a dataclass."""
+    return [field.name for field in dataclasses.fields(cls)]
 
 
-def first_error(
-    error: pydantic.ValidationError, above: str = "", known: Sequence[str] = (), owner: str = "a recipe"
-) -> str:
-    """The first thing that is wrong, as `network.widths.1: Input should be …`; `known` fields may be suggested.
+def first_error(error: pydantic.ValidationError, above: str = "", owners: Sequence[Owner] = ()) -> str:
+    """The first thing that is wrong, as `network.widths.1: Input should be …`.
 
-    owner: what has these fields.
+    above: the dotted name of what the error is within. owners: what has fields, the outermost first; these may be
+    suggested.
     """
-    first = error.errors(include_url=False)[0]
+    first, *others = error.errors(include_url=False)
+    if first["type"] == "missing":  # perhaps for a misspelt one, which is reported last
+        first = next((other for other in others if other["type"] == "unexpected_keyword_argument"), first)
     if first["type"] == "value_error":  # raised by a validator of ours, which names its field
         return first["msg"].removeprefix("Value error, ")
     place = ".".join([above] * bool(above) + [str(part) for part in first["loc"]])
-    return f"{place or 'file'}: {_message(first, known, owner)}"
+    return f"{place or 'file'}: {_message(first, owners)}"
 
 
-def _message(error: pydantic_core.ErrorDetails, known: Sequence[str], owner: str) -> str:
+def _message(error: pydantic_core.ErrorDetails, owners: Sequence[Owner]) -> str:
     """What is wrong, and what may have been meant where a field, or one of its choices, is misspelt."""
+    owner = owners[min(len(error["loc"]), len(owners)) - 1] if owners else Owner("this")
     if error["type"] == "literal_error":
         return error["msg"] + did_you_mean(error["input"], re.findall("'([^']*)'", error["ctx"]["expected"]))
     if error["type"] == "unexpected_keyword_argument":
-        return f"{owner} has no such field{did_you_mean(str(error['loc'][-1]), known) or ': leave it out'}"
+        hint = did_you_mean(str(error["loc"][-1]), owner.fields) or ": leave it out"
+        return f"{owner.name} has no such field{hint}"
+    if error["type"] == "missing":
+        return f"it is missing: {owner.name} has to have it{owner.or_else}"
     return error["msg"]

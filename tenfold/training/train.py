@@ -13,10 +13,13 @@ from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
 from tenfold.training.callbacks import Callback, EpochLog, ProgressBar
-from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.environment import describe_environment
+from tenfold.training.fine_tuning import announce, decide_fine_tuning
 from tenfold.training.fingerprint import fingerprint, is_own, note_origin
+from tenfold.training.fitting import device_for
+from tenfold.training.holdout import split
 from tenfold.training.manifest import LOGS
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.recipe import Recipe
@@ -25,7 +28,7 @@ from tenfold.training.run import STOPPED, Run, check_new
 from tenfold.training.split_file import write_split
 from tenfold.training.summary import count_parameters, summarize
 from tenfold.training.target_error import check_target_error
-from tenfold.training.trainer import Trainer, split
+from tenfold.training.trainer import Trainer
 from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes
 from tenfold.training.weights import describe_model
 
@@ -68,7 +71,8 @@ def train(
     `DivergedError`, `StorageError`.
     """
     check_new(out)
-    target_error, device_config = check_target_error(target_error), select_device(dist.device(device))
+    target_error, device_config = check_target_error(target_error), device_for(recipe, dist.device(device))
+    recipe = decide_fine_tuning(recipe, dataset, seed, device_config)
     trainer = _prepare(recipe, dataset, seed, device_config, dist)
     env = describe_environment(dataset.name, seed, device_config, dist) | note_origin(dataset)
     run = Run.create(out, trainer.recipe, env | {"target_error": target_error})
@@ -104,7 +108,8 @@ def _resume(
     if run.scored:
         raise ModelError(f"nothing to resume: {run.path} is finished")
     env = run.env
-    device_config, dataset = select_device(dist.device(device or env["device"])), _own_data(run, data)
+    device_config = device_for(run.recipe, dist.device(device or env["device"]))
+    dataset = _own_data(run, data)
     _note_resumption(run, device_config, dataset, dist)
     checkpoint = run.load_checkpoint()
     trainer = _prepare(run.recipe, dataset, env["seed"], device_config, dist)
@@ -132,7 +137,8 @@ def follow(dist: DistContext, dataset: Dataset | None = None) -> Path:
     dataset = dataset or load(request["data"], **{name: request[name] for name in names})
     if (dataset.origin.sha256 if dataset.origin else fingerprint(dataset)) != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
-    recipe, device_config = Recipe.from_json(request["recipe"]), select_device(dist.device(request["device"]))
+    recipe = Recipe.from_json(request["recipe"])
+    device_config = device_for(recipe, dist.device(request["device"]))
     trainer = _prepare(recipe, dataset, request["seed"], device_config, dist)
     trainer.restore(dist.broadcast(None))
     trainer.fit()
@@ -189,8 +195,10 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
     trainer.log_dir, trainer.should_stop = run.path / LOGS, run.trained  # one that stopped early stays so
     # what is shown comes after what is kept: a terminal may be gone
     trainer.callbacks = [Checkpoints(run), CsvLog(run), ProgressBar(), EpochLog(), *callbacks]
-    _lead(trainer, run)
     began = time.perf_counter()
+    trainer.initialize_head()
+    announce(trainer)
+    _lead(trainer, run)
     try:
         trainer.fit()
     except (KeyboardInterrupt, Terminated):

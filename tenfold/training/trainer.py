@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from tenfold.data.dataset import Dataset, Split
-from tenfold.errors import DataError, DivergedError, ModelError, UsageError, one_line
-from tenfold.training.augment import Normalization, channel_stats, derive_seed, downsample, make_batch, make_generator
+from tenfold.errors import DivergedError, ModelError, UsageError, one_line
+from tenfold.training.augment import Normalization, derive_seed, downsample, make_batch
 from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.checkpoint import Checkpoint
-from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
-from tenfold.training.fitting import as_recipe
+from tenfold.training.fitting import as_recipe, device_for, normalization_for
+from tenfold.training.holdout import split
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
+from tenfold.training.logistic_head import BEFORE_FINE_TUNING, set_logistic_head
 from tenfold.training.model import l2_penalty, make_network
 from tenfold.training.optim import begin_step, freeze, restore_training, tensors_below, training_state
 from tenfold.training.optimizers import Optimizer
@@ -78,7 +80,7 @@ class Trainer:
         recipe = as_recipe(recipe)
         self.recipe = recipe = recipe.with_val_size(data.val_size) if data.val_size else recipe
         self.data, self.seed, self.dist, self.log_dir = data, seed, dist, log_dir
-        self.device_config = device if isinstance(device, DeviceConfig) else select_device(dist.device(device))
+        self.device_config = device if isinstance(device, DeviceConfig) else device_for(recipe, dist.device(device))
         self.callbacks = list(callbacks) if dist.first else []
         self.should_stop = False
         """Set it to end training after the current step."""
@@ -95,7 +97,7 @@ class Trainer:
             raise UsageError(f"low_res_size: {recipe.low_res_size} is more than the images' {images.shape[1]} pixels")
         if recipe.translate >= images.shape[1]:
             raise UsageError(f"a shift of {recipe.translate} pixels is too large for images of {images.shape[1]}")
-        self.normalization = channel_stats(images) if recipe.normalize else Normalization()
+        self.normalization = normalization_for(recipe, images)
         self.schedule = make_schedule(recipe, len(images))
         some = _some(recipe, images, self.normalization)
         self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), device_config.device)
@@ -105,6 +107,7 @@ class Trainer:
             images, labels = images[cycle], labels[cycle]
         self.images, self.labels = images.to(device_config.device), labels.to(device_config.device)
         self.optimizers: list[Optimizer] = []
+        self.head_is_set = recipe.head_init == "random"
         self.step = 0
         self.log = torch.zeros(self.schedule.total, 2)  # loss and accuracy of every step's batch
         self.epochs: list[EpochMetrics] = []
@@ -124,6 +127,7 @@ class Trainer:
         Raises `DivergedError` where a loss is not finite, and what callbacks raise.
         """
         self.interrupted = False
+        self.initialize_head()
         with DeferredSignals() as signals:
             try:
                 self._fit(signals)
@@ -133,6 +137,13 @@ class Trainer:
             if self.interrupted:
                 signals.raise_pending()
         return self
+
+    def initialize_head(self) -> None:
+        """Fit the head of a pretrained network to the training images' features (`head_init`), if it is not set yet."""
+        if not self.head_is_set:
+            strength = None if self.recipe.fine_tune == "off" else BEFORE_FINE_TUNING
+            set_logistic_head(self.network, self.images, self.labels, self.normalization, self.device_config, strength)
+            self.head_is_set = True
 
     def _fit(self, signals: DeferredSignals) -> None:
         for callback in self.callbacks:
@@ -190,7 +201,7 @@ class Trainer:
         with self.device_config.autocast():
             logits = self.network(batch)
         logits = logits.float()
-        if self.sampler.by_losses:
+        if self.sampler.prunes:
             self._update_losses(indices, F.cross_entropy(logits.detach(), labels, reduction="none"))
         share = len(labels) / self.schedule.batch_size  # 1 for a process that is alone
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) * share
@@ -311,27 +322,12 @@ class Trainer:
             if self.proxy is not None:
                 self.proxy.restore(tensors_below("proxy.", checkpoint.tensors), checkpoint.step)
             self.sampler.restore(tensors_below("sampler.", checkpoint.tensors))
-            self.step, self.seconds = checkpoint.step, checkpoint.notes["seconds"]
+            self.step, self.seconds, self.head_is_set = checkpoint.step, checkpoint.notes["seconds"], True
             self.epochs = [EpochMetrics(**row) for row in checkpoint.notes["epochs"]]
             self.log[: self.step] = checkpoint.tensors["log"]
         except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             which = f"the checkpoint of step {checkpoint.step}"
             raise ModelError(f"{which} does not fit this recipe: {one_line(error)}") from error
-
-
-def split(train: Split, recipe: Recipe, seed: int) -> tuple[Split, Split | None]:
-    """Hold out the recipe's validation images. Raises `UsageError` or `DataError` where nothing is left to train on."""
-    if len(train) == 0:
-        raise DataError("there are no training images")
-    if recipe.val_size >= len(train):
-        left = f"a validation set of {recipe.val_size} leaves nothing of {len(train)} training images"
-        raise UsageError(f"{left}: choose a smaller one (--val-size)")
-    if not recipe.val_size:
-        return train, None
-    if recipe.val_split == "last":
-        return train[: -recipe.val_size], train[-recipe.val_size :]
-    order = torch.randperm(len(train), generator=make_generator(seed, "split")).numpy()
-    return train[np.sort(order[: -recipe.val_size])], train[np.sort(order[-recipe.val_size :])]
 
 
 def _some(recipe: Recipe, images: Tensor, normalization: Normalization) -> Tensor:

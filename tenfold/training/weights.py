@@ -19,7 +19,8 @@ from tenfold.training.aliases import with_current_names
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build, channels_last
-from tenfold.training.networks import AnyNetwork, Network, NetworkSpec
+from tenfold.training.networks import AnyNetwork, NetworkSpec
+from tenfold.training.networks.module import Network
 from tenfold.training.spec import STRICT, first_error
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"

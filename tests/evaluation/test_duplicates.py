@@ -13,7 +13,7 @@ from tenfold.evaluation.duplicates import embed, find_duplicates, score_pairs
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.model import build
-from tenfold.training.recipe import WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
 from tenfold.training.weights import Model
 
 CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())

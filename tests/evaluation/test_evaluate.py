@@ -26,8 +26,10 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.fingerprint import note_origin
 from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
+from tenfold.training.networks import WhitenedSpec
 from tenfold.training.provenance import FoundData
-from tenfold.training.recipe import FAST89, REFERENCE, Recipe, WhitenedSpec
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipes import FAST89, REFERENCE
 from tenfold.training.run import Run
 from tenfold.training.train import train
 from tenfold.training.weights import describe_model

@@ -11,7 +11,8 @@ from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError
 from tenfold.evaluation.labels import FOLDS, assign_folds, find_issues, predict_out_of_fold, recipe_for
 from tenfold.training.device import DeviceConfig
-from tenfold.training.recipe import Stage, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Stage
 
 CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 

@@ -15,7 +15,7 @@ from PIL import Image
 from tenfold.data.dataset import Origin
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import charts, choice, picture, sections
-from tenfold.training.recipe import FAST89, REFERENCE
+from tenfold.training.recipes import FAST89, REFERENCE
 from tenfold.training.reproduction import reproduction
 from tests.support.drawn_run import hostile_dataset, make_drawn_run
 

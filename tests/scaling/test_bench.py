@@ -21,7 +21,8 @@ from tenfold.scaling import bench
 from tenfold.scaling.bench import Setting
 from tenfold.scaling.summary import Diverged, Timed
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import FAST89, FAST96, REFERENCE, Recipe, Stage
+from tenfold.training.recipe import Recipe, Stage
+from tenfold.training.recipes import FAST89, FAST96, REFERENCE
 from tenfold.training.speed import matmul_gflops
 from tests.support.forks import run_command
 from tests.support.made_up_runs import HERE, timed

@@ -26,7 +26,8 @@ from tenfold.scaling import bench, cluster
 from tenfold.scaling.address import check
 from tenfold.scaling.space import Range, with_fields
 from tenfold.scaling.tune import Search, Setting, Trial
-from tenfold.training.recipe import FAST89, Recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipes import FAST89
 from tests.support.process import Command, Invoke
 
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own

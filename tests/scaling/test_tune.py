@@ -27,7 +27,8 @@ from tenfold.scaling.tune import Setting
 from tenfold.training import trial
 from tenfold.training.aliases import RECIPE_FIELDS
 from tenfold.training.lock import Lock, now
-from tenfold.training.recipe import FAST89, FAST94, REFERENCE, Recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipes import FAST89, FAST94, REFERENCE
 from tests.support.forks import Fork, command
 from tests.support.process import Command, Invoke
 from tests.support.waiting import wait_for

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tenfold.errors import ModelError
 from tenfold.serving.graph import separate_pools, to_onnx
 from tenfold.training.augment import Normalization
-from tenfold.training.recipe import REFERENCE, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipes import REFERENCE
 from tests.support.networks import PIXELS, make_network
 
 

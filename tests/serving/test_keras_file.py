@@ -16,8 +16,8 @@ from tenfold.serving import keras_file
 from tenfold.serving.keras_file import export_keras, import_keras, save, to_keras
 from tenfold.training.augment import Normalization
 from tenfold.training.lock import Lock
+from tenfold.training.networks import WhitenedSpec
 from tenfold.training.provenance import reload_dataset
-from tenfold.training.recipe import WhitenedSpec
 from tenfold.training.run import Run
 from tenfold.training.summary import count_parameters
 from tests.support.networks import SPECS, make_source

@@ -18,7 +18,8 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.fingerprint import note_origin
 from tenfold.training.infer import Logits
 from tenfold.training.model import build
-from tenfold.training.recipe import FAST89, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipes import FAST89
 from tenfold.training.run import Run
 from tenfold.training.weights import describe_model
 

@@ -8,7 +8,8 @@ from tenfold.serving.export import Source
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.training.augment import Normalization
 from tenfold.training.model import build
-from tenfold.training.recipe import REFERENCE, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipes import REFERENCE
 from tenfold.training.weights import Model
 
 PIXELS = Normalization((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))

@@ -13,7 +13,9 @@ from tenfold.data import load
 from tenfold.training import recorder
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
-from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Stage
+from tenfold.training.recipes import FAST89
 from tenfold.training.trainer import Trainer
 from tests.support.forks import command
 

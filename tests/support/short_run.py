@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from tenfold.data.shapes import make_shapes
-from tenfold.training.recipe import FAST89, Stage, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Stage
+from tenfold.training.recipes import FAST89
 
 DATASET = make_shapes(train=120, test=40)
 RECIPE = replace(

@@ -9,7 +9,8 @@ import torch
 from tenfold.errors import UsageError
 from tenfold.training.aliases import NETWORK_FIELDS, current_field, rename_network_fields, rename_tensors
 from tenfold.training.checkpoint import Checkpoint
-from tenfold.training.recipe import FAST89, REFERENCE, Recipe
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipes import FAST89, REFERENCE
 
 
 def test_a_checkpoint_with_old_names_has_todays(tmp_path: Path) -> None:

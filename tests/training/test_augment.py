@@ -27,7 +27,9 @@ from tenfold.training.augment import (
 )
 from tenfold.training.augment import gather as gather_pixels
 from tenfold.training.augment.affine import draw_affine, resample
-from tenfold.training.recipe import REFERENCE, Recipe, Stage, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
+from tenfold.training.recipes import REFERENCE
 
 PLAIN = Recipe("plain", WhitenedSpec(), (Stage(1, 0.1, 0.0),), flip="none", translate=0)
 

@@ -21,7 +21,9 @@ import pytest
 import torch
 
 from tenfold.training.checkpoint import Checkpoint
-from tenfold.training.recipe import FAST89, Recipe, Stage, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
+from tenfold.training.recipes import FAST89
 from tenfold.training.run import Run
 from tests.support import struck
 from tests.support.forks import Fork

@@ -5,7 +5,7 @@ import torch
 
 from tenfold.data.dataset import Split
 from tenfold.training.imbalance import fit_recipe, has_rare_classes, oversample
-from tenfold.training.recipe import FAST89
+from tenfold.training.recipes import FAST89
 
 
 def labels(*counts: int) -> torch.Tensor:

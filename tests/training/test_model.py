@@ -13,10 +13,10 @@ from torch import Tensor
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.training.model import build, l2_penalty
-from tenfold.training.networks import NetworkSpec
+from tenfold.training.networks import NetworkSpec, WhitenedSpec
 from tenfold.training.networks.reference import KerasNorm, Reference
 from tenfold.training.networks.whitened import ConvGroup, WhitenedConvNet
-from tenfold.training.recipe import REFERENCE, WhitenedSpec
+from tenfold.training.recipes import REFERENCE
 from tenfold.training.summary import count_parameters, summarize
 
 REFERENCE_LAYERS = [

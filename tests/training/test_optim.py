@@ -10,9 +10,11 @@ from torch import nn
 from tenfold.training import optimizers
 from tenfold.training.augment import make_generator
 from tenfold.training.model import build
+from tenfold.training.networks import WhitenedSpec
 from tenfold.training.optim import make_optimizers, set_rates
 from tenfold.training.optimizers import KerasAdam, Muon, Nesterov, Optimizer, orthogonalize
-from tenfold.training.recipe import REFERENCE, Recipe, Stage, WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
+from tenfold.training.recipes import REFERENCE
 from tenfold.training.schedule import make_schedule
 
 RECIPE = Recipe(

@@ -11,8 +11,10 @@ from torch.autograd.profiler_util import FunctionEvent
 import tenfold
 from tenfold.errors import UsageError
 from tenfold.training import profile
+from tenfold.training.networks import WhitenedSpec
 from tenfold.training.profile import LEFT, Part, StepProfile, profile_step
-from tenfold.training.recipe import FAST89, Recipe, Stage, WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
+from tenfold.training.recipes import FAST89
 from tenfold.training.speed import matmul_gflops
 from tenfold.training.trainer import Trainer
 from tests.support.process import Invoke

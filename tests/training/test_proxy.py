@@ -14,10 +14,11 @@ from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError
 from tenfold.training.augment import Normalization, downsample
 from tenfold.training.device import DeviceConfig
+from tenfold.training.networks import WhitenedSpec
 from tenfold.training.optim import make_optimizers
 from tenfold.training.proxy import ProxyModel
 from tenfold.training.pruning import class_minimum, top_loss_indices
-from tenfold.training.recipe import Recipe, Stage, WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
 from tenfold.training.schedule import Schedule
 
 CPU = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from tenfold.errors import UsageError
-from tenfold.training.recipe import FAST89, RECIPES, REFERENCE, Recipe, Stage, WhitenedSpec, with_defaults
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage, with_defaults
 from tenfold.training.recipe_files import find_recipe
+from tenfold.training.recipes import FAST89, RECIPES, REFERENCE
 from tenfold.training.schedule import make_schedule
 
 PLAIN = Recipe("plain", WhitenedSpec(), (Stage(1, 0.1, 0.0),))
@@ -158,7 +160,8 @@ def test_an_unknown_network_gets_a_suggestion() -> None:
     with pytest.raises(UsageError) as caught:
         Recipe.from_json(changed(network={"name": "whitend"}), source="mine.json")
     assert str(caught.value) == (
-        "mine.json: network.name: unknown network 'whitend'; known are reference, whitened; did you mean whitened?"
+        "mine.json: network.name: unknown network 'whitend'; known are reference, whitened, "
+        "efficientnet-lite0; did you mean whitened?"
     )
 
 

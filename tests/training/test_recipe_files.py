@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from tenfold.errors import UsageError
-from tenfold.training.recipe import FAST89, REFERENCE, Recipe, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe
 from tenfold.training.recipe_files import find_recipe
+from tenfold.training.recipes import FAST89, REFERENCE
+
+STAGE = {"epochs": 1.0, "learning_rate": 0.1, "final_learning_rate": 0.0}
 
 
 def write(path: Path, value: Any) -> Path:
@@ -36,8 +40,7 @@ def test_another_network_inherits_no_field_of_the_bases(tmp_path: Path) -> None:
 
 
 def test_stages_replace_the_bases(tmp_path: Path) -> None:
-    stage = {"epochs": 1.0, "learning_rate": 0.1, "final_learning_rate": 0.0}
-    recipe = find_recipe(str(write(tmp_path / "a.json", {"base": "reference", "stages": [stage]})))
+    recipe = find_recipe(str(write(tmp_path / "a.json", {"base": "reference", "stages": [STAGE]})))
     assert (recipe.epochs, recipe.batch_size) == (1.0, REFERENCE.batch_size)
 
 
@@ -70,7 +73,16 @@ def test_the_json_of_a_recipe_with_a_base_is_complete(tmp_path: Path) -> None:
         ({"base": "fats89"}, "base: unknown recipe 'fats89': choose fast89.*; did you mean fast89\\?"),
         ({"base": "absent.json"}, "cannot read recipe .*absent.json: No such file or directory"),
         ({"base": "a.json"}, "base: recipes are based on each other in a cycle: a.json → a.json"),
-        ({"base": "fast89", "cutot": 3}, "cutot: .*; did you mean cutout\\?"),
+        ({"base": "fast89", "cutot": 3}, "cutot: a recipe has no such field; did you mean cutout\\?"),
+        ({"bsae": "fast89"}, "bsae: a recipe has no such field; did you mean base\\?"),
+        ({"name": "x"}, 'network: it is missing: a recipe has to have it, or a base that has it \\("base": "fast89"'),
+        ({"base": "fast89", "epochs": 3}, "epochs: a recipe has no such field: leave it out$"),
+        ({"base": "fast89", "stages": [STAGE | {"cutot": 1}]}, "stages.0.cutot: a stage has no such field: leave"),
+        (
+            {"base": "fast89", "stages": [{"epochs": 1, "learning_rat": 0.1, "final_learning_rate": 0}]},
+            "stages.0.learning_rat: a stage has no such field; did you mean learning_rate\\?",
+        ),
+        ({"base": "fast89", "stages": [{"epochs": 1}]}, "stages.0.learning_rate: it is missing: a stage has to have"),
         ({"base": "fast89", "network": {"widht": [3]}}, "network.widht: .*; did you mean widths\\?"),
         ({"base": "fast89", "network": 3}, "network: "),
         ({"base": "fast89", "optimizer": "moun"}, "optimizer: .*; did you mean muon\\?"),

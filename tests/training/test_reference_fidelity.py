@@ -24,7 +24,7 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.model import l2_penalty
 from tenfold.training.networks.reference import KerasNorm
 from tenfold.training.optimizers import KerasAdam
-from tenfold.training.recipe import REFERENCE
+from tenfold.training.recipes import REFERENCE
 from tenfold.training.summary import count_parameters
 from tenfold.training.trainer import Trainer, to_tensors
 from tests.support.process import ROOT

@@ -25,7 +25,8 @@ from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig
 from tenfold.training.manifest import MANIFEST
 from tenfold.training.model import build
-from tenfold.training.recipe import Recipe, Stage, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
 from tenfold.training.run import Run
 from tenfold.training.unfinished import find_unfinished
 from tenfold.training.weights import describe_model

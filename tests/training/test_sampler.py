@@ -1,11 +1,11 @@
-"""Which images come next: every image in the first pass, the hardest in the later ones."""
+"""Which images come next: every image in the first cycle, the hardest in the later ones."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from tenfold.training.recipe import FAST89
+from tenfold.training.recipes import FAST89
 from tenfold.training.sampler import Sampler
 
 COUNT, BATCH = 100, 10
@@ -64,7 +64,7 @@ def test_images_that_no_batch_had_room_for_count_as_hard() -> None:
 
 @pytest.mark.parametrize("step", [3, 10, 13, 17, 20])
 def test_a_restored_sampler_deals_the_same(step: int) -> None:
-    """Restored in the middle of a pass, whose choice rests on losses that have changed since.
+    """Restored in the middle of a cycle, whose choice rests on losses that have changed since.
 
     Without `kept` in the state: steps 13 and 20 deal other images.
     """
@@ -84,7 +84,7 @@ def test_a_recipe_that_leaves_nothing_out_needs_no_state() -> None:
 @pytest.mark.parametrize(
     ("step", "place"), [(0, (0, 0)), (9, (0, 9)), (10, (1, 0)), (16, (1, 6)), (17, (2, 0)), (23, (2, 6))]
 )
-def test_a_step_has_its_place_in_a_pass(step: int, place: tuple[int, int]) -> None:
+def test_a_step_has_its_place_in_a_cycle(step: int, place: tuple[int, int]) -> None:
     assert make(0.3).locate(step) == place
 
 
@@ -129,7 +129,7 @@ def test_classes_that_keep_enough_anyway_change_nothing() -> None:
 
 
 def test_no_image_of_a_rare_class_is_left_out_for_good() -> None:
-    """Two of ten come in every pass; whoever was seen is easier than who waits, so that all ten take turns."""
+    """Two of ten come in every cycle; whoever was seen is easier than who waits, so that all ten take turns."""
     labels = torch.tensor([0] * 10 + [1] * 90)
     sampler = make(0.6, labels=labels)
     seen: set[int] = set()
@@ -144,11 +144,11 @@ def test_no_image_of_a_rare_class_is_left_out_for_good() -> None:
 
 
 def test_each_of_many_tiny_classes_keeps_an_image() -> None:
-    """Of 60 classes one image each stays, more than the 40 of 100 that the recipe asks for: a pass is longer then."""
+    """Of 60 classes one image each stays, more than the 40 of 100 that the recipe asks for: a cycle is longer then."""
     labels = torch.cat((torch.arange(60), torch.zeros(40, dtype=torch.int64)))
     sampler = make(0.6, labels=labels)
     next_indices(sampler, range(10))
-    assert sampler.hard == 59 + 9, "41 images of class 0 keep 0.2 of them, rounded up"
+    assert sampler.kept_count == 59 + 9, "41 images of class 0 keep 0.2 of them, rounded up"
     dealt, kept = next_indices(sampler, range(10, 16)), set(range(1, 60)) | set(range(91, COUNT))
     assert set(sampler.keep_mask.nonzero().flatten().tolist()) == kept, "and of class 0 the nine hardest"
     assert len(set(dealt)) == 60 and set(dealt) <= kept, "six whole batches of them, no image twice"

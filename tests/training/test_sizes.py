@@ -10,7 +10,9 @@ from PIL import Image
 
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
-from tenfold.training.recipe import FAST89, FAST94, FAST96, RECIPES, REFERENCE, Recipe, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe
+from tenfold.training.recipes import FAST89, FAST94, FAST96, RECIPES, REFERENCE
 from tenfold.training.trainer import Trainer
 from tests.support.process import Invoke
 

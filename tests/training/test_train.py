@@ -13,7 +13,8 @@ import torch
 
 from tenfold.errors import ModelError, UsageError
 from tenfold.training import recorder
-from tenfold.training.recipe import Stage, WhitenedSpec
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Stage
 from tenfold.training.recorder import Checkpoints
 from tenfold.training.run import Run
 from tenfold.training.train import TrainResult, resume, train

@@ -19,9 +19,12 @@ from tenfold.training.augment import AugmentParams
 from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import DistContext
+from tenfold.training.holdout import split
 from tenfold.training.infer import predict_logits
-from tenfold.training.recipe import FAST89, REFERENCE, Recipe, Stage, WhitenedSpec
-from tenfold.training.trainer import Trainer, split
+from tenfold.training.networks import WhitenedSpec
+from tenfold.training.recipe import Recipe, Stage
+from tenfold.training.recipes import FAST89, REFERENCE
+from tenfold.training.trainer import Trainer
 
 CPU = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), ())
 DATASET = make_shapes(train=2000, test=500)
@@ -346,7 +349,7 @@ def test_a_proxy_leaves_the_easier_images_out_before_they_are_shrunk() -> None:
 def test_with_nothing_to_leave_out_there_is_no_proxy() -> None:
     """As a search may draw it, or a small data set has it: the recipe is then as without."""
     trainer = make_trainer(replace(QUICK, proxy_prune_fraction=0.0, proxy_widths=(8, 8)))
-    assert trainer.proxy is None and not trainer.sampler.by_losses
+    assert trainer.proxy is None and not trainer.sampler.prunes
     assert make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:20]).proxy is None
     assert (
         make_trainer(replace(QUICK, proxy_prune_fraction=0.4, proxy_widths=(8, 8)), train=SMALL[:21]).proxy is not None

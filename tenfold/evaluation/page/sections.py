@@ -98,9 +98,11 @@ def class_rows(per_class: "pd.DataFrame") -> list[dict[str, Any]]:
 
 
 def curves(epochs: "pd.DataFrame", steps: "pd.DataFrame") -> list[tuple[str, Markup]]:
-    """Loss and accuracy while training: metrics.csv and steps.csv."""
-    drawings = []
-    for quantity, to_text in (("loss", plain), ("accuracy", short_percent)):
+    """Loss and accuracy while training: metrics.csv and steps.csv; nothing of a run that took no step."""
+    drawings: list[tuple[str, Markup]] = []
+    if epochs.empty:
+        return drawings
+    for quantity, to_text, most in (("loss", plain, np.inf), ("accuracy", short_percent, 1.0)):
         ends = epochs["epoch"].to_numpy(float)
         middles = (ends + np.r_[0, ends[:-1]]) / 2
         x, y = thin(steps["epoch"].to_numpy(float), steps[quantity].to_numpy(float))
@@ -111,7 +113,9 @@ def curves(epochs: "pd.DataFrame", steps: "pd.DataFrame") -> list[tuple[str, Mar
         if epochs[f"val_{quantity}"].notna().any():
             lines.append(Line(ends, epochs[f"val_{quantity}"].to_numpy(float), "validation", "b", dots=True))
         across = Axis("epoch", 0, max([*ends, *x], default=1), plain)
-        up = span([np.quantile(y, [0.005, 0.995]) if len(y) else y, *(line.y for line in lines[1:])], quantity, to_text)
+        up = span(
+            [np.quantile(y, [0.005, 0.995]) if len(y) else y, *(line.y for line in lines[1:])], quantity, to_text, most
+        )
         drawings.append((quantity.capitalize(), chart(lines, across, up, f"{quantity} by epoch")))
     return drawings
 

@@ -4,13 +4,6 @@ One file for each augmentation; `register_augmentation` adds others.
 """
 
 from tenfold.training.augment.affine import Affine
-from tenfold.training.augment.base import (
-    AUGMENTATIONS,
-    AnyAugmentation,
-    Augmentation,
-    Epoch,
-    register_augmentation,
-)
 from tenfold.training.augment.cutout import Cutout
 from tenfold.training.augment.flip import Flip
 from tenfold.training.augment.gather import PixelChoice, gather
@@ -19,6 +12,13 @@ from tenfold.training.augment.normalization import Normalization, channel_stats,
 from tenfold.training.augment.pipeline import AugmentParams, Pipeline, make_batch
 from tenfold.training.augment.translate import Translate
 from tenfold.training.augment.views import VIEWS, View, tta_view
+from tenfold.training.augmentation import (
+    AUGMENTATIONS,
+    AnyAugmentation,
+    Augmentation,
+    Epoch,
+    register_augmentation,
+)
 
 __all__ = [
     "AUGMENTATIONS",

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from tenfold.training.augment.base import Augmentation, Epoch, register_augmentation
+from tenfold.training.augmentation import Augmentation, Epoch, register_augmentation
 from tenfold.training.spec import Share
 
 

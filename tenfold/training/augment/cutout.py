@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tenfold.training.augment.base import Augmentation, Epoch, register_augmentation
+from tenfold.training.augmentation import Augmentation, Epoch, register_augmentation
 
 
 @register_augmentation("cutout")

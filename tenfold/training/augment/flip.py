@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tenfold.training.augment.base import Epoch, register_augmentation
 from tenfold.training.augment.gather import PixelChoice
 from tenfold.training.augment.keys import make_generator
+from tenfold.training.augmentation import Epoch, register_augmentation
 
 
 @register_augmentation("flip")

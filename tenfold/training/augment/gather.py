@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tenfold.training.augment.base import Augmentation
+from tenfold.training.augmentation import Augmentation
 
 
 class PixelChoice(Augmentation):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tenfold.training.augment.base import Augmentation, Epoch
 from tenfold.training.augment.gather import PixelChoice, gather
 from tenfold.training.augment.keys import make_generator
 from tenfold.training.augment.normalization import Normalization, to_unit
+from tenfold.training.augmentation import Augmentation, Epoch
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tenfold.training.augment.base import Epoch, register_augmentation
 from tenfold.training.augment.gather import PixelChoice
+from tenfold.training.augmentation import Epoch, register_augmentation
 
 
 @register_augmentation("translate")

@@ -1,7 +1,17 @@
-"""The networks, one a file: its spec, its module, and what may be done with it. `register_network` adds others."""
+"""The networks: as plain data (`specs`), which needs no torch, and their modules, one a file.
 
-from tenfold.training.networks.base import NETWORKS, AnyNetwork, Network, NetworkSpec, register_network
-from tenfold.training.networks.reference import ReferenceSpec
-from tenfold.training.networks.whitened import WhitenedSpec
+`register_network` adds others.
+"""
 
-__all__ = ["NETWORKS", "AnyNetwork", "Network", "NetworkSpec", "ReferenceSpec", "WhitenedSpec", "register_network"]
+from tenfold.training.networks.base import NETWORKS, AnyNetwork, NetworkSpec, register_network
+from tenfold.training.networks.specs import EfficientNetLite0Spec, ReferenceSpec, WhitenedSpec
+
+__all__ = [
+    "NETWORKS",
+    "AnyNetwork",
+    "EfficientNetLite0Spec",
+    "NetworkSpec",
+    "ReferenceSpec",
+    "WhitenedSpec",
+    "register_network",
+]

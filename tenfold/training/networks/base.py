@@ -1,42 +1,21 @@
-"""What a network is to everything else, and the registry of those that recipes can name.
+"""A network as plain data, what a recipe may ask of it, and the registry of those that recipes can name.
 
-Shapes: N images, C channels, H×W pixels, K classes. Input: normalised float N×3×H×W; output: logits N×K.
+Needs no torch: a recipe is read without it.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 from pydantic import Field, PlainSerializer, PlainValidator
-from torch import Tensor, nn
 
 from tenfold.registry import Registry
 from tenfold.training.spec import Spec, read_spec, register_spec
 
+if TYPE_CHECKING:
+    from tenfold.training.networks.module import Network
+    from tenfold.training.networks.pretrained import PretrainedWeights
 
-class Network(nn.Module):
-    """A module from images to logits. What a network does not override, it does without."""
-
-    export_functions: ClassVar[Mapping[str, Mapping[Any, Callable[..., Any]]]] = {}
-    """By export format: how it writes a function that `forward` calls, where it does not know that by itself.
-
-    `onnx`: the function's other arguments to (operator, attributes). `keras`: (keras.layers, name, the function's
-    other arguments) to a layer.
-    """
-
-    def initialize_from(self, images: Tensor) -> None:
-        """Set weights by training images (float N×3×H×W, `NetworkSpec.initial_images` of them), before training."""
-
-    def early_parameters(self) -> list[nn.Parameter]:
-        """Parameters that are trained at first only: their rate falls to zero within `whiten_bias_epochs`."""
-        return []
-
-    def first_parameters(self) -> list[nn.Parameter]:
-        """Parameters that a recipe's `freeze_fraction` keeps as they are towards the end of training."""
-        return []
-
-    def l2_parameters(self) -> list[nn.Parameter]:
-        """Kernels (K×C×H×W) whose squares a recipe's `l2` adds to the loss."""
-        return []
+Channels = tuple[float, float, float]
 
 
 class NetworkSpec(Spec):
@@ -50,6 +29,12 @@ class NetworkSpec(Spec):
     """Whether it takes images of the size only that it was built for, so that `low_res_fraction` may not be set."""
     also_exported: ClassVar[tuple[str, ...]] = ()
     """Export formats besides ONNX that `tenfold train` writes with its report, where their packages are installed."""
+    normalization: ClassVar[tuple[Channels, Channels] | None] = None
+    """Mean and standard deviation per channel, of pixels in [0, 1], where it wants these instead of the recipe's."""
+    float32_on_cpu: ClassVar[bool] = False
+    """Whether a CPU is to train it in float32, as where PyTorch's gradients in bfloat16 are slower."""
+    usual_size: ClassVar[int] = 32
+    """Pixels a side that a folder's images are brought to unless the user asks for another size."""
     initial_images: ClassVar[int] = 1
     """How many training images `initialize_from` wants."""
 
@@ -58,7 +43,12 @@ class NetworkSpec(Spec):
         """Pixels a side of the smallest images that it takes."""
         return 1
 
-    def build(self, classes: int, size: int) -> Network:
+    @property
+    def pretrained(self) -> "PretrainedWeights | None":
+        """The weights that `initialize_from` takes; None where training starts from random ones. Needs torch."""
+        return None
+
+    def build(self, classes: int, size: int) -> "Network":
         """Make the network for `classes` classes and `size`×`size` images, its weights from torch's global generator.
 
         Raises `UsageError` where the images are too small.

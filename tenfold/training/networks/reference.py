@@ -1,47 +1,22 @@
 """The residual CNN of the reference system (SEED.md), as Keras computes it."""
 
 from itertools import pairwise
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tenfold.errors import UsageError
 from tenfold.training.convolution import Conv3x3
-from tenfold.training.networks.base import Network, NetworkSpec, register_network
-from tenfold.training.spec import Share
+from tenfold.training.networks.module import Network
+
+if TYPE_CHECKING:
+    from tenfold.training.networks.specs import ReferenceSpec
 
 KERAS_EPS = 1e-3
 REFERENCE_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and 3×3 convolutions of each block."""
 REFERENCE_DENSE = (1024, 1024, 256)
-
-
-@register_network("reference")
-class ReferenceSpec(NetworkSpec):
-    """The reference network as plain data. The recipe `reference` has the system's own values."""
-
-    batch_norm_momentum: Share = 0.4
-    """Weight of the batch in batch norm's running statistics at each step, as PyTorch means it."""
-    dropout: Share = 0.0
-    """Share of activations dropped after each hidden dense layer."""
-
-    also_exported: ClassVar[tuple[str, ...]] = ("keras",)  # what the reference system left too
-    has_l2: ClassVar[bool] = True
-    one_size: ClassVar[bool] = True
-
-    @property
-    def smallest(self) -> int:
-        """As `NetworkSpec.smallest`: it halves them five times."""
-        return 1 << len(REFERENCE_BLOCKS)
-
-    def build(self, classes: int, size: int) -> "Reference":
-        """As `NetworkSpec.build`."""
-        if size < self.smallest:
-            least = self.smallest
-            raise UsageError(f"{size}×{size} images are too small for the reference network: {least} is the least")
-        return Reference(self, classes, size)
 
 
 class KerasNorm(nn.BatchNorm2d):
@@ -87,7 +62,7 @@ class ReferenceBlock(nn.Module):
 class Reference(Network):
     """The residual CNN of the reference system: 17,001,930 numbers for ten classes and 32×32 images."""
 
-    def __init__(self, spec: ReferenceSpec, classes: int, size: int):
+    def __init__(self, spec: "ReferenceSpec", classes: int, size: int):
         super().__init__()
         inputs = (3, *(channels for channels, _ in REFERENCE_BLOCKS))
         self.blocks = nn.ModuleList(

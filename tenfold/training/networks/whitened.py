@@ -3,77 +3,19 @@
 The layout follows Keller Jordan's airbench (2024), with 3×3 patches and padding, so that every side is even.
 """
 
-import itertools
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING
 
-import pydantic
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from tenfold.errors import UsageError
 from tenfold.training.convolution import Conv3x3
-from tenfold.training.networks.base import Network, NetworkSpec, register_network
-from tenfold.training.spec import Positive, Share, Width
+from tenfold.training.networks.module import Network
 
-
-@register_network("whitened")
-class WhitenedSpec(NetworkSpec):
-    """The fast network as plain data."""
-
-    widths: Annotated[tuple[Width, ...], Field(min_length=1, max_length=10)] = (32, 128, 256)
-    """Channels of each group; a group halves the image's side."""
-    depth: Annotated[int, Field(ge=1, le=16)] = 2
-    """Convolutions in each group."""
-    residual: bool = False
-    """In each group, add what the first convolution gave to what the last one gave, before the activation."""
-    whitening: Annotated[int, Field(ge=1, le=16)] = 3
-    """Side of the patches that the fixed first layer whitens, in pixels."""
-    whitening_pairs: Positive = 16
-    """Principal patches kept; each gives two channels, the patch and its negative."""
-    stride: Annotated[int, Field(ge=1, le=16)] = 1
-    """Step of the first layer, in pixels."""
-    first_activation: Literal["gelu", "relu"] = "gelu"
-    """Behind the first layer, the largest: `relu` moves less memory, and of a patch and its negative one passes."""
-    head_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Logits are the head's output times this, over its number of inputs."""
-    batch_norm_momentum: Share = 0.4
-    """Weight of the batch in batch norm's running statistics at each step, as PyTorch means it."""
-
-    can_freeze: ClassVar[bool] = True
-    initial_images: ClassVar[int] = 2000
-
-    @pydantic.model_validator(mode="after")
-    def _has_enough_patches(self) -> "WhitenedSpec":
-        patches = 3 * self.whitening**2
-        if self.whitening_pairs > patches:
-            raise ValueError(f"network.whitening_pairs: patches of this size have only {patches}")
-        return self
-
-    @property
-    def smallest(self) -> int:
-        """As `NetworkSpec.smallest`."""
-        return next(pixels for pixels in itertools.count(self.whitening) if self._last_side(pixels))
-
-    def _last_side(self, pixels: int) -> int:
-        """Pixels a side behind the last group, at the least, of images of `pixels` a side; 0 for too few."""
-        if pixels < self.whitening:
-            return 0
-        return (pixels - (self.whitening + 1) % 2) // self.stride >> len(self.widths)  # an even side loses a pixel
-
-    def build(self, classes: int, size: int) -> "WhitenedConvNet":
-        """As `NetworkSpec.build`."""
-        if self._last_side(size) == 0:
-            raise UsageError(f"{size}×{size} images are too small for {len(self.widths)} groups")
-        return WhitenedConvNet(self, classes)
-
-    def proxy(self, widths: tuple[int, ...]) -> "WhitenedSpec":
-        """Two convolutions a group, without shortcuts."""
-        return replace(self, widths=widths, depth=2, residual=False)
+if TYPE_CHECKING:
+    from tenfold.training.networks.specs import WhitenedSpec
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -120,7 +62,7 @@ class ConvGroup(nn.Module):
 class WhitenedConvNet(Network):
     """The module: N×3×H×W to logits N×K."""
 
-    def __init__(self, spec: WhitenedSpec, classes: int):
+    def __init__(self, spec: "WhitenedSpec", classes: int):
         super().__init__()
         self.patch = nn.Conv2d(3, 2 * spec.whitening_pairs, spec.whitening, spec.stride, (spec.whitening - 1) // 2)
         self.patch.weight.requires_grad_(False)

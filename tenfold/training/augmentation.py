@@ -1,15 +1,18 @@
-"""What an augmentation is, and the registry of those that recipes can name."""
+"""What an augmentation is, and the registry of those that recipes can name. Needs no torch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
-import torch
 from pydantic import Field, PlainSerializer, PlainValidator
-from torch import Tensor
 
+from tenfold import extras
 from tenfold.registry import Registry
 from tenfold.training.spec import Spec, read_spec, register_spec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Epoch:
     size: int
     seed: int
     number: int
-    generator: torch.Generator
+    generator: "torch.Generator"
 
 
 class Augmentation(Spec):
@@ -33,16 +36,16 @@ class Augmentation(Spec):
     normalized: ClassVar[bool] = False
     """Whether `apply` takes normalised images, whose mean colour is 0, instead of values in [0, 1]."""
 
-    def sample(self, epoch: Epoch) -> Tensor:
+    def sample(self, epoch: Epoch) -> "Tensor":
         """Draw the parameters of all N images, a tensor with a row for each."""
         raise NotImplementedError
 
-    def apply(self, images: Tensor, params: Tensor) -> Tensor:
+    def apply(self, images: "Tensor", params: "Tensor") -> "Tensor":
         """Change a batch of images, float32 B×3×H×W, by their B rows of parameters; may work in place."""
         raise NotImplementedError
 
 
-AUGMENTATIONS: Registry[type[Augmentation]] = Registry("augmentation")
+AUGMENTATIONS: Registry[type[Augmentation]] = Registry("augmentation", home="tenfold.training.augment")
 
 S = TypeVar("S", bound=Augmentation)
 
@@ -62,6 +65,7 @@ def register_augmentation(name: str) -> Callable[[type[S]], type[S]]:
 
 
 def _read(value: Any) -> Augmentation:
+    extras.require("train", ("torch",))  # which those that are looked up bring
     return read_spec(AUGMENTATIONS, value, Augmentation, "augmentations")
 
 

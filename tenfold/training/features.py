@@ -1,0 +1,102 @@
+"""A network's features of images, the inputs of its layer `head`: computed once, then kept in the cache.
+
+For pretrained networks, whose features of a folder stay the same from run to run. Shapes: N images, F features.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tenfold.data.cache import home, writing_home
+from tenfold.errors import StorageError
+from tenfold.files import atomic_write
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
+from tenfold.training.infer import predict_logits
+from tenfold.training.networks.module import Network
+
+MOST_CACHED_BYTES = 2_000_000_000
+OnBatch = Callable[[float], None]
+
+
+def extract_features(
+    network: Network,
+    images: Tensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    on_batch: OnBatch = lambda share: None,
+) -> Tensor:
+    """Inputs of the layer `head` for uint8 N×H×W×3: float32 N×F on the CPU. `on_batch`: as for `predict_logits`."""
+    seen: list[Tensor] = []
+    head = network.get_submodule("head")
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    try:
+        predict_logits(network, images, normalization, device_config, on_batch=on_batch)
+    finally:
+        hook.remove()
+    return torch.cat(seen)
+
+
+def cached_features(
+    network: Network,
+    images: Tensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    on_batch: OnBatch = lambda share: None,
+) -> Tensor:
+    """As `extract_features`, rounded to float16, from the cache where this very network has seen these images before.
+
+    A cache that cannot be read or written is done without.
+    """
+    path = home() / "features" / f"{_digest(network, images, normalization, device_config)}.npy"
+    features = _read(path, len(images))
+    if features is None:
+        features = extract_features(network, images, normalization, device_config, on_batch).half()
+        _keep(path, features)
+    else:
+        on_batch(len(images))
+    return features.float()
+
+
+def _digest(network: Network, images: Tensor, normalization: Normalization, device_config: DeviceConfig) -> str:
+    """Of all that the features depend on: the weights but the head's, the images, and how they are computed."""
+    digest = hashlib.sha256(repr((tuple(images.shape), normalization, device_config.dtype_name)).encode())
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("head."):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    digest.update(images.cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:32]
+
+
+def _read(path: Path, count: int) -> Tensor | None:
+    try:
+        features = np.load(path)
+        os.utime(path)  # used last now
+    except (OSError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(features) if features.shape[:1] == (count,) and features.dtype == np.float16 else None
+
+
+def _keep(path: Path, features: Tensor) -> None:
+    try:
+        with writing_home(), atomic_write(path) as file:
+            np.save(file, features.numpy())
+        _remove_oldest(path.parent)
+    except (OSError, StorageError):  # a full disk, a read-only home: they are computed again next time
+        return
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Keep what was used last, up to `MOST_CACHED_BYTES`."""
+    files = sorted(folder.glob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for path in files:
+        total += path.stat().st_size
+        if total > MOST_CACHED_BYTES:
+            path.unlink(missing_ok=True)

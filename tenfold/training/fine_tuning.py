@@ -1,0 +1,89 @@
+"""Whether to fine-tune a pretrained network behind its logistic head: decided on training images that are held out."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch.nn.functional as F
+from sklearn.model_selection import StratifiedKFold
+
+from tenfold.console import log_info
+from tenfold.data.dataset import Dataset, Split
+from tenfold.training.callbacks import ProgressBar
+from tenfold.training.device import DeviceConfig
+from tenfold.training.holdout import split
+from tenfold.training.infer import predict_logits
+from tenfold.training.recipe import FineTune, Recipe
+from tenfold.training.trainer import Trainer, to_tensors
+
+MOST_TO_TRY = 500
+"""Training images: with more, fine-tuning helped in every draw (docs/log.md), and trying it would double the time."""
+
+
+FINE_TUNED: tuple[FineTune, FineTune] = ("off", "on")
+
+
+def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_config: DeviceConfig) -> Recipe:
+    """The recipe with `fine_tune` on or off instead of auto.
+
+    Up to `MOST_TO_TRY` images are split in two halves; each is predicted by a network that was trained on the other,
+    with the head alone and fine-tuned. Fine-tuning is on unless more images are right without it, or as many at a
+    smaller loss. What was found is logged.
+    """
+    if recipe.fine_tune != "auto":
+        return recipe
+    train = split(dataset.train, recipe, seed)[0]
+    if len(train) > MOST_TO_TRY or np.bincount(train.labels)[np.unique(train.labels)].min() < 2:
+        return replace(recipe, fine_tune="on")
+    halves = list(StratifiedKFold(2, shuffle=True, random_state=seed).split(train.labels, train.labels))
+    found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves]
+    (right, loss), (tuned_right, tuned_loss) = np.sum(found, axis=0).tolist()
+    helps = (tuned_right, -tuned_loss) > (right, -loss)
+    log_info(
+        f"fine-tuning {'on' if helps else 'off'}: trained on halves, {right / len(train):.1%} of the other half right "
+        f"with the head alone, {tuned_right / len(train):.1%} fine-tuned"
+    )
+    return replace(recipe, fine_tune="on" if helps else "off")
+
+
+def announce(trainer: Trainer) -> None:
+    """Log how long fine-tuning is about to take, by one step that is taken now and undone."""
+    if trainer.recipe.head_init == "logistic" and not trainer.done:
+        left = (trainer.schedule.total - trainer.step) * trainer.schedule.batch_size
+        log_info(f"fine-tuning: {left:,} passes of an image, about {left * _seconds_an_image(trainer):.0f} s")
+
+
+def _seconds_an_image(trainer: Trainer) -> float:
+    count = min(trainer.schedule.batch_size, len(trainer.images))
+    images, labels = trainer.normalization.normalize(trainer.images[:count]), trainer.labels[:count]
+    seconds = 0.0
+    for _ in range(2):  # the first one sets up
+        began = time.perf_counter()
+        with trainer.device_config.autocast():
+            logits = trainer.network(images)
+        F.cross_entropy(logits.float(), labels).backward()
+        trainer.network.zero_grad()
+        seconds = time.perf_counter() - began
+    return seconds / count
+
+
+def _try(
+    recipe: Recipe, dataset: Dataset, train: Split, val: Split, seed: int, device_config: DeviceConfig
+) -> tuple[tuple[int, float], tuple[int, float]]:
+    """Images of `val` that are right, and the sum of their losses: with the head alone, and fine-tuned."""
+    half, part = replace(recipe.for_images(len(train)), val_size=0), replace(dataset, train=train, val_size=0)
+    scores = []
+    for fine_tune in FINE_TUNED:
+        trainer = Trainer(
+            replace(half, fine_tune=fine_tune), part, [ProgressBar("trying")], seed=seed, device=device_config
+        )
+        scores.append(_score(trainer.fit(), val))
+    return scores[0], scores[1]
+
+
+def _score(trainer: Trainer, val: Split) -> tuple[int, float]:
+    images, labels = to_tensors(val)
+    logits = predict_logits(
+        trainer.network, images, trainer.normalization, trainer.device_config, trainer.recipe.tta
+    ).averaged
+    return int((logits.argmax(1) == labels).sum()), float(F.cross_entropy(logits, labels, reduction="sum"))

@@ -1,0 +1,114 @@
+"""The head of a pretrained network: multinomial logistic regression on its features.
+
+Scikit-learn fits it; how strongly weights are held back (C) is chosen by cross-validation. Shapes: N images, F
+features, K classes.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
+
+from tenfold.console import progress
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
+from tenfold.training.features import cached_features
+from tenfold.training.networks.module import Network
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
+"""Values of C that are tried, of features as they are; docs/log.md has what was found on draws of CIFAR-10."""
+BEFORE_FINE_TUNING = 0.001
+"""The C where fine-tuning follows: a head that is sure of itself leaves the layers below nothing to learn."""
+FOLDS = 5
+MOST_FOR_FOLDS = 2000
+"""Images: of more, one fold is held out instead of each in turn."""
+_NEVER = -30.0  # logit of a class that no image is of
+
+
+def set_logistic_head(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    strength: float | None = None,
+) -> None:
+    """Set a network's layer `head` to the regression on images uint8 N×H×W×3 with labels int64 N.
+
+    strength: C of the regression; by default that of the smallest loss on held-out images.
+    """
+    with progress("features", 2 * len(images)) as bar:
+        views = (images, images.flip(2))
+        plain, mirrored = (cached_features(network, view, normalization, device_config, bar).numpy() for view in views)
+    head = network.get_submodule("head")
+    classes = len(head.get_parameter("bias"))
+    weight, bias = fit_head(plain, mirrored, labels.cpu().numpy(), classes, strength)
+    with torch.no_grad():
+        head.get_parameter("weight").copy_(torch.from_numpy(weight))
+        head.get_parameter("bias").copy_(torch.from_numpy(bias))
+
+
+def fit_head(
+    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, classes: int, strength: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights float32 K×F and biases float32 K of the regression on N images and their mirror images.
+
+    features, mirrored: float N×F; labels: int N; strength: C, by default chosen. A class without images is never
+    predicted.
+    """
+    present = np.unique(labels)
+    weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, _NEVER)
+    if len(present) == 1:
+        bias[present] = 0.0
+        return weight.astype(np.float32), bias.astype(np.float32)
+    strength = choose_strength(features, mirrored, labels) if strength is None else strength
+    weight[present], bias[present] = _fit(features, mirrored, labels, strength)
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def choose_strength(features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray) -> float:
+    """The C with the smallest loss on held-out images; a middle one where a class has too few to hold one out."""
+    fewest = int(np.unique(labels, return_counts=True)[1].min())
+    if fewest < 2:
+        return STRENGTHS[len(STRENGTHS) // 2]
+    losses = np.zeros(len(STRENGTHS))
+    for train, val in _folds(labels, min(FOLDS, fewest)):
+        for number, strength in enumerate(STRENGTHS):
+            weight, bias = _fit(features[train], mirrored[train], labels[train], strength)
+            losses[number] += _loss((features[val] + mirrored[val]) / 2 @ weight.T + bias, labels[val])
+    return STRENGTHS[int(losses.argmin())]
+
+
+def _folds(labels: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    folds = StratifiedKFold(count, shuffle=True, random_state=0).split(labels, labels)
+    for number, fold in enumerate(folds):
+        if number == 0 or len(labels) <= MOST_FOR_FOLDS:
+            yield fold
+
+
+def _fit(
+    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, strength: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights P×F and biases P of the P classes that are present."""
+    both = np.concatenate([features, mirrored])
+    mean = both.mean(0)
+    regression = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # near enough for a start
+        regression.fit(both - mean, np.concatenate([labels, labels]))
+    weight, bias = regression.coef_, regression.intercept_
+    if len(weight) == 1:  # of two classes it keeps the difference only
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    return weight, bias - weight @ mean
+
+
+def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    present = np.unique(labels)
+    return len(labels) * float(log_loss(labels, shifted / shifted.sum(1, keepdims=True), labels=present))
