@@ -75,7 +75,7 @@ def test_history_and_predictions_are_tables(run: tenfold.Run) -> None:
     right = (run.predictions["true"] == run.predictions["predicted"]).mean()
     assert right == pytest.approx(run.metrics.test_accuracy)
     table = run.per_class
-    assert list(table.index[-3:]) == ["accuracy", "macro avg", "weighted avg"] and table["support"].iloc[-1] == 1000
+    assert list(table.index[-3:]) == ["accuracy", "macro avg", "weighted avg"] and table["support"].iloc[-1] == TEST
     recalls = (run.predictions["true"] == run.predictions["predicted"]).groupby(run.predictions["true"]).mean()
     assert table["recall"][recalls.index].to_list() == pytest.approx(recalls.to_list())
 
