@@ -46,7 +46,9 @@ def export(
     extras.require("train", extras.ONNX)
     check_choice("--int8", int8, ("auto", "on", "off"))
     from tenfold.api.run import Run
+    from tenfold.serving.exporters import EXPORTERS
 
+    EXPORTERS.find(to)  # what is wrong with an option is said first
     exported = Run.open(run).export(to, out, int8=int8, card=card, data=data)  # type: ignore[arg-type]
     if as_json:
         print_json(exported.to_dict())
