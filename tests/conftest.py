@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 import tenfold
+from tenfold import registry
 from tenfold.console import show_logs
-from tenfold.data import Dataset
+from tenfold.data import DATASETS, Dataset
 from tests.support import process
 from tests.support.few_shapes import use_few_shapes
 from tests.support.process import Command, Invoke
@@ -111,9 +112,10 @@ def fork() -> Command:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a data set of 500 images, which all processes know."""
-    monkeypatch.setenv("TENFOLD_PLUGINS", str(process.ROOT / "tests" / "support" / "few_plugin.py"))
-    monkeypatch.setattr("tenfold.registry._loaded", False)  # another test may have looked an unknown name up
+    """The name of a data set of 500 images, which all processes know while the test runs."""
+    monkeypatch.setattr(DATASETS, "_entries", dict(DATASETS._entries))
+    monkeypatch.setattr(registry, "_loaded", False)
+    monkeypatch.setenv(registry.VARIABLE, str(process.ROOT / "tests" / "support" / "few_plugin.py"))
     return "few"
 
 

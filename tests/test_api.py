@@ -120,7 +120,7 @@ def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) ->
     evaluation = run.evaluate()
     assert evaluation.scores["test_accuracy"] == run.metrics.test_accuracy
     assert repr(evaluation).startswith(f"Evaluation(test_accuracy={run.metrics.test_accuracy}, ece=0.")
-    assert repr(evaluation).endswith(f", {run.metrics.test_images:,} test images of 10 classes)")
+    assert repr(evaluation).endswith(f", {TEST} test images of 10 classes)")
     (explanation,) = run.explain(FEW.test.images[:1])
     assert explanation.saliency.shape == (32, 32)
     assert run.report(progress=False).path == run.path / "report.html"

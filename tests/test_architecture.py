@@ -1,7 +1,6 @@
 """Who may import whom (docs of the rule: the table below). Imports are read from the source, not run."""
 
 import ast
-import copy
 import functools
 import re
 import subprocess
@@ -256,25 +255,30 @@ def resolve(dotted: str) -> str:
     return "__init__"
 
 
-class WithoutTypeChecking(ast.NodeTransformer):
-    """Takes out blocks of `if TYPE_CHECKING:`."""
-
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        is_typing = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
-        return None if is_typing else self.generic_visit(node)
+def is_for_type_checkers(node: ast.AST) -> bool:
+    """A block of `if TYPE_CHECKING:`."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    """Dotted names that a file imports, anywhere in it; for `from a import b` both a.b and, so, a.
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All of a tree but what is for type checkers only: that makes no file need another."""
+    yield tree
+    for child in ast.iter_child_nodes(tree):
+        if not is_for_type_checkers(child):
+            yield from nodes(child)
 
-    What is imported for type checkers only is left out: it makes no file need another.
-    """
-    for node in ast.walk(WithoutTypeChecking().visit(copy.deepcopy(tree))):
+
+@functools.cache
+def imports(tree: ast.AST) -> tuple[str, ...]:
+    """Dotted names that a file imports, anywhere in it; for `from a import b` both a.b and, so, a."""
+    found: list[str] = []
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += (f"{node.module}.{alias.name}" for alias in node.names)
+    return tuple(found)
 
 
 @functools.cache

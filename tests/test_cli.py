@@ -216,6 +216,7 @@ def test_one_line_says_what_is_wrong(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_offline_without_data_says_so_and_ends(command: Command, tmp_path: Path) -> None:
     """A real process. The line before the last says that the data set is missing."""
     environment = os.environ | {"TENFOLD_OFFLINE": "1", "TENFOLD_HOME": str(tmp_path / "home")}
@@ -252,6 +253,7 @@ def test_a_missing_extra_is_named(invoke: Invoke, monkeypatch: pytest.MonkeyPatc
     )
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(command: Command, tmp_path: Path) -> None:
     result = command("train", "--recipe", "fast90", env=os.environ | {"TENFOLD_DEBUG": "1"}, cwd=tmp_path)
     assert result.returncode != 0 and "Traceback" in result.stderr and "fast90" in result.stderr

@@ -1,7 +1,7 @@
 """The documentation: its commands run, its links lead somewhere, its lines are short, its site builds.
 
 README and tutorial are run as they stand, in order, in a folder with a few images, through the real command. What is
-different, so that a minute is enough, is in `SMALLER` and in the environment that `_environment` gives them.
+different, so that a minute is enough, is in `SMALLER`, in `_environment` and in `support/pages.py`.
 """
 
 import os
@@ -22,7 +22,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.serving.predictor import open_model
 from tenfold.serving.serve.app import make_app
 from tenfold.serving.serve.guard import Hosts
-from tests.support import forks
+from tests.support import forks, pages
 from tests.support.waiting import LONG
 
 ROOT = Path(__file__).parents[1]
@@ -100,7 +100,7 @@ class Shell:
         if command.startswith(WAITING):
             return self._start(command)
         if command.startswith("tenfold ") and not set(command) & set(SHELLS):
-            return self._forked(forks.command, *shlex.split(command, comments=True)[1:])
+            return self._forked(pages.command, *shlex.split(command, comments=True)[1:])
         return self._ended(["bash", "-euc", command])
 
     def python(self, code: str) -> str:
@@ -180,6 +180,7 @@ def test_the_data_set_of_arrays_is_trained_on(shell: Shell) -> None:
     assert list(shell.folder.glob("runs/*/report.html"))
 
 
+@pytest.mark.slow
 def test_recipes_in_the_pages_are_read(tmp_path: Path) -> None:
     """Those with a base, where the examples' plugins are loaded."""
     recipes = [text for page in PAGES for _, text in _blocks(page, "json") if text.startswith('{"base"')]

@@ -63,6 +63,7 @@ def draw(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_what_needs_the_cache_says_how_to_put_it_elsewhere(
     nameless: Nameless, home: str | None, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_what_needs_the_cache_says_how_to_put_it_elsewhere(
         assert (answer.returncode, answer.stdout, answer.stderr) == (7, "", f"{HOMES[home]}\n")
 
 
+@pytest.mark.slow
 def test_with_tenfold_home_it_works(nameless: Nameless, tmp_path: Path) -> None:
     answer = nameless("data", "check", draw(tmp_path / "pets"), TENFOLD_HOME=str(tmp_path / "cache"))
     assert answer.returncode == 0, answer.stderr

@@ -96,6 +96,7 @@ def test_a_quota_of_the_group_or_of_one_above_it_counts(
     assert cores_message() == (few.replace(".0", "") if used < 8 else "8 cores")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

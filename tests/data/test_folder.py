@@ -504,6 +504,7 @@ def test_classes_of_a_larger_set() -> None:
     assert replace(dataset, classes=("b", "z")).with_classes(("a", "b")).classes == ("b", "z")
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_go_through_a_pipe(make: Make, command: Command) -> None:
     """A class and a file, written by a terminal's encoding that has ASCII only: escaped, and no traceback."""
     root = make({"a": 2})

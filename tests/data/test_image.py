@@ -411,6 +411,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_by_their_header() -> None:
     """With no memory used and no warning printed, in a process of its own."""
     ended = run_python(BOMBS, check=True)

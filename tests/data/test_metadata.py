@@ -146,6 +146,7 @@ def test_exif_goes_before_xmp() -> None:
 # --- bombs ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compressed_text_is_not_inflated() -> None:
     """A quarter of a gigabyte each, in a process of its own that may take 64 MB more than it has."""
     bomb = """

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+import tenfold
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError, UsageError
 from tenfold.scaling import bench, cluster
@@ -30,8 +31,8 @@ from tenfold.training.recipes import FAST89
 from tests.support.process import Command, Invoke
 
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
-RUNS = 8
-IMAGE_SUFFIXES = 20_000
+RUNS = 5
+IMAGES = 16_000
 
 
 @pytest.mark.parametrize(
@@ -169,8 +170,8 @@ def test_answers_are_kept_apart(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Two Ray nodes of one CPU each on this machine; their files go when they do."""
+def two_nodes(monkeypatch: pytest.MonkeyPatch, few: str) -> Iterator[Any]:
+    """Two Ray nodes of one CPU each on this machine, which know the data set `few`; their files go when they do."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     import shutil
@@ -194,7 +195,7 @@ def test_a_node_dies_and_the_numbers_are_those_of_one_machine(
     command: Command, two_nodes: Any, tiny_recipe: Path, tmp_path: Path
 ) -> None:
     """Ray's message on the dead node once stood before the JSON."""
-    words = ["bench", "--recipe", str(tiny_recipe), "--runs", str(RUNS), "--data", "shapes", "--json", "--out"]
+    words = ["bench", "--recipe", str(tiny_recipe), "--runs", str(RUNS), "--data", "few", "--json", "--out"]
     line = [sys.executable, "-m", "tenfold", *words, str(tmp_path / "far"), "--cluster", two_nodes.address]
     process = subprocess.Popen([*line, "--cpus", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "far").glob("tiny-*.json")) and process.poll() is None:
@@ -227,14 +228,18 @@ def test_a_run_that_no_node_can_take_is_refused(two_nodes: Any, tmp_path: Path) 
 
 @pytest.mark.acceptance
 @RAY
-def test_workers_die_and_every_image_is_answered_once(command: Command, two_nodes: Any, tmp_path: Path) -> None:
+def test_workers_die_and_every_image_is_answered_once(
+    command: Command, two_nodes: Any, tiny_recipe: Path, tmp_path: Path
+) -> None:
     """Two workers are killed in the middle; then the command is, and goes on. Against one machine, bit for bit."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for i, image in enumerate(make_shapes(train=1, test=IMAGE_SUFFIXES).test.images):
+    for i, image in enumerate(make_shapes(train=1, test=IMAGES).test.images):
         Image.fromarray(image).save(folder / f"{i:05}.png")
     (folder / "00077.png").write_bytes(b"no picture")
-    far, words = tmp_path / "far", ["predict", str(folder), "--cluster", two_nodes.address, "--out"]
+    trained = tenfold.train(tiny_recipe, "few", tmp_path / "run", epochs=0.5, report=False, progress=False)
+    model = str(trained.path / "model.onnx")
+    far, words = tmp_path / "far", ["predict", str(folder), "--model", model, "--cluster", two_nodes.address, "--out"]
     process = subprocess.Popen([sys.executable, "-m", "tenfold", *words, str(far)], stderr=subprocess.DEVNULL)
     for count in (1, 2):
         await_files(far, count, process)
@@ -243,13 +248,13 @@ def test_workers_die_and_every_image_is_answered_once(command: Command, two_node
     process.kill()
     process.wait()
     answer = command(*words, far)
-    assert answer.returncode == 8 and f"1 of {IMAGE_SUFFIXES:,} images could not be read" in answer.stderr
+    assert answer.returncode == 8 and f"1 of {IMAGES:,} images could not be read" in answer.stderr
     assert "00077.png: " in answer.stderr
     rows = [row for part in sorted(far.glob("*.parquet")) for row in parquet.read_table(part).to_pylist()]
-    near = command("predict", folder, "--out", tmp_path / "near.jsonl")
+    near = command("predict", folder, "--model", model, "--out", tmp_path / "near.jsonl")
     assert near.returncode == 8
     lines = [json.loads(line) for line in (tmp_path / "near.jsonl").read_text().splitlines()]
-    assert [row["path"] for row in rows] == [line["path"] for line in lines] and len(rows) == IMAGE_SUFFIXES
+    assert [row["path"] for row in rows] == [line["path"] for line in lines] and len(rows) == IMAGES
     assert [row["label"] for row in rows] == [line.get("label") for line in lines]
     assert [row["probability"] for row in rows] == [line.get("probability") for line in lines]
 
@@ -279,7 +284,7 @@ def test_a_search_tries_two_at_once(command: Command, two_nodes: Any, tiny_recip
     """Each trial scores what it scores on one machine; the search goes on where it was, there or here."""
     space = tmp_path / "space.json"
     space.write_text(json.dumps({"stages.0.learning_rate": {"low": 0.05, "high": 0.5, "log": True}}))
-    words = ["tune", tiny_recipe, "--space", space, "--data", "shapes", "--out", tmp_path / "t", "--json"]
+    words = ["tune", tiny_recipe, "--space", space, "--data", "few", "--out", tmp_path / "t", "--json"]
     far = ("--cluster", two_nodes.address, "--cpus", "1")
     answer = command(*words, "--trials", "4", *far)
     assert answer.returncode == 0, answer.stderr
@@ -290,7 +295,7 @@ def test_a_search_tries_two_at_once(command: Command, two_nodes: Any, tiny_recip
     assert more["trials"][:4] == result["trials"] and len(more["trials"]) == 5
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), result["trials"][1]["fields"])
     (tmp_path / "one.json").write_text(recipe.to_json())
-    run = ["train", "--recipe", tmp_path / "one.json", "--data", "shapes", "--val-size", result["val_images"], "--json"]
+    run = ["train", "--recipe", tmp_path / "one.json", "--data", "few", "--val-size", result["val_images"], "--json"]
     assert command(*run, "--out", tmp_path / "run", "--no-report", env=environment).returncode == 0
     *_, last = csv.DictReader((tmp_path / "run" / "metrics.csv").read_text().splitlines())
     assert float(last["val_accuracy"]) == pytest.approx(result["trials"][1]["val_accuracy"], abs=1e-6)
@@ -301,7 +306,7 @@ def test_a_search_tries_two_at_once(command: Command, two_nodes: Any, tiny_recip
 def test_a_search_whose_trials_diverge_says_so(two_nodes: Any, tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), {"optimizer": "adam"})
     space = {"stages.0.learning_rate": Range(1e30, 1e31)}
-    setting = Setting(recipe, space, 500, "shapes", 32, "stretch", "cpu", 0)
+    setting = Setting(recipe, space, 40, "few", 32, "stretch", "cpu", 0)
     with pytest.raises(DivergedError, match=r"none of 2 trials came through; the last: loss is \w+ at step"):
         cluster.tune(setting, 2, tmp_path / "t", two_nodes.address, cluster.Request(1))
 
@@ -325,8 +330,8 @@ def test_a_trial_ended_early_leaves_its_node_to_others(
     setting = Setting(
         Recipe.from_json(tiny_recipe.read_bytes()),
         {"stages.0.epochs": Range(1.0, 5000.0)},
-        500,
-        "shapes",
+        40,
+        "few",
         32,
         "stretch",
         "cpu",

@@ -141,6 +141,7 @@ def test_hostile_files_in_a_real_folder(invoke: Invoke, model: Path, photos: Pat
 # --- standard input, and what is wrong -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_standard_input(model: Path, photos: Path, expected: list[tuple[str, float]]) -> None:
     words = [sys.executable, "-m", "tenfold", "predict", "--model", str(model), "-", "--json"]
     for content, name in (((photos / "01.png").read_bytes(), "-"), (bytes(photos / "01.png"), str(photos / "01.png"))):
@@ -288,6 +289,7 @@ def scored_since(run: Run, place: Path) -> Path:
     return copy.path
 
 
+@pytest.mark.slow
 def test_a_file_of_earlier_scores_is_used_where_no_other_can_be_written(run: Run, photos: Path, tmp_path: Path) -> None:
     """It stopped with code 2, though the file that was there answers."""
     copy = scored_since(run, tmp_path / "run")

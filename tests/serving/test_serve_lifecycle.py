@@ -209,6 +209,7 @@ def begin_to_end(service: Service, number: int = signal.SIGTERM) -> None:
     assert wait_for(lambda: service.ask("GET", "/v2/health/ready").status != 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_while_it_drains_everything_is_answered(ending: Service, number: int) -> None:
     """On kept connections and on new ones. Kept ones were closed at once: requests on their way were reset."""
@@ -233,6 +234,7 @@ def test_while_it_drains_everything_is_answered(ending: Service, number: int) ->
     assert not [row for row in ending.rows() if row["level"] == "error"]
 
 
+@pytest.mark.slow
 def test_readiness_ends_at_once_and_liveness_stays(ending: Service) -> None:
     """All said that they were ready until the connection was refused."""
     paths = ("/healthz", "/v2/health/ready", "/v2/models/cifar10/ready")
@@ -430,6 +432,7 @@ def test_nothing_else_is_open(service: Service) -> None:
     assert exchange(service, preflight).startswith(b"HTTP/1.1 403")
 
 
+@pytest.mark.slow
 def test_hosts_may_come_from_a_variable(model: Path, tmp_path: Path) -> None:
     """With commas or spaces; behind a proxy in a container there was no other way than the command line."""
     with process(model, tmp_path, TENFOLD_ALLOW_HOST="a.example, B.example c.example") as service:

@@ -16,6 +16,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENFOLD_OFFLINE", "1")
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's speed is measured in a moment."""
+    measure = doctor.matmul_gflops
+    monkeypatch.setattr(doctor, "matmul_gflops", lambda dtype=torch.bfloat16: measure(dtype, 128, 0.02))
+
+
 def checks(folder: Path) -> dict[str, doctor.Check]:
     return {check.name: check for check in doctor.examine(folder)}
 

@@ -199,6 +199,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_a_run_has_one_owner_and_a_killed_one_leaves_no_lock(run: Run) -> None:
     """Without `lock.acquire`: no error. With a timeout of 3 instead of 0: too late."""
     run.unlock()

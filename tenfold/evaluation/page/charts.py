@@ -47,12 +47,12 @@ def plain(value: float) -> str:
     return f"{value:.4g}"
 
 
-def span(values: Sequence[np.ndarray], label: str, say: Callable[[float], str]) -> Axis:
-    """An axis that holds all finite values, with a little room."""
+def span(values: Sequence[np.ndarray], label: str, say: Callable[[float], str], most: float = np.inf) -> Axis:
+    """An axis that holds all finite values, with a little room, but none above `most`."""
     finite = np.concatenate([np.asarray(part, float)[np.isfinite(part)] for part in values] or [np.zeros(1)])
     low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
     room = 0.05 * (high - low) or 0.05
-    return Axis(label, low - room, high + room, say)
+    return Axis(label, low - room, min(high + room, most), say)
 
 
 def chart(lines: Sequence[Line], across: Axis, up: Axis, title: str) -> Markup:

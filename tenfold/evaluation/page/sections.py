@@ -102,7 +102,7 @@ def curves(epochs: "pd.DataFrame", steps: "pd.DataFrame") -> list[tuple[str, Mar
     drawings: list[tuple[str, Markup]] = []
     if epochs.empty:
         return drawings
-    for quantity, to_text in (("loss", plain), ("accuracy", short_percent)):
+    for quantity, to_text, most in (("loss", plain, np.inf), ("accuracy", short_percent, 1.0)):
         ends = epochs["epoch"].to_numpy(float)
         middles = (ends + np.r_[0, ends[:-1]]) / 2
         x, y = thin(steps["epoch"].to_numpy(float), steps[quantity].to_numpy(float))
@@ -113,7 +113,9 @@ def curves(epochs: "pd.DataFrame", steps: "pd.DataFrame") -> list[tuple[str, Mar
         if epochs[f"val_{quantity}"].notna().any():
             lines.append(Line(ends, epochs[f"val_{quantity}"].to_numpy(float), "validation", "b", dots=True))
         across = Axis("epoch", 0, max([*ends, *x], default=1), plain)
-        up = span([np.quantile(y, [0.005, 0.995]) if len(y) else y, *(line.y for line in lines[1:])], quantity, to_text)
+        up = span(
+            [np.quantile(y, [0.005, 0.995]) if len(y) else y, *(line.y for line in lines[1:])], quantity, to_text, most
+        )
         drawings.append((quantity.capitalize(), chart(lines, across, up, f"{quantity} by epoch")))
     return drawings
 

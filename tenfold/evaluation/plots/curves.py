@@ -76,7 +76,9 @@ def _fit_axes(axes: Axes, epochs: "pd.DataFrame", steps: "pd.DataFrame", quantit
     values = values[np.isfinite(values)]
     if len(values):
         room = 0.05 * (values.max() - values.min()) or 0.05
-        axes.set_ylim(values.min() - room, values.max() + room)
+        top = values.max() + room
+        # a share has no values above 1, and wants no ticks there
+        axes.set_ylim(values.min() - room, min(top, 1 + 0.1 * room) if quantity == "accuracy" else top)
     axes.set_xlim(0, max([*epochs["epoch"], *steps["epoch"]], default=1) * 1.01)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
@@ -84,7 +86,9 @@ def _fit_axes(axes: Axes, epochs: "pd.DataFrame", steps: "pd.DataFrame", quantit
 
 def _mark_test(axes: Axes, test_accuracy: float) -> None:
     """Outside the axes, where no curve passes."""
-    axes.set_ylim(min(axes.get_ylim()[0], test_accuracy - 0.02), max(axes.get_ylim()[1], test_accuracy + 0.02))
+    axes.set_ylim(
+        min(axes.get_ylim()[0], test_accuracy - 0.02), max(axes.get_ylim()[1], min(1.0, test_accuracy + 0.02))
+    )
     at_right = axes.get_yaxis_transform()
     axes.axhline(test_accuracy, color=GREEN, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1.5)
     axes.plot(1, test_accuracy, marker="D", markersize=5, color=GREEN, transform=at_right, clip_on=False)
