@@ -51,7 +51,7 @@ _HOMES = {
     "DatasetEntry": "tenfold.data",
     "register_dataset": "tenfold.data",
     "Recipe": "tenfold.training.recipe",
-    "RECIPES": "tenfold.training.recipe",
+    "RECIPES": "tenfold.training.recipes",
     "find_recipe": "tenfold.training.recipe_files",
     "Network": "tenfold.training.networks.module",
     "NetworkSpec": "tenfold.training.networks",

@@ -45,9 +45,10 @@ def export(
     """Export a trained run as one file that predicts without torch; it is verified against the network."""
     extras.require("train", extras.ONNX)
     check_choice("--int8", int8, ("auto", "on", "off"))
-    from tenfold.api.run import Run
+    from tenfold.api import model_file
 
-    exported = Run.open(run).export(to, out, int8=int8, card=card, data=data)  # type: ignore[arg-type]
+    # which looks at the options before it opens the run
+    exported = model_file.export(run, to, out, int8=int8, card=card, data=data)  # type: ignore[arg-type]
     if as_json:
         print_json(exported.to_dict())
         return

@@ -52,10 +52,10 @@ def test_without_export_the_first_prediction_writes_it(
 CHILD = """
 import os, signal, sys
 from tenfold import cli
-from tenfold.training import run
+from tenfold.training import manifest
 
 place = sys.argv.pop(1)
-write_bytes = run.write_bytes
+write_bytes = manifest.write_bytes
 
 
 def struck(path, content):
@@ -65,7 +65,7 @@ def struck(path, content):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-run.write_bytes = struck
+manifest.write_bytes = struck
 cli.main()
 """
 
