@@ -114,8 +114,8 @@ def test_without_the_plugin_a_run_says_what_is_missing(recipe_file: Path) -> Non
     with pytest.raises(UsageError) as caught:
         tenfold.Recipe.from_json(recipe_file.read_text(), "mine.json")
     assert str(caught.value) == (
-        "mine.json: network.name: unknown network 'resnet'; known are reference, whitened; "
-        "plugins add others (TENFOLD_PLUGINS)"
+        "mine.json: network.name: unknown network 'resnet'; known are reference, whitened, "
+        "efficientnet-lite0; plugins add others (TENFOLD_PLUGINS)"
     )
 
 

@@ -154,15 +154,15 @@ class Run(storage.Run):
         unfinished or damaged run, `DataError` for data of other classes, `UsageError`.
         """
         from tenfold.evaluation.evaluate import check_data, evaluate, rewrite_scores
-        from tenfold.training.device import select_device
+        from tenfold.training.fitting import device_for
         from tenfold.training.provenance import FoundData, other_data
 
         dataset = other_data(self, str(data), None) if isinstance(data, str | Path) else data
         found = dataset if dataset is None or isinstance(dataset, FoundData) else check_data(self, dataset)
         if found is not None and not found.own:
-            return evaluate(self, found, select_device(device), target_error=target_error)
+            return evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
         with self.locked():
-            evaluation = evaluate(self, found, select_device(device), target_error=target_error)
+            evaluation = evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
             rewrite_scores(self, evaluation)
             note_stale_model(self.path)
         self.__dict__.pop("predictor", None)  # its threshold may have changed
@@ -183,13 +183,13 @@ class Run(storage.Run):
         """
         from tenfold.evaluation.audit import Subject, changed, run_audit
         from tenfold.evaluation.report import REPORT, write_report
-        from tenfold.training.device import select_device
+        from tenfold.training.fitting import device_for
 
         own, dataset = self._own_data(data, "audit")
         page = self.path / REPORT
         with self.locked(), progress_bars(progress):
             evaluation = self.evaluate(own, device=device)
-            found, new = run_audit(Subject(self, dataset, evaluation), select_device(device), full)
+            found, new = run_audit(Subject(self, dataset, evaluation), device_for(self.recipe, device), full)
             # an interrupted call may have left a part that is not new, but not on the page either
             if new or not page.is_file() or page.stat().st_mtime < changed(self):
                 write_report(self, dataset, evaluation, found)

@@ -13,8 +13,9 @@ from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import calibrate, calibration_in
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
 from tenfold.files import format_object
-from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.device import DeviceConfig
 from tenfold.training.fingerprint import is_own
+from tenfold.training.fitting import device_for
 from tenfold.training.holdout import split
 from tenfold.training.model import l2_penalty
 from tenfold.training.provenance import FoundData, find_data, is_read_alike, reload_dataset
@@ -118,7 +119,7 @@ def evaluate(
     `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without labelled test
     images, and as `reload_dataset` does, `UsageError` for another target error, or one with other data.
     """
-    target_error, device_config = check_target_error(target_error), device_config or select_device()
+    target_error, device_config = check_target_error(target_error), device_config or device_for(run.recipe)
     if data is None:
         data = find_data(run)
         by_logits = not data.own and target_error is None  # a new threshold takes the validation images

@@ -45,6 +45,7 @@ _OPTIONS = (
     "EPOCHS",
     "VAL_SIZE",
     "SIZE",
+    "FINE_TUNE",
     "RESIZE",
     "SKIP_BAD",
     "TARGET_ERROR",

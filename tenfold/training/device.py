@@ -33,13 +33,16 @@ class DeviceConfig:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
 
-def select_device(device: str = "auto", dtype: torch.dtype | None = None) -> DeviceConfig:
-    """Choose device, dtype and threads, and set the allocator up. Raises `UsageError` for a device that is not here."""
+def select_device(device: str = "auto", dtype: torch.dtype | None = None, why: str = "as asked") -> DeviceConfig:
+    """Choose device, dtype and threads, and set the allocator up. Raises `UsageError` for a device that is not here.
+
+    dtype: instead of the fastest one; why: the reason that is logged for it.
+    """
     chosen = torch.device(_choose_device(device))
     why_device = f"device {chosen}: {'as asked' if device != 'auto' else 'the fastest kind found here'}"
     best, why_dtype = best_dtype(chosen)
     if dtype is not None:
-        best, why_dtype = dtype, f"{str(dtype).removeprefix('torch.')}: as asked"
+        best, why_dtype = dtype, f"{str(dtype).removeprefix('torch.')}: {why}"
     reasons = [why_device, why_dtype]
     if chosen.type == "cpu":
         reasons += [set_threads(), keep_freed_memory()]

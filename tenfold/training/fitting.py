@@ -80,8 +80,9 @@ def log_size(recipe: str | Path | Recipe, size: int) -> None:
 def device_for(recipe: Recipe, device: str = "auto") -> DeviceConfig:
     """As `select_device`, in the number format that is fastest for the recipe's network."""
     chosen = select_device(device)
-    in_float32 = recipe.network.float32_on_cpu and chosen.device.type == "cpu"
-    return select_device(device, torch.float32) if in_float32 and chosen.dtype != torch.float32 else chosen
+    if not recipe.network.float32_on_cpu or chosen.device.type != "cpu" or chosen.dtype == torch.float32:
+        return chosen
+    return select_device(device, torch.float32, f"{recipe.network.name} is trained faster in it on a CPU")
 
 
 def normalization_for(recipe: Recipe, images: Tensor) -> Normalization:

@@ -29,6 +29,7 @@ NOT_PATHS = {
         "device",
         "resize",
         "skip_bad",
+        "fine_tune",
         "to",
         "int8",
         "column",

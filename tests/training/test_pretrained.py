@@ -275,6 +275,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tenfold.Run]:
     return {"auto": auto, "off": off}
 
 
+def test_scores_are_computed_again_in_the_same_number_format(runs: dict[str, tenfold.Run]) -> None:
+    """Training is in float32 wherever it runs; where the CPU has bfloat16, scores differed in a digit."""
+    run = runs["off"]
+    assert run.env["dtype"] == "float32"
+    again = run.evaluate(FEW)
+    assert again.scores["test_cross_entropy"] == run.metrics.test_cross_entropy
+
+
 def test_a_run_notes_what_was_decided(runs: dict[str, tenfold.Run]) -> None:
     assert json.loads((runs["auto"].path / "recipe.json").read_text())["fine_tune"] in ("on", "off")
 
