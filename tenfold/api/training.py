@@ -225,7 +225,7 @@ def _fit_to_images(
     rare = has_rare_classes(dataset.train.labels)
     log_size(recipe, size)
     fitted = choose_recipe(recipe, epochs, val_size, dataset, size)
-    if fitted != chosen:
+    if fitted != chosen and fitted.fine_tune != "off":
         log_info(
             f"recipe fitted to {images:,} images: {fitted.epochs:.4g} epochs in batches of "
             f"{min(fitted.batch_size, images)} (--epochs sets another number)"

@@ -77,7 +77,10 @@ def bench(
     from tenfold.data import load
     from tenfold.training.fitting import size_for
 
-    size = size_for((recipe or ["fast89"])[0], data, size)
+    sizes = {size_for(name, data, size) for name in recipe or ["fast89"]}
+    if len(sizes) > 1:
+        raise UsageError("these recipes read a folder's images at different sizes: choose one for all with --size")
+    size = sizes.pop()
     recipes = _find_recipes(recipe or ["fast89"], epochs, val_size, size)
     # so that no run's time holds a download, nor a folder's decoding
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
@@ -203,10 +206,10 @@ def tune(
     extras.require("train", extras.TRAIN)
     extras.require("tune", extras.TUNE)
     _require_cluster(cluster, cpus)
-    from tenfold.training.fitting import choose_recipe, log_size, size_for
+    from tenfold.training.fitting import always_fine_tuned, choose_recipe, log_size, size_for
 
     size = size_for(recipe, data, size)
-    chosen = choose_recipe(recipe, None, None, size=size)
+    chosen = choose_recipe(always_fine_tuned(recipe), None, None, size=size)  # a trial has stages to report on
     log_size(recipe, size)
     space = _choose_space(space, chosen)
     from tenfold.data import load

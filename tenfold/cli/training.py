@@ -159,6 +159,8 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
         if is_given(context, name) and not same:
             option = name.replace("_", "-")
             raise UsageError(f"{run.path} was started with --{option} {value}, not {asked}: leave --{option} out")
+    if is_given(context, "fine_tune") and context.params["fine_tune"] not in ("auto", recipe.fine_tune):
+        raise UsageError(f"{run.path} was started with --fine-tune {recipe.fine_tune}: leave --fine-tune out")
     if is_given(context, "recipe") and not _same_recipe(
         context.params["recipe"], recipe, folder["size"] if folder else _size_of(env["data"])
     ):

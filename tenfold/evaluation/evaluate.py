@@ -252,7 +252,7 @@ def _scores(run: Run, model: Model, test: LogitsCache) -> dict[str, Any]:
         "run": str(run.path),
         "recipe": recipe.name,
         "parameters": count_parameters(model.network),
-        "epochs": run.env.get(STOPPED, recipe.epochs),
+        "epochs": run.env.get(STOPPED, recipe.trained_epochs),
         "test_images": len(labels),
         "test_accuracy": metrics.accuracy(test.averaged, labels),
         "test_accuracy_interval": list(metrics.wilson_interval(right, len(labels))),

@@ -139,6 +139,13 @@ class Known:
         return before, metrics.reliability(test.single / found.temperature, test.labels) if found else None
 
 
+def _untrained(recipe: Recipe) -> str:
+    """Why a run has no curves."""
+    if recipe.fine_tune == "off":
+        return "The last layer is a logistic regression on the pretrained network's features; nothing else was trained."
+    return "No step was taken."
+
+
 # --- plots ---
 
 
@@ -226,6 +233,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "first": first,
         "first_right": sum(image["right"] for image in first),
         "curves": sections.curves(*known.log),
+        "untrained": _untrained(known.run.recipe),
         "calibration_text": sections.calibration_text(results),
         "calibration_charts": _calibration_charts(known),
         "model": _model(known),
@@ -269,7 +277,10 @@ def _model(known: Known) -> sections.Facts:
         ("Parameters", f"{known.results['parameters']:,}"),
         ("Weights", f"{weights.stat().st_size / 1e6:.1f} MB, SHA-256 {known.run.digest(weights.name)}"),
         ("Input", f"{size} × {size} pixels; images of other sizes: {description.resize}"),
-        ("Recipe", f"{recipe.name}, {recipe.epochs:g} epochs, batches of {recipe.batch_size}, {recipe.optimizer}"),
+        (
+            "Recipe",
+            f"{recipe.name}, {recipe.trained_epochs:g} epochs, batches of {recipe.batch_size}, {recipe.optimizer}",
+        ),
         ("Test-time views", _views(recipe)),
         ("Validation images", f"{recipe.val_size:,}"),
     ]

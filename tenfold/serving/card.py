@@ -91,7 +91,7 @@ def _training(run: Run) -> str:
 {prompt}{printable(command)}
 ```
 {f"{stop}{chr(10)}" if stop else ""}Data: {_code(env["data"])}, {held_out}.
-{_started_from(recipe)}{env.get(STOPPED, recipe.epochs):g} epochs in {env["dtype"]} ({versions}).
+{_started_from(recipe)}{env.get(STOPPED, recipe.trained_epochs):g} epochs in {env["dtype"]} ({versions}).
 """
 
 

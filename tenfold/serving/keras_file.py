@@ -230,6 +230,8 @@ class _Layers:
         if layer.groups == layer.in_channels > 1:
             self.keep(name, layer.weight.permute(2, 3, 0, 1), layer.bias)
             return self.layers.DepthwiseConv2D(side, name=name, **options)(x)
+        if layer.groups > 1:
+            raise ModelError(f"the network has a convolution of {layer.groups} groups, which is not written for Keras")
         self.keep(name, layer.weight.permute(2, 3, 1, 0), layer.bias)
         return self.layers.Conv2D(layer.out_channels, side, name=name, **options)(x)
 

@@ -3,6 +3,7 @@
 For pretrained networks, whose features of a folder stay the same from run to run. Shapes: N images, F features.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -65,7 +66,8 @@ def cached_features(
 
 def _digest(network: Network, images: Tensor, normalization: Normalization, device_config: DeviceConfig) -> str:
     """Of all that the features depend on: the weights but the head's, the images, and how they are computed."""
-    digest = hashlib.sha256(repr((tuple(images.shape), normalization, device_config.dtype_name)).encode())
+    how = (torch.__version__, device_config.device.type, device_config.dtype_name, normalization)
+    digest = hashlib.sha256(repr((how, tuple(images.shape), network)).encode())
     for name, tensor in network.state_dict().items():
         if not name.startswith("head."):
             digest.update(name.encode())
@@ -77,7 +79,8 @@ def _digest(network: Network, images: Tensor, normalization: Normalization, devi
 def _read(path: Path, count: int) -> Tensor | None:
     try:
         features = np.load(path)
-        os.utime(path)  # used last now
+        with contextlib.suppress(OSError):
+            os.utime(path)  # used last now
     except (OSError, ValueError, EOFError):
         return None
     return torch.from_numpy(features) if features.shape[:1] == (count,) and features.dtype == np.float16 else None

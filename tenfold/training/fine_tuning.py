@@ -1,5 +1,6 @@
 """Whether to fine-tune a pretrained network behind its logistic head: decided on training images that are held out."""
 
+import copy
 import time
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
+from tenfold.training.augment import derive_seed
 from tenfold.training.callbacks import ProgressBar
 from tenfold.training.device import DeviceConfig
 from tenfold.training.holdout import split
@@ -17,7 +19,8 @@ from tenfold.training.recipe import FineTune, Recipe
 from tenfold.training.trainer import Trainer, to_tensors
 
 MOST_TO_TRY = 500
-"""Training images: with more, fine-tuning helped in every draw (docs/log.md), and trying it would double the time."""
+"""Training images: with more, trying would double a time that is long already, and fine-tuning is likely to help: it
+did so in every draw that was tried (docs/log.md)."""
 
 
 FINE_TUNED: tuple[FineTune, FineTune] = ("off", "on")
@@ -32,10 +35,13 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
     """
     if recipe.fine_tune != "auto":
         return recipe
-    train = split(dataset.train, recipe, seed)[0]
-    if len(train) > MOST_TO_TRY or np.bincount(train.labels)[np.unique(train.labels)].min() < 2:
+    # those of a folder's own val/ are held out, too
+    train = split(dataset.train, recipe.with_val_size(dataset.val_size) if dataset.val_size else recipe, seed)[0]
+    if len(train) > MOST_TO_TRY or np.unique(train.labels, return_counts=True)[1].min() < 2:
+        log_info(f"fine-tuning on: it is tried first for at most {MOST_TO_TRY} images, two or more of each class")
         return replace(recipe, fine_tune="on")
-    halves = list(StratifiedKFold(2, shuffle=True, random_state=seed).split(train.labels, train.labels))
+    shuffle = derive_seed(seed, "fine-tuning") % 2**32
+    halves = list(StratifiedKFold(2, shuffle=True, random_state=shuffle).split(train.labels, train.labels))
     found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves]
     (right, loss), (tuned_right, tuned_loss) = np.sum(found, axis=0).tolist()
     helps = (tuned_right, -tuned_loss) > (right, -loss)
@@ -47,22 +53,23 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
 
 
 def announce(trainer: Trainer) -> None:
-    """Log how long fine-tuning is about to take, by one step that is taken now and undone."""
+    """Log how long fine-tuning is about to take, by one step of a copy."""
     if trainer.recipe.head_init == "logistic" and not trainer.done:
         left = (trainer.schedule.total - trainer.step) * trainer.schedule.batch_size
-        log_info(f"fine-tuning: {left:,} passes of an image, about {left * _seconds_an_image(trainer):.0f} s")
+        seconds = left * _seconds_an_image(trainer) / trainer.dist.count
+        log_info(f"fine-tuning: {left:,} passes of an image, about {seconds:.0f} s")
 
 
 def _seconds_an_image(trainer: Trainer) -> float:
     count = min(trainer.schedule.batch_size, len(trainer.images))
     images, labels = trainer.normalization.normalize(trainer.images[:count]), trainer.labels[:count]
-    seconds = 0.0
+    network, seconds = copy.deepcopy(trainer.network), 0.0  # norms would note the batch
     for _ in range(2):  # the first one sets up
         began = time.perf_counter()
         with trainer.device_config.autocast():
-            logits = trainer.network(images)
-        F.cross_entropy(logits.float(), labels).backward()
-        trainer.network.zero_grad()
+            loss = F.cross_entropy(network(images).float(), labels)
+        loss.backward()
+        loss.item()
         seconds = time.perf_counter() - began
     return seconds / count
 

@@ -61,6 +61,11 @@ def with_fine_tuning(recipe: str | Path | Recipe, fine_tune: FineTune | None) ->
     return replace(chosen, fine_tune=fine_tune)
 
 
+def always_fine_tuned(recipe: str | Path | Recipe) -> Recipe:
+    """The recipe with `fine_tune` on, for what looks at its stages: a search."""
+    return replace(as_recipe(recipe), fine_tune="on")
+
+
 def as_recipe(recipe: str | Path | Recipe) -> Recipe:
     """The recipe itself, or that of a name or file. Raises `UsageError`."""
     if isinstance(recipe, Recipe):

@@ -31,7 +31,7 @@ WARM_UP = 4
 
 # Names of PyTorch's operations, by what they are for. Convolutions have rows of their own, a direction each.
 KINDS = {
-    "activations": ("gelu", "relu", "clamp_min", "threshold_backward"),
+    "activations": ("gelu", "relu", "clamp_min", "threshold_backward", "hardtanh", "aten::clamp"),
     "pooling": ("max_pool2d", "avg_pool2d"),
     "norms": ("batch_norm",),
 }

@@ -140,6 +140,8 @@ class Recipe:
             raise ValueError(f"freeze_fraction: network {network.name!r} has no first group that can be kept")
         if self.l2 and not network.has_l2:
             raise ValueError(f"l2: network {network.name!r} has no such term; use weight_decay")
+        if self.head_init == "logistic" and not network.has_linear_head:
+            raise ValueError(f"head_init: network {network.name!r} has no features for a logistic regression")
         if self.fine_tune != "on" and self.head_init != "logistic":
             raise ValueError(
                 f"fine_tune: {self.fine_tune!r} is for head_init 'logistic': else there is nothing to keep"
@@ -184,6 +186,11 @@ class Recipe:
         """Epochs of all stages together."""
         return sum(stage.epochs for stage in self.stages)
 
+    @property
+    def trained_epochs(self) -> float:
+        """Epochs that are trained: without fine-tuning none."""
+        return 0.0 if self.fine_tune == "off" else self.epochs
+
     def with_epochs(self, epochs: float) -> "Recipe":
         """Stretch or shrink the stages so that they take `epochs` together, each keeping its share."""
         if not 0 < epochs <= MOST_EPOCHS:
@@ -219,7 +226,7 @@ class Recipe:
         )
 
     def for_size(self, size: int) -> "Recipe":
-        """Fit the recipe to images of fewer than 32 pixels a side, which it was made for; fitted again, it stays.
+        """Fit the recipe to images of fewer pixels a side than its network is for; fitted again, it stays.
 
         Images are not shrunk to more pixels than they have; shifts are at most an eighth of the side, and a pixel; what
         is cut out is at most three eighths of it, as in `fast96`. Raises `UsageError` where the network needs more.
@@ -227,7 +234,7 @@ class Recipe:
         if size < self.network.smallest:
             needs = f"its network needs images of {self.network.smallest} pixels a side or more"
             raise UsageError(f"recipe {self.name}: {needs}, not {size}: choose another recipe or --size")
-        if size >= USUAL_SIDE:
+        if size >= self.network.usual_size:
             return self
         starts_small = self.low_res_fraction > 0 and self.low_res_size <= size
         return replace(

@@ -196,10 +196,10 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
     # what is shown comes after what is kept: a terminal may be gone
     trainer.callbacks = [Checkpoints(run), CsvLog(run), ProgressBar(), EpochLog(), *callbacks]
     began = time.perf_counter()
-    trainer.initialize_head()
-    announce(trainer)
-    _lead(trainer, run)
     try:
+        trainer.initialize_head()
+        announce(trainer)
+        _lead(trainer, run)
         trainer.fit()
     except (KeyboardInterrupt, Terminated):
         how = "tenfold" if trainer.dist.count == 1 else "the same torchrun … -m tenfold"

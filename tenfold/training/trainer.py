@@ -142,7 +142,9 @@ class Trainer:
         """Fit the head of a pretrained network to the training images' features (`head_init`), if it is not set yet."""
         if not self.head_is_set:
             strength = None if self.recipe.fine_tune == "off" else BEFORE_FINE_TUNING
-            set_logistic_head(self.network, self.images, self.labels, self.normalization, self.device_config, strength)
+            once = slice(sum(self.class_counts))  # behind them are those of rare classes again
+            images, labels = self.images[once], self.labels[once]
+            set_logistic_head(self.network, images, labels, self.normalization, self.device_config, strength)
             self.head_is_set = True
 
     def _fit(self, signals: DeferredSignals) -> None:

@@ -203,7 +203,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paths = [folder / "<i>a", folder / "b"]
     for seed, path in enumerate(paths):
         make_drawn_run(path, SHAPES, seed, report=False)
-    return write_comparison(paths, folder / "comparison.html").path
+    return write_comparison(paths, folder / "comparison.html", SHAPES).path
 
 
 def test_disagreements_are_filtered_by_who_is_right(open_page: Open, comparison: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_features_are_those_of_the_published_weights(size: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     found = extract_features(pretrained_network(size), torch.from_numpy(images), NORMALIZATION, CPU)
     assert found.shape == (2, 1280)
-    np.testing.assert_allclose(found, published_features(images), atol=2e-5)
+    np.testing.assert_allclose(found, published_features(images), rtol=1e-4, atol=1e-4)
 
 
 def test_weights_are_converted_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +275,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tenfold.Run]:
     return {"auto": auto, "off": off}
 
 
+@pytest.mark.slow
 def test_scores_are_computed_again_in_the_same_number_format(runs: dict[str, tenfold.Run]) -> None:
     """Training is in float32 wherever it runs; where the CPU has bfloat16, scores differed in a digit."""
     run = runs["off"]
@@ -283,26 +284,30 @@ def test_scores_are_computed_again_in_the_same_number_format(runs: dict[str, ten
     assert again.scores["test_cross_entropy"] == run.metrics.test_cross_entropy
 
 
+@pytest.mark.slow
 def test_a_run_notes_what_was_decided(runs: dict[str, tenfold.Run]) -> None:
     assert json.loads((runs["auto"].path / "recipe.json").read_text())["fine_tune"] in ("on", "off")
 
 
+@pytest.mark.slow
 def test_a_run_without_steps_is_complete(runs: dict[str, tenfold.Run]) -> None:
     """Scores, predictions, a model file and a page, of which the curves say that there are none."""
     run = runs["off"]
     run.verify()
-    assert run.history.empty and run.metrics.epochs == SHORT.epochs
+    assert run.history.empty and run.metrics.epochs == 0
     assert (run.path / "model.onnx").is_file() and not (run.path / "plots/history.png").exists()
     assert "nothing else was trained" in (run.path / "report.html").read_text()
     assert len(run.predict(np.array(FEW.test.images[:2]))) == 2
 
 
+@pytest.mark.slow
 def test_the_card_says_where_weights_come_from(runs: dict[str, tenfold.Run], tmp_path: Path) -> None:
     runs["off"].export(out=tmp_path / "m.onnx", card=True, data=FEW)
     card = (tmp_path / "m.md").read_text()
     assert "trained on ImageNet (ILSVRC 2012)" in card and "licence Apache-2.0; of which only the last layer" in card
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     class Stop(tenfold.Callback):
         def on_step_end(self, trainer: Trainer) -> None:
@@ -317,6 +322,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert (again.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_keras_file_answers_alike(runs: dict[str, tenfold.Run]) -> None:
     exported = runs["off"].export("keras", data=FEW)
     assert exported.max_abs_diff < 1e-4 and exported.top1_agreement == 1
@@ -346,6 +352,36 @@ def test_wrong_options_are_one_line(invoke: Invoke, arguments: list[str], error:
 def test_recipes_from_scratch_cannot_skip_their_training() -> None:
     with pytest.raises(UsageError, match="fine_tune: 'off' is for head_init 'logistic'"):
         Recipe.from_json(FAST89.to_json().replace('"fine_tune": "on"', '"fine_tune": "off"'))
+
+
+def test_other_networks_have_no_features_for_a_regression() -> None:
+    with pytest.raises(UsageError, match="head_init: network 'whitened' has no features for a logistic regression"):
+        Recipe.from_json(FAST89.to_json().replace('"head_init": "random"', '"head_init": "logistic"'))
+
+
+def test_a_small_image_is_shifted_less() -> None:
+    assert [PRETRAINED.for_size(size).translate for size in (32, 96, 160, 224)] == [4, 12, 12, 12]
+
+
+@pytest.mark.slow
+def test_a_run_keeps_what_was_decided(invoke: Invoke, tmp_path: Path) -> None:
+    """Another --fine-tune was ignored on --resume."""
+    path = tmp_path / "mine.json"
+    path.write_text(replace(SHORT, name="mine").to_json())
+    words = ["train", "--data", "shapes", "--epochs", "0.02", "--no-report", "--no-export"]
+    ended = invoke(*words, "--recipe", path, "--fine-tune", "on", "--out", tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    (tmp_path / "run/results.json").unlink()
+    asked = invoke("train", "--resume", "--out", tmp_path / "run", "--fine-tune", "off")
+    assert asked.returncode == 2 and "was started with --fine-tune on: leave --fine-tune out" in asked.stderr
+
+
+def test_validation_images_of_a_folder_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images of its val/ decided, and set the temperature afterwards."""
+    seen = []
+    monkeypatch.setattr(fine_tuning, "_try", lambda _r, _d, train, val, *_: seen.append(len(train)) or ((1, 1.0),) * 2)
+    fine_tuning.decide_fine_tuning(SHORT, replace(FEW, val_size=10), 2**40, CPU)
+    assert seen == [25, 25]
 
 
 def test_stages_name_all_blocks() -> None:

@@ -29,6 +29,8 @@ class NetworkSpec(Spec):
     """Whether it takes images of the size only that it was built for, so that `low_res_fraction` may not be set."""
     also_exported: ClassVar[tuple[str, ...]] = ()
     """Export formats besides ONNX that `tenfold train` writes with its report, where their packages are installed."""
+    has_linear_head: ClassVar[bool] = False
+    """Whether its layer `head` is linear, with biases, on features that are worth something from the beginning."""
     normalization: ClassVar[tuple[Channels, Channels] | None] = None
     """Mean and standard deviation per channel, of pixels in [0, 1], where it wants these instead of the recipe's."""
     float32_on_cpu: ClassVar[bool] = False

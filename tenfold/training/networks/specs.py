@@ -110,6 +110,7 @@ class EfficientNetLite0Spec(NetworkSpec):
     frozen_blocks: Annotated[int, Field(ge=0, le=16)] = 0
     """Blocks, the first ones, that fine-tuning keeps as they are; with any, the stem stays, too."""
 
+    has_linear_head: ClassVar[bool] = True
     float32_on_cpu: ClassVar[bool] = True  # depthwise convolutions: backwards 1.8 times as fast as in bfloat16
     usual_size: ClassVar[int] = 160
     # as the weights were trained: (value − 127) / 128
