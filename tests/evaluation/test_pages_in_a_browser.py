@@ -208,7 +208,7 @@ def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_disagreements_are_filtered_by_who_is_right(open_page: Open, comparison: Path, tmp_path: Path) -> None:
     page = open_page(comparison)
-    one, other = (read_comparison([comparison.parent / name for name in ("<i>a", "b")], SHAPES).right).T
+    one, other = (read_comparison([comparison.parent / name for name in ("<i>a", "b")], data=SHAPES).right).T
     page.locator("select.run").nth(0).select_option("right")
     page.locator("select.run").nth(1).select_option("wrong")
     count = (page.locator("#image-count").text_content() or "").split()[0]
