@@ -133,12 +133,14 @@ class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def _without_log() -> Iterator[None]:
-    """The quantiser advises to fold norms first, which is done."""
+    """The quantiser advises to fold norms first, which is done; and it makes the root logger print, ours with it."""
+    handlers = logging.root.handlers[:]
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
         logging.disable(logging.NOTSET)
+        logging.root.handlers[:] = handlers
 
 
 def _can_quantize(found: FoundData, int8: Int8) -> bool:

@@ -1,6 +1,7 @@
 """Exported files: what they say, that they answer as the network does, and that none is written that does not."""
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -258,3 +259,12 @@ def test_opening_needs_no_torch_and_reports_to_nobody(small: Path, tmp_path: Pat
     result = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
     assert result.stdout == "openvino None\n[]\n" and result.stderr == ""
     assert list(home.rglob("*")) == []
+
+
+def test_quantising_leaves_the_root_logger_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It set one up that printed all messages after it a second time, as "INFO:tenfold:…"."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with exporting._without_log():
+        logging.warning("as the quantiser calls it")
+        assert logging.root.handlers
+    assert logging.root.handlers == []
