@@ -424,7 +424,7 @@ def test_training_starts_without_the_compiler() -> None:
         "from tenfold.training.recipes import FAST89, WhitenedSpec\n"
         "recipe = dataclasses.replace(FAST89, network=WhitenedSpec(widths=(8,)), stages=(Stage(0.1, 0.1, 0.0),))\n"
         "tenfold.Trainer(recipe, tenfold.load('shapes')).fit()\n"
-        "print(*{'torch._dynamo', 'sympy'} & set(sys.modules))"
+        "print(*{'torch._dynamo', 'sympy', 'sklearn'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=LONG)
     assert answer.stdout.split() == []

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch.nn.functional as F
-from sklearn.model_selection import StratifiedKFold
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
@@ -40,6 +39,8 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
     if len(train) > MOST_TO_TRY or np.unique(train.labels, return_counts=True)[1].min() < 2:
         log_info(f"fine-tuning on: it is tried first for at most {MOST_TO_TRY} images, two or more of each class")
         return replace(recipe, fine_tune="on")
+    from sklearn.model_selection import StratifiedKFold  # here, since it takes a second that few runs need
+
     shuffle = derive_seed(seed, "fine-tuning") % 2**32
     halves = list(StratifiedKFold(2, shuffle=True, random_state=shuffle).split(train.labels, train.labels))
     found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves]

@@ -9,10 +9,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from tenfold.console import progress
@@ -86,6 +82,8 @@ def choose_strength(features: np.ndarray, mirrored: np.ndarray, labels: np.ndarr
 
 
 def _folds(labels: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import StratifiedKFold  # here and below: it takes a second that few runs need
+
     folds = StratifiedKFold(count, shuffle=True, random_state=0).split(labels, labels)
     for number, fold in enumerate(folds):
         if number == 0 or len(labels) <= MOST_FOR_FOLDS:
@@ -96,6 +94,9 @@ def _fit(
     features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, strength: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights P×F and biases P of the P classes that are present."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     both = np.concatenate([features, mirrored])
     mean = both.mean(0)
     regression = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
@@ -109,6 +110,8 @@ def _fit(
 
 
 def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    from sklearn.metrics import log_loss
+
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     present = np.unique(labels)
     return len(labels) * float(log_loss(labels, shifted / shifted.sum(1, keepdims=True), labels=present))
