@@ -1,7 +1,7 @@
 """The optimizers: Nesterov SGD, Muon, AdamW, and Adam as Keras computes it."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -112,7 +112,46 @@ def _fast_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "cpu" and not cpu_has_bfloat16() else torch.bfloat16
 
 
-class KerasAdam(Optimizer):
+class FusedAdam(Optimizer):
+    """Base of both kinds of Adam: their state, and one pass over memory by PyTorch's own kernel."""
+
+    def _fused_step(
+        self, kernel: Callable[..., None], params: list[nn.Parameter], group: dict[str, Any], decay: float
+    ) -> None:
+        """Update parameters that have a gradient, which must lie in memory as its parameter does; autograd's do."""
+        if not params:
+            return
+        states = [self._state(p) for p in params]
+        for state in states:
+            state["step"] += 1
+        kernel(
+            list[Tensor](params),
+            [p.grad for p in params if p.grad is not None],
+            [state["m"] for state in states],
+            [state["v"] for state in states],
+            [],
+            [state["step"].to(params[0].device) for state in states],  # counted on the host
+            lr=group["lr"],
+            beta1=group["beta1"],
+            beta2=group["beta2"],
+            weight_decay=decay,
+            eps=self._eps(group, float(states[0]["step"])),
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _eps(self, group: dict[str, Any], step: float) -> float:
+        """What the kernel adds to the corrected √v at a step, from 1."""
+        del step
+        return float(group["eps"])
+
+    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+        if p not in self.state:
+            self.state[p] = {"step": torch.zeros(()), "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+        return self.state[p]
+
+
+class KerasAdam(FusedAdam):
     """Adam with the bias corrections folded into the rate, as Keras has it: eps is added to the uncorrected √v.
 
     Kingma and Ba, 2015, the formulation before their section 2.1; Keras's constants. The gradient of `l2` times the sum
@@ -130,48 +169,21 @@ class KerasAdam(Optimizer):
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            self._update([p for p in params if id(p) not in self.l2_parameters], group, 0.0)
-            self._update([p for p in params if id(p) in self.l2_parameters], group, 2 * self.l2)
+            plain = [p for p in params if id(p) not in self.l2_parameters]
+            decayed = [p for p in params if id(p) in self.l2_parameters]
+            self._fused_step(torch._fused_adam_, plain, group, 0.0)
+            self._fused_step(torch._fused_adam_, decayed, group, 2 * self.l2)
 
-    def _update(self, params: list[nn.Parameter], group: dict[str, Any], decay: float) -> None:
-        """One pass over parameters, gradients and both averages, by PyTorch's own kernel.
-
-        It goes through memory in order, so that a gradient must lie as its parameter does; autograd's do.
-        """
-        if not params:
-            return
-        states = [self._state(p) for p in params]
-        for state in states:
-            state["step"] += 1
-        # the kernel adds eps to the corrected √v: this much there is what Keras's eps is on the uncorrected one
-        eps = group["eps"] / math.sqrt(1 - group["beta2"] ** float(states[0]["step"]))
-        torch._fused_adam_(
-            list[Tensor](params),
-            [p.grad for p in params if p.grad is not None],
-            [state["m"] for state in states],
-            [state["v"] for state in states],
-            [],
-            [state["step"].to(params[0].device) for state in states],  # counted on the host
-            lr=group["lr"],
-            beta1=group["beta1"],
-            beta2=group["beta2"],
-            weight_decay=decay,
-            eps=eps,
-            amsgrad=False,
-            maximize=False,
-        )
-
-    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
-        if p not in self.state:
-            self.state[p] = _first_moments(p)
-        return self.state[p]
+    def _eps(self, group: dict[str, Any], step: float) -> float:
+        """This much is on the corrected √v what Keras's eps is on the uncorrected one."""
+        return float(group["eps"] / math.sqrt(1 - group["beta2"] ** step))
 
 
-class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), by PyTorch's own kernel, for fine-tuning."""
+class AdamW(FusedAdam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019), for fine-tuning."""
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float):
-        super().__init__([{"params": list(params), "lr": lr}])
+        super().__init__([{"params": list(params), "lr": lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8}])
         self.weight_decay = weight_decay
 
     @torch.no_grad()
@@ -179,30 +191,4 @@ class AdamW(Optimizer):
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
-            states = [self._state(p) for p in params]
-            for state in states:
-                state["step"] += 1
-            torch._fused_adamw_(
-                list[Tensor](params),
-                [p.grad for p in params if p.grad is not None],
-                [state["m"] for state in states],
-                [state["v"] for state in states],
-                [],
-                [state["step"].to(params[0].device) for state in states],  # counted on the host
-                lr=group["lr"],
-                beta1=0.9,
-                beta2=0.999,
-                weight_decay=self.weight_decay,
-                eps=1e-8,
-                amsgrad=False,
-                maximize=False,
-            )
-
-    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
-        if p not in self.state:
-            self.state[p] = _first_moments(p)
-        return self.state[p]
-
-
-def _first_moments(p: nn.Parameter) -> dict[str, Tensor]:
-    return {"step": torch.zeros(()), "m": torch.zeros_like(p), "v": torch.zeros_like(p)}
+            self._fused_step(torch._fused_adamw_, params, group, self.weight_decay)
