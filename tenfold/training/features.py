@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tenfold.data.cache import home, writing_home
 from tenfold.errors import StorageError
@@ -25,6 +25,11 @@ MOST_CACHED_BYTES = 2_000_000_000
 OnBatch = Callable[[float], None]
 
 
+def has_features(network: nn.Module) -> bool:
+    """Whether the network has a linear layer called `head`, so that it has features."""
+    return isinstance(getattr(network, "head", None), nn.Linear)
+
+
 def extract_features(
     network: Network,
     images: Tensor,
@@ -33,14 +38,25 @@ def extract_features(
     on_batch: OnBatch = lambda share: None,
 ) -> Tensor:
     """Inputs of the layer `head` for uint8 N×H×W×3: float32 N×F on the CPU. `on_batch`: as for `predict_logits`."""
+    return features_and_logits(network, images, normalization, device_config, on_batch)[0]
+
+
+def features_and_logits(
+    network: Network,
+    images: Tensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    on_batch: OnBatch = lambda share: None,
+) -> tuple[Tensor, Tensor]:
+    """As `extract_features`, with the logits of a single view, float32 N×K, in one pass."""
     seen: list[Tensor] = []
     head = network.get_submodule("head")
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     try:
-        predict_logits(network, images, normalization, device_config, on_batch=on_batch)
+        logits = predict_logits(network, images, normalization, device_config, on_batch=on_batch).single
     finally:
         hook.remove()
-    return torch.cat(seen)
+    return torch.cat(seen), logits
 
 
 def cached_features(

@@ -3,6 +3,7 @@
 PyTorch is imported by the fixtures that need it: tests of the rest run where it is not installed.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,13 @@ from tests.support.few_shapes import few_shapes
 if TYPE_CHECKING:
     from tenfold.training.run import Run
 
+DISTANCE_THRESHOLD = 3.0
+
 
 @pytest.fixture(scope="session")
 def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
-    """A run of 160 steps on shapes, with temperature and threshold; its exact and its 8-bit file beside it."""
+    """A run of 160 steps on shapes, with temperature and thresholds; its exact and its 8-bit file beside it."""
+    from tenfold.evaluation.distance import add_rejection
     from tenfold.evaluation.evaluate import evaluate, write_scores
     from tenfold.serving.export import export
     from tenfold.training import train as training
@@ -29,6 +33,10 @@ def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
     evaluation = evaluate(trained.run, trained.dataset, trained.device_config)
     calibration = {"temperature": 0.8, "threshold": 0.6, "target_error": 0.01}
     write_scores(trained.run, evaluation, {"calibration": calibration})
+    add_rejection(trained.run, trained.dataset, "cpu")
+    results = trained.run.require_scores()
+    results["rejection"] |= {"threshold": DISTANCE_THRESHOLD}
+    trained.run.rewrite_in_manifest({"results.json": json.dumps(results)})
     trained.run.unlock()
     export(trained.run)
     export(trained.run, path.parent / "small.onnx", "on")
