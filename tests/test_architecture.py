@@ -196,6 +196,7 @@ ORDERS = {
         "graph",
         "synthetic",
         "source",
+        "quantize",
         "export",
         "keras_file",
         "exporters",
