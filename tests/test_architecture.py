@@ -158,6 +158,7 @@ ORDERS = {
         "calibration",
         "outputs",
         "plots",
+        "scores",
         "evaluate",
         "corrupt",
         "duplicates",
