@@ -192,7 +192,7 @@ def test_features_are_computed_once(home: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_features_of_mirror_images_are_those_of_a_mirrored_copy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the cache has them under the same name, so that what earlier versions kept is found."""
-    monkeypatch.setattr("tenfold.training.features.batch_size_for", lambda side: 4)
+    monkeypatch.setattr("tenfold.training.infer.BATCH_SIZE", 4)
     network, images = pretrained_network(32), torch.from_numpy(np.array(FEW.train.images[:10]))
     expected = cached_features(network, images.flip(2), NORMALIZATION, CPU)
     assert torch.equal(extract_features(network, images, NORMALIZATION, CPU, mirrored=True).half().float(), expected)
@@ -215,7 +215,7 @@ class LargestCopy(TorchDispatchMode):
 @pytest.mark.usefixtures("home")
 def test_the_head_is_set_without_a_copy_of_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """50,000 images of 160 pixels are 3.8 GB, and their mirror images were as much again."""
-    monkeypatch.setattr("tenfold.training.features.batch_size_for", lambda side: 8)
+    monkeypatch.setattr("tenfold.training.infer.BATCH_SIZE", 8)
     network, images = pretrained_network(32), torch.from_numpy(np.array(FEW.train.images[:20]))
     labels = torch.from_numpy(FEW.train.labels[:20]).long()
     with LargestCopy() as seen:
