@@ -33,7 +33,7 @@ from tenfold.training.recipes import FAST89
 from tests.support.process import ROOT, Command, Invoke
 
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
-RUNS = 5
+RUNS = 3
 IMAGES, DRAWN = 16_000, 500
 
 

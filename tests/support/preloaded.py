@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from tests.support import struck
+from tests.support.coarse_plots import use_coarse_plots
 from tests.support.few_shapes import TEST, few_shapes, use_few_shapes
 
 OWN = ("tenfold.api.training", "tenfold.cli", "tenfold.evaluation.report", "tenfold.serving.export")
@@ -18,6 +19,7 @@ OTHERS = ("rich.progress", "rich.table", "scipy.stats", "sklearn.metrics", "torc
 for name in OWN + OTHERS:
     importlib.import_module(name)
 use_few_shapes(pytest.MonkeyPatch())
+use_coarse_plots(pytest.MonkeyPatch())
 for sizes in ((32, TEST), struck.SHAPES):
     few_shapes(*sizes)
 assert psutil.Process().num_threads() == 1
