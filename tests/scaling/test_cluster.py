@@ -187,7 +187,7 @@ def nodes() -> Iterator[Any]:
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv(registry.VARIABLE, str(ROOT / "tests" / "support" / "few_plugin.py"))
         nodes = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
-        nodes.second = nodes.add_node(**NODE)
+        nodes.second, nodes.folder = nodes.add_node(**NODE), folder
         patch.undo()
         yield nodes
         nodes.shutdown()
@@ -356,7 +356,7 @@ def test_a_trial_ended_early_leaves_its_node_to_others(
     study = cluster.tune(setting, 3, tmp_path / "t", two_nodes.address, cluster.Request(1))
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE", "COMPLETE"]
     until = time.monotonic() + 20
-    while left := trials_at_work():
+    while left := trials_at_work(two_nodes.folder):
         assert time.monotonic() < until, f"still at work: {left}"
         time.sleep(0.2)
 
@@ -368,7 +368,12 @@ def fixed(search: Search, epochs: list[float]) -> Any:
     return search.study.ask()
 
 
-def trials_at_work() -> list[int]:
-    """Processes that train a trial."""
-    words = ((process.pid, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-    return [pid for pid, line in words if "tenfold.training.trial" in line]
+def trials_at_work(folder: str) -> list[int]:
+    """Processes that train a trial of the cluster with its files in `folder`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            is_trial = "tenfold.training.trial" in (process.info["cmdline"] or [])
+            if is_trial and process.environ().get("RAY_TMPDIR") == folder:
+                found.append(process.pid)
+    return found
