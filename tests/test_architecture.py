@@ -99,6 +99,7 @@ ORDERS = {
         "pruning",
         "imbalance",
         "fitting",
+        "auto_recipe",
         "sampler",
         "optimizers",
         "schedule",

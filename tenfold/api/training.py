@@ -15,6 +15,7 @@ from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
 from tenfold.machine import peak_memory
 from tenfold.training import train as training
+from tenfold.training.auto_recipe import AUTO, log_choice, resolve_auto
 from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
@@ -32,7 +33,7 @@ Clock = Callable[[], float]
 
 
 def train(
-    recipe: str | Path | Recipe = "fast89",
+    recipe: str | Path | Recipe = AUTO,
     data: str | Path | Dataset = "cifar10",
     out: str | Path | None = None,
     *,
@@ -55,7 +56,8 @@ def train(
     """Train a classifier, score it on the test images, and write its model file and report. Return the run.
 
     Args:
-        recipe: the name of a recipe, the path of a JSON file, or a `Recipe`.
+        recipe: the name of a recipe, the path of a JSON file, or a `Recipe`; auto is `pretrained` for a folder of few
+            or of large images, where its extra is installed, else `fast89`.
         data: the name of a data set, the path of a folder of images, or a `Dataset`.
         out: the run directory to make; by default runs/RECIPE-SEED-TIME.
         seed: random seed of everything.
@@ -82,8 +84,8 @@ def train(
     """
     clock, seed = clock or _stopwatch(), _whole("seed", seed, 0)
     val_size = None if val_size is None else _whole("val_size", val_size)
-    recipe = with_fine_tuning(recipe, fine_tune)
-    size = size_for(recipe, data, None if size is None else _whole("size", size, 1))
+    choice = resolve_auto(recipe, data, size := None if size is None else _whole("size", size, 1))
+    size = size_for(recipe := with_fine_tuning(choice.recipe, fine_tune), data, size)
     pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
     watching = _find_watchers(callbacks, log)
@@ -94,6 +96,7 @@ def train(
         select_device(dist.device(device))
         options = {"size": size, "resize": resize, "seed": seed, "skip_bad": skip_bad}
         dataset = data if isinstance(data, Dataset) else load(_as_name(data), **options)  # type: ignore[arg-type]
+        log_choice(choice)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
         return training.train(
             fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
