@@ -159,6 +159,7 @@ ORDERS = {
         "calibration",
         "outputs",
         "plots",
+        "scores",
         "evaluate",
         "corrupt",
         "duplicates",
