@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tenfold.api.run import Run
 from tenfold.console import log_info, progress_bars
-from tenfold.data import DATASETS, Dataset, load
+from tenfold.data import DATASETS, Dataset, LabelFile, as_label_file, folder_of, load
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
@@ -33,7 +34,7 @@ Clock = Callable[[], float]
 
 def train(
     recipe: str | Path | Recipe = "fast89",
-    data: str | Path | Dataset = "cifar10",
+    data: str | Path | Dataset | None = None,
     out: str | Path | None = None,
     *,
     seed: int = 0,
@@ -43,6 +44,8 @@ def train(
     size: int | None = None,
     resize: str = "stretch",
     skip_bad: str = SKIP_BAD,
+    labels: str | Path | None = None,
+    label_columns: str = "",
     fine_tune: FineTune | None = None,
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),
@@ -56,7 +59,7 @@ def train(
 
     Args:
         recipe: the name of a recipe, the path of a JSON file, or a `Recipe`.
-        data: the name of a data set, the path of a folder of images, or a `Dataset`.
+        data: the name of a data set, by default cifar10, the path of a folder of images, or a `Dataset`.
         out: the run directory to make; by default runs/RECIPE-SEED-TIME.
         seed: random seed of everything.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -64,6 +67,8 @@ def train(
         val_size: hold out the last so many training images for calibration.
         size, resize, skip_bad: how a folder's images are read, see `tenfold.load`; by default at the size that the
             recipe's network is for.
+        labels, label_columns: a CSV or parquet file that names the images in the folder `data`, or by default beside
+            it, and their classes, see `tenfold.load`.
         fine_tune: of a pretrained network: auto (where it helps on held-out images), on or off; by default as the
             recipe says.
         target_error: share of wrong answers that the rejection threshold is to keep, from 0.001 to 0.5.
@@ -81,32 +86,34 @@ def train(
         StorageError: where the disk is full or not writable.
     """
     clock, seed = clock or _stopwatch(), _whole("seed", seed, 0)
+    data, label_file = _images(data, as_label_file(labels, label_columns))
     val_size = None if val_size is None else _whole("val_size", val_size)
     recipe = with_fine_tuning(recipe, fine_tune)
     size = size_for(recipe, data, None if size is None else _whole("size", size, 1))
     pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
     watching = _find_watchers(callbacks, log)
-    path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = Path(out) if out is not None else _new_path(chosen, seed)
 
     def start(dist: DistContext) -> TrainResult:
         check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
         select_device(dist.device(device))
-        options = {"size": size, "resize": resize, "seed": seed, "skip_bad": skip_bad}
-        dataset = data if isinstance(data, Dataset) else load(_as_name(data), **options)  # type: ignore[arg-type]
+        how: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "labels": label_file}
+        dataset = data if isinstance(data, Dataset) else load(_as_name(data), seed=seed, **how)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
         return training.train(
             fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
         )
 
-    given = data if isinstance(data, Dataset) else None
-    return _complete(start, _After(watching, report, export, target_error, clock), given, progress)
+    after = _After(watching, report, export, target_error, clock)
+    return _complete(start, after, data if isinstance(data, Dataset) else None, progress)
 
 
 def resume(
     out: str | Path | None = None,
     data: str | Path | Dataset | None = None,
     *,
+    labels: str | Path | None = None,
     device: str | None = None,
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),
@@ -120,7 +127,8 @@ def resume(
 
     It ends with the same bits as a run that was never interrupted.
 
-    data: where its folder of images is now, or the `Dataset`, where that was made in Python. clock: where this
+    data: where its folder of images is now, or the `Dataset`, where that was made in Python. labels: where its label
+    file is now. clock: where this
     process's part of total_seconds begins. The rest as for `train`.
     Raises `ModelError` where there is nothing to resume, `DataError` for other data.
     """
@@ -129,10 +137,14 @@ def resume(
 
     def start(dist: DistContext) -> TrainResult:
         path = Path(out) if out is not None else find_unfinished(RUNS).path
-        return training.resume(path, device, source, dist, watching)
+        return training.resume(path, device, source, dist, watching, labels=Path(labels) if labels else None)
 
     given = data if isinstance(data, Dataset) else None
     return _complete(start, _After(watching, report, export, target_error, clock), given, progress)
+
+
+def _new_path(recipe: Recipe, seed: int) -> Path:
+    return RUNS / f"{recipe.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @dataclass(frozen=True)
@@ -181,6 +193,17 @@ def _finish(trained: TrainResult, after: _After) -> Run:
     if failure:
         raise failure
     return run
+
+
+def _images(
+    data: str | Path | Dataset | None, labels: LabelFile | None
+) -> tuple[str | Path | Dataset, LabelFile | None]:
+    """What to train on: without a name CIFAR-10, with a label file the folder of its images. Raises `UsageError`."""
+    if labels is None:
+        return "cifar10" if data is None else data, None
+    if isinstance(data, Dataset):
+        raise UsageError("labels are about a folder of images: a tenfold.Dataset has its own")
+    return folder_of(labels, None if data is None else _as_name(data)), labels
 
 
 def _as_name(data: object) -> str:

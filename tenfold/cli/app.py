@@ -105,6 +105,21 @@ SkipBad = Annotated[
         help="How many of a folder's images may be unreadable: a number, a share (one at least) or all.",
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TENFOLD_LABELS",
+        metavar="FILE",
+        help="CSV or parquet file that names the images in the folder of --data, or beside it, and their classes.",
+    ),
+]
+LabelColumns = Annotated[
+    str,
+    typer.Option(
+        metavar="ROLE=NAME,…",
+        help="Its columns path, label, split, group, weight where they are called otherwise: path=file,label=species.",
+    ),
+]
 Epochs = Annotated[
     float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
 ]

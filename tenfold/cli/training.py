@@ -16,6 +16,8 @@ from tenfold.cli.app import (
     Epochs,
     FineTune,
     Json,
+    LabelColumns,
+    Labels,
     Resize,
     Size,
     SkipBad,
@@ -71,6 +73,8 @@ def train(
     size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
+    labels: Labels = None,
+    label_columns: LabelColumns = "",
     fine_tune: FineTune = None,
     target_error: TargetError = None,
     resume: Resume = False,
@@ -90,10 +94,13 @@ def train(
     after |= {"callbacks": [_printer(as_json)], "log": log or ()}
     if resume:
         out, folder = _check_unfinished(context, out) if _is_first_rank() else (None, None)
+        after["labels"] = labels
         training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
         return
     more: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "fine_tune": fine_tune, **after}
-    training.train(recipe, data, out, seed=seed, device=device, epochs=epochs, val_size=val_size, **more)
+    more |= {"labels": labels, "label_columns": label_columns}
+    source = None if labels and not is_given(context, "data") else data
+    training.train(recipe, source, out, seed=seed, device=device, epochs=epochs, val_size=val_size, **more)
 
 
 def _is_first_rank() -> bool:
@@ -152,6 +159,7 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
     _refuse_folder_options(context, run.path, folder)
     if folder:
         settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", SKIP_BAD)}
+        settings |= {"label_columns": folder.get("label_columns", "")}
         del settings["data"]  # its content tells whether it is the same
     for name, value in settings.items():
         asked = context.params[name]

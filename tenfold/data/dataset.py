@@ -1,6 +1,8 @@
 """What every source of pixels ends in: a `Dataset`."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +30,17 @@ class Split:
     images: uint8, N×H×W×3, RGB; may be memory-mapped and read-only.
     labels: an unsigned integer type, N, each in [0, K).
     names: the images' files, text, N, below the folder that they are from; None where they are from none.
+    digests: SHA-256 of these files, text, N.
+    groups: text, N; images of one group belong in one split, "" is none; None where there are no groups.
+    weights: factors of the images' losses in training, float64, N, 0 or more; None where all are 1.
     """
 
     images: np.ndarray
     labels: np.ndarray
     names: np.ndarray | None = None
+    digests: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -40,6 +48,12 @@ class Split:
             raise DataError(f"images must be a uint8 array N×H×W×3, not {_describe(images)}")
         if not (_is_array(labels) and labels.dtype.kind in "ui" and labels.shape == (len(images),)):
             raise DataError(f"labels must be {len(images):,} integers, one an image, not {_describe(labels)}")
+        for name in ("names", "digests", "groups", "weights"):
+            values = getattr(self, name)
+            if values is not None and not (_is_array(values) and values.shape == (len(images),)):
+                raise DataError(f"{name} must be an array of {len(images):,}, one an image, not {_describe(values)}")
+        if self.weights is not None and not (np.isfinite(self.weights).all() and (self.weights >= 0).all()):
+            raise DataError("weights must be finite numbers of 0 or more")
 
     def __repr__(self) -> str:
         return f"Split({len(self):,} images of {self.images.shape[2]}×{self.images.shape[1]} pixels)"
@@ -48,7 +62,9 @@ class Split:
         return len(self.images)
 
     def __getitem__(self, index: slice | np.ndarray) -> "Split":
-        return Split(self.images[index], self.labels[index], None if self.names is None else self.names[index])
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {name: None if c is None else c[index] for name, c in columns.items()}
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,8 @@ class Origin:
     sha256: of the names, splits, classes and contents of its images. size: in pixels; resize: one of `resize.RESIZES`.
     bit_depth: how many bits of its 16-bit values were brought to 8; runs made before there was a choice took all.
     skip_bad: how many files were allowed to be unreadable, see `entries.most_bad`; skipped: how many were.
+    labels: path of the label file that names the images, "" where folders do; labels_sha256: of its content;
+    label_columns: how its columns are called, as `--label-columns` takes it.
     """
 
     path: str
@@ -67,11 +85,16 @@ class Origin:
     bit_depth: int = 16
     skip_bad: str = SKIP_BAD
     skipped: int = 0
+    labels: str = ""
+    labels_sha256: str = ""
+    label_columns: str = ""
 
     def options(self) -> list[str]:
-        """The words by which another command reads the images in the same way."""
+        """The words by which another command reads the images in the same way; of the label file, its name only."""
         skip_bad = ["--skip-bad", self.skip_bad] if self.skip_bad != SKIP_BAD else []
-        return ["--size", str(self.size), "--resize", self.resize, *skip_bad]
+        labels = ["--labels", PurePath(self.labels).name] if self.labels else []
+        columns = ["--label-columns", self.label_columns] if self.label_columns else []
+        return ["--size", str(self.size), "--resize", self.resize, *skip_bad, *labels, *columns]
 
 
 @dataclass(frozen=True, repr=False)

@@ -143,7 +143,7 @@ def _score(
         about = f"the target error is about the validation images of {run.path}"
         raise UsageError(f"{about}: leave it out with other data ({dataset.name})")
     test = load_or_compute(run, model, dataset.test, device_config, "test")
-    held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
+    held_out = split(dataset, run.recipe, run.env["seed"])[1] if own else None
     val = load_or_compute(run, model, held_out, device_config, "val") if held_out else None
     keeps = run.scored and (target_error is None or not own)
     calibration = calibration_in(run.read_json("results.json")) if keeps else None

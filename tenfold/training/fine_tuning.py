@@ -34,8 +34,7 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
     """
     if recipe.fine_tune != "auto":
         return recipe
-    # those of a folder's own val/ are held out, too
-    train = split(dataset.train, recipe.with_val_size(dataset.val_size) if dataset.val_size else recipe, seed)[0]
+    train = split(dataset, recipe, seed)[0]
     if len(train) > MOST_TO_TRY or np.unique(train.labels, return_counts=True)[1].min() < 2:
         log_info(f"fine-tuning on: it is tried first for at most {MOST_TO_TRY} images, two or more of each class")
         return replace(recipe, fine_tune="on")

@@ -29,6 +29,10 @@ def fingerprint(dataset: Dataset) -> str:
     for part in (dataset.train, dataset.test):
         hashed.update(json.dumps([part.images.shape, _colours(part)]).encode())
         hashed.update(part.labels.astype("<i8").tobytes())
+        if part.weights is not None:
+            hashed.update(part.weights.astype("<f8").tobytes())
+        if part.groups is not None:
+            hashed.update(json.dumps(part.groups.tolist()).encode())
     return hashed.hexdigest()
 
 

@@ -86,42 +86,43 @@ def resume(
     data: Dataset | Path | None = None,
     dist: DistContext = SINGLE_PROCESS,
     callbacks: Iterable[Callback] = (),
+    *,
+    labels: Path | None = None,
 ) -> TrainResult:
     """Resume the unfinished run `out` from its newest sound checkpoint, with its own recipe, data and seed.
 
-    data: where its folder of images is now, if it moved, or the data set, where that was made in Python. Raises
-    `ModelError` where there is nothing to resume, `DataError` for other data, and as `train` does.
+    data: where its folder of images is now, if it moved, or the data set, where that was made in Python; labels: where
+    its label file is now. Raises `ModelError` where there is nothing to resume, `DataError` for other data, and as
+    `train` does.
     """
     run = Run.open(out)
     run.lock()
     with run.unlocked_at_end():
-        return _resume(run, device, data, dist, callbacks)
+        if run.scored:
+            raise ModelError(f"nothing to resume: {run.path} is finished")
+        device_config = device_for(run.recipe, dist.device(device or run.env["device"]))
+        return _resume(run, device_config, _own_data(run, data, labels), dist, callbacks)
 
 
 def _resume(
     run: Run,
-    device: str | None,
-    data: Dataset | Path | None,
+    device_config: DeviceConfig,
+    dataset: Dataset,
     dist: DistContext,
     callbacks: Iterable[Callback],
 ) -> TrainResult:
-    if run.scored:
-        raise ModelError(f"nothing to resume: {run.path} is finished")
-    env = run.env
-    device_config = device_for(run.recipe, dist.device(device or env["device"]))
-    dataset = _own_data(run, data)
     _note_resumption(run, device_config, dataset, dist)
     checkpoint = run.load_checkpoint()
-    trainer = _prepare(run.recipe, dataset, env["seed"], device_config, dist)
+    trainer = _prepare(run.recipe, dataset, run.env["seed"], device_config, dist)
     if checkpoint:
         trainer.restore(checkpoint)
         log_info(f"resuming at step {trainer.step} of {trainer.schedule.total}")
     return _train(run, trainer, callbacks)
 
 
-def _own_data(run: Run, data: Dataset | Path | None) -> Dataset:
+def _own_data(run: Run, data: Dataset | Path | None, labels: Path | None) -> Dataset:
     if not isinstance(data, Dataset):
-        return reload_dataset(run, data, "tenfold.resume(out, data=dataset)")
+        return reload_dataset(run, data, "tenfold.resume(out, data=dataset)", labels)
     if not is_own(run.env, data):
         raise DataError(f"{data.name} is not what {run.path} was trained on: its last steps would see other images")
     return data
@@ -133,7 +134,7 @@ def follow(dist: DistContext, dataset: Dataset | None = None) -> Path:
     dataset: where it was made in Python.
     """
     request = dist.broadcast(None)
-    names = ("size", "resize", "seed", "bit_depth", "skip_bad")
+    names = ("size", "resize", "seed", "bit_depth", "skip_bad", "labels", "label_columns")
     dataset = dataset or load(request["data"], **{name: request[name] for name in names})
     if (dataset.origin.sha256 if dataset.origin else fingerprint(dataset)) != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
@@ -160,6 +161,8 @@ def _lead(trainer: Trainer, run: Run) -> None:
         "resize": dataset.resize,
         "bit_depth": dataset.bit_depth,
         "skip_bad": origin.skip_bad if origin else SKIP_BAD,
+        "labels": origin.labels or None if origin else None,
+        "label_columns": origin.label_columns if origin else "",
         "sha256": origin.sha256 if origin else fingerprint(dataset),
     }
     log_info(f"{trainer.dist.count} ranks, each with its share of every batch of {trainer.schedule.batch_size} images")
@@ -217,7 +220,7 @@ def _write_beforehand(run: Run, trainer: Trainer) -> None:
         log_info(line)
     write_text(run.path / SUMMARY_FILE, f"{summary}\n")
     if dataset.origin:
-        write_split(run, dataset, *split(dataset.train, trainer.recipe, trainer.seed))
+        write_split(run, dataset, *split(dataset, trainer.recipe, trainer.seed))
 
 
 def _save_model(run: Run, trainer: Trainer) -> None:

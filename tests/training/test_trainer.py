@@ -471,7 +471,7 @@ def numbers(part: Split) -> list[int]:
 
 
 def test_the_last_images_are_held_out() -> None:
-    train, val = split(SMALL, replace(QUICK, val_size=20), seed=0)
+    train, val = split(replace(DATASET, train=SMALL), replace(QUICK, val_size=20), seed=0)
     assert val is not None
     assert numbers(train) == list(range(100)) and numbers(val) == list(range(100, 120))
     assert val.labels.tolist() == SMALL.labels[100:].tolist()
@@ -479,7 +479,7 @@ def test_the_last_images_are_held_out() -> None:
 
 def test_images_are_held_out_by_the_seed() -> None:
     recipe = replace(QUICK, val_size=20, val_split="random")
-    (train, val), (_, again), (_, other) = (split(SMALL, recipe, seed) for seed in (0, 0, 1))
+    (train, val), (_, again), (_, other) = (split(replace(DATASET, train=SMALL), recipe, seed) for seed in (0, 0, 1))
     assert val is not None and again is not None and other is not None
     assert sorted(numbers(train) + numbers(val)) == list(range(120)) and len(val) == 20
     assert numbers(val) == numbers(again) != numbers(other)
@@ -488,7 +488,7 @@ def test_images_are_held_out_by_the_seed() -> None:
 
 
 def test_nothing_is_held_out_unless_asked() -> None:
-    train, val = split(SMALL, QUICK, seed=0)
+    train, val = split(replace(DATASET, train=SMALL), QUICK, seed=0)
     assert train is SMALL and val is None
 
 
