@@ -72,10 +72,14 @@ def _add_groups(
     counts, chosen = np.zeros(len(totals)), set()
     for group in order:
         own = np.array(list(members[group]))
-        more = np.array(list(members[group].values()))
-        after = counts[own] + more
-        gain = (np.square(counts[own] - targets[own]) - np.square(after - targets[own])) / np.square(totals[own])
-        if (after < totals[own]).all() and gain.sum() > 0:
+        after = counts[own] + list(members[group].values())
+        gain = _cost(counts[own], totals[own], targets[own]) - _cost(after, totals[own], targets[own])
+        if (after < totals[own]).all() and gain > 0:
             counts[own] = after
             chosen.add(group)
-    return chosen, float((np.square(counts - targets) / np.square(np.maximum(totals, 1))).sum())
+    return chosen, _cost(counts, totals, targets)
+
+
+def _cost(counts: np.ndarray, totals: np.ndarray, targets: np.ndarray) -> float:
+    """How far classes are from their targets; a class without any image costs more than one with too many."""
+    return float((np.square((counts - targets) / np.maximum(totals, 1)) + (counts == 0)).sum())
