@@ -156,7 +156,7 @@ def _label_file(run: Run, origin: Origin, folder: Path, labels: Path | None) -> 
         return None
     path = labels or Path(origin.labels)
     inner = Path(origin.labels)
-    if not path.is_file() and inner.is_relative_to(origin.path):
+    if not labels and not path.is_file() and inner.is_relative_to(origin.path):
         path = folder / inner.relative_to(origin.path)
     if not path.is_file():
         how = "put it back, or say where it is with --labels (train --resume, evaluate)"
