@@ -75,6 +75,7 @@ ORDERS = {
         "image_cache",
         "groups",
         "folder",
+        "corrections",
         "check",
         "shapes",
         "__init__",

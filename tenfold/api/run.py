@@ -266,7 +266,8 @@ class Run(storage.Run):
         found = check_data(self, source)
         if not found.own:
             raise UsageError(f"{source.name} is not what {self.path} was trained on: {method} is about its own data")
-        return found, source
+        assert found.dataset is not None
+        return found, found.dataset
 
 
 def _as_folder(data: "Dataset | FoundData | Path | str | None") -> str | None:

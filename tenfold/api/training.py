@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tenfold.api.run import Run
+from tenfold.api.source import Source
 from tenfold.console import log_info, progress_bars
-from tenfold.data import DATASETS, Dataset, LabelFile, as_label_file, folder_of, load
+from tenfold.data import DATASETS, Dataset
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
@@ -46,6 +46,7 @@ def train(
     skip_bad: str = SKIP_BAD,
     labels: str | Path | None = None,
     label_columns: str = "",
+    corrections: str | Path | None = None,
     fine_tune: FineTune | None = None,
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),
@@ -69,6 +70,7 @@ def train(
             recipe's network is for.
         labels, label_columns: a CSV or parquet file that names the images in the folder `data`, or by default beside
             it, and their classes, see `tenfold.load`.
+        corrections: a CSV file of labels to change and images to leave out, as a run's report saves it.
         fine_tune: of a pretrained network: auto (where it helps on held-out images), on or off; by default as the
             recipe says.
         target_error: share of wrong answers that the rejection threshold is to keep, from 0.001 to 0.5.
@@ -86,27 +88,25 @@ def train(
         StorageError: where the disk is full or not writable.
     """
     clock, seed = clock or _stopwatch(), _whole("seed", seed, 0)
-    data, label_file = _images(data, as_label_file(labels, label_columns))
+    source = Source.of(data, labels, label_columns, corrections)
     val_size = None if val_size is None else _whole("val_size", val_size)
     recipe = with_fine_tuning(recipe, fine_tune)
-    size = size_for(recipe, data, None if size is None else _whole("size", size, 1))
-    pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
+    size = size_for(recipe, source.images, None if size is None else _whole("size", size, 1))
+    pixels = source.dataset.train.images.shape[1] if source.dataset else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
     watching = _find_watchers(callbacks, log)
-    path = Path(out) if out is not None else _new_path(chosen, seed)
+    path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:
         check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
         select_device(dist.device(device))
-        how: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "labels": label_file}
-        dataset = data if isinstance(data, Dataset) else load(_as_name(data), seed=seed, **how)
+        dataset = source.load(size, resize, seed, skip_bad)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
         return training.train(
             fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
         )
 
-    after = _After(watching, report, export, target_error, clock)
-    return _complete(start, after, data if isinstance(data, Dataset) else None, progress)
+    return _complete(start, _After(watching, report, export, target_error, clock), source.dataset, progress)
 
 
 def resume(
@@ -141,10 +141,6 @@ def resume(
 
     given = data if isinstance(data, Dataset) else None
     return _complete(start, _After(watching, report, export, target_error, clock), given, progress)
-
-
-def _new_path(recipe: Recipe, seed: int) -> Path:
-    return RUNS / f"{recipe.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 @dataclass(frozen=True)
@@ -193,23 +189,6 @@ def _finish(trained: TrainResult, after: _After) -> Run:
     if failure:
         raise failure
     return run
-
-
-def _images(
-    data: str | Path | Dataset | None, labels: LabelFile | None
-) -> tuple[str | Path | Dataset, LabelFile | None]:
-    """What to train on: without a name CIFAR-10, with a label file the folder of its images. Raises `UsageError`."""
-    if labels is None:
-        return "cifar10" if data is None else data, None
-    if isinstance(data, Dataset):
-        raise UsageError("labels are about a folder of images: a tenfold.Dataset has its own")
-    return folder_of(labels, None if data is None else _as_name(data)), labels
-
-
-def _as_name(data: object) -> str:
-    if not isinstance(data, str | Path):
-        raise UsageError(f"data must be a name, a path or a tenfold.Dataset, not {type(data).__name__}")
-    return str(data)
 
 
 def _whole(name: str, value: object, least: int | None = None) -> int:

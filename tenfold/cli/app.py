@@ -120,6 +120,15 @@ LabelColumns = Annotated[
         help="Its columns path, label, split, group, weight where they are called otherwise: path=file,label=species.",
     ),
 ]
+CorrectionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--corrections",
+        envvar="TENFOLD_CORRECTIONS",
+        metavar="FILE",
+        help="CSV file of labels to change and images to leave out, as saved on a run's report page.",
+    ),
+]
 Epochs = Annotated[
     float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
 ]

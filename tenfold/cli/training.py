@@ -11,6 +11,7 @@ from tenfold import extras
 from tenfold.cli.app import (
     RUNS,
     SKIP_BAD,
+    CorrectionsFile,
     Data,
     Device,
     Epochs,
@@ -75,6 +76,7 @@ def train(
     skip_bad: SkipBad = SKIP_BAD,
     labels: Labels = None,
     label_columns: LabelColumns = "",
+    corrections: CorrectionsFile = None,
     fine_tune: FineTune = None,
     target_error: TargetError = None,
     resume: Resume = False,
@@ -98,7 +100,7 @@ def train(
         training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
         return
     more: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "fine_tune": fine_tune, **after}
-    more |= {"labels": labels, "label_columns": label_columns}
+    more |= {"labels": labels, "label_columns": label_columns, "corrections": corrections}
     source = None if labels and not is_given(context, "data") else data
     training.train(recipe, source, out, seed=seed, device=device, epochs=epochs, val_size=val_size, **more)
 
@@ -157,6 +159,7 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     folder = env.get("folder")
     _refuse_folder_options(context, run.path, folder)
+    _refuse_corrections(context, run.path)
     if folder:
         settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", SKIP_BAD)}
         settings |= {"label_columns": folder.get("label_columns", "")}
@@ -177,6 +180,20 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
             f"not with what {context.params['recipe']} says now: leave --recipe out"
         )
     return Path(context.params["data"]) if folder and is_given(context, "data") else None
+
+
+def _refuse_corrections(context: typer.Context, path: Path) -> None:
+    """Raise `UsageError` for other corrections than those that the run keeps a copy of."""
+    from tenfold.data.corrections import CORRECTIONS, read_corrections
+
+    asked: Path | None = context.params["corrections"]
+    if asked is None:
+        return
+    kept = (path / CORRECTIONS).read_bytes() if (path / CORRECTIONS).is_file() else None
+    if read_corrections(asked).content != kept:
+        raise UsageError(
+            f"{path} was started {'with other' if kept else 'without'} corrections: leave --corrections out"
+        )
 
 
 def _refuse_folder_options(context: typer.Context, path: Path, folder: dict[str, Any] | None) -> None:

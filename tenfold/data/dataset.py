@@ -1,5 +1,6 @@
 """What every source of pixels ends in: a `Dataset`."""
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from pathlib import PurePath
 from typing import Any
@@ -33,6 +34,7 @@ class Split:
     digests: SHA-256 of these files, text, N.
     groups: text, N; images of one group belong in one split, "" is none; None where there are no groups.
     weights: factors of the images' losses in training, float64, N, 0 or more; None where all are 1.
+    numbers: which ones of the original images these are, int64 N; None where all are there.
     """
 
     images: np.ndarray
@@ -41,6 +43,7 @@ class Split:
     digests: np.ndarray | None = None
     groups: np.ndarray | None = None
     weights: np.ndarray | None = None
+    numbers: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -48,7 +51,7 @@ class Split:
             raise DataError(f"images must be a uint8 array N×H×W×3, not {_describe(images)}")
         if not (_is_array(labels) and labels.dtype.kind in "ui" and labels.shape == (len(images),)):
             raise DataError(f"labels must be {len(images):,} integers, one an image, not {_describe(labels)}")
-        for name in ("names", "digests", "groups", "weights"):
+        for name in ("names", "digests", "groups", "weights", "numbers"):
             values = getattr(self, name)
             if values is not None and not (_is_array(values) and values.shape == (len(images),)):
                 raise DataError(f"{name} must be an array of {len(images):,}, one an image, not {_describe(values)}")
@@ -75,7 +78,8 @@ class Origin:
     bit_depth: how many bits of its 16-bit values were brought to 8; runs made before there was a choice took all.
     skip_bad: how many files were allowed to be unreadable, see `entries.most_bad`; skipped: how many were.
     labels: path of the label file that names the images, "" where folders do; labels_sha256: of its content;
-    label_columns: how its columns are called, as `--label-columns` takes it.
+    label_columns: how its columns are called, as `--label-columns` takes it. uncorrected_sha256: as sha256, before
+    corrections, "" where there are none.
     """
 
     path: str
@@ -88,6 +92,7 @@ class Origin:
     labels: str = ""
     labels_sha256: str = ""
     label_columns: str = ""
+    uncorrected_sha256: str = ""
 
     def options(self) -> list[str]:
         """The words by which another command reads the images in the same way; of the label file, its name only."""
@@ -97,11 +102,52 @@ class Origin:
         return ["--size", str(self.size), "--resize", self.resize, *skip_bad, *labels, *columns]
 
 
+@dataclass(frozen=True)
+class AppliedCorrections:
+    """What corrections changed in a data set. content: of their file. Counts of training and of test images."""
+
+    content: bytes
+    relabelled_train: int = 0
+    relabelled_test: int = 0
+    dropped_train: int = 0
+    dropped_test: int = 0
+    kept: int = 0
+    unsure: int = 0
+
+    @property
+    def changes_test(self) -> bool:
+        """Whether the test images, or their labels, are others than before."""
+        return bool(self.relabelled_test or self.dropped_test)
+
+    def sentences(self) -> list[str]:
+        """What was changed, for people."""
+        relabelled, dropped = self.relabelled_train + self.relabelled_test, self.dropped_train + self.dropped_test
+        found = [
+            f"corrections: {relabelled:,} labels changed ({self.relabelled_test:,} of test images), {dropped:,} images "
+            f"left out ({self.dropped_test:,} test images); {self.kept:,} labels confirmed, {self.unsure:,} unsure"
+        ]
+        if self.changes_test:
+            found.append("scores on a corrected test set are not comparable with those on the published one")
+        return found
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "AppliedCorrections":
+        """Read what `to_dict` wrote, without the file's content."""
+        names = [field.name for field in fields(cls) if field.name != "content"]
+        return cls(b"", **{name: int(value.get(name, 0)) for name in names})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts, and the SHA-256 of the file, ready for JSON."""
+        counts = {name: value for name, value in vars(self).items() if name != "content"}
+        return {"sha256": hashlib.sha256(self.content).hexdigest(), **counts}
+
+
 @dataclass(frozen=True, repr=False)
 class Dataset:
     """A named data set: K class names in label order, what to train on, and what to score on.
 
-    val_size: how many images at the end of `train` are validation images because the folder says so.
+    val_size: how many images at the end of `train` are validation images because the folder says so. corrections: what
+    was changed in it.
     """
 
     name: str
@@ -110,6 +156,7 @@ class Dataset:
     test: Split
     val_size: int = 0
     origin: Origin | None = None
+    corrections: AppliedCorrections | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))  # a list is as good

@@ -18,7 +18,7 @@ from tenfold.training.fingerprint import is_own
 from tenfold.training.fitting import device_for
 from tenfold.training.holdout import split
 from tenfold.training.model import l2_penalty
-from tenfold.training.provenance import FoundData, find_data, is_read_alike, reload_dataset
+from tenfold.training.provenance import FoundData, as_own, find_data, is_read_alike, reload_dataset
 from tenfold.training.run import STOPPED, Run
 from tenfold.training.summary import count_parameters
 from tenfold.training.target_error import check_target_error, target_error_of
@@ -155,6 +155,8 @@ def _score(
     }
     if dataset.origin:
         more["skipped_images"] = dataset.skipped
+    if dataset.corrections:
+        more["corrections"] = dataset.corrections.to_dict()
     return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names, own)
 
 
@@ -174,6 +176,7 @@ def _from_kept(run: Run, device_config: DeviceConfig) -> Evaluation | None:
         return None
     results = run.read_json("results.json")
     more = {name: results.get(name) for name in ("val_accuracy", "calibration")}
+    more |= {"corrections": results["corrections"]} if "corrections" in results else {}
     names = frame["path"].to_numpy(object) if "path" in frame else None
     return Evaluation(test, None, model.classes, _scores(run, model, test) | more, names)
 
@@ -210,6 +213,7 @@ def check_data(run: Run, dataset: Dataset) -> FoundData:
 
     Among test images that another seed draws are training images, so their scores would be too good.
     """
+    dataset = as_own(run, dataset)
     own = is_own(run.env, dataset)
     if own and dataset.origin and not is_read_alike(run, dataset):
         how = "with another seed, resize mode or bit depth"

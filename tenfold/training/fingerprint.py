@@ -16,7 +16,9 @@ _SAMPLE = 200
 
 def note_origin(dataset: Dataset) -> dict[str, Any]:
     """What env.json keeps of the data, so that `reload_dataset` finds it, and no other data of its name."""
-    return {"folder": asdict(dataset.origin)} if dataset.origin else {"data_sha256": fingerprint(dataset)}
+    corrections = {"corrections": dataset.corrections.to_dict()} if dataset.corrections else {}
+    found = {"folder": asdict(dataset.origin)} if dataset.origin else {"data_sha256": fingerprint(dataset)}
+    return found | corrections
 
 
 def fingerprint(dataset: Dataset) -> str:

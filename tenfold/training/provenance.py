@@ -1,5 +1,6 @@
 """Provenance: the data that a run was trained on, found again, and other data for it to be scored on."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 from tenfold.console import log_info
 from tenfold.data import DATASETS, Dataset, LabelFile, Origin, is_cached, is_folder, load, load_named
+from tenfold.data.corrections import CORRECTIONS, apply_corrections, parse_corrections
 from tenfold.data.dataset import SKIP_BAD
-from tenfold.errors import DataError, ModelError, StorageError, UsageError
+from tenfold.errors import DataError, ModelError, StorageError, UsageError, one_line
 from tenfold.training.fingerprint import is_own
 from tenfold.training.run import Run
 from tenfold.training.split_file import read_rows, read_splits
@@ -60,11 +62,11 @@ def _given_data(run: Run, data: Dataset | Path) -> FoundData:
             skip_bad=_skip_bad(env),
             classes=model.classes,
         )
-    dataset = data.with_classes(model.classes)
+    dataset = as_own(run, data.with_classes(model.classes))
     if dataset.classes != model.classes or dataset.train.images.shape[1] != model.size or not len(dataset.test):
         size = f"{len(model.classes):,} classes, {model.size} pixels a side"
         raise DataError(f"{data.name} holds no test images of the kind that {run.path} was trained on: {size}")
-    own = is_own(env, data)
+    own = is_own(env, dataset)
     return FoundData(dataset, own, "" if own else f"{data.name} is not what {run.path} was trained on")
 
 
@@ -101,7 +103,7 @@ def reload_dataset(run: Run, folder: Path | None = None, in_python: str = "", la
     if folder:
         raise UsageError(f"{run.path} was trained on {env['data']}, not on a folder: leave --data out")
     if env["data"] in DATASETS:
-        dataset = load_named(env["data"])
+        dataset = as_own(run, load_named(env["data"]))
         if is_own(env, dataset):
             return dataset
     where = f"{run.path} was trained on a data set made in Python, called {env['data']!r}, that no command can load"
@@ -139,7 +141,29 @@ def _read_folder(
         classes=_known_classes(run),
         labels=_label_file(run, origin, path, labels),
     )
+    dataset = as_own(run, dataset)
     return dataset, is_own(env, dataset)
+
+
+def as_own(run: Run, dataset: Dataset) -> Dataset:
+    """The data set with the run's corrections where it is the run's own but for these; else as it is.
+
+    Raises `ModelError` where the run's copy of its corrections is damaged.
+    """
+    noted = run.env.get("corrections")
+    if not noted or dataset.corrections or is_own(run.env, dataset):
+        return dataset
+    try:
+        content = (run.path / CORRECTIONS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != noted["sha256"]:
+            raise ValueError("it is not what was written")
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{run.path / CORRECTIONS} is damaged: {one_line(error)}") from error
+    try:
+        corrected = apply_corrections(dataset, parse_corrections(content))
+    except DataError:  # about images that other data do not have
+        return dataset
+    return corrected if is_own(run.env, corrected) else dataset
 
 
 def _folder_beside(origin: Origin, labels: Path | None) -> Path:
@@ -218,10 +242,11 @@ def other_data(run: Run, name: str, skip_bad: str | None = None, labels: LabelFi
         labels=labels,
     )
     log_left_out(folder)
-    own = "folder" in env and folder.sha256 == env["folder"]["sha256"]
+    own = "folder" in env and folder.sha256 == (env["folder"].get("uncorrected_sha256") or env["folder"]["sha256"])
     dataset = make_dataset(folder, env["seed"], TEST_SHARE if own else 1.0)
-    if not own:
-        _warn_of_known(run, dataset)
+    if own:
+        return as_own(run, dataset.with_classes(model.classes))
+    _warn_of_known(run, dataset)
     return dataset.with_classes(model.classes)
 
 
