@@ -103,6 +103,7 @@ ORDERS = {
         "pruning",
         "imbalance",
         "fitting",
+        "auto_recipe",
         "sampler",
         "loss",
         "optimizers",

@@ -16,6 +16,7 @@ from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
 from tenfold.machine import peak_memory
 from tenfold.training import train as training
+from tenfold.training.auto_recipe import AUTO, log_choice, resolve_auto
 from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
@@ -33,7 +34,7 @@ Clock = Callable[[], float]
 
 
 def train(
-    recipe: str | Path | Recipe = "fast89",
+    recipe: str | Path | Recipe = AUTO,
     data: str | Path | Dataset | None = None,
     out: str | Path | None = None,
     *,
@@ -59,7 +60,8 @@ def train(
     """Train a classifier, score it on the test images, and write its model file and report. Return the run.
 
     Args:
-        recipe: the name of a recipe, the path of a JSON file, or a `Recipe`.
+        recipe: the name of a recipe, the path of a JSON file, or a `Recipe`; auto is `pretrained` for a folder of few
+            or of large images, where its extra is installed, else `fast89`.
         data: the name of a data set, by default cifar10, the path of a folder of images, or a `Dataset`.
         out: the run directory to make; by default runs/RECIPE-SEED-TIME.
         seed: random seed of everything.
@@ -89,9 +91,9 @@ def train(
     """
     clock, seed = clock or _stopwatch(), _whole("seed", seed, 0)
     source = Source.of(data, labels, label_columns, corrections)
-    val_size = None if val_size is None else _whole("val_size", val_size)
-    recipe = with_fine_tuning(recipe, fine_tune)
-    size = size_for(recipe, source.images, None if size is None else _whole("size", size, 1))
+    val_size, size = _whole_or_none("val_size", val_size), _whole_or_none("size", size, 1)
+    choice = resolve_auto(recipe, source.images, size, source.labels)
+    size = size_for(recipe := with_fine_tuning(choice.recipe, fine_tune), source.images, size)
     pixels = source.dataset.train.images.shape[1] if source.dataset else size
     chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
     watching = _find_watchers(callbacks, log)
@@ -101,6 +103,7 @@ def train(
         check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
         select_device(dist.device(device))
         dataset = source.load(size, resize, seed, skip_bad)
+        log_choice(choice)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
         return training.train(
             fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
@@ -200,6 +203,10 @@ def _whole(name: str, value: object, least: int | None = None) -> int:
     if least is not None and number < least:
         raise UsageError(f"{name} must be {least} or more, not {number}")
     return number
+
+
+def _whole_or_none(name: str, value: object, least: int | None = None) -> int | None:
+    return None if value is None else _whole(name, value, least)
 
 
 def _find_watchers(callbacks: Sequence[Callback], log: Sequence[str]) -> list[Callback]:

@@ -40,7 +40,13 @@ if TYPE_CHECKING:
     from tenfold.training.run import Run as RunDirectory
 
 
-RecipeName = Annotated[str, typer.Option(envvar="TENFOLD_RECIPE", help="Name of a recipe, or a JSON file.")]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        envvar="TENFOLD_RECIPE",
+        help="Name of a recipe, or a JSON file; auto: pretrained for a folder of few or of large images, else fast89.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
@@ -55,6 +61,12 @@ WithExport = Annotated[
 ]
 
 
+Both = Annotated[
+    bool,
+    typer.Option(
+        "--compare", help="Train fast89 and pretrained on the same split, and compare them; --out is a folder."
+    ),
+]
 Log = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Log to tensorboard, mlflow or another registered callback; may be repeated."),
@@ -64,7 +76,7 @@ Log = Annotated[
 @app.command()
 def train(
     context: typer.Context,
-    recipe: RecipeName = "fast89",
+    recipe: RecipeName = "auto",
     data: Data = "cifar10",
     out: Out = None,
     seed: Seed = 0,
@@ -79,6 +91,7 @@ def train(
     corrections: CorrectionsFile = None,
     fine_tune: FineTune = None,
     target_error: TargetError = None,
+    compare: Both = False,
     resume: Resume = False,
     log: Log = None,
     report: WithReport = True,
@@ -92,17 +105,39 @@ def train(
     from tenfold.api import training
     from tenfold.machine import process_seconds
 
-    after: dict[str, Any] = {"target_error": target_error, "report": report, "export": export, "clock": process_seconds}
-    after |= {"callbacks": [_printer(as_json)], "log": log or ()}
+    after: dict[str, Any] = {"target_error": target_error, "report": report, "export": export, "log": log or ()}
+    options: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "seed": seed, "device": device}
+    options |= {"labels": labels, "label_columns": label_columns, "corrections": corrections}
+    source = None if labels and not is_given(context, "data") else data
+    if compare:
+        _train_both(context, source, out, options | after | {"val_size": val_size}, as_json)
+        return
+    after |= {"callbacks": [_printer(as_json)], "clock": process_seconds}
     if resume:
         out, folder = _check_unfinished(context, out) if _is_first_rank() else (None, None)
         after["labels"] = labels
         training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
         return
-    more: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "fine_tune": fine_tune, **after}
-    more |= {"labels": labels, "label_columns": label_columns, "corrections": corrections}
-    source = None if labels and not is_given(context, "data") else data
-    training.train(recipe, source, out, seed=seed, device=device, epochs=epochs, val_size=val_size, **more)
+    options |= {"epochs": epochs, "val_size": val_size, "fine_tune": fine_tune}
+    training.train(recipe, source, out, **options, **after)
+
+
+def _train_both(
+    context: typer.Context, data: str | None, out: Path | None, options: dict[str, Any], as_json: bool
+) -> None:
+    """Train both recipes and say how they differ. Raises `UsageError` for options of one of them."""
+    for name in ("recipe", "fine_tune", "epochs", "resume"):
+        if is_given(context, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"--compare trains two recipes as they are: leave {option} out, or train each by itself")
+    extras.require("pretrained", extras.PRETRAINED)
+    from tenfold.api.comparison import train_both
+
+    page = train_both(data, out, callbacks=[] if as_json else [_printer(as_json)], **options)
+    if as_json:
+        print_json(page.to_dict())
+    else:
+        print(*page.differences, page.path, sep="\n")
 
 
 def _is_first_rank() -> bool:
@@ -172,12 +207,11 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
             raise UsageError(f"{run.path} was started with --{option} {value}, not {asked}: leave --{option} out")
     if is_given(context, "fine_tune") and context.params["fine_tune"] not in ("auto", recipe.fine_tune):
         raise UsageError(f"{run.path} was started with --fine-tune {recipe.fine_tune}: leave --fine-tune out")
-    if is_given(context, "recipe") and not _same_recipe(
-        context.params["recipe"], recipe, folder["size"] if folder else _size_of(env["data"])
-    ):
+    asked_recipe, size = context.params["recipe"], folder["size"] if folder else _size_of(env["data"])
+    if is_given(context, "recipe") and asked_recipe != "auto" and not _same_recipe(asked_recipe, recipe, size):
         raise UsageError(
             f"{run.path} was started with --recipe {recipe.name}, kept in its recipe.json, "
-            f"not with what {context.params['recipe']} says now: leave --recipe out"
+            f"not with what {asked_recipe} says now: leave --recipe out"
         )
     return Path(context.params["data"]) if folder and is_given(context, "data") else None
 
