@@ -88,7 +88,7 @@ class Trainer:
         self.interrupted = False
         """Whether Ctrl-C or SIGTERM ends training after the current step, here or in another process."""
         train, val = split(data, recipe, seed)
-        self._set_up(*to_tensors(train), len(data.classes), loss_weights(train))
+        self._set_up(*to_tensors(train), len(data.classes), loss_weights(train, recipe.class_weight))
         self.val = to_tensors(val) if val else None
 
     def _set_up(self, images: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> None:
@@ -104,6 +104,8 @@ class Trainer:
         self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), device_config.device)
         self.class_counts = labels.bincount(minlength=classes).tolist()
         cycle = oversample(labels, recipe.oversample)
+        self.times = cycle.bincount()
+        """How often each image comes in a cycle, int64 N."""
         if len(cycle) > len(labels):
             images, labels, weights = images[cycle], labels[cycle], None if weights is None else weights[cycle]
         self.images, self.labels = images.to(device_config.device), labels.to(device_config.device)
@@ -146,6 +148,9 @@ class Trainer:
             strength = None if self.recipe.fine_tune == "off" else BEFORE_FINE_TUNING
             once = slice(sum(self.class_counts))  # behind them are those of rare classes again
             images, labels, weights = self.images[once], self.labels[once], self._weights_of(once)
+            if len(self.labels) > len(labels):
+                times = (self.times / self.times.float().mean()).to(self.labels.device)
+                weights = times if weights is None else weights * times
             set_logistic_head(self.network, images, labels, self.normalization, self.device_config, strength, weights)
             self.head_is_set = True
 
