@@ -100,8 +100,8 @@ def train(
     choice = resolve_auto(recipe, source.images, size, source.labels)
     size = size_for(recipe := with_fine_tuning(choice.recipe, fine_tune), source.images, size)
     chosen = choose_recipe(recipe, epochs, val_size, size=source.pixels(size))
-    options: dict[str, Any] = {"seed": seed, "device": device, "balance": check_balance(balance)}
-    watching = _find_watchers(callbacks, log)
+    asked: dict[str, Any] = {"seed": seed, "device": device, "target_error": target_error}
+    watching, balance = _find_watchers(callbacks, log), check_balance(balance)
     path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:
@@ -109,9 +109,7 @@ def train(
         dataset = source.load(size, resize, seed, skip_bad)
         log_choice(choice)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
-        return training.train(
-            fitted, dataset, path, dist=dist, target_error=target_error, callbacks=watching, **options
-        )
+        return training.train(fitted, dataset, path, dist=dist, balance=balance, callbacks=watching, **asked)
 
     return _complete(start, _After(watching, report, export, target_error, clock), source.dataset, progress)
 

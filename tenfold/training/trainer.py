@@ -7,7 +7,7 @@ a run resumed from them ends bit-identical.
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.profiler import record_function
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DivergedError, ModelError, UsageError, one_line
 from tenfold.training.augment import Normalization, derive_seed, downsample, make_batch
-from tenfold.training.callbacks import Callback, report_exception
+from tenfold.training.callbacks import Callback, EpochMetrics, report_exception
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
@@ -37,23 +37,6 @@ from tenfold.training.recipe import Recipe
 from tenfold.training.sampler import Sampler
 from tenfold.training.schedule import make_schedule
 from tenfold.training.signals import DeferredSignals
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """A row of metrics.csv. Accuracies in [0, 1]; nan without validation images; seconds of this epoch.
-
-    epoch: how many are done, the last one perhaps a part. stage: from 1. train_loss with its L2 terms.
-    """
-
-    epoch: float
-    stage: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    seconds: float
 
 
 class Trainer:
