@@ -179,7 +179,7 @@ ORDERS = {
         "report",
         "compare",
     ),
-    "evaluation.page": ("choice", "picture", "charts", "sections", "trust", "render", "__init__"),
+    "evaluation.page": ("choice", "picture", "charts", "sections", "trust", "review", "render", "__init__"),
     "evaluation.plots": (
         "fonts",
         "style",
