@@ -33,7 +33,7 @@ def compare(
 
 
 def train_both(
-    data: "Dataset | Path | str",
+    data: "Dataset | Path | str | None",
     out: Path | str | None = None,
     recipes: "Sequence[str | Path | Recipe]" = ("fast89", "pretrained"),
     *,
@@ -52,4 +52,4 @@ def train_both(
     if folder.exists():
         raise UsageError(f"{folder} exists already: choose another --out, or delete it")
     runs = [train(recipe, data, folder / as_recipe(recipe).name, seed=seed, **options) for recipe in recipes]
-    return compare(runs, folder / "comparison.html", None if isinstance(data, str) else data)
+    return compare(runs, folder / "comparison.html", None if data is None or isinstance(data, str) else data)

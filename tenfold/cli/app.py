@@ -105,6 +105,30 @@ SkipBad = Annotated[
         help="How many of a folder's images may be unreadable: a number, a share (one at least) or all.",
     ),
 ]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TENFOLD_LABELS",
+        metavar="FILE",
+        help="CSV or parquet file that names the images in the folder of --data, or beside it, and their classes.",
+    ),
+]
+LabelColumns = Annotated[
+    str,
+    typer.Option(
+        metavar="ROLE=NAME,…",
+        help="Its columns path, label, split, group, weight where they are called otherwise: path=file,label=species.",
+    ),
+]
+CorrectionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--corrections",
+        envvar="TENFOLD_CORRECTIONS",
+        metavar="FILE",
+        help="CSV file of labels to change and images to leave out, as saved on a run's report page.",
+    ),
+]
 Epochs = Annotated[
     float | None, typer.Option(envvar="TENFOLD_EPOCHS", help="Stretch or shrink the recipe to this many epochs.")
 ]

@@ -11,11 +11,14 @@ from tenfold import extras
 from tenfold.cli.app import (
     RUNS,
     SKIP_BAD,
+    CorrectionsFile,
     Data,
     Device,
     Epochs,
     FineTune,
     Json,
+    LabelColumns,
+    Labels,
     Resize,
     Size,
     SkipBad,
@@ -83,6 +86,9 @@ def train(
     size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
+    labels: Labels = None,
+    label_columns: LabelColumns = "",
+    corrections: CorrectionsFile = None,
     fine_tune: FineTune = None,
     target_error: TargetError = None,
     compare: Both = False,
@@ -101,19 +107,24 @@ def train(
 
     after: dict[str, Any] = {"target_error": target_error, "report": report, "export": export, "log": log or ()}
     options: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "seed": seed, "device": device}
+    options |= {"labels": labels, "label_columns": label_columns, "corrections": corrections}
+    source = None if labels and not is_given(context, "data") else data
     if compare:
-        _train_both(context, data, out, options | after | {"val_size": val_size}, as_json)
+        _train_both(context, source, out, options | after | {"val_size": val_size}, as_json)
         return
     after |= {"callbacks": [_printer(as_json)], "clock": process_seconds}
     if resume:
         out, folder = _check_unfinished(context, out) if _is_first_rank() else (None, None)
+        after["labels"] = labels
         training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
         return
     options |= {"epochs": epochs, "val_size": val_size, "fine_tune": fine_tune}
-    training.train(recipe, data, out, **options, **after)
+    training.train(recipe, source, out, **options, **after)
 
 
-def _train_both(context: typer.Context, data: str, out: Path | None, options: dict[str, Any], as_json: bool) -> None:
+def _train_both(
+    context: typer.Context, data: str | None, out: Path | None, options: dict[str, Any], as_json: bool
+) -> None:
     """Train both recipes and say how they differ. Raises `UsageError` for options of one of them."""
     for name in ("recipe", "fine_tune", "epochs", "resume"):
         if is_given(context, name):
@@ -183,8 +194,10 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     folder = env.get("folder")
     _refuse_folder_options(context, run.path, folder)
+    _refuse_corrections(context, run.path)
     if folder:
         settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", SKIP_BAD)}
+        settings |= {"label_columns": folder.get("label_columns", "")}
         del settings["data"]  # its content tells whether it is the same
     for name, value in settings.items():
         asked = context.params[name]
@@ -201,6 +214,20 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
             f"not with what {asked_recipe} says now: leave --recipe out"
         )
     return Path(context.params["data"]) if folder and is_given(context, "data") else None
+
+
+def _refuse_corrections(context: typer.Context, path: Path) -> None:
+    """Raise `UsageError` for other corrections than those that the run keeps a copy of."""
+    from tenfold.data.corrections import CORRECTIONS, read_corrections
+
+    asked: Path | None = context.params["corrections"]
+    if asked is None:
+        return
+    kept = (path / CORRECTIONS).read_bytes() if (path / CORRECTIONS).is_file() else None
+    if read_corrections(asked).content != kept:
+        raise UsageError(
+            f"{path} was started {'with other' if kept else 'without'} corrections: leave --corrections out"
+        )
 
 
 def _refuse_folder_options(context: typer.Context, path: Path, folder: dict[str, Any] | None) -> None:

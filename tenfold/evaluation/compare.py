@@ -23,7 +23,7 @@ from tenfold.evaluation.page.sections import format_value, percent
 from tenfold.evaluation.report import cut, name_images
 from tenfold.files import write_text
 from tenfold.training.fingerprint import digest_of_data, have_same_data, is_own
-from tenfold.training.provenance import reload_dataset
+from tenfold.training.provenance import as_own, reload_dataset
 from tenfold.training.run import Run
 from tenfold.training.runs import compare_runs
 
@@ -167,6 +167,7 @@ def read_comparison(
 
 
 def _given(first: Run, data: Dataset) -> Dataset:
+    data = as_own(first, data)
     if not is_own(first.env, data):
         raise DataError(f"{data.name} is not what {first.path}, the first of the runs, was trained on")
     return data

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tenfold.console import log_info
-from tenfold.data.dataset import Dataset
+from tenfold.data.dataset import AppliedCorrections, Dataset
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import calibrate, calibration_in
@@ -17,7 +17,7 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.fingerprint import is_own
 from tenfold.training.fitting import device_for
 from tenfold.training.holdout import split
-from tenfold.training.provenance import FoundData, find_data, is_read_alike, reload_dataset
+from tenfold.training.provenance import FoundData, as_own, find_data, is_read_alike, reload_dataset
 from tenfold.training.run import Run
 from tenfold.training.target_error import check_target_error, target_error_of
 from tenfold.training.weights import Model
@@ -141,7 +141,7 @@ def _score(
         about = f"the target error is about the validation images of {run.path}"
         raise UsageError(f"{about}: leave it out with other data ({dataset.name})")
     test = load_or_compute(run, model, dataset.test, device_config, "test")
-    held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
+    held_out = split(dataset, run.recipe, run.env["seed"])[1] if own else None
     val = load_or_compute(run, model, held_out, device_config, "val") if held_out else None
     keeps = run.scored and (target_error is None or not own)
     calibration = calibration_in(run.read_json("results.json")) if keeps else None
@@ -154,6 +154,7 @@ def _score(
         val_accuracy=metrics.accuracy(val.averaged, val.labels) if val else None,
         calibration=calibration.measure(test.single, test.labels) if calibration else None,
         skipped_images=dataset.skipped if dataset.origin else None,
+        corrections=dataset.corrections,
     )
     return Evaluation(test, val, model.classes, scores, dataset.test.names, own)
 
@@ -174,7 +175,8 @@ def _from_kept(run: Run, device_config: DeviceConfig) -> Evaluation | None:
         return None
     results = run.read_json("results.json")
     more = {name: results.get(name) for name in ("val_accuracy", "skipped_images")}
-    scores = Scores.compute(run, model, test, calibration=calibration_in(results), **more)
+    applied = AppliedCorrections.from_dict(results["corrections"]) if "corrections" in results else None
+    scores = Scores.compute(run, model, test, calibration=calibration_in(results), corrections=applied, **more)
     names = frame["path"].to_numpy(object) if "path" in frame else None
     return Evaluation(test, None, model.classes, scores, names)
 
@@ -211,6 +213,7 @@ def check_data(run: Run, dataset: Dataset) -> FoundData:
 
     Among test images that another seed draws are training images, so their scores would be too good.
     """
+    dataset = as_own(run, dataset)
     own = is_own(run.env, dataset)
     if own and dataset.origin and not is_read_alike(run, dataset):
         how = "with another seed, resize mode or bit depth"

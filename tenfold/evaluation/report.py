@@ -219,6 +219,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "subtitle": f"{results['test_images']:,} test images of {len(known.dataset.classes):,} classes",
         "sections": _SECTIONS,
         "headline": sections.headline(results),
+        "corrections": [f"{s[0].upper()}{s[1:]}." for s in _corrections(known)],
         "unlearned": [shown(name) for name in results.get("unlearned_classes", [])],
         "classes": [shown(name) for name in known.dataset.classes],
         "matrix": sections.matrix_rows(matrix),
@@ -242,6 +243,11 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "command": _command(known),
         "reproduce_note": format_stop(known.run) or _REPRODUCE_NOTE,
     }
+
+
+def _corrections(known: Known) -> list[str]:
+    applied = known.dataset.corrections
+    return applied.sentences() if applied else []
 
 
 def _class_images(known: Known, show: Any) -> list[dict[str, Any]]:
@@ -301,7 +307,10 @@ def _environment(known: Known) -> sections.Facts:
 
 def _command(known: Known) -> str:
     run, dataset = known.run, known.dataset
-    return reproduction(run.recipe, known.results["seed"], dataset.name, dataset.origin, target_error_of(run))
+    corrected = dataset.corrections is not None
+    return reproduction(
+        run.recipe, known.results["seed"], dataset.name, dataset.origin, target_error_of(run), corrected
+    )
 
 
 _REPRODUCE_NOTE = (

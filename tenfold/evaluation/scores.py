@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import torch
 
+from tenfold.data.dataset import AppliedCorrections
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import Calibration
 from tenfold.evaluation.outputs import LogitsCache
@@ -21,7 +22,8 @@ class Scores:
     test_accuracy: with the recipe's test-time augmentation; test_accuracy_single_view: without. interval: 95 %,
     Wilson's. test_accuracy_top5: None for five classes or fewer. test_loss: with label smoothing and L2 terms;
     test_cross_entropy: without. val_accuracy, calibration: None without validation images, as is the accuracy on other
-    data than the run's own. skipped_images: of a folder, those that could not be read.
+    data than the run's own. skipped_images: of a folder, those that could not be read. corrections: what they
+    changed in the data, if there were some.
     """
 
     run: str
@@ -40,6 +42,7 @@ class Scores:
     val_accuracy: float | None = None
     calibration: Calibration | None = None
     skipped_images: int | None = None
+    corrections: AppliedCorrections | None = None
 
     @classmethod
     def compute(cls, run: Run, model: Model, test: LogitsCache, **known: Any) -> Self:
@@ -66,12 +69,12 @@ class Scores:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name, ready for JSON; `skipped_images` for folders only."""
+        """All fields by name, ready for JSON; `skipped_images` for folders only, `corrections` where there are some."""
         own = {
             "test_accuracy_interval": list(self.test_accuracy_interval),
             "calibration": self.calibration and self.calibration.to_dict(),
+            "corrections": self.corrections and self.corrections.to_dict(),
         }
         values = asdict(self) | own
-        if self.skipped_images is None:
-            del values["skipped_images"]
-        return values
+        absent = {name for name in ("skipped_images", "corrections") if values[name] is None}
+        return {name: value for name, value in values.items() if name not in absent}

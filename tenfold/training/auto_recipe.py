@@ -12,8 +12,9 @@ from tenfold import extras
 from tenfold.console import log_info
 from tenfold.data import is_folder
 from tenfold.data.dataset import Dataset
+from tenfold.data.folder import list_images
 from tenfold.data.image import read_size
-from tenfold.data.listing import File, list_folder
+from tenfold.data.listing import File, LabelFile
 from tenfold.training.recipe import Recipe
 
 AUTO = "auto"
@@ -33,10 +34,13 @@ class Choice:
     reason: str | None = None
 
 
-def resolve_auto(recipe: str | Path | Recipe, data: object, size: int | None = None) -> Choice:
+def resolve_auto(
+    recipe: str | Path | Recipe, data: object, size: int | None = None, labels: LabelFile | None = None
+) -> Choice:
     """The recipe itself, or, for `auto`, the one that fits `data`: a data set's name, a folder, or a `Dataset`.
 
-    size: pixels a side that the images are to be brought to, where the user says so. Raises `DataError` for a folder
+    size: pixels a side that the images are to be brought to, where the user says so. labels: the file that names the
+    images in the folder. Raises `DataError` for a folder
     that cannot be read.
     """
     if recipe != AUTO:
@@ -45,7 +49,7 @@ def resolve_auto(recipe: str | Path | Recipe, data: object, size: int | None = N
         return Choice(PRETRAINED) if _is_large(data) and _is_installed() else Choice(FROM_SCRATCH)
     if not isinstance(data, str | Path) or not is_folder(str(data)):
         return Choice(FROM_SCRATCH)
-    return _for_folder(list_folder(Path(data)).files, size)
+    return _for_folder(list_images(Path(data), labels).files, size)
 
 
 def log_choice(choice: Choice) -> None:

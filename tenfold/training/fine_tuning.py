@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
+from tenfold.data.groups import unite
 from tenfold.training.augment import derive_seed
 from tenfold.training.callbacks import ProgressBar
 from tenfold.training.device import DeviceConfig
@@ -34,16 +35,11 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
     """
     if recipe.fine_tune != "auto":
         return recipe
-    # those of a folder's own val/ are held out, too
-    train = split(dataset.train, recipe.with_val_size(dataset.val_size) if dataset.val_size else recipe, seed)[0]
+    train = split(dataset, recipe, seed)[0]
     if len(train) > MOST_TO_TRY or np.unique(train.labels, return_counts=True)[1].min() < 2:
         log_info(f"fine-tuning on: it is tried first for at most {MOST_TO_TRY} images, two or more of each class")
         return replace(recipe, fine_tune="on")
-    from sklearn.model_selection import StratifiedKFold  # here, since it takes a second that few runs need
-
-    shuffle = derive_seed(seed, "fine-tuning") % 2**32
-    halves = list(StratifiedKFold(2, shuffle=True, random_state=shuffle).split(train.labels, train.labels))
-    found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves]
+    found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves(train, seed)]
     (right, loss), (tuned_right, tuned_loss) = np.sum(found, axis=0).tolist()
     helps = (tuned_right, -tuned_loss) > (right, -loss)
     log_info(
@@ -51,6 +47,18 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
         f"with the head alone, {tuned_right / len(train):.1%} fine-tuned"
     )
     return replace(recipe, fine_tune="on" if helps else "off")
+
+
+def halves(train: Split, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The numbers of the images in two halves, once each way round: of every class, and of groups whole ones."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # here: it takes a second
+
+    shuffle = derive_seed(seed, "fine-tuning") % 2**32
+    if train.groups is None:
+        return list(StratifiedKFold(2, shuffle=True, random_state=shuffle).split(train.labels, train.labels))
+    groups = unite(train.groups.tolist())
+    folds = StratifiedGroupKFold(2, shuffle=True, random_state=shuffle)
+    return list(folds.split(train.labels, train.labels, groups))
 
 
 def announce(trainer: Trainer) -> None:
