@@ -26,14 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 LONGEST = (
     *("test_serve_under_load", "test_cluster", "test_other_runtimes", "test_docs", "test_distributed", "test_faults"),
-    *(
-        "test_serve_faults",
-        "test_tune",
-        "test_serve_page",
-        "test_reference_fidelity",
-        "test_folder_runs",
-        "test_predict",
-    ),
+    *("test_serve_faults", "test_tune", "test_serve_page", "test_reference_fidelity", "test_folder_runs"),
 )
 """Files that take long, the longest first: begun at the end, one would keep one worker after the other has ended."""
 

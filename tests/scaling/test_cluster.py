@@ -185,6 +185,7 @@ def nodes() -> Iterator[Any]:
     ):
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_worker_niceness", "0")  # by default workers get what other tests leave
         patch.setenv(registry.VARIABLE, str(ROOT / "tests" / "support" / "few_plugin.py"))
         nodes = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
         nodes.second, nodes.folder = nodes.add_node(**NODE), folder
