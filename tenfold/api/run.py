@@ -139,6 +139,11 @@ class Run(storage.Run):
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.path / name}: cannot be read ({error})") from error
 
+    @property
+    def has_distance(self) -> bool:
+        """Whether the distance that `predict --reject` goes by is fitted, which runs of earlier versions lack."""
+        return "rejection" in self.require_scores()
+
     # --- what is computed ---
 
     def evaluate(
@@ -157,9 +162,10 @@ class Run(storage.Run):
         run, `DataError` for data of other classes, `UsageError`.
         """
         from tenfold.data import as_label_file, folder_of
+        from tenfold.evaluation.distance import add_rejection
         from tenfold.evaluation.evaluate import check_data, evaluate, rewrite_scores
         from tenfold.training.fitting import device_for
-        from tenfold.training.provenance import FoundData, other_data
+        from tenfold.training.provenance import FoundData, find_data, other_data
 
         label_file = as_label_file(labels, label_columns)
         if label_file:
@@ -168,9 +174,13 @@ class Run(storage.Run):
         found = dataset if dataset is None or isinstance(dataset, FoundData) else check_data(self, dataset)
         if found is not None and not found.own:
             return evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
+        here = found or find_data(self)
+        found = here if here.own else None  # where the images are gone, their logits may be enough
         with self.locked():
             evaluation = evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
             rewrite_scores(self, evaluation)
+            if here.own and here.dataset and not self.has_distance:
+                add_rejection(self, here.dataset, device)
             note_stale_model(self.path)
         self.__dict__.pop("predictor", None)  # its threshold may have changed
         return evaluation
