@@ -51,6 +51,9 @@ class Metrics:
     test_images: int | None = None
     test_accuracy_interval: tuple[float, float] | None = None
     test_accuracy_top5: float | None = None
+    balanced_accuracy: float | None = None
+    balanced_accuracy_interval: tuple[float, float] | None = None
+    macro_f1: float | None = None
     ece: float | None = None
     ece_single_view: float | None = None
     val_accuracy: float | None = None
@@ -64,8 +67,9 @@ class Metrics:
     def from_results(cls, results: dict[str, Any]) -> Self:
         """Take the known fields of results.json."""
         known = {field.name: results[field.name] for field in fields(cls) if field.name in results}
-        if interval := known.get("test_accuracy_interval"):
-            known["test_accuracy_interval"] = tuple(interval)
+        for name in ("test_accuracy_interval", "balanced_accuracy_interval"):
+            if interval := known.get(name):
+                known[name] = tuple(interval)
         return cls(**known | {"calibration": calibration_in(results)})
 
     def to_dict(self) -> dict[str, Any]:
