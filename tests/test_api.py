@@ -120,7 +120,7 @@ def test_the_bundled_model_is_the_default() -> None:
 @pytest.mark.slow
 def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) -> None:
     evaluation = run.evaluate()
-    assert evaluation.scores["test_accuracy"] == run.metrics.test_accuracy
+    assert evaluation.scores.test_accuracy == run.metrics.test_accuracy
     assert repr(evaluation).startswith(f"Evaluation(test_accuracy={run.metrics.test_accuracy}, ece=0.")
     assert repr(evaluation).endswith(f", {TEST} test images of 10 classes)")
     (explanation,) = run.explain(FEW.test.images[:1])
@@ -133,7 +133,7 @@ def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) ->
 def test_other_data_leave_the_run_as_it_is(run: tenfold.Run) -> None:
     before = run.metrics
     evaluation = run.evaluate(make_shapes(train=10, test=40, seed=7))
-    assert not evaluation.own and evaluation.scores["test_images"] == 40 and run.metrics == before
+    assert not evaluation.own and evaluation.scores.test_images == 40 and run.metrics == before
     for method in (run.report, run.audit):
         with pytest.raises(UsageError, match=r"shapes is not what .* was trained on: (report|audit) is about its own"):
             method(data=make_shapes(train=10, test=40, seed=7))

@@ -73,6 +73,15 @@ Size = Annotated[
         help="Pixels a side that a folder's images are brought to; recipes reference and pretrained take 32 or more.",
     ),
 ]
+Balance = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TENFOLD_BALANCE",
+        metavar="none|loss|sampling|auto",
+        show_default="as the recipe says",
+        help="How rare classes are made up for: they count more, or come more often; auto tries on held-out images.",
+    ),
+]
 FineTune = Annotated[
     str | None,
     typer.Option(

@@ -84,7 +84,7 @@ def evaluate(
     if other and not is_given(context, "target_error", by=("COMMANDLINE",)):
         target_error = None  # a variable is for all commands that it concerns
     evaluated = opened.evaluate(found, device=device, target_error=target_error)
-    scores = evaluated.scores | {"data": dataset.name} if dataset and other else opened.require_scores()
+    scores = evaluated.scores.to_dict() | {"data": dataset.name} if dataset and other else opened.require_scores()
     if predictions:
         write_text(predictions, to_csv(evaluated.predictions()))
     if as_json:

@@ -104,7 +104,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class AppliedCorrections:
-    """What corrections changed in a data set. content: of their file. Counts of training and of test images."""
+    """What corrections changed in a data set: counts of training and of test images.
+
+    content: of their file, or b"" where it is not at hand; sha256: of that content.
+    """
 
     content: bytes
     relabelled_train: int = 0
@@ -113,6 +116,10 @@ class AppliedCorrections:
     dropped_test: int = 0
     kept: int = 0
     unsure: int = 0
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha256", self.sha256 or hashlib.sha256(self.content).hexdigest())
 
     @property
     def changes_test(self) -> bool:
@@ -133,13 +140,12 @@ class AppliedCorrections:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "AppliedCorrections":
         """Read what `to_dict` wrote, without the file's content."""
-        names = [field.name for field in fields(cls) if field.name != "content"]
-        return cls(b"", **{name: int(value.get(name, 0)) for name in names})
+        counts = [field.name for field in fields(cls) if field.name not in ("content", "sha256")]
+        return cls(b"", **{name: int(value.get(name, 0)) for name in counts}, sha256=str(value.get("sha256", "")))
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, and the SHA-256 of the file, ready for JSON."""
-        counts = {name: value for name, value in vars(self).items() if name != "content"}
-        return {"sha256": hashlib.sha256(self.content).hexdigest(), **counts}
+        return {name: value for name, value in vars(self).items() if name != "content"}
 
 
 @dataclass(frozen=True, repr=False)

@@ -42,8 +42,9 @@ def set_logistic_head(
     images' losses, float N.
     """
     with progress("features", 2 * len(images)) as bar:
-        views = (images, images.flip(2))
-        plain, mirrored = (cached_features(network, view, normalization, device_config, bar).numpy() for view in views)
+        plain, mirrored = (
+            cached_features(network, images, normalization, device_config, bar, view).numpy() for view in (False, True)
+        )
     head = network.get_submodule("head")
     classes = len(head.get_parameter("bias"))
     factors = None if weights is None else weights.cpu().numpy()

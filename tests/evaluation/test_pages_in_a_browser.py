@@ -12,18 +12,18 @@ import pytest
 from PIL import Image
 
 from tenfold.data.corrections import apply_corrections, read_corrections
-from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.compare import read_comparison, write_comparison
 from tenfold.evaluation.metrics import shown
 from tests.support.browser import chromium, violations
 from tests.support.drawn_run import hostile_dataset, make_drawn_run
+from tests.support.few_shapes import few_shapes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = pytest.mark.acceptance
 DATASET = hostile_dataset()
-SHAPES = make_shapes()
+SHAPES = few_shapes()
 NAMES = [shown(name) for name in DATASET.classes]
 Open = Callable[..., "Page"]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
-from tenfold.training.fine_tuning import halves
+from tenfold.training.halves import halves
 from tenfold.training.holdout import split
 from tenfold.training.imbalance import oversample
 from tenfold.training.logistic_head import fit_head
