@@ -90,7 +90,7 @@ def _item(dataset: Dataset, doubt: Doubt) -> dict[str, Any]:
         "sha256": "" if split.digests is None else str(split.digests[doubt.row]),
         "split": doubt.split,
         "index": "" if path else str(number),
-        "name": shown(path, 120) if path else f"{kind} image {number}",
+        "name": shown(path, 120) if path else f"{kind} image {doubt.row}",
         "image": f"more i{doubt.sheet}" if doubt.kind else f"i{doubt.sheet}",
         "label": doubt.label,
         "suggested": doubt.suggested,
