@@ -183,6 +183,8 @@ def _finish(trained: TrainResult, after: _After) -> Run:
             evaluation = _score(run, trained, after.target_error, after.clock)
             for callback in after.callbacks:
                 callback.on_evaluation_end(run)
+            if after.export or after.report:
+                _add_rejection(run, trained)
             failure = _export(run, trained) if after.export else None
             if after.report:
                 _report(run, trained, evaluation)
@@ -272,6 +274,15 @@ def _measure(trained: TrainResult, evaluation_seconds: float, clock: Clock) -> d
         "total_seconds": total,
         "peak_memory_bytes": peak_memory(),
     }
+
+
+def _add_rejection(run: Run, trained: TrainResult) -> None:
+    """Fit the distance that `predict --reject` goes by, after the scores, which are waited for."""
+    from tenfold.evaluation.distance import add_rejection
+
+    began = time.perf_counter()
+    add_rejection(run, trained.dataset, str(trained.device_config.device))
+    run.timings["rejection_seconds"] = time.perf_counter() - began
 
 
 def _export(run: Run, trained: TrainResult) -> TenfoldError | None:

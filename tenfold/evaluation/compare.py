@@ -268,6 +268,7 @@ def _score_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
         ("95 % interval", [" to ".join(map(percent, side.interval)) for side in sides]),
     ]
     shares = {"test_accuracy_single_view": "Accuracy without TTA", "test_accuracy_top5": "Top-5 accuracy"}
+    shares |= {"balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}
     shares |= {"val_accuracy": "Validation accuracy", "ece": "Calibration error"}
     numbers = {"test_cross_entropy": "Cross-entropy", "train_seconds": "Training, s", "total_seconds": "Total, s"}
     for known, to_text in ((shares, percent), (numbers, lambda value: f"{value:,.4g}")):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tenfold.data.cache import home, writing_home
 from tenfold.errors import StorageError
@@ -23,6 +23,11 @@ from tenfold.training.networks.module import Network
 
 MOST_CACHED_BYTES = 2_000_000_000
 OnBatch = Callable[[float], None]
+
+
+def has_features(network: nn.Module) -> bool:
+    """Whether the network has a linear layer called `head`, so that it has features."""
+    return isinstance(getattr(network, "head", None), nn.Linear)
 
 
 def extract_features(
@@ -37,15 +42,29 @@ def extract_features(
 
     `on_batch`: as for `predict_logits`. `mirrored`: those of the images' mirror images.
     """
+    return features_and_logits(network, images, normalization, device_config, on_batch, mirrored)[0]
+
+
+def features_and_logits(
+    network: Network,
+    images: Tensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    on_batch: OnBatch = lambda share: None,
+    mirrored: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """As `extract_features`, with the logits of a single view, float32 N×K, in one pass."""
     seen: list[Tensor] = []
     head = network.get_submodule("head")
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     try:
-        for batch in _batches(images, mirrored):
-            predict_logits(network, batch, normalization, device_config, on_batch=on_batch)
+        logits = [
+            predict_logits(network, batch, normalization, device_config, on_batch=on_batch).single
+            for batch in _batches(images, mirrored)
+        ]
     finally:
         hook.remove()
-    return torch.cat(seen)
+    return torch.cat(seen), torch.cat(logits)
 
 
 def cached_features(
