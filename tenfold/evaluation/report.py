@@ -190,6 +190,7 @@ def _page(known: Known, audit: AuditParts | None) -> str:
     doubts = [*issue_doubts(audited), *mistake_doubts(numbers, labels, known.predicted, confidence)]
     data["review"] = review_data(known.dataset, known.run.digest(WEIGHTS) or "", doubts)
     values = _values(known, numbers, names) | {"audit": audited, "review_count": len(data["review"]["items"])}
+    values["review_earlier"] = bool(data["review"]["earlier"])
     return report_page(values, f"{picture.make_sheet(images, numbers)}\n{more_style}", data)
 
 

@@ -17,8 +17,11 @@ from tenfold.training.trainer import Trainer, to_tensors
 
 
 def can_halve(train: Split) -> bool:
-    """Whether every class that has images has two or more."""
-    return int(np.unique(train.labels, return_counts=True)[1].min()) > 1
+    """Whether every class that has images has two or more, and of two groups where there are groups."""
+    if train.groups is None:
+        return int(np.unique(train.labels, return_counts=True)[1].min()) > 1
+    groups = unite(train.groups.tolist())
+    return all(len(np.unique(groups[train.labels == label])) > 1 for label in np.unique(train.labels))
 
 
 def halves(train: Split, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -96,7 +96,7 @@ def test_a_run_applies_and_records_them(
     assert "corrections.csv" in json.loads((run / "manifest.json").read_text())["files"]
     noted = json.loads((run / "env.json").read_text())["corrections"]
     assert {name: noted[name] for name in COUNTS} == COUNTS and noted == corrected["corrections"]
-    assert "3 labels changed (1 of test images), 2 images left out (1 test images)" in corrected["said"]
+    assert "3 labels changed (1 of test images), 2 images left out (1 test image)" in corrected["said"]
     assert "scores on a corrected test set are not comparable" in corrected["said"]
     assert len(list(photos.rglob("*.png"))) == 90, "no image is touched"
 
@@ -104,7 +104,7 @@ def test_a_run_applies_and_records_them(
 def test_report_and_card_say_it(corrected: dict[str, Any], tmp_path: Path) -> None:
     run = tenfold.Run.open(corrected["run"])
     page = (run.path / "report.html").read_text()
-    assert "Corrections: 3 labels changed (1 of test images), 2 images left out (1 test images)" in page
+    assert "Corrections: 3 labels changed (1 of test images), 2 images left out (1 test image)" in page
     assert "--corrections corrections.csv" in page
     run.export(out=tmp_path / "model.onnx")
     card = write_card(run, tmp_path / "model.onnx").read_text()
