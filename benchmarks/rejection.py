@@ -20,7 +20,7 @@ import torch
 import tenfold
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
-from tenfold.evaluation.metrics import auroc, fpr_at_95
+from tenfold.evaluation.detection import auroc, fpr_at_95
 from tenfold.training.device import select_device
 from tenfold.training.features import features_and_logits
 from tenfold.training.weights import Model

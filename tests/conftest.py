@@ -15,6 +15,7 @@ from tenfold import registry
 from tenfold.console import show_logs
 from tenfold.data import DATASETS, Dataset
 from tests.support import process
+from tests.support.coarse_plots import use_coarse_plots
 from tests.support.few_shapes import use_few_shapes
 from tests.support.process import Command, Invoke
 
@@ -23,7 +24,10 @@ from tests.support.process import Command, Invoke
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-LONGEST = ("test_docs", "test_distributed", "test_faults", "test_folder_runs", "test_tune", "test_serve_faults")
+LONGEST = (
+    *("test_serve_under_load", "test_cluster", "test_other_runtimes", "test_docs", "test_distributed", "test_faults"),
+    *("test_serve_faults", "test_tune", "test_serve_page", "test_reference_fidelity", "test_folder_runs"),
+)
 """Files that take long, the longest first: begun at the end, one would keep one worker after the other has ended."""
 
 
@@ -45,6 +49,14 @@ def small_shapes() -> Iterator[None]:
     """`shapes` means fewer images, here and in `forks`; in a process that Python starts, all 6,000."""
     with pytest.MonkeyPatch.context() as patch:
         use_few_shapes(patch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def coarse_plots() -> Iterator[None]:
+    """Files of plots have fewer pixels, here and in `forks`; in a process that Python starts, all."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_coarse_plots(patch)
         yield
 
 

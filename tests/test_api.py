@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 import tenfold
 from tenfold import _HOMES
+from tenfold.api.comparison import train_both
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import BusyError, DataError, ModelError, UsageError
 from tenfold.training.lock import Lock
@@ -118,7 +120,7 @@ def test_the_bundled_model_is_the_default() -> None:
 @pytest.mark.slow
 def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) -> None:
     evaluation = run.evaluate()
-    assert evaluation.scores["test_accuracy"] == run.metrics.test_accuracy
+    assert evaluation.scores.test_accuracy == run.metrics.test_accuracy
     assert repr(evaluation).startswith(f"Evaluation(test_accuracy={run.metrics.test_accuracy}, ece=0.")
     assert repr(evaluation).endswith(f", {TEST} test images of 10 classes)")
     (explanation,) = run.explain(FEW.test.images[:1])
@@ -131,7 +133,7 @@ def test_evaluate_explain_report_and_export(run: tenfold.Run, tmp_path: Path) ->
 def test_other_data_leave_the_run_as_it_is(run: tenfold.Run) -> None:
     before = run.metrics
     evaluation = run.evaluate(make_shapes(train=10, test=40, seed=7))
-    assert not evaluation.own and evaluation.scores["test_images"] == 40 and run.metrics == before
+    assert not evaluation.own and evaluation.scores.test_images == 40 and run.metrics == before
     for method in (run.report, run.audit):
         with pytest.raises(UsageError, match=r"shapes is not what .* was trained on: (report|audit) is about its own"):
             method(data=make_shapes(train=10, test=40, seed=7))
@@ -146,6 +148,23 @@ def test_runs_are_compared_on_one_page(run: tenfold.Run, tiny_recipe: Path, tmp_
     assert repr(page) == f"ComparisonPage('{tmp_path / 'page.html'}', 2 runs)"
     assert [share for _, share, _ in page.scores] == [run.metrics.test_accuracy, other.metrics.test_accuracy]
     assert page.scores[0][2] == run.metrics.test_accuracy_interval
+
+
+@pytest.mark.slow
+def test_two_recipes_are_trained_and_compared(tiny_recipe: Path, tmp_path: Path) -> None:
+    """Both runs are there, and the difference has the interval of the page."""
+    longer = tenfold.find_recipe(str(tiny_recipe)).with_epochs(0.5)
+    recipes = [replace(longer.with_epochs(0.2), name="short"), replace(longer, name="long")]
+    page = train_both("shapes", tmp_path / "both", recipes, seed=3, report=False, export=False, progress=False)
+    short, long = (tenfold.Run.open(tmp_path / "both" / name) for name in ("short", "long"))
+    assert page.path == tmp_path / "both" / "comparison.html" and page.path.is_file()
+    (found,) = page.differences
+    assert found.difference == pytest.approx(long.metrics.test_accuracy - short.metrics.test_accuracy)
+    assert found.interval[0] <= found.difference <= found.interval[1]
+    assert str(found).startswith(f"long against short: {100 * found.difference:+.2f} points on the same test images")
+    assert json.loads(json.dumps(page.to_dict()))["differences"][0]["name"] == "long"
+    with pytest.raises(UsageError, match="both exists already"):
+        train_both("shapes", tmp_path / "both", recipes)
 
 
 def test_a_run_of_the_first_format_is_read() -> None:

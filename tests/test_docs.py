@@ -91,9 +91,21 @@ class Shell:
         self.folder, self.port = folder, _free_port()
         self.environment = _environment(folder, self.port)
         self.services: list[subprocess.Popen[str]] = []
+        self.outputs: dict[str, str] = {}
 
     def run(self, command: str) -> str:
-        """Run it with bash; return its standard output. A command that waits is only started."""
+        """Run it with bash; return its standard output. A command that waits is only started.
+
+        What README and tutorial both have, such as the first training, is run where it comes first.
+        """
+        if not command.startswith("tenfold ") or command.startswith(WAITING):
+            return self._run(command)
+        alike = command.partition("  #")[0].rstrip()
+        if alike not in self.outputs:
+            self.outputs[alike] = self._run(command)
+        return self.outputs[alike]
+
+    def _run(self, command: str) -> str:
         for text, smaller in SMALLER.items():
             command = command.replace(text, smaller)
         command = command.replace("127.0.0.1:8000", f"127.0.0.1:{self.port}")
@@ -105,7 +117,7 @@ class Shell:
 
     def python(self, code: str) -> str:
         """Run a Python program."""
-        return self._forked(forks.program, code)
+        return self._forked(pages.program, code)
 
     def _forked(self, call: Callable[..., None], *words: str) -> str:
         """In a process without the seconds of a start: a page has some twenty commands."""
@@ -131,12 +143,15 @@ class Shell:
         for service in self.services:
             service.send_signal(signal.SIGINT)
             assert service.wait(LONG) == 0
+            service.communicate()  # closes the pipe
+        self.services.clear()
 
 
-@pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
-    _write_images(tmp_path)
-    shell = Shell(tmp_path)
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    folder = tmp_path_factory.mktemp("pages")
+    _write_images(folder)
+    shell = Shell(folder)
     yield shell
     for service in shell.services:
         service.kill()
@@ -176,8 +191,9 @@ def test_every_command_of_the_page_runs(page: Path, shell: Shell) -> None:
 @pytest.mark.slow
 def test_the_data_set_of_arrays_is_trained_on(shell: Shell) -> None:
     (code,) = (text for _, text in _blocks(DOCS / "extending" / "dataset.md", "python") if "tenfold.Dataset(" in text)
+    before = set(shell.folder.glob("runs/*/report.html"))
     assert 0 <= float(shell.python(code)) <= 1  # the accuracy
-    assert list(shell.folder.glob("runs/*/report.html"))
+    assert len(set(shell.folder.glob("runs/*/report.html")) - before) == 1
 
 
 @pytest.mark.slow

@@ -81,9 +81,9 @@ def test_with_tenfold_home_it_works(nameless: Nameless, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_needs_no_cache_works_without_a_word(nameless: Nameless, tmp_path: Path) -> None:
+def test_what_needs_no_cache_works_without_a_word(few: str, nameless: Nameless, tmp_path: Path) -> None:
     """Matplotlib's lines on its temporary folder came before each plot."""
-    drawn = nameless("data", "show", "shapes", "--out", tmp_path / "shapes.png")
+    drawn = nameless("data", "show", few, "--out", tmp_path / "shapes.png")
     assert (drawn.returncode, drawn.stderr) == (0, "") and (tmp_path / "shapes.png").is_file()
     answered = nameless("predict", tmp_path / "shapes.png")
     assert (answered.returncode, answered.stderr) == (0, "") and "shapes.png" in answered.stdout

@@ -35,8 +35,8 @@ def test_an_old_run_scores_what_it_scored(version: int) -> None:
     run.verify()
     scores = evaluate(run, make_shapes()).scores
     results = run.read_json("results.json")
-    assert scores["test_accuracy"] == pytest.approx(results["test_accuracy"], abs=0.002)
-    assert scores["test_cross_entropy"] == pytest.approx(results["test_cross_entropy"], rel=0.02)  # other dtypes differ
+    assert scores.test_accuracy == pytest.approx(results["test_accuracy"], abs=0.002)
+    assert scores.test_cross_entropy == pytest.approx(results["test_cross_entropy"], rel=0.02)  # other dtypes differ
 
 
 # --- resize modes had other names ---------------------------------------------------------------------------------
@@ -90,4 +90,4 @@ def test_an_old_run_with_a_field_set_that_its_network_never_used_predicts_as_wit
     run.verify()
     images = make_shapes(train=10, test=20).test.images
     assert run.recipe == plain.recipe and run.predict(images) == plain.predict(images)
-    assert run.evaluate(make_shapes()).scores["test_accuracy"] == plain.metrics.test_accuracy
+    assert run.evaluate(make_shapes()).scores.test_accuracy == plain.metrics.test_accuracy

@@ -51,6 +51,9 @@ class Metrics:
     test_images: int | None = None
     test_accuracy_interval: tuple[float, float] | None = None
     test_accuracy_top5: float | None = None
+    balanced_accuracy: float | None = None
+    balanced_accuracy_interval: tuple[float, float] | None = None
+    macro_f1: float | None = None
     ece: float | None = None
     ece_single_view: float | None = None
     val_accuracy: float | None = None
@@ -64,8 +67,9 @@ class Metrics:
     def from_results(cls, results: dict[str, Any]) -> Self:
         """Take the known fields of results.json."""
         known = {field.name: results[field.name] for field in fields(cls) if field.name in results}
-        if interval := known.get("test_accuracy_interval"):
-            known["test_accuracy_interval"] = tuple(interval)
+        for name in ("test_accuracy_interval", "balanced_accuracy_interval"):
+            if interval := known.get(name):
+                known[name] = tuple(interval)
         return cls(**known | {"calibration": calibration_in(results)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -150,20 +154,27 @@ class Run(storage.Run):
         self,
         data: "Dataset | FoundData | Path | str | None" = None,
         *,
+        labels: "Path | str | None" = None,
+        label_columns: str = "",
         device: str = "auto",
         target_error: float | None = None,
     ) -> "Evaluation":
         """Score the run on its test images, or on those of other data, whose scores the run does not keep.
 
-        target_error: the share of wrong answers that the rejection threshold is to keep. Raises `ModelError` for an
-        unfinished or damaged run, `DataError` for data of other classes, `UsageError`.
+        labels, label_columns: a label file that names the images, in the folder `data` or beside it. target_error: the
+        share of wrong answers that the rejection threshold is to keep. Raises `ModelError` for an unfinished or damaged
+        run, `DataError` for data of other classes, `UsageError`.
         """
+        from tenfold.data import as_label_file, folder_of
         from tenfold.evaluation.distance import add_rejection
         from tenfold.evaluation.evaluate import check_data, evaluate, rewrite_scores
         from tenfold.training.fitting import device_for
         from tenfold.training.provenance import FoundData, find_data, other_data
 
-        dataset = other_data(self, str(data), None) if isinstance(data, str | Path) else data
+        label_file = as_label_file(labels, label_columns)
+        if label_file:
+            data = folder_of(label_file, _as_folder(data))
+        dataset = other_data(self, str(data), None, label_file) if isinstance(data, str | Path) else data
         found = dataset if dataset is None or isinstance(dataset, FoundData) else check_data(self, dataset)
         if found is not None and not found.own:
             return evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
@@ -269,7 +280,15 @@ class Run(storage.Run):
         found = check_data(self, source)
         if not found.own:
             raise UsageError(f"{source.name} is not what {self.path} was trained on: {method} is about its own data")
-        return found, source
+        assert found.dataset is not None
+        return found, found.dataset
+
+
+def _as_folder(data: "Dataset | FoundData | Path | str | None") -> str | None:
+    """What images of a label file are in. Raises `UsageError` for a data set, which has labels of its own."""
+    if data is None or isinstance(data, str | Path):
+        return None if data is None else str(data)
+    raise UsageError(f"labels are about a folder of images, not a {type(data).__name__}")
 
 
 def _as_path(data: "Dataset | Path | str | None") -> "Dataset | Path | None":

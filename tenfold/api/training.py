@@ -6,15 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tenfold.api.run import Run
+from tenfold.api.source import Source
 from tenfold.console import log_info, progress_bars
-from tenfold.data import DATASETS, Dataset, load
+from tenfold.data import DATASETS, Dataset
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import TenfoldError, UsageError
 from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
 from tenfold.machine import peak_memory
 from tenfold.training import train as training
+from tenfold.training.auto_recipe import AUTO, log_choice, resolve_auto
+from tenfold.training.balancing import Balance, check_balance
 from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
@@ -32,8 +36,8 @@ Clock = Callable[[], float]
 
 
 def train(
-    recipe: str | Path | Recipe = "fast89",
-    data: str | Path | Dataset = "cifar10",
+    recipe: str | Path | Recipe = AUTO,
+    data: str | Path | Dataset | None = None,
     out: str | Path | None = None,
     *,
     seed: int = 0,
@@ -43,7 +47,11 @@ def train(
     size: int | None = None,
     resize: str = "stretch",
     skip_bad: str = SKIP_BAD,
+    labels: str | Path | None = None,
+    label_columns: str = "",
+    corrections: str | Path | None = None,
     fine_tune: FineTune | None = None,
+    balance: Balance | None = None,
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),
     log: Sequence[str] = (),
@@ -55,8 +63,9 @@ def train(
     """Train a classifier, score it on the test images, and write its model file and report. Return the run.
 
     Args:
-        recipe: the name of a recipe, the path of a JSON file, or a `Recipe`.
-        data: the name of a data set, the path of a folder of images, or a `Dataset`.
+        recipe: the name of a recipe, the path of a JSON file, or a `Recipe`; auto is `pretrained` for a folder of few
+            or of large images, where its extra is installed, else `fast89`.
+        data: the name of a data set, by default cifar10, the path of a folder of images, or a `Dataset`.
         out: the run directory to make; by default runs/RECIPE-SEED-TIME.
         seed: random seed of everything.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -64,8 +73,13 @@ def train(
         val_size: hold out the last so many training images for calibration.
         size, resize, skip_bad: how a folder's images are read, see `tenfold.load`; by default at the size that the
             recipe's network is for.
+        labels, label_columns: a CSV or parquet file that names the images in the folder `data`, or by default beside
+            it, and their classes, see `tenfold.load`.
+        corrections: a CSV file of labels to change and images to leave out, as a run's report saves it.
         fine_tune: of a pretrained network: auto (where it helps on held-out images), on or off; by default as the
             recipe says.
+        balance: of rare classes (with fewer than half the images of the largest): none, loss (they count more),
+            sampling (they come more often) or auto (what is best on held-out images); by default as the recipe says.
         target_error: share of wrong answers that the rejection threshold is to keep, from 0.001 to 0.5.
         callbacks: see `tenfold.Callback`.
         log: names of registered callbacks, such as "tensorboard" and "mlflow".
@@ -81,32 +95,30 @@ def train(
         StorageError: where the disk is full or not writable.
     """
     clock, seed = clock or _stopwatch(), _whole("seed", seed, 0)
-    val_size = None if val_size is None else _whole("val_size", val_size)
-    recipe = with_fine_tuning(recipe, fine_tune)
-    size = size_for(recipe, data, None if size is None else _whole("size", size, 1))
-    pixels = data.train.images.shape[1] if isinstance(data, Dataset) else size
-    chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
-    watching = _find_watchers(callbacks, log)
+    source = Source.of(data, labels, label_columns, corrections)
+    val_size, size = _whole_or_none("val_size", val_size), _whole_or_none("size", size, 1)
+    choice = resolve_auto(recipe, source.images, size, source.labels)
+    size = size_for(recipe := with_fine_tuning(choice.recipe, fine_tune), source.images, size)
+    chosen = choose_recipe(recipe, epochs, val_size, size=source.pixels(size))
+    asked: dict[str, Any] = {"seed": seed, "device": device, "target_error": target_error}
+    watching, balance = _find_watchers(callbacks, log), check_balance(balance)
     path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:
-        check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
-        select_device(dist.device(device))
-        options = {"size": size, "resize": resize, "seed": seed, "skip_bad": skip_bad}
-        dataset = data if isinstance(data, Dataset) else load(_as_name(data), **options)  # type: ignore[arg-type]
+        _check_place(path, dist.device(device))
+        dataset = source.load(size, resize, seed, skip_bad)
+        log_choice(choice)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
-        return training.train(
-            fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
-        )
+        return training.train(fitted, dataset, path, dist=dist, balance=balance, callbacks=watching, **asked)
 
-    given = data if isinstance(data, Dataset) else None
-    return _complete(start, _After(watching, report, export, target_error, clock), given, progress)
+    return _complete(start, _After(watching, report, export, target_error, clock), source.dataset, progress)
 
 
 def resume(
     out: str | Path | None = None,
     data: str | Path | Dataset | None = None,
     *,
+    labels: str | Path | None = None,
     device: str | None = None,
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),
@@ -120,7 +132,8 @@ def resume(
 
     It ends with the same bits as a run that was never interrupted.
 
-    data: where its folder of images is now, or the `Dataset`, where that was made in Python. clock: where this
+    data: where its folder of images is now, or the `Dataset`, where that was made in Python. labels: where its label
+    file is now. clock: where this
     process's part of total_seconds begins. The rest as for `train`.
     Raises `ModelError` where there is nothing to resume, `DataError` for other data.
     """
@@ -129,7 +142,7 @@ def resume(
 
     def start(dist: DistContext) -> TrainResult:
         path = Path(out) if out is not None else find_unfinished(RUNS).path
-        return training.resume(path, device, source, dist, watching)
+        return training.resume(path, device, source, dist, watching, labels=Path(labels) if labels else None)
 
     given = data if isinstance(data, Dataset) else None
     return _complete(start, _After(watching, report, export, target_error, clock), given, progress)
@@ -185,12 +198,6 @@ def _finish(trained: TrainResult, after: _After) -> Run:
     return run
 
 
-def _as_name(data: object) -> str:
-    if not isinstance(data, str | Path):
-        raise UsageError(f"data must be a name, a path or a tenfold.Dataset, not {type(data).__name__}")
-    return str(data)
-
-
 def _whole(name: str, value: object, least: int | None = None) -> int:
     """A whole number of any type, NumPy's too. Raises `UsageError`."""
     try:
@@ -200,6 +207,10 @@ def _whole(name: str, value: object, least: int | None = None) -> int:
     if least is not None and number < least:
         raise UsageError(f"{name} must be {least} or more, not {number}")
     return number
+
+
+def _whole_or_none(name: str, value: object, least: int | None = None) -> int | None:
+    return None if value is None else _whole(name, value, least)
 
 
 def _find_watchers(callbacks: Sequence[Callback], log: Sequence[str]) -> list[Callback]:
@@ -213,6 +224,12 @@ def _find_watchers(callbacks: Sequence[Callback], log: Sequence[str]) -> list[Ca
 def _stopwatch() -> Clock:
     began = time.perf_counter()
     return lambda: time.perf_counter() - began
+
+
+def _check_place(path: Path, device: str) -> None:
+    """Say what is wrong with the run directory or the device before anything is downloaded."""
+    check_new(path)
+    select_device(device)
 
 
 def _fit_to_images(

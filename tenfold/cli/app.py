@@ -73,6 +73,15 @@ Size = Annotated[
         help="Pixels a side that a folder's images are brought to; recipes reference and pretrained take 32 or more.",
     ),
 ]
+Balance = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TENFOLD_BALANCE",
+        metavar="none|loss|sampling|auto",
+        show_default="as the recipe says",
+        help="How rare classes are made up for: they count more, or come more often; auto tries on held-out images.",
+    ),
+]
 FineTune = Annotated[
     str | None,
     typer.Option(
@@ -103,6 +112,30 @@ SkipBad = Annotated[
         envvar="TENFOLD_SKIP_BAD",
         metavar="N|N%|all",
         help="How many of a folder's images may be unreadable: a number, a share (one at least) or all.",
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="TENFOLD_LABELS",
+        metavar="FILE",
+        help="CSV or parquet file that names the images in the folder of --data, or beside it, and their classes.",
+    ),
+]
+LabelColumns = Annotated[
+    str,
+    typer.Option(
+        metavar="ROLE=NAME,…",
+        help="Its columns path, label, split, group, weight where they are called otherwise: path=file,label=species.",
+    ),
+]
+CorrectionsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--corrections",
+        envvar="TENFOLD_CORRECTIONS",
+        metavar="FILE",
+        help="CSV file of labels to change and images to leave out, as saved on a run's report page.",
     ),
 ]
 Epochs = Annotated[
@@ -210,6 +243,10 @@ def print_accuracy(scores: dict[str, Any], write: Callable[[str], None] = print)
     low, high = scores["test_accuracy_interval"]
     write(f"test accuracy {_share(scores['test_accuracy'])} {views}, {losses}")
     write(f"95 % interval: {low:.1%} to {high:.1%}")
+    if "balanced_accuracy" in scores:  # results of before have none
+        low, high = scores["balanced_accuracy_interval"]
+        balanced = f"balanced accuracy {_share(scores['balanced_accuracy'])} (95 % interval: {low:.1%} to {high:.1%})"
+        write(f"{balanced}, macro F1 {_share(scores['macro_f1'])}")
     if scores["val_accuracy"] is not None:
         write(f"validation accuracy {_share(scores['val_accuracy'])}")
     write(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} without TTA)")

@@ -11,6 +11,8 @@ from tenfold.cli.app import (
     SKIP_BAD,
     HomeTyper,
     Json,
+    LabelColumns,
+    Labels,
     Resize,
     Size,
     SkipBad,
@@ -19,7 +21,7 @@ from tenfold.cli.app import (
     print_table,
 )
 from tenfold.console import printable
-from tenfold.errors import DataError, SkippedError
+from tenfold.errors import DataError, SkippedError, UsageError
 
 if TYPE_CHECKING:
     from tenfold.data.entry import DatasetEntry
@@ -131,7 +133,12 @@ def data_show(
 
 @data_app.command("check")
 def data_check(
-    folder: Annotated[Path, typer.Argument(help="A folder of images with a subfolder a class.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of images with a subfolder a class; with --labels, that of its paths."),
+    ] = None,
+    labels: Labels = None,
+    label_columns: LabelColumns = "",
     skip_bad: SkipBad = SKIP_BAD,
     as_json: Json = False,
 ) -> None:
@@ -139,9 +146,15 @@ def data_check(
 
     Exit code 3: the folder cannot be trained on; 8: files would be skipped; else 0.
     """
+    from tenfold.data import as_label_file, folder_of
     from tenfold.data.check import check_folder
 
-    checked = check_folder(folder, skip_bad)
+    label_file = as_label_file(labels, label_columns)
+    if label_file:
+        folder = Path(folder_of(label_file, None if folder is None else str(folder)))
+    if folder is None:
+        raise UsageError("name a folder of images, or a label file with --labels")
+    checked = check_folder(folder, skip_bad, label_file)
     if as_json:
         print_json(checked.to_json())
     else:

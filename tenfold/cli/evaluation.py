@@ -10,6 +10,7 @@ from tenfold import extras
 from tenfold.cli.app import (
     Device,
     Json,
+    LabelColumns,
     RunPath,
     TargetError,
     app,
@@ -21,7 +22,7 @@ from tenfold.console import log_info, percent, printable
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
 
 if TYPE_CHECKING:
-    from tenfold.data import Dataset
+    from tenfold.data import Dataset, LabelFile
     from tenfold.evaluation.evaluate import Evaluation
     from tenfold.training.run import Run
 
@@ -41,6 +42,13 @@ SkipBadIn = Annotated[
         help="With --data: how many images may be unreadable; by default, as the run's own data were allowed.",
     ),
 ]
+ScoredLabels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Score on the images that a label file names, in the folder of --data or beside it.",
+    ),
+]
 MovedFolder = Annotated[Path | None, typer.Option(help="Where the run's folder of images is now, if it moved.")]
 Predictions = Annotated[Path | None, typer.Option(help="CSV to write, with a row an image.")]
 
@@ -50,6 +58,8 @@ def evaluate(
     context: typer.Context,
     run: RunPath,
     data: ScoredData = None,
+    labels: ScoredLabels = None,
+    label_columns: LabelColumns = "",
     skip_bad: SkipBadIn = None,
     predictions: Predictions = None,
     target_error: TargetError = None,
@@ -58,20 +68,23 @@ def evaluate(
 ) -> None:
     """Score a trained run on its test images: accuracy, per-class metrics, calibration."""
     extras.require("train", extras.TRAIN)
-    if data is None:
+    if data is None and labels is None:
         refuse_busy(run)
     from tenfold.api.run import Run
+    from tenfold.data import as_label_file, folder_of
     from tenfold.evaluation.evaluate import check_data, to_csv
     from tenfold.files import write_text
 
     opened = Run.open(run)
-    dataset = _load_data(opened, data, skip_bad)
+    source = as_label_file(labels, label_columns)
+    data = folder_of(source, data) if source else data
+    dataset = _load_data(opened, data, skip_bad, source)
     found = check_data(opened, dataset) if dataset else None
     other = found is not None and not found.own
     if other and not is_given(context, "target_error", by=("COMMANDLINE",)):
         target_error = None  # a variable is for all commands that it concerns
     evaluated = opened.evaluate(found, device=device, target_error=target_error)
-    scores = evaluated.scores | {"data": dataset.name} if dataset and other else opened.require_scores()
+    scores = evaluated.scores.to_dict() | {"data": dataset.name} if dataset and other else opened.require_scores()
     if predictions:
         write_text(predictions, to_csv(evaluated.predictions()))
     if as_json:
@@ -82,7 +95,9 @@ def evaluate(
         print(f"{dataset.skipped:,} images of {dataset.name} could not be read and were skipped")
 
 
-def _load_data(run: "Run", data: str | None, skip_bad: str | None) -> "Dataset | None":
+def _load_data(
+    run: "Run", data: str | None, skip_bad: str | None, labels: "LabelFile | None" = None
+) -> "Dataset | None":
     """The data to score on; None for the run's own, which `evaluate` finds, or does without."""
     from tenfold.training.provenance import other_data
 
@@ -90,7 +105,7 @@ def _load_data(run: "Run", data: str | None, skip_bad: str | None) -> "Dataset |
         log_info(
             f"--skip-bad {skip_bad} is without effect: the run's own images are read as they were for its training"
         )
-    return other_data(run, data, skip_bad) if data else None
+    return other_data(run, data, skip_bad, labels) if data else None
 
 
 def _print_scores(scores: dict[str, Any], evaluated: "Evaluation") -> None:

@@ -11,11 +11,15 @@ from tenfold import extras
 from tenfold.cli.app import (
     RUNS,
     SKIP_BAD,
+    Balance,
+    CorrectionsFile,
     Data,
     Device,
     Epochs,
     FineTune,
     Json,
+    LabelColumns,
+    Labels,
     Resize,
     Size,
     SkipBad,
@@ -37,7 +41,13 @@ if TYPE_CHECKING:
     from tenfold.training.run import Run as RunDirectory
 
 
-RecipeName = Annotated[str, typer.Option(envvar="TENFOLD_RECIPE", help="Name of a recipe, or a JSON file.")]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        envvar="TENFOLD_RECIPE",
+        help="Name of a recipe, or a JSON file; auto: pretrained for a folder of few or of large images, else fast89.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
@@ -52,6 +62,12 @@ WithExport = Annotated[
 ]
 
 
+Both = Annotated[
+    bool,
+    typer.Option(
+        "--compare", help="Train fast89 and pretrained on the same split, and compare them; --out is a folder."
+    ),
+]
 Log = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Log to tensorboard, mlflow or another registered callback; may be repeated."),
@@ -61,7 +77,7 @@ Log = Annotated[
 @app.command()
 def train(
     context: typer.Context,
-    recipe: RecipeName = "fast89",
+    recipe: RecipeName = "auto",
     data: Data = "cifar10",
     out: Out = None,
     seed: Seed = 0,
@@ -71,8 +87,13 @@ def train(
     size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
+    labels: Labels = None,
+    label_columns: LabelColumns = "",
+    corrections: CorrectionsFile = None,
     fine_tune: FineTune = None,
+    balance: Balance = None,
     target_error: TargetError = None,
+    compare: Both = False,
     resume: Resume = False,
     log: Log = None,
     report: WithReport = True,
@@ -86,14 +107,38 @@ def train(
     from tenfold.api import training
     from tenfold.machine import process_seconds
 
-    after: dict[str, Any] = {"target_error": target_error, "report": report, "export": export, "clock": process_seconds}
-    after |= {"callbacks": [_printer(as_json)], "log": log or ()}
+    after: dict[str, Any] = {"target_error": target_error, "report": report, "export": export, "log": log or ()}
+    options: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "seed": seed, "device": device}
+    options |= {"labels": labels, "label_columns": label_columns, "corrections": corrections}
+    source = None if labels and not is_given(context, "data") else data
+    if compare:
+        _train_both(context, source, out, options | after | {"val_size": val_size}, as_json)
+        return
+    after |= {"callbacks": [_printer(as_json)], "clock": process_seconds}
     if resume:
         out, folder = _check_unfinished(context, out) if _is_first_rank() else (None, None)
-        training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
+        training.resume(out, folder, labels=labels, device=device if is_given(context, "device") else None, **after)
         return
-    more: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "fine_tune": fine_tune, **after}
-    training.train(recipe, data, out, seed=seed, device=device, epochs=epochs, val_size=val_size, **more)
+    options |= {"epochs": epochs, "val_size": val_size, "fine_tune": fine_tune, "balance": balance}
+    training.train(recipe, source, out, **options, **after)
+
+
+def _train_both(
+    context: typer.Context, data: str | None, out: Path | None, options: dict[str, Any], as_json: bool
+) -> None:
+    """Train both recipes and say how they differ. Raises `UsageError` for options of one of them."""
+    for name in ("recipe", "fine_tune", "balance", "epochs", "resume"):
+        if is_given(context, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"--compare trains two recipes as they are: leave {option} out, or train each by itself")
+    extras.require("pretrained", extras.PRETRAINED)
+    from tenfold.api.comparison import train_both
+
+    page = train_both(data, out, callbacks=[] if as_json else [_printer(as_json)], **options)
+    if as_json:
+        print_json(page.to_dict())
+    else:
+        print(*page.differences, page.path, sep="\n")
 
 
 def _is_first_rank() -> bool:
@@ -150,8 +195,10 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
     settings = {"data": env["data"], "seed": env["seed"], "epochs": recipe.epochs, "val_size": recipe.val_size}
     folder = env.get("folder")
     _refuse_folder_options(context, run.path, folder)
+    _refuse_corrections(context, run.path)
     if folder:
         settings |= {"size": folder["size"], "resize": folder["resize"], "skip_bad": folder.get("skip_bad", SKIP_BAD)}
+        settings |= {"label_columns": folder.get("label_columns", "")}
         del settings["data"]  # its content tells whether it is the same
     for name, value in settings.items():
         asked = context.params[name]
@@ -161,14 +208,29 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
             raise UsageError(f"{run.path} was started with --{option} {value}, not {asked}: leave --{option} out")
     if is_given(context, "fine_tune") and context.params["fine_tune"] not in ("auto", recipe.fine_tune):
         raise UsageError(f"{run.path} was started with --fine-tune {recipe.fine_tune}: leave --fine-tune out")
-    if is_given(context, "recipe") and not _same_recipe(
-        context.params["recipe"], recipe, folder["size"] if folder else _size_of(env["data"])
-    ):
+    if is_given(context, "balance"):
+        raise UsageError(f"{run.path} keeps how its classes are balanced, see recipe.json: leave --balance out")
+    asked_recipe, size = context.params["recipe"], folder["size"] if folder else _size_of(env["data"])
+    if is_given(context, "recipe") and asked_recipe != "auto" and not _same_recipe(asked_recipe, recipe, size):
         raise UsageError(
             f"{run.path} was started with --recipe {recipe.name}, kept in its recipe.json, "
-            f"not with what {context.params['recipe']} says now: leave --recipe out"
+            f"not with what {asked_recipe} says now: leave --recipe out"
         )
     return Path(context.params["data"]) if folder and is_given(context, "data") else None
+
+
+def _refuse_corrections(context: typer.Context, path: Path) -> None:
+    """Raise `UsageError` for other corrections than those that the run keeps a copy of."""
+    from tenfold.data.corrections import CORRECTIONS, read_corrections
+
+    asked: Path | None = context.params["corrections"]
+    if asked is None:
+        return
+    kept = (path / CORRECTIONS).read_bytes() if (path / CORRECTIONS).is_file() else None
+    if read_corrections(asked).content != kept:
+        raise UsageError(
+            f"{path} was started {'with other' if kept else 'without'} corrections: leave --corrections out"
+        )
 
 
 def _refuse_folder_options(context: typer.Context, path: Path, folder: dict[str, Any] | None) -> None:

@@ -8,7 +8,9 @@ from tenfold.data import cifar10, shapes  # noqa: F401  (they register themselve
 from tenfold.data.cache import Cached, delete_cached, ensure_cached, load_cached
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.entry import DATASETS, DatasetEntry, register_dataset
+from tenfold.data.listing import LabelFile
 from tenfold.data.resize import current_resize
+from tenfold.data.table import check_columns
 from tenfold.errors import DataError, UsageError
 
 __all__ = [
@@ -16,8 +18,11 @@ __all__ = [
     "Cached",
     "Dataset",
     "DatasetEntry",
+    "LabelFile",
     "Origin",
     "Split",
+    "as_label_file",
+    "folder_of",
     "get",
     "is_cached",
     "is_folder",
@@ -36,20 +41,26 @@ def load(
     seed: int = 0,
     bit_depth: int | None = None,
     skip_bad: str = SKIP_BAD,
+    labels: str | Path | LabelFile | None = None,
+    label_columns: str = "",
 ) -> Dataset:
     """The data set of that name, or the folder of images at that path, one subfolder a class.
 
     One that is not in the cache is fetched first, and this is logged. A folder's images are brought to
     `size`×`size` pixels (`resize`: see `image.resize_pixels`), and `seed` draws its test images where it has none.
     bit_depth: how many bits of its 16-bit values are used; by default that is measured. skip_bad: how many files may be
-    unreadable: a number, `5%` or `all` (see `entries.most_bad`).
+    unreadable: a number, `5%` or `all` (see `entries.most_bad`). labels: a CSV or parquet file that names the images
+    below the folder and their classes, with columns path, label and perhaps split, group, weight; label_columns: what
+    these are called, as "path=file,label=species".
     Raises `UsageError` for a name that is none, `DataError` when the data cannot be had, `StorageError`.
     """
-    if is_folder(name):
+    label_file = as_label_file(labels, label_columns)
+    if label_file or is_folder(name):
         from tenfold.data.check import log_issues  # here, because it brings Pillow
         from tenfold.data.folder import make_dataset, read_folder
 
-        folder = read_folder(Path(name), size, resize, bit_depth=bit_depth, skip_bad=skip_bad)
+        root = Path(folder_of(label_file, name) if label_file else name)
+        folder = read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad, labels=label_file)
         log_issues(folder)
         return make_dataset(folder, seed)
     width = _find(name).shape[1]
@@ -59,6 +70,29 @@ def load(
     if skip_bad != SKIP_BAD:
         raise UsageError(f"{name} has no bad files: --skip-bad is about a folder of images, leave it out")
     return load_named(name)
+
+
+def as_label_file(labels: str | Path | LabelFile | None, columns: str = "") -> LabelFile | None:
+    """A label file and what its columns are called; None for none. Raises `UsageError` for columns without a file."""
+    if labels is None:
+        if columns:
+            raise UsageError(f"--label-columns {columns} is about a label file: name it with --labels")
+        return None
+    if isinstance(labels, LabelFile):
+        return labels
+    check_columns(columns)
+    return LabelFile(Path(labels), columns)
+
+
+def folder_of(labels: LabelFile, data: str | None) -> str:
+    """The folder that a label file's relative paths begin in, written as one: `data`, or else where the file lies.
+
+    Raises `UsageError` where `data` is no folder.
+    """
+    folder = str(labels.path.absolute().parent) if data is None else data
+    if data is not None and not Path(data).is_dir():
+        raise UsageError(f"--labels {labels.path} names images in files: --data must be their folder, not {data}")
+    return folder if folder.endswith(("/", os.sep)) else f"{folder}/"
 
 
 def load_named(name: str) -> Dataset:

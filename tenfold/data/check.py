@@ -15,10 +15,10 @@ import numpy as np
 from tenfold.console import log_info, progress
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import examine_entries, most_bad
-from tenfold.data.folder import IMBALANCE, folder_name
+from tenfold.data.folder import IMBALANCE, folder_name, list_images
 from tenfold.data.ignored import SUFFIXES
 from tenfold.data.image_cache import ImageFolder, read_images
-from tenfold.data.listing import File, Issue, list_folder
+from tenfold.data.listing import File, Issue, LabelFile
 
 FEW = 20
 """Images of a class; of fewer, little is learned and nothing is measured."""
@@ -41,6 +41,8 @@ _SERIOUS = (
     "pages",
     "frames",
     "colliding names",
+    "repeated",
+    "unlisted",
 )
 _SAID = {"imbalance", "hidden folder"}  # the former by `make_dataset`; the latter is nothing to worry about
 _CHUNK = 512
@@ -65,14 +67,14 @@ class Checked:
         return {"folder": self.name, "trainable": self.worst != "error", "counts": self.counts, "issues": issues}
 
 
-def check_folder(root: Path, skip_bad: str = SKIP_BAD) -> Checked:
-    """Look for everything that would keep a folder from being trained on well.
+def check_folder(root: Path, skip_bad: str = SKIP_BAD, labels: LabelFile | None = None) -> Checked:
+    """Look for everything that would keep a folder from being trained on well, or the images of a label file.
 
     skip_bad: how many files may be unreadable, see `entries.most_bad`. Raises `UsageError`, `DataError`
-    where `root` is no folder, `StorageError` where the cache cannot be written.
+    where `root` is no folder or `labels` no label file, `StorageError` where the cache cannot be written.
     """
     most_bad(skip_bad, 0)
-    listing = list_folder(root)
+    listing = list_images(root, labels)
     folder = read_images(listing, 32, "stretch")
     counts = _count(folder)
     issues = [
@@ -107,7 +109,10 @@ def log_issues(folder: ImageFolder) -> None:
             log_info(f"warning: {first}" + (f" (and {len(more):,} more like it)" if more else ""))
     rest = ", ".join(f"{kind} ({len(issues):,})" for kind, issues in kinds.items())
     if rest or any(issue.kind in _SERIOUS for issue in found):
-        command = shlex.join(["tenfold", "data", "check", str(folder.listing.root)])
+        labels = folder.listing.labels
+        options = ["--labels", str(labels.path)] if labels else []
+        options += ["--label-columns", labels.columns] if labels and labels.columns else []
+        command = shlex.join(["tenfold", "data", "check", str(folder.listing.root), *options])
         log_info(f"{command} lists all that is odd" + (f", also {rest}" if rest else ""))
 
 

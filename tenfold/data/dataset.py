@@ -1,6 +1,9 @@
 """What every source of pixels ends in: a `Dataset`."""
 
-from dataclasses import dataclass, replace
+import hashlib
+from dataclasses import dataclass, fields, replace
+from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
@@ -28,11 +31,19 @@ class Split:
     images: uint8, N×H×W×3, RGB; may be memory-mapped and read-only.
     labels: an unsigned integer type, N, each in [0, K).
     names: the images' files, text, N, below the folder that they are from; None where they are from none.
+    digests: SHA-256 of these files, text, N.
+    groups: text, N; images of one group belong in one split, "" is none; None where there are no groups.
+    weights: factors of the images' losses in training, float64, N, 0 or more; None where all are 1.
+    numbers: which ones of the original images these are, int64 N; None where all are there.
     """
 
     images: np.ndarray
     labels: np.ndarray
     names: np.ndarray | None = None
+    digests: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    numbers: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -40,6 +51,12 @@ class Split:
             raise DataError(f"images must be a uint8 array N×H×W×3, not {_describe(images)}")
         if not (_is_array(labels) and labels.dtype.kind in "ui" and labels.shape == (len(images),)):
             raise DataError(f"labels must be {len(images):,} integers, one an image, not {_describe(labels)}")
+        for name in ("names", "digests", "groups", "weights", "numbers"):
+            values = getattr(self, name)
+            if values is not None and not (_is_array(values) and values.shape == (len(images),)):
+                raise DataError(f"{name} must be an array of {len(images):,}, one an image, not {_describe(values)}")
+        if self.weights is not None and not (np.isfinite(self.weights).all() and (self.weights >= 0).all()):
+            raise DataError("weights must be finite numbers of 0 or more")
 
     def __repr__(self) -> str:
         return f"Split({len(self):,} images of {self.images.shape[2]}×{self.images.shape[1]} pixels)"
@@ -48,7 +65,9 @@ class Split:
         return len(self.images)
 
     def __getitem__(self, index: slice | np.ndarray) -> "Split":
-        return Split(self.images[index], self.labels[index], None if self.names is None else self.names[index])
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen: dict[str, Any] = {name: None if c is None else c[index] for name, c in columns.items()}
+        return replace(self, **chosen)
 
 
 @dataclass(frozen=True)
@@ -58,6 +77,9 @@ class Origin:
     sha256: of the names, splits, classes and contents of its images. size: in pixels; resize: one of `resize.RESIZES`.
     bit_depth: how many bits of its 16-bit values were brought to 8; runs made before there was a choice took all.
     skip_bad: how many files were allowed to be unreadable, see `entries.most_bad`; skipped: how many were.
+    labels: path of the label file that names the images, "" where folders do; labels_sha256: of its content;
+    label_columns: how its columns are called, as `--label-columns` takes it. uncorrected_sha256: as sha256, before
+    corrections, "" where there are none.
     """
 
     path: str
@@ -67,18 +89,76 @@ class Origin:
     bit_depth: int = 16
     skip_bad: str = SKIP_BAD
     skipped: int = 0
+    labels: str = ""
+    labels_sha256: str = ""
+    label_columns: str = ""
+    uncorrected_sha256: str = ""
 
     def options(self) -> list[str]:
-        """The words by which another command reads the images in the same way."""
+        """The words by which another command reads the images in the same way; of the label file, its name only."""
         skip_bad = ["--skip-bad", self.skip_bad] if self.skip_bad != SKIP_BAD else []
-        return ["--size", str(self.size), "--resize", self.resize, *skip_bad]
+        labels = ["--labels", PurePath(self.labels).name] if self.labels else []
+        columns = ["--label-columns", self.label_columns] if self.label_columns else []
+        return ["--size", str(self.size), "--resize", self.resize, *skip_bad, *labels, *columns]
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+@dataclass(frozen=True)
+class AppliedCorrections:
+    """What corrections changed in a data set: counts of training and of test images.
+
+    content: of their file, or b"" where it is not at hand; sha256: of that content.
+    """
+
+    content: bytes
+    relabelled_train: int = 0
+    relabelled_test: int = 0
+    dropped_train: int = 0
+    dropped_test: int = 0
+    kept: int = 0
+    unsure: int = 0
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha256", self.sha256 or hashlib.sha256(self.content).hexdigest())
+
+    @property
+    def changes_test(self) -> bool:
+        """Whether the test images, or their labels, are others than before."""
+        return bool(self.relabelled_test or self.dropped_test)
+
+    def sentences(self) -> list[str]:
+        """What was changed, for people."""
+        relabelled, dropped = self.relabelled_train + self.relabelled_test, self.dropped_train + self.dropped_test
+        found = [
+            f"corrections: {_many(relabelled, 'label')} changed ({self.relabelled_test:,} of test images), "
+            f"{_many(dropped, 'image')} left out ({_many(self.dropped_test, 'test image')}); "
+            f"{_many(self.kept, 'label')} confirmed, {self.unsure:,} unsure"
+        ]
+        if self.changes_test:
+            found.append("scores on a corrected test set are not comparable with those on the published one")
+        return found
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "AppliedCorrections":
+        """Read what `to_dict` wrote, without the file's content."""
+        counts = [field.name for field in fields(cls) if field.name not in ("content", "sha256")]
+        return cls(b"", **{name: int(value.get(name, 0)) for name in counts}, sha256=str(value.get("sha256", "")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts, and the SHA-256 of the file, ready for JSON."""
+        return {name: value for name, value in vars(self).items() if name != "content"}
 
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
     """A named data set: K class names in label order, what to train on, and what to score on.
 
-    val_size: how many images at the end of `train` are validation images because the folder says so.
+    val_size: how many images at the end of `train` are validation images because the folder says so. corrections: what
+    was changed in it.
     """
 
     name: str
@@ -87,6 +167,7 @@ class Dataset:
     test: Split
     val_size: int = 0
     origin: Origin | None = None
+    corrections: AppliedCorrections | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))  # a list is as good

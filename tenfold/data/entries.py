@@ -84,7 +84,7 @@ def _examine_bad(listing: Listing, entries: Sequence[Entry], skip_bad: str) -> l
 def _empty_classes(listing: Listing, entries: Sequence[Entry]) -> list[Issue]:
     files = [file for file, entry in zip(listing.files, entries, strict=True) if not entry.reason]
     trained = {file.label for file in files if file.split in ("", "train")}
-    what = "the class folder {} holds no image"
+    what = "no training image of class {} can be read" if listing.labels else "the class folder {} holds no image"
     return [
         Issue(EMPTY_CLASS, "error", what.format(name), "add images to it, or remove it", (name,))
         for label, name in enumerate(listing.classes)

@@ -14,8 +14,10 @@ import numpy as np
 from tenfold.console import log_info
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.entries import EMPTY_CLASS, examine_entries, log_skipped, most_bad
+from tenfold.data.groups import draw_groups, unite
 from tenfold.data.image_cache import ImageFolder, read_images
-from tenfold.data.listing import Issue, list_folder, shown_name
+from tenfold.data.label_file import list_labels
+from tenfold.data.listing import Issue, LabelFile, Listing, list_folder, shown_name
 from tenfold.data.resize import RESIZES, current_resize
 from tenfold.errors import DataError, UsageError, did_you_mean
 
@@ -34,9 +36,11 @@ def load_folder(
     bit_depth: int | None = None,
     skip_bad: str = SKIP_BAD,
     classes: Sequence[str] = (),
+    labels: LabelFile | None = None,
 ) -> Dataset:
     """Read a folder of images as a data set of `size`×`size` pixels: `read_folder`, then `make_dataset`."""
-    return make_dataset(read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad, classes=classes), seed)
+    folder = read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad, classes=classes, labels=labels)
+    return make_dataset(folder, seed)
 
 
 def read_folder(
@@ -47,11 +51,13 @@ def read_folder(
     bit_depth: int | None = None,
     skip_bad: str = SKIP_BAD,
     classes: Sequence[str] = (),
+    labels: LabelFile | None = None,
 ) -> ImageFolder:
     """List and decode a folder, and say what is skipped, and how 16-bit values are scaled where not as a whole.
 
     skip_bad: how many files may be unreadable, as `entries.most_bad` takes it. classes: those of a model that is there
-    already, so that images of one class are enough, and a class may be empty; see `list_folder`.
+    already, so that images of one class are enough, and a class may be empty; see `list_folder`. labels: the file that
+    names the images and their classes, where folders do not.
 
     bit_depth: as in `read_images`. Raises `DataError` for what `tenfold data check` calls an error, `UsageError`,
     `StorageError`.
@@ -62,16 +68,21 @@ def read_folder(
             f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}{did_you_mean(resize, RESIZES)}"
         )
     most_bad(skip_bad, 0)  # a wrong one is said before anything is read
-    listing = list_folder(root, classes)
+    listing = list_images(root, labels, classes)
     _refuse(listing.issues)
     folder = replace(read_images(listing, size, resize, bit_depth), skip_bad=skip_bad)
     issues = examine_entries(listing, folder.entries, skip_bad)
     _refuse(issue for issue in issues if not (classes and issue.kind == EMPTY_CLASS))
     if not folder.good():
-        raise DataError(f"{root} holds no image that can be read")
+        raise DataError(f"{listing} {'names' if labels else 'holds'} no image that can be read")
     log_skipped(issues)
     _log_bit_depth(folder)
     return folder
+
+
+def list_images(root: Path, labels: LabelFile | None, classes: Sequence[str] = ()) -> Listing:
+    """What a label file says of the images below `root`, or else the folders that they lie in. Raises as these do."""
+    return list_labels(root, labels, classes) if labels else list_folder(root, classes)
 
 
 def _log_bit_depth(folder: ImageFolder) -> None:
@@ -109,6 +120,9 @@ def make_dataset(folder: ImageFolder, seed: int, test_share: float = TEST_SHARE)
         bit_depth=folder.bit_depth,
         skip_bad=folder.skip_bad,
         skipped=folder.skipped,
+        labels=str(listing.labels.path.resolve()) if listing.labels else "",
+        labels_sha256=listing.labels_sha256,
+        label_columns=listing.labels.columns if listing.labels else "",
     )
     test = _split(folder, splits["test"])
     return Dataset(folder_name(listing.root), listing.classes, train, test, len(splits["val"]), origin)
@@ -142,7 +156,8 @@ def assign_splits(folder: ImageFolder, seed: int, test_share: float) -> dict[str
             [r for r in rows if r in drawn],
         )
     if not splits["test"]:
-        raise DataError(f"{folder.listing.root}: no class has two different images, so none is left to test on")
+        different = "images in two groups" if _has_groups(folder) else "two different images"
+        raise DataError(f"{folder.listing}: no class has {different}, so none is left to test on")
     return splits
 
 
@@ -150,8 +165,14 @@ def _order(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=8).digest()
 
 
+def _has_groups(folder: ImageFolder) -> bool:
+    return any(file.group for file in folder.listing.files)
+
+
 def _draw_test(folder: ImageFolder, rows: Sequence[int], seed: int, share: float) -> set[int]:
-    """Draw a share of each class's images; of bytes that occur more than once, all or none."""
+    """Draw a share of each class's images; of bytes that occur more than once, and of a group, all or none."""
+    if _has_groups(folder) and share < 1:
+        return _draw_groups(folder, rows, seed, share)
     by_class: dict[int, list[tuple[bytes, int]]] = {}
     for row in rows:
         key = _order(f"{seed}/{folder.entries[row].sha256}")
@@ -164,10 +185,29 @@ def _draw_test(folder: ImageFolder, rows: Sequence[int], seed: int, share: float
     return drawn
 
 
+def _draw_groups(folder: ImageFolder, rows: Sequence[int], seed: int, share: float) -> set[int]:
+    files, contents = [folder.listing.files[row] for row in rows], [folder.entries[row].sha256 for row in rows]
+    groups = unite((file.group for file in files), contents)
+    names = [file.group or content for file, content in zip(files, contents, strict=True)]
+    labels = np.array([file.label for file in files])
+    drawn = draw_groups(labels, groups, names, share, f"test/{seed}")
+    missing = sorted({*labels.tolist()} - {*labels[drawn].tolist()})
+    for label in missing:
+        log_info(f"class {folder.listing.classes[label]} has no test image: its groups are too few or too large")
+    return {row for row, chosen in zip(rows, drawn.tolist(), strict=True) if chosen}
+
+
 def _split(folder: ImageFolder, rows: Sequence[int]) -> Split:
     files = [folder.listing.files[row] for row in rows]
-    labels = np.array([file.label for file in files], np.uint16)
-    return Split(folder.images[list(rows)], labels, np.array([file.name for file in files], object))
+    weights = np.array([file.weight for file in files])
+    return Split(
+        folder.images[list(rows)],
+        np.array([file.label for file in files], np.uint16),
+        names=np.array([file.name for file in files], object),
+        digests=np.array([folder.entries[row].sha256 for row in rows], object),
+        groups=np.array([file.group for file in files], object) if _has_groups(folder) else None,
+        weights=weights if any(file.weight != 1 for file in folder.listing.files) else None,
+    )
 
 
 def _log_counts(folder: ImageFolder, splits: dict[str, list[int]]) -> None:

@@ -227,6 +227,16 @@ def read_file(path: Path) -> bytes:
         raise ImageError(f"cannot be read: {error.strerror or error}") from error
 
 
+def read_size(path: Path) -> tuple[int, int] | None:
+    """Width and height by a file's header, before it is turned upright; None where that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            kind = sniff(file.read(18))
+            return Image.open(file, formats=[kind]).size if kind else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
 def sniff(content: bytes) -> str | None:
     """Tell a format by the first 18 bytes: PNG, JPEG, GIF, BMP, TIFF, WEBP, or None for anything else."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":

@@ -71,10 +71,14 @@ class ImageFolder:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the names, splits, classes and contents of the images, in hexadecimal."""
+        """SHA-256 of the names, splits, classes and contents of the images, and of their groups and weights."""
         files, classes = self.listing.files, self.listing.classes
         rows = [(files[row], self.entries[row].sha256) for row in self.good()]
-        index = sorted((file.name, file.split, classes[file.label], content) for file, content in rows)
+        index: list[tuple[object, ...]] = sorted(
+            (file.name, file.split, classes[file.label], content) for file, content in rows
+        )
+        if any(file.group or file.weight != 1 for file, _ in rows):
+            index += sorted((file.name, file.group, file.weight) for file, _ in rows)
         return hashlib.sha256(json.dumps(index).encode()).hexdigest()
 
     def good(self) -> list[int]:
@@ -110,7 +114,9 @@ class _Request:
     @cached_property
     def places(self) -> tuple[str, ...]:
         """With what the names of all that is kept of this folder in this size begin: today's, then older ones."""
-        return tuple(f"{_place(self.listing.root)}{self.size}-{name}-" for name in names_of(self.resize))
+        labels = self.listing.labels  # which image files they are is up to these
+        place = _place(self.listing.root) + (f"{_digest([shown_name(str(labels.path.absolute()))])}-" if labels else "")
+        return tuple(f"{place}{self.size}-{name}-" for name in names_of(self.resize))
 
     @cached_property
     def state(self) -> str:
@@ -159,15 +165,16 @@ def _digest(values: Sequence[object]) -> str:
 
 
 def _stamps(listing: Listing) -> Iterator[object]:
-    """What changes when a file does."""
-    yield from listing.classes
+    """What changes when a file does; in a label file, labels change more often than the files that it names."""
+    yield from () if listing.labels else listing.classes
     for file in listing.files:
+        named = [file.name] if listing.labels else [file.name, file.split, file.label]
         try:
             status = file.path.stat()
             readable = os.access(file.path, os.R_OK)  # else mended permissions would go unnoticed
-            yield [file.name, file.split, file.label, status.st_size, status.st_mtime_ns, readable]
+            yield [*named, status.st_size, status.st_mtime_ns, readable]
         except OSError:
-            yield [file.name, file.split, file.label]
+            yield named
 
 
 @writing_home()
@@ -278,7 +285,8 @@ def _decoded(request: _Request, files: Sequence[File], scale: _Scale) -> Iterato
             (pixels, bits), scaled = scale.decode(content)
         except ImageError as error:
             kind = sniff(content)
-            bad = kind is not None or file.path.suffix.casefold() in IMAGE_SUFFIXES
+            meant = request.listing.labels is not None or file.path.suffix.casefold() in IMAGE_SUFFIXES
+            bad = kind is not None or meant
             return Entry(kind=kind, reason=str(error), bad=bad), None, 0
         digest, kind = hashlib.sha256(content).hexdigest(), sniff(content)
         entry = Entry(digest, kind, bits=bits, frames=count_frames(content, kind))

@@ -52,23 +52,46 @@ class Issue:
 class File:
     """A file that may be an image.
 
-    name: below the folder, with `/`, as text. split: train, val, test, or "" where the classes lie in the root.
+    name: below the folder, with `/`, as text. split: train, val, test, or "" where the classes lie in the root. group:
+    of files that belong in one split, "" for none. weight: factor of its loss in training.
     """
 
     path: Path
     name: str
     split: str
     label: int
+    group: str = ""
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """The table that names the images and their classes, where folders do not.
+
+    columns: what its columns are called where not as usual, as `--label-columns` takes it.
+    """
+
+    path: Path
+    columns: str = ""
 
 
 @dataclass
 class Listing:
-    """What names alone tell of a folder; `issues` is filled on the way."""
+    """What names alone tell of a folder; `issues` is filled on the way.
+
+    labels: the label file that the classes are from, None where they are the folder's; labels_sha256: its content.
+    """
 
     root: Path
     classes: tuple[str, ...] = ()
     files: list[File] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
+    labels: LabelFile | None = None
+    labels_sha256: str = ""
+
+    def __str__(self) -> str:
+        """Where its images are named, for messages."""
+        return str(self.labels.path if self.labels else self.root)
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
@@ -109,7 +132,7 @@ def list_folder(root: Path, known: Collection[str] = ()) -> Listing:
 
 def _are_classes(folders: Sequence[Path], known: Collection[str]) -> bool:
     """Whether folders are those of known classes, whatever they are called, beside others without an image at most."""
-    named = {path for path in folders if _same_text(path.name) in known}
+    named = {path for path in folders if composed(path.name) in known}
     return bool(named) and not any(holds_image(path) for path in folders if path not in named)
 
 
@@ -170,16 +193,23 @@ class _Walk:
     def _note_collisions(self, paths: Sequence[Path]) -> None:
         alike: dict[str, list[Path]] = {}
         for path in paths:
-            alike.setdefault(_same_text(path.name).casefold(), []).append(path)
+            alike.setdefault(composed(path.name).casefold(), []).append(path)
         for group in alike.values():
             if len(group) > 1:
                 what = f"{' and '.join(self.name(path) for path in group)} are one name on other systems"
                 self.note("colliding names", "warning", what, "rename all but one", group)
 
 
-def _same_text(name: str) -> str:
+def composed(name: str) -> str:
     """The name in the composed Unicode form: macOS decomposes, other systems do not."""
     return unicodedata.normalize("NFC", name)
+
+
+def image_names(root: Path) -> Iterator[Path]:
+    """All files below `root` whose names are those of images, without what is never data."""
+    for path in _Walk(Listing(root)).files(root):
+        if path.suffix.casefold() in IMAGE_SUFFIXES:
+            yield path
 
 
 def _find_splits(walk: _Walk, folders: Sequence[Path]) -> dict[str, Path]:
@@ -231,7 +261,7 @@ def _class_folders(walk: _Walk, folders: Sequence[Path], files: Sequence[Path]) 
         walk.note("outside", "warning", what, "left out; move them into the folder of their class", outside)
     found: dict[str, Path] = {}
     for folder in folders:
-        name = _same_text(folder.name)
+        name = composed(folder.name)
         if not _is_text(name):
             what = f"the name of {walk.name(folder)} is no text in UTF-8"
             walk.note("class names", "error", what, "rename it: it would name a class", [folder])

@@ -4,7 +4,7 @@ Legend: N test images, R runs, K classes.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tenfold.evaluation.page.sections import format_value, percent
 from tenfold.evaluation.report import cut, name_images
 from tenfold.files import write_text
 from tenfold.training.fingerprint import digest_of_data, have_same_data, is_own
-from tenfold.training.provenance import reload_dataset
+from tenfold.training.provenance import as_own, reload_dataset
 from tenfold.training.run import Run
 from tenfold.training.runs import compare_runs
 
@@ -35,6 +35,8 @@ _SECTIONS = (
     ("recipes", "Recipes"),
 )
 _HAND_OVER = "tenfold.compare(runs, out, dataset)"
+ALPHA = 0.05
+"""With a p below it, a difference is called significant."""
 _PLAIN = ("recipe", "seed", "epochs", "parameters", "device", "dtype")
 
 
@@ -52,6 +54,23 @@ class Side:
     def interval(self) -> tuple[float, float]:
         """95 % interval of the test accuracy."""
         return metrics.wilson_interval(round(self.results["test_accuracy"] * len(self.predicted)), len(self.predicted))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of a run's test accuracy to the first one's, with its 95 % interval, all in [-1, 1]; p: McNemar's, by Holm."""
+
+    name: str
+    first: str
+    difference: float
+    interval: tuple[float, float]
+    p: float
+
+    def __str__(self) -> str:
+        low, high = (f"{100 * limit:+.2f}" for limit in self.interval)
+        verdict = "" if self.p < ALPHA else ": no significant difference"
+        points = f"{100 * self.difference:+.2f} points on the same test images (95 % sure: {low} to {high})"
+        return f"{self.name} against {self.first}: {points}{verdict}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +96,11 @@ class Comparison:
         pairs = [metrics.compare_pair(self.right[:, 0], self.right[:, i]) for i in range(1, len(self.sides))]
         return list(zip(self.sides[1:], pairs, metrics.holm([pair.p for pair in pairs]), strict=True))
 
+    def differences(self) -> list[Difference]:
+        """As `pairs`, in numbers that travel."""
+        first = self.sides[0].name
+        return [Difference(side.name, first, pair.difference, pair.interval, p) for side, pair, p in self.pairs()]
+
     def differing(self) -> np.ndarray:
         """Numbers of the images with different predictions: first those that some run has right, by confidence."""
         numbers = np.flatnonzero((self.predicted != self.predicted[:, :1]).any(axis=1))
@@ -88,12 +112,18 @@ class Comparison:
 class ComparisonPage:
     """The page of a comparison, which needs no other file (`path`), and what is compared.
 
-    scores: of each run its name, test accuracy and 95 % interval (Wilson's), in [0, 1]. `open` and `Path` take it for
-    its page. In a notebook it shows these scores as a plot.
+    scores: of each run its name, test accuracy and 95 % interval (Wilson's), in [0, 1]. differences: of each run but
+    the first. `open` and `Path` take it for its page. In a notebook it shows these scores as a plot.
     """
 
     path: Path
     scores: tuple[tuple[str, float, tuple[float, float]], ...]
+    differences: tuple[Difference, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Path, scores and differences as they are in JSON."""
+        scores = [{"run": name, "test_accuracy": share, "interval": limits} for name, share, limits in self.scores]
+        return {"path": str(self.path), "scores": scores, "differences": [asdict(one) for one in self.differences]}
 
     def __repr__(self) -> str:
         return f"ComparisonPage({str(self.path)!r}, {len(self.scores)} runs)"
@@ -119,7 +149,7 @@ def write_comparison(paths: Sequence[Path], out: Path, data: Dataset | Path | No
         write_text(out, _page(comparison))
         bar(1)
     scores = ((side.name, side.results["test_accuracy"], side.interval) for side in comparison.sides)
-    return ComparisonPage(out, tuple(scores))
+    return ComparisonPage(out, tuple(scores), tuple(comparison.differences()))
 
 
 def read_comparison(
@@ -137,6 +167,7 @@ def read_comparison(
 
 
 def _given(first: Run, data: Dataset) -> Dataset:
+    data = as_own(first, data)
     if not is_own(first.env, data):
         raise DataError(f"{data.name} is not what {first.path}, the first of the runs, was trained on")
     return data
@@ -237,6 +268,7 @@ def _score_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
         ("95 % interval", [" to ".join(map(percent, side.interval)) for side in sides]),
     ]
     shares = {"test_accuracy_single_view": "Accuracy without TTA", "test_accuracy_top5": "Top-5 accuracy"}
+    shares |= {"balanced_accuracy": "Balanced accuracy", "macro_f1": "Macro F1"}
     shares |= {"val_accuracy": "Validation accuracy", "ece": "Calibration error"}
     numbers = {"test_cross_entropy": "Cross-entropy", "train_seconds": "Training, s", "total_seconds": "Total, s"}
     for known, to_text in ((shares, percent), (numbers, lambda value: f"{value:,.4g}")):
@@ -250,7 +282,7 @@ def _score_rows(sides: list[Side]) -> list[tuple[str, list[str]]]:
 
 def _pair_row(first: Side, second: Side, pair: Paired, p: float) -> dict[str, Any]:
     better, worse = (second, first) if pair.difference > 0 else (first, second)
-    shown_better = f"{better.name} is better than {worse.name} (p < 0.05)"
+    shown_better = f"{better.name} is better than {worse.name} (p < {ALPHA})"
     low, high = (f"{100 * limit:+.2f}" for limit in pair.interval)
     return {
         "name": second.name,
@@ -259,7 +291,7 @@ def _pair_row(first: Side, second: Side, pair: Paired, p: float) -> dict[str, An
         "difference": f"{100 * pair.difference:+.2f}",
         "interval": f"{low} to {high}",
         "p": f"{p:.2g}" if p >= 0.0001 else "< 0.0001",
-        "verdict": shown_better if p < 0.05 else "no significant difference",
+        "verdict": shown_better if p < ALPHA else "no significant difference",
     }
 
 

@@ -65,7 +65,7 @@ class _Images:
 def _choose(run: Run, dataset: Dataset) -> _Images:
     size, classes = run.description.size, run.description.classes
     most = max(FEWEST_IMAGES, min(MOST_IMAGES, MOST_IMAGES * LARGE_SIDE**2 // size**2))
-    train, val = split(dataset.train, run.recipe, run.env["seed"])
+    train, val = split(dataset, run.recipe, run.env["seed"])
     unknown = make_unknown(size, classes, most // _UNKNOWN_SHARE)
     val = dataset.test[:0] if val is None else val
     return _Images(_some(train, most), _some(val, most), _some(dataset.test, most // _TEST_SHARE), unknown)

@@ -4,23 +4,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from tenfold.console import log_info
-from tenfold.data.dataset import Dataset
+from tenfold.data.dataset import AppliedCorrections, Dataset
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import calibrate, calibration_in
 from tenfold.evaluation.outputs import LogitsCache, kept_outputs, load_or_compute, to_file
+from tenfold.evaluation.scores import Scores
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig
 from tenfold.training.fingerprint import is_own
 from tenfold.training.fitting import device_for
 from tenfold.training.holdout import split
-from tenfold.training.model import l2_penalty
-from tenfold.training.provenance import FoundData, find_data, is_read_alike, reload_dataset
-from tenfold.training.run import STOPPED, Run
-from tenfold.training.summary import count_parameters
+from tenfold.training.provenance import FoundData, as_own, find_data, is_read_alike, reload_dataset
+from tenfold.training.run import Run
 from tenfold.training.target_error import check_target_error, target_error_of
 from tenfold.training.weights import Model
 
@@ -35,7 +33,7 @@ _HAND_OVER = "tenfold.Run.open(path).evaluate(dataset)"
 class Evaluation:
     """Scores and logits of a run on a test set, and on its validation images where it has some.
 
-    scores: the numbers that go to `results.json`. names: the test images' files, below the folder that they are from.
+    scores: what goes to `results.json`. names: the test images' files, below the folder that they are from.
     own: whether they are the test images of the data that the run was trained on; only then the run may keep them. In a
     notebook it shows the confusion matrix.
     """
@@ -43,18 +41,18 @@ class Evaluation:
     test: LogitsCache
     val: LogitsCache | None
     classes: tuple[str, ...]
-    scores: dict[str, Any]
+    scores: Scores
     names: np.ndarray | None = None
     own: bool = True
 
     def __repr__(self) -> str:
-        found = f"test_accuracy={self.scores['test_accuracy']!r}, ece={self.scores['ece']:.4f}"
+        found = f"test_accuracy={self.scores.test_accuracy!r}, ece={self.scores.ece:.4f}"
         return f"Evaluation({found}, {len(self.labels):,} test images of {len(self.classes):,} classes)"
 
     def _repr_png_(self) -> bytes:
         from tenfold.evaluation import plots
 
-        title = f"Test accuracy {self.scores['test_accuracy']:.2%}"
+        title = f"Test accuracy {self.scores.test_accuracy:.2%}"
         return plots.to_png(plots.confusion(self.confusion_matrix(), self.classes, title), dpi=100)
 
     @property
@@ -89,7 +87,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The scores and `details`, ready for JSON."""
-        return self.scores | self.details()
+        return self.scores.to_dict() | self.details()
 
     def details(self) -> dict[str, Any]:
         """What `tenfold evaluate --json` adds to the scores: per class, per pair of classes, per confidence."""
@@ -143,19 +141,22 @@ def _score(
         about = f"the target error is about the validation images of {run.path}"
         raise UsageError(f"{about}: leave it out with other data ({dataset.name})")
     test = load_or_compute(run, model, dataset.test, device_config, "test")
-    held_out = split(dataset.train, run.recipe, run.env["seed"])[1] if own else None
+    held_out = split(dataset, run.recipe, run.env["seed"])[1] if own else None
     val = load_or_compute(run, model, held_out, device_config, "val") if held_out else None
     keeps = run.scored and (target_error is None or not own)
     calibration = calibration_in(run.read_json("results.json")) if keeps else None
     if val and calibration is None:
         calibration = calibrate(val.single, val.labels, target_error or target_error_of(run))
-    more = {
-        "val_accuracy": metrics.accuracy(val.averaged, val.labels) if val else None,
-        "calibration": calibration.measure(test.single, test.labels).to_dict() if calibration else None,
-    }
-    if dataset.origin:
-        more["skipped_images"] = dataset.skipped
-    return Evaluation(test, val, model.classes, _scores(run, model, test) | more, dataset.test.names, own)
+    scores = Scores.compute(
+        run,
+        model,
+        test,
+        val_accuracy=metrics.accuracy(val.averaged, val.labels) if val else None,
+        calibration=calibration.measure(test.single, test.labels) if calibration else None,
+        skipped_images=dataset.skipped if dataset.origin else None,
+        corrections=dataset.corrections,
+    )
+    return Evaluation(test, val, model.classes, scores, dataset.test.names, own)
 
 
 def _from_kept(run: Run, device_config: DeviceConfig) -> Evaluation | None:
@@ -173,9 +174,11 @@ def _from_kept(run: Run, device_config: DeviceConfig) -> Evaluation | None:
     if test is None:
         return None
     results = run.read_json("results.json")
-    more = {name: results.get(name) for name in ("val_accuracy", "calibration")}
+    more = {name: results.get(name) for name in ("val_accuracy", "skipped_images")}
+    applied = AppliedCorrections.from_dict(results["corrections"]) if "corrections" in results else None
+    scores = Scores.compute(run, model, test, calibration=calibration_in(results), corrections=applied, **more)
     names = frame["path"].to_numpy(object) if "path" in frame else None
-    return Evaluation(test, None, model.classes, _scores(run, model, test) | more, names)
+    return Evaluation(test, None, model.classes, scores, names)
 
 
 def read_predictions(run: Run) -> "pd.DataFrame":
@@ -210,6 +213,7 @@ def check_data(run: Run, dataset: Dataset) -> FoundData:
 
     Among test images that another seed draws are training images, so their scores would be too good.
     """
+    dataset = as_own(run, dataset)
     own = is_own(run.env, dataset)
     if own and dataset.origin and not is_read_alike(run, dataset):
         how = "with another seed, resize mode or bit depth"
@@ -243,28 +247,6 @@ def _named(classes: tuple[str, ...], most: int = 20) -> str:
     return ", ".join(metrics.shown(name) for name in classes[:most]) + more
 
 
-def _scores(run: Run, model: Model, test: LogitsCache) -> dict[str, Any]:
-    recipe, labels = run.recipe, test.labels
-    right = int((test.averaged.argmax(1) == labels).sum())
-    with torch.no_grad():
-        l2 = float(l2_penalty(model.network, recipe.l2))
-    return {
-        "run": str(run.path),
-        "recipe": recipe.name,
-        "parameters": count_parameters(model.network),
-        "epochs": run.env.get(STOPPED, recipe.trained_epochs),
-        "test_images": len(labels),
-        "test_accuracy": metrics.accuracy(test.averaged, labels),
-        "test_accuracy_interval": list(metrics.wilson_interval(right, len(labels))),
-        "test_accuracy_top5": metrics.top_k_accuracy(test.averaged, labels, 5) if len(model.classes) > 5 else None,
-        "test_accuracy_single_view": metrics.accuracy(test.single, labels),
-        "test_loss": metrics.cross_entropy(test.averaged, labels, recipe.label_smoothing) + l2,
-        "test_cross_entropy": metrics.cross_entropy(test.averaged, labels),
-        "ece": metrics.expected_calibration_error(test.averaged, labels),
-        "ece_single_view": metrics.expected_calibration_error(test.single, labels),
-    }
-
-
 def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict[str, Any]:
     """Write results.json (the scores and `more`), predictions.csv and the logits; seal the run, return the results.
 
@@ -272,7 +254,7 @@ def write_scores(run: Run, evaluation: Evaluation, more: dict[str, Any]) -> dict
     """
     require_own(run, evaluation)
     env = run.env
-    results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores | more
+    results = {key: env[key] for key in ("seed", "data", "device", "dtype")} | evaluation.scores.to_dict() | more
     parts = {"test": evaluation.test, "val": evaluation.val}
     logits = dict(to_file(outputs, name) for name, outputs in parts.items() if outputs and outputs.fresh)
     predictions = to_csv(evaluation.predictions())
@@ -287,7 +269,8 @@ def rewrite_scores(run: Run, evaluation: Evaluation) -> dict[str, Any]:
         return write_scores(run, evaluation, {})
     run.verify("results.json")
     earlier = run.read_json("results.json")
-    return write_scores(run, evaluation, {name: earlier[name] for name in earlier if name not in evaluation.scores})
+    computed = evaluation.scores.to_dict()
+    return write_scores(run, evaluation, {name: earlier[name] for name in earlier if name not in computed})
 
 
 def to_csv(frame: "pd.DataFrame") -> str:

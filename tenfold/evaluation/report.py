@@ -20,11 +20,13 @@ from tenfold.evaluation.evaluate import Evaluation, require_own, to_csv
 from tenfold.evaluation.findings import AuditParts
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
+from tenfold.evaluation.page.review import ISSUES, MISTAKES, issue_doubts, mistake_doubts, review_data
 from tenfold.files import note_own
 from tenfold.training.recipe import Recipe
 from tenfold.training.reproduction import format_stop, reproduction
 from tenfold.training.run import Run
 from tenfold.training.target_error import target_error_of
+from tenfold.training.weights import WEIGHTS
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (
@@ -37,6 +39,7 @@ _SECTIONS = (
     ("calibration", "Calibration"),
     ("unknown", "Unknown images"),
     ("audit", "Audit"),
+    ("review", "Review labels"),
     ("model", "Model"),
     ("environment", "Environment"),
     ("reproduce", "Reproduce"),
@@ -179,10 +182,16 @@ def _page(known: Known, audit: AuditParts | None) -> str:
     most = picture.most_images(*images.shape[1:3])
     numbers = choice.choose(labels, known.predicted, confidence, frame["loss"].to_numpy(), most)
     names = name_images(known.evaluation.names, len(labels))
-    data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
+    data: dict[str, Any] = {
+        "classes": [shown(name) for name in known.dataset.classes],
+        "images": _records(known, numbers, names),
+    }
     found = audit or read_audit(Subject(known.run, known.dataset, known.evaluation))
     audited, more_style = trust_section(found, known.dataset)
-    values = _values(known, numbers, names) | {"audit": audited}
+    doubts = [*issue_doubts(audited), *mistake_doubts(numbers, labels, known.predicted, confidence)]
+    data["review"] = review_data(known.dataset, known.run.digest(WEIGHTS) or "", doubts)
+    values = _values(known, numbers, names) | {"audit": audited, "review_count": len(data["review"]["items"])}
+    values["review_earlier"] = bool(data["review"]["earlier"])
     return report_page(values, f"{picture.make_sheet(images, numbers)}\n{more_style}", data)
 
 
@@ -220,6 +229,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "subtitle": f"{results['test_images']:,} test images of {len(known.dataset.classes):,} classes",
         "sections": _SECTIONS,
         "headline": sections.headline(results),
+        "corrections": [f"{s[0].upper()}{s[1:]}." for s in _corrections(known)],
         "unlearned": [shown(name) for name in results.get("unlearned_classes", [])],
         "classes": [shown(name) for name in known.dataset.classes],
         "matrix": sections.matrix_rows(matrix),
@@ -243,8 +253,15 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "recipe": sections.facts(known.run.read_json("recipe.json")),
         "environment": _environment(known),
         "command": _command(known),
+        "review_command": _command(known, corrected=True),
+        "review_reasons": [(why, f"label issues: {split}") for split, why in ISSUES.items()] + [(MISTAKES, MISTAKES)],
         "reproduce_note": format_stop(known.run) or _REPRODUCE_NOTE,
     }
+
+
+def _corrections(known: Known) -> list[str]:
+    applied = known.dataset.corrections
+    return applied.sentences() if applied else []
 
 
 def _class_images(known: Known, show: Any) -> list[dict[str, Any]]:
@@ -302,9 +319,12 @@ def _environment(known: Known) -> sections.Facts:
     return sections.facts(env | {"data": known.dataset.name} | skipped)
 
 
-def _command(known: Known) -> str:
+def _command(known: Known, corrected: bool = False) -> str:
     run, dataset = known.run, known.dataset
-    return reproduction(run.recipe, known.results["seed"], dataset.name, dataset.origin, target_error_of(run))
+    corrected = corrected or dataset.corrections is not None
+    return reproduction(
+        run.recipe, known.results["seed"], dataset.name, dataset.origin, target_error_of(run), corrected
+    )
 
 
 _REPRODUCE_NOTE = (

@@ -6,13 +6,15 @@ as long as the run's test images are there.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tenfold.console import percent, printable
-from tenfold.data.dataset import Dataset, Split
+from tenfold.data.dataset import AppliedCorrections, Dataset, Split
 from tenfold.data.unknown import COUNT, make_unknown
-from tenfold.evaluation.metrics import auroc, exact_interval, expected_calibration_error, fpr_at_95, wilson_interval
+from tenfold.evaluation.detection import auroc, exact_interval, fpr_at_95
+from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.predictor import Outputs, Predictor, open_model
@@ -84,7 +86,8 @@ Normalisation and temperature ({about.temperature:.3f}) are inside. SHA-256 that
 def _training(run: Run) -> str:
     env, recipe = run.env, run.recipe
     origin = origin_of(run, env) if "folder" in env else None
-    command = reproduction(recipe, env["seed"], env["data"], origin, target_error_of(run))
+    corrected = _corrected(env.get("corrections"))
+    command = reproduction(recipe, env["seed"], env["data"], origin, target_error_of(run), bool(corrected))
     language, prompt = ("console", "$ ") if command.startswith("tenfold train") else ("python", "")
     versions = ", ".join(f"{name} {number}" for name, number in env.get("versions", {}).items())
     held_out = "no training images held out: temperature and threshold are not fitted"
@@ -96,8 +99,14 @@ def _training(run: Run) -> str:
 {prompt}{printable(command)}
 ```
 {f"{stop}{chr(10)}" if stop else ""}Data: {_code(env["data"])}, {held_out}.
-{_started_from(recipe)}{env.get(STOPPED, recipe.trained_epochs):g} epochs in {env["dtype"]} ({versions}).
+{corrected}{_started_from(recipe)}{env.get(STOPPED, recipe.trained_epochs):g} epochs in {env["dtype"]} ({versions}).
 """
+
+
+def _corrected(noted: dict[str, Any] | None) -> str:
+    if not noted:
+        return ""
+    return "".join(f"{s[0].upper()}{s[1:]}.\n" for s in AppliedCorrections.from_dict(noted).sentences())
 
 
 def _started_from(recipe: Recipe) -> str:

@@ -5,14 +5,11 @@ temperature are inside. Quantised, its convolutions multiply int8 numbers: a qua
 processor is made for it, and a little less exact.
 """
 
-import contextlib
 import copy
 import json
-import logging
 import statistics
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,34 +17,25 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnxruntime import quantization
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, ModelError
-from tenfold.evaluation.metrics import accuracy, exact_interval
-from tenfold.serving.graph import INPUT, separate_pools, to_onnx
+from tenfold.evaluation.detection import exact_interval
+from tenfold.evaluation.metrics import accuracy
+from tenfold.serving.graph import separate_pools, to_onnx
 from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, ModelMetadata, seal
 from tenfold.serving.predictor import Predictor, open_bytes
+from tenfold.serving.quantize import quantize
 from tenfold.serving.runtime import choose_runtime, installed_runtimes
-from tenfold.serving.source import (
-    Exported,
-    Source,
-    check,
-    check_distances,
-    measure,
-    read_source,
-    spread,
-    write_into,
-)
+from tenfold.serving.source import Exported, Source, check, check_distances, measure, read_source, spread, write_into
 from tenfold.training.distance import fit_threshold
 from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run
 
 Int8 = Literal["auto", "on", "off"]
-CALIBRATED = 512
-"""Training images that tell in which range the numbers of each layer lie."""
 MOST_LOSS = 0.003
+"""Share of the test images, at most, that 8 bits may get wrong in addition."""
 MOST_MOVED = 0.02
 """By how much the share of test images that the distance rejects may change, where its threshold is that of float32."""
 _TIMED_BATCH, _TIMED_ROUNDS = 64, 7
@@ -108,55 +96,6 @@ def pack(network: onnx.ModelProto, about: ModelMetadata) -> bytes:
 
 
 # --- eight bits --------------------------------------------------------------------------------------------------
-
-
-def quantize(network: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-    """Let the convolutions multiply int8 numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
-
-    The first one stays as it is: it takes no time, and is the most sensitive. Filters use 7 bits, since processors
-    without VNNI add pairs of products in 16 bits. Max pools take and give 8 bits, which changes no number: the new
-    engine of OpenCV 5 fails at a pool with 8 bits before it only.
-    """
-    first = next(node.name for node in network.graph.node if node.op_type == "Conv")
-    some = images[spread(len(images), CALIBRATED)]
-    with tempfile.TemporaryDirectory() as folder, _without_log():
-        path = Path(folder) / RUN_FILE
-        quantization.quantize_static(
-            copy.deepcopy(network),
-            path,
-            _Batches(some),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MaxPool"],
-            nodes_to_exclude=[first],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-        )
-        return onnx.load(path)
-
-
-class _Batches(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Images as the quantiser asks for them."""
-
-    def __init__(self, images: np.ndarray):
-        self.batches = iter(np.array_split(images, -(-len(images) // _TIMED_BATCH)))
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        batch = next(self.batches, None)
-        return None if batch is None else {INPUT: np.ascontiguousarray(batch)}
-
-
-@contextlib.contextmanager
-def _without_log() -> Iterator[None]:
-    """The quantiser advises to fold norms first, which is done; and it makes the root logger print, ours with it."""
-    handlers = logging.root.handlers[:]
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
-        logging.root.handlers[:] = handlers
 
 
 def _can_quantize(found: FoundData, int8: Int8) -> bool:

@@ -122,7 +122,7 @@ def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Sou
         features, logits = features_and_logits(model.network, pixels, model.normalization, device_config)
         distances = distance(features.numpy())
     expected = torch.softmax(logits / about.temperature, dim=1).numpy()
-    val = split(found.dataset.train, run.recipe, run.env["seed"])[1] if found.own and found.dataset else None
+    val = split(found.dataset, run.recipe, run.env["seed"])[1] if found.own and found.dataset else None
     source = Source(model, found, about, images, expected, distance, distances, val.images if val else None)
     if not found.own:
         log_info(f"checked on {source.verified_on}: {found.reason}")

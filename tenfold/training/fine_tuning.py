@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch.nn.functional as F
+from torch import Tensor
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
-from tenfold.training.augment import derive_seed
-from tenfold.training.callbacks import ProgressBar
 from tenfold.training.device import DeviceConfig
+from tenfold.training.halves import can_halve, halves, predict_half
 from tenfold.training.holdout import split
-from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FineTune, Recipe
-from tenfold.training.trainer import Trainer, to_tensors
+from tenfold.training.trainer import Trainer
 
 MOST_TO_TRY = 500
 """Training images: with more, trying would double a time that is long already, and fine-tuning is likely to help: it
@@ -34,16 +33,11 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
     """
     if recipe.fine_tune != "auto":
         return recipe
-    # those of a folder's own val/ are held out, too
-    train = split(dataset.train, recipe.with_val_size(dataset.val_size) if dataset.val_size else recipe, seed)[0]
-    if len(train) > MOST_TO_TRY or np.unique(train.labels, return_counts=True)[1].min() < 2:
+    train = split(dataset, recipe, seed)[0]
+    if len(train) > MOST_TO_TRY or not can_halve(train):
         log_info(f"fine-tuning on: it is tried first for at most {MOST_TO_TRY} images, two or more of each class")
         return replace(recipe, fine_tune="on")
-    from sklearn.model_selection import StratifiedKFold  # here, since it takes a second that few runs need
-
-    shuffle = derive_seed(seed, "fine-tuning") % 2**32
-    halves = list(StratifiedKFold(2, shuffle=True, random_state=shuffle).split(train.labels, train.labels))
-    found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves]
+    found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves(train, seed)]
     (right, loss), (tuned_right, tuned_loss) = np.sum(found, axis=0).tolist()
     helps = (tuned_right, -tuned_loss) > (right, -loss)
     log_info(
@@ -79,19 +73,12 @@ def _try(
     recipe: Recipe, dataset: Dataset, train: Split, val: Split, seed: int, device_config: DeviceConfig
 ) -> tuple[tuple[int, float], tuple[int, float]]:
     """Images of `val` that are right, and the sum of their losses: with the head alone, and fine-tuned."""
-    half, part = replace(recipe.for_images(len(train)), val_size=0), replace(dataset, train=train, val_size=0)
-    scores = []
-    for fine_tune in FINE_TUNED:
-        trainer = Trainer(
-            replace(half, fine_tune=fine_tune), part, [ProgressBar("trying")], seed=seed, device=device_config
-        )
-        scores.append(_score(trainer.fit(), val))
-    return scores[0], scores[1]
+    plain, tuned = (
+        _score(*predict_half(replace(recipe, fine_tune=fine_tune), dataset, train, val, seed, device_config))
+        for fine_tune in FINE_TUNED
+    )
+    return plain, tuned
 
 
-def _score(trainer: Trainer, val: Split) -> tuple[int, float]:
-    images, labels = to_tensors(val)
-    logits = predict_logits(
-        trainer.network, images, trainer.normalization, trainer.device_config, trainer.recipe.tta
-    ).averaged
+def _score(logits: Tensor, labels: Tensor) -> tuple[int, float]:
     return int((logits.argmax(1) == labels).sum()), float(F.cross_entropy(logits, labels, reduction="sum"))

@@ -16,7 +16,9 @@ _SAMPLE = 200
 
 def note_origin(dataset: Dataset) -> dict[str, Any]:
     """What env.json keeps of the data, so that `reload_dataset` finds it, and no other data of its name."""
-    return {"folder": asdict(dataset.origin)} if dataset.origin else {"data_sha256": fingerprint(dataset)}
+    corrections = {"corrections": dataset.corrections.to_dict()} if dataset.corrections else {}
+    found = {"folder": asdict(dataset.origin)} if dataset.origin else {"data_sha256": fingerprint(dataset)}
+    return found | corrections
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -29,6 +31,10 @@ def fingerprint(dataset: Dataset) -> str:
     for part in (dataset.train, dataset.test):
         hashed.update(json.dumps([part.images.shape, _colours(part)]).encode())
         hashed.update(part.labels.astype("<i8").tobytes())
+        if part.weights is not None:
+            hashed.update(part.weights.astype("<f8").tobytes())
+        if part.groups is not None:
+            hashed.update(json.dumps(part.groups.tolist()).encode())
     return hashed.hexdigest()
 
 

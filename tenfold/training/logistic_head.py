@@ -34,41 +34,52 @@ def set_logistic_head(
     normalization: Normalization,
     device_config: DeviceConfig,
     strength: float | None = None,
+    weights: Tensor | None = None,
 ) -> None:
     """Set a network's layer `head` to the regression on images uint8 N×H×W×3 with labels int64 N.
 
-    strength: C of the regression; by default that of the smallest loss on held-out images.
+    strength: C of the regression; by default that of the smallest loss on held-out images. weights: factors of the
+    images' losses, float N.
     """
     with progress("features", 2 * len(images)) as bar:
-        views = (images, images.flip(2))
-        plain, mirrored = (cached_features(network, view, normalization, device_config, bar).numpy() for view in views)
+        plain, mirrored = (
+            cached_features(network, images, normalization, device_config, bar, view).numpy() for view in (False, True)
+        )
     head = network.get_submodule("head")
     classes = len(head.get_parameter("bias"))
-    weight, bias = fit_head(plain, mirrored, labels.cpu().numpy(), classes, strength)
+    factors = None if weights is None else weights.cpu().numpy()
+    weight, bias = fit_head(plain, mirrored, labels.cpu().numpy(), classes, strength, factors)
     with torch.no_grad():
         head.get_parameter("weight").copy_(torch.from_numpy(weight))
         head.get_parameter("bias").copy_(torch.from_numpy(bias))
 
 
 def fit_head(
-    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, classes: int, strength: float | None = None
+    features: np.ndarray,
+    mirrored: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    strength: float | None = None,
+    factors: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights float32 K×F and biases float32 K of the regression on N images and their mirror images.
 
-    features, mirrored: float N×F; labels: int N; strength: C, by default chosen. A class without images is never
-    predicted.
+    features, mirrored: float N×F; labels: int N; strength: C, by default chosen; factors: of the losses, float N.
+    A class without images is never predicted.
     """
     present = np.unique(labels)
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, _NEVER)
     if len(present) == 1:
         bias[present] = 0.0
         return weight.astype(np.float32), bias.astype(np.float32)
-    strength = choose_strength(features, mirrored, labels) if strength is None else strength
-    weight[present], bias[present] = _fit(features, mirrored, labels, strength)
+    strength = choose_strength(features, mirrored, labels, factors) if strength is None else strength
+    weight[present], bias[present] = _fit(features, mirrored, labels, strength, factors)
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
-def choose_strength(features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray) -> float:
+def choose_strength(
+    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, factors: np.ndarray | None = None
+) -> float:
     """The C with the smallest loss on held-out images; a middle one where a class has too few to hold one out."""
     fewest = int(np.unique(labels, return_counts=True)[1].min())
     if fewest < 2:
@@ -76,7 +87,8 @@ def choose_strength(features: np.ndarray, mirrored: np.ndarray, labels: np.ndarr
     losses = np.zeros(len(STRENGTHS))
     for train, val in _folds(labels, min(FOLDS, fewest)):
         for number, strength in enumerate(STRENGTHS):
-            weight, bias = _fit(features[train], mirrored[train], labels[train], strength)
+            own = None if factors is None else factors[train]
+            weight, bias = _fit(features[train], mirrored[train], labels[train], strength, own)
             losses[number] += _loss((features[val] + mirrored[val]) / 2 @ weight.T + bias, labels[val])
     return STRENGTHS[int(losses.argmin())]
 
@@ -91,7 +103,7 @@ def _folds(labels: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def _fit(
-    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, strength: float
+    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, strength: float, factors: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights P×F and biases P of the P classes that are present."""
     from sklearn.exceptions import ConvergenceWarning
@@ -102,7 +114,8 @@ def _fit(
     regression = LogisticRegression(C=strength, max_iter=300, tol=1e-3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near enough for a start
-        regression.fit(both - mean, np.concatenate([labels, labels]))
+        twice = None if factors is None else np.concatenate([factors, factors])
+        regression.fit(both - mean, np.concatenate([labels, labels]), sample_weight=twice)
     weight, bias = regression.coef_, regression.intercept_
     if len(weight) == 1:  # of two classes it keeps the difference only
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

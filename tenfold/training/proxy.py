@@ -7,13 +7,13 @@ network first and keeps its choices; here both learn side by side. In a long run
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
 
 from tenfold.errors import DivergedError
 from tenfold.training.augment import derive_seed, downsample
 from tenfold.training.device import DeviceConfig
+from tenfold.training.loss import image_losses
 from tenfold.training.model import make_network
 from tenfold.training.optim import begin_step, restore_training, training_state
 from tenfold.training.optimizers import Optimizer
@@ -40,8 +40,10 @@ class ProxyModel:
         self.network = make_network(spec, classes, downsample(some, self.size), first_weights, device_config.device)
         self.optimizers: list[Optimizer] = []
 
-    def select(self, step: int, batch: Tensor, labels: Tensor) -> Tensor:
+    def select(self, step: int, batch: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Where in a batch of full size (float32 D×3×H×W, labels int64 D) its hardest images are: int64 B, ascending.
+
+        weights: factors of the images' losses, float32 D.
 
         Of every class some are among them (`top_loss_indices`). At every fourth step it learns from these, so that
         steps are asked for in order and once each. Raises `DivergedError` where its loss is not finite.
@@ -50,7 +52,7 @@ class ProxyModel:
             self.optimizers = begin_step(self.optimizers, self.network, self.schedule, step)
             learns = step % LEARNS_EVERY == 0
             with torch.set_grad_enabled(learns):
-                losses = self._losses(batch, labels)
+                losses = self._losses(batch, labels, weights)
             if not torch.isfinite(losses).all():
                 raise DivergedError(f"the proxy's loss is not finite at step {step}: a lower learning rate may do")
             count = self.schedule.batch_size
@@ -60,11 +62,11 @@ class ProxyModel:
                 self._learn(losses[selected].mean())
         return selected
 
-    def _losses(self, batch: Tensor, labels: Tensor) -> Tensor:
+    def _losses(self, batch: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
         """Each image's loss, float32 D; the norms go by this batch, as in training, so old statistics do no harm."""
         with self.device_config.autocast():
             logits = self.network(downsample(batch, self.size))
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing, reduction="none")
+        return image_losses(logits.float(), labels, weights, self.smoothing)
 
     def _learn(self, loss: Tensor) -> None:
         loss.backward()

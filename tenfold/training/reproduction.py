@@ -20,10 +20,13 @@ def format_stop(run: Run) -> str:
     )
 
 
-def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float) -> str:
+def reproduction(
+    recipe: Recipe, seed: int, data: str, origin: Origin | None, target_error: float, corrected: bool = False
+) -> str:
     """The command that trains this run again on data of that name: by the recipe's name where that suffices.
 
-    target_error: what the run's threshold is to keep (`target_error_of`). For a data set made in Python, which no
+    target_error: what the run's threshold is to keep (`target_error_of`). corrected: whether the run has a
+    corrections.csv. For a data set made in Python, which no
     command can load, it is the call.
     """
     named = RECIPES.get(recipe.name)
@@ -37,9 +40,12 @@ def reproduction(recipe: Recipe, seed: int, data: str, origin: Origin | None, ta
     usual = target_error == TARGET_ERROR
     if not usual:
         options += f" --target-error {target_error!r}"
+    if corrected:
+        options += " --corrections corrections.csv"
     if origin:
         options += f" {shlex.join(origin.options())}"
     elif data not in DATASETS:
         more = "" if usual else f", target_error={target_error!r}"
+        more += ', corrections="corrections.csv"' if corrected else ""
         return f'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed={seed}{more})'
     return f"tenfold train --recipe {source} --data {shlex.quote(data)} --seed {seed}{options}"

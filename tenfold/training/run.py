@@ -23,6 +23,7 @@ from tenfold.files import (
     remove_temporaries,
     storage_errors,
     umask,
+    write_bytes,
     write_text,
 )
 from tenfold.training.checkpoint import Checkpoint, list_checkpoints, load_newest
@@ -55,8 +56,11 @@ class Run:
     # --- making, finding, owning ---
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, env: dict[str, Any]) -> "Run":
-        """Make and lock a new run directory. Raises `UsageError` where `path` exists, `StorageError`."""
+    def create(cls, path: Path, recipe: Recipe, env: dict[str, Any], files: Mapping[str, bytes] | None = None) -> "Run":
+        """Make and lock a new run directory, with more `files` in it by name.
+
+        Raises `UsageError` where `path` exists, `StorageError`.
+        """
         check_new(path)
         make_folder(path.parent)
         with storage_errors(path):
@@ -65,6 +69,8 @@ class Run:
             note_all_own(draft.path)
             draft.write_json("env.json", env)
             write_text(draft.path / "recipe.json", recipe.to_json())
+            for name, content in (files or {}).items():
+                write_bytes(draft.path / name, content)
             with storage_errors(path):
                 draft.path.chmod(0o777 & ~umask())
                 try:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from tenfold.data import Dataset
 from tenfold.data.dataset import Split
+from tenfold.data.table import SPLIT_HEADER
 from tenfold.files import write_text
 from tenfold.training.run import Run
 
@@ -13,16 +14,25 @@ SPLIT_FILE = "split.csv"
 
 
 def write_split(run: Run, dataset: Dataset, train: Split, val: Split | None) -> None:
-    """Write split.csv: every image's path below its folder, its class, and what it was used for."""
+    """Write split.csv: every image's path below its folder, its class, and what it was used for; a valid label file.
+
+    Groups and weights are in it where there are any.
+    """
     text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("path", "class", "split"))
+    rows, more = csv.writer(text, lineterminator="\n"), _more_columns(train)
+    rows.writerow((*SPLIT_HEADER, *more))
     for name, part in (("train", train), ("val", val), ("test", dataset.test)):
         if part is not None and part.names is not None:
-            rows.writerows(
-                (path, dataset.classes[label], name) for path, label in zip(part.names, part.labels, strict=True)
-            )
+            columns = (getattr(part, column).tolist() for column in more.values())
+            classes = (dataset.classes[label] for label in part.labels)
+            rows.writerows(zip(part.names, classes, [name] * len(part), *columns, strict=True))
     write_text(run.path / SPLIT_FILE, text.getvalue())
+
+
+def _more_columns(part: Split) -> dict[str, str]:
+    """Columns of split.csv, and the attribute of a `Split` that each is from, as far as there are such."""
+    columns = {"group": "groups", "weight": "weights"}
+    return {name: attribute for name, attribute in columns.items() if getattr(part, attribute) is not None}
 
 
 def read_splits(run: Run) -> Iterator[tuple[str, str]]:

@@ -9,9 +9,11 @@ from torch import nn
 
 from tenfold.console import log_info, warn
 from tenfold.data import Dataset, load
+from tenfold.data.corrections import CORRECTIONS, apply_corrections, parse_corrections
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
+from tenfold.training.balancing import Balance, decide_balance
 from tenfold.training.callbacks import Callback, EpochLog, ProgressBar
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
@@ -21,7 +23,7 @@ from tenfold.training.fingerprint import fingerprint, is_own, note_origin
 from tenfold.training.fitting import device_for
 from tenfold.training.holdout import split
 from tenfold.training.manifest import LOGS
-from tenfold.training.provenance import reload_dataset
+from tenfold.training.provenance import as_own, reload_dataset
 from tenfold.training.recipe import Recipe
 from tenfold.training.recorder import Checkpoints, CsvLog
 from tenfold.training.run import STOPPED, Run, check_new
@@ -61,21 +63,25 @@ def train(
     device: str = "auto",
     dist: DistContext = SINGLE_PROCESS,
     target_error: float | None = None,
+    balance: Balance | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> TrainResult:
     """Train in the new run directory `out`, and write its manifest; where there are other ranks, as their first.
 
-    target_error: noted for the calibration that follows (`evaluate`), from 0.001 to 0.5.
+    target_error: noted for the calibration that follows (`evaluate`), from 0.001 to 0.5. balance: of rare classes, by
+    default as the recipe says.
 
     Ctrl-C and SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`,
     `DivergedError`, `StorageError`.
     """
     check_new(out)
     target_error, device_config = check_target_error(target_error), device_for(recipe, dist.device(device))
+    recipe = decide_balance(recipe, balance, dataset, seed, device_config)
     recipe = decide_fine_tuning(recipe, dataset, seed, device_config)
     trainer = _prepare(recipe, dataset, seed, device_config, dist)
     env = describe_environment(dataset.name, seed, device_config, dist) | note_origin(dataset)
-    run = Run.create(out, trainer.recipe, env | {"target_error": target_error})
+    files = {CORRECTIONS: dataset.corrections.content} if dataset.corrections else {}
+    run = Run.create(out, trainer.recipe, env | {"target_error": target_error}, files)
     with run.unlocked_at_end():
         return _train(run, trainer, callbacks)
 
@@ -86,42 +92,44 @@ def resume(
     data: Dataset | Path | None = None,
     dist: DistContext = SINGLE_PROCESS,
     callbacks: Iterable[Callback] = (),
+    *,
+    labels: Path | None = None,
 ) -> TrainResult:
     """Resume the unfinished run `out` from its newest sound checkpoint, with its own recipe, data and seed.
 
-    data: where its folder of images is now, if it moved, or the data set, where that was made in Python. Raises
-    `ModelError` where there is nothing to resume, `DataError` for other data, and as `train` does.
+    data: where its folder of images is now, if it moved, or the data set, where that was made in Python; labels: where
+    its label file is now. Raises `ModelError` where there is nothing to resume, `DataError` for other data, and as
+    `train` does.
     """
     run = Run.open(out)
     run.lock()
     with run.unlocked_at_end():
-        return _resume(run, device, data, dist, callbacks)
+        if run.scored:
+            raise ModelError(f"nothing to resume: {run.path} is finished")
+        device_config = device_for(run.recipe, dist.device(device or run.env["device"]))
+        return _resume(run, device_config, _own_data(run, data, labels), dist, callbacks)
 
 
 def _resume(
     run: Run,
-    device: str | None,
-    data: Dataset | Path | None,
+    device_config: DeviceConfig,
+    dataset: Dataset,
     dist: DistContext,
     callbacks: Iterable[Callback],
 ) -> TrainResult:
-    if run.scored:
-        raise ModelError(f"nothing to resume: {run.path} is finished")
-    env = run.env
-    device_config = device_for(run.recipe, dist.device(device or env["device"]))
-    dataset = _own_data(run, data)
     _note_resumption(run, device_config, dataset, dist)
     checkpoint = run.load_checkpoint()
-    trainer = _prepare(run.recipe, dataset, env["seed"], device_config, dist)
+    trainer = _prepare(run.recipe, dataset, run.env["seed"], device_config, dist)
     if checkpoint:
         trainer.restore(checkpoint)
         log_info(f"resuming at step {trainer.step} of {trainer.schedule.total}")
     return _train(run, trainer, callbacks)
 
 
-def _own_data(run: Run, data: Dataset | Path | None) -> Dataset:
+def _own_data(run: Run, data: Dataset | Path | None, labels: Path | None) -> Dataset:
     if not isinstance(data, Dataset):
-        return reload_dataset(run, data, "tenfold.resume(out, data=dataset)")
+        return reload_dataset(run, data, "tenfold.resume(out, data=dataset)", labels)
+    data = as_own(run, data)
     if not is_own(run.env, data):
         raise DataError(f"{data.name} is not what {run.path} was trained on: its last steps would see other images")
     return data
@@ -133,8 +141,10 @@ def follow(dist: DistContext, dataset: Dataset | None = None) -> Path:
     dataset: where it was made in Python.
     """
     request = dist.broadcast(None)
-    names = ("size", "resize", "seed", "bit_depth", "skip_bad")
+    names = ("size", "resize", "seed", "bit_depth", "skip_bad", "labels", "label_columns")
     dataset = dataset or load(request["data"], **{name: request[name] for name in names})
+    if request["corrections"] is not None:
+        dataset = apply_corrections(dataset, parse_corrections(request["corrections"]))
     if (dataset.origin.sha256 if dataset.origin else fingerprint(dataset)) != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
     recipe = Recipe.from_json(request["recipe"])
@@ -160,6 +170,9 @@ def _lead(trainer: Trainer, run: Run) -> None:
         "resize": dataset.resize,
         "bit_depth": dataset.bit_depth,
         "skip_bad": origin.skip_bad if origin else SKIP_BAD,
+        "labels": origin.labels or None if origin else None,
+        "label_columns": origin.label_columns if origin else "",
+        "corrections": dataset.corrections.content if dataset.corrections else None,
         "sha256": origin.sha256 if origin else fingerprint(dataset),
     }
     log_info(f"{trainer.dist.count} ranks, each with its share of every batch of {trainer.schedule.batch_size} images")
@@ -217,7 +230,7 @@ def _write_beforehand(run: Run, trainer: Trainer) -> None:
         log_info(line)
     write_text(run.path / SUMMARY_FILE, f"{summary}\n")
     if dataset.origin:
-        write_split(run, dataset, *split(dataset.train, trainer.recipe, trainer.seed))
+        write_split(run, dataset, *split(dataset, trainer.recipe, trainer.seed))
 
 
 def _save_model(run: Run, trainer: Trainer) -> None:

@@ -7,7 +7,7 @@ a run resumed from them ends bit-identical.
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.profiler import record_function
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DivergedError, ModelError, UsageError, one_line
 from tenfold.training.augment import Normalization, derive_seed, downsample, make_batch
-from tenfold.training.callbacks import Callback, report_exception
+from tenfold.training.callbacks import Callback, EpochMetrics, report_exception
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
@@ -28,6 +28,7 @@ from tenfold.training.holdout import split
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
 from tenfold.training.logistic_head import BEFORE_FINE_TUNING, set_logistic_head
+from tenfold.training.loss import batch_loss, image_losses, loss_weights
 from tenfold.training.model import l2_penalty, make_network
 from tenfold.training.optim import begin_step, freeze, restore_training, tensors_below, training_state
 from tenfold.training.optimizers import Optimizer
@@ -36,23 +37,6 @@ from tenfold.training.recipe import Recipe
 from tenfold.training.sampler import Sampler
 from tenfold.training.schedule import make_schedule
 from tenfold.training.signals import DeferredSignals
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """A row of metrics.csv. Accuracies in [0, 1]; nan without validation images; seconds of this epoch.
-
-    epoch: how many are done, the last one perhaps a part. stage: from 1. train_loss with its L2 terms.
-    """
-
-    epoch: float
-    stage: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    seconds: float
 
 
 class Trainer:
@@ -86,12 +70,12 @@ class Trainer:
         """Set it to end training after the current step."""
         self.interrupted = False
         """Whether Ctrl-C or SIGTERM ends training after the current step, here or in another process."""
-        train, val = split(data.train, recipe, seed)
-        self._set_up(*to_tensors(train), len(data.classes))
+        train, val = split(data, recipe, seed)
+        self._set_up(*to_tensors(train), len(data.classes), loss_weights(train, recipe.class_weight))
         self.val = to_tensors(val) if val else None
 
-    def _set_up(self, images: Tensor, labels: Tensor, classes: int) -> None:
-        """Make network, schedule and sampler for images uint8 N×H×W×3 and labels int64 N."""
+    def _set_up(self, images: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> None:
+        """Make network, schedule and sampler for images uint8 N×H×W×3, labels int64 N and `loss_weights`."""
         recipe, seed, device_config = self.recipe, self.seed, self.device_config
         if (recipe.low_res_fraction or recipe.uses_proxy) and recipe.low_res_size > images.shape[1]:
             raise UsageError(f"low_res_size: {recipe.low_res_size} is more than the images' {images.shape[1]} pixels")
@@ -103,9 +87,12 @@ class Trainer:
         self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), device_config.device)
         self.class_counts = labels.bincount(minlength=classes).tolist()
         cycle = oversample(labels, recipe.oversample)
+        self.times = cycle.bincount()
+        """How often each image comes in a cycle, int64 N."""
         if len(cycle) > len(labels):
-            images, labels = images[cycle], labels[cycle]
+            images, labels, weights = images[cycle], labels[cycle], None if weights is None else weights[cycle]
         self.images, self.labels = images.to(device_config.device), labels.to(device_config.device)
+        self.weights = None if weights is None else weights.to(device_config.device)
         self.optimizers: list[Optimizer] = []
         self.head_is_set = recipe.head_init == "random"
         self.step = 0
@@ -143,8 +130,11 @@ class Trainer:
         if not self.head_is_set:
             strength = None if self.recipe.fine_tune == "off" else BEFORE_FINE_TUNING
             once = slice(sum(self.class_counts))  # behind them are those of rare classes again
-            images, labels = self.images[once], self.labels[once]
-            set_logistic_head(self.network, images, labels, self.normalization, self.device_config, strength)
+            images, labels, weights = self.images[once], self.labels[once], self._weights_of(once)
+            if len(self.labels) > len(labels):
+                times = (self.times / self.times.float().mean()).to(self.labels.device)
+                weights = times if weights is None else weights * times
+            set_logistic_head(self.network, images, labels, self.normalization, self.device_config, strength, weights)
             self.head_is_set = True
 
     def _fit(self, signals: DeferredSignals) -> None:
@@ -203,10 +193,11 @@ class Trainer:
         with self.device_config.autocast():
             logits = self.network(batch)
         logits = logits.float()
+        weights = self._weights_of(indices)
         if self.sampler.prunes:
-            self._update_losses(indices, F.cross_entropy(logits.detach(), labels, reduction="none"))
+            self._update_losses(indices, image_losses(logits.detach(), labels, weights))
         share = len(labels) / self.schedule.batch_size  # 1 for a process that is alone
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) * share
+        loss = batch_loss(logits, labels, weights, self.recipe.label_smoothing) * share
         value, accuracy = self._figures(loss.detach(), (logits.argmax(1) == labels).float().mean() * share)
         if not math.isfinite(value):
             epoch = self.schedule.epoch(self.step)
@@ -218,6 +209,9 @@ class Trainer:
                 optimizer.step()
         self.network.zero_grad()
         return value, accuracy
+
+    def _weights_of(self, indices: Tensor | slice) -> Tensor | None:
+        return None if self.weights is None else self.weights[indices]
 
     def _update_losses(self, indices: Tensor, losses: Tensor) -> None:
         whole = self.schedule.batch_size
@@ -260,7 +254,8 @@ class Trainer:
 
     def _select(self, proxy: ProxyModel, batch: Tensor, indices: Tensor) -> Tensor:
         """Where the images are that the first rank's proxy leaves in; those of the other ranks are never asked."""
-        selected = proxy.select(self.step, batch, self.labels[indices]).tolist() if self.dist.first else None
+        known = (self.labels[indices], self._weights_of(indices))
+        selected = proxy.select(self.step, batch, *known).tolist() if self.dist.first else None
         return torch.tensor(self.dist.broadcast(selected), device=indices.device)
 
     def next_candidates(self) -> tuple[Tensor, Tensor]:

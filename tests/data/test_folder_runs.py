@@ -188,7 +188,7 @@ def test_its_own_folder_read_otherwise_is_not_scored(trained: dict[str, Any], sh
         with pytest.raises(DataError, match=r"shapes/ was read otherwise than for .*run, with another seed"):
             run.evaluate(tenfold.load(str(shapes), **options))
     scored = run.evaluate(tenfold.load(str(shapes)))
-    assert scored.own and scored.scores["test_accuracy"] == trained["test_accuracy"]
+    assert scored.own and scored.scores.test_accuracy == trained["test_accuracy"]
 
 
 def test_an_interrupted_run_goes_on_where_the_folder_moved(

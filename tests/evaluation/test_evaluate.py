@@ -84,13 +84,29 @@ def test_scores_are_those_of_the_test_images(make_run: MakeRun) -> None:
     evaluation = evaluate(run, DATASET, CPU)
     np.testing.assert_array_equal(evaluation.logits, averaged)
     scores = evaluation.scores
-    assert scores["test_accuracy"] == (averaged.argmax(1) == labels).mean()
-    assert scores["test_accuracy_single_view"] == (single.argmax(1) == labels).mean()
-    assert scores["test_loss"] == pytest.approx(cross_entropy_by_hand(averaged, labels, 0.2))
-    assert scores["test_cross_entropy"] == pytest.approx(cross_entropy_by_hand(averaged, labels, 0.0))
-    assert (scores["run"], scores["recipe"], scores["epochs"]) == (str(run.path), "mine", RECIPE.epochs)
-    assert scores["parameters"] == (8 * 27 + 8) + 8 * 8 * 9 * 2 + 4 * 8 * 2 + 8 * 10
-    assert scores["val_accuracy"] is None
+    assert scores.test_accuracy == (averaged.argmax(1) == labels).mean()
+    assert scores.test_accuracy_single_view == (single.argmax(1) == labels).mean()
+    assert scores.test_loss == pytest.approx(cross_entropy_by_hand(averaged, labels, 0.2))
+    assert scores.test_cross_entropy == pytest.approx(cross_entropy_by_hand(averaged, labels, 0.0))
+    assert (scores.run, scores.recipe, scores.epochs) == (str(run.path), "mine", RECIPE.epochs)
+    assert scores.parameters == (8 * 27 + 8) + 8 * 8 * 9 * 2 + 4 * 8 * 2 + 8 * 10
+    assert scores.val_accuracy is None
+
+
+def test_scores_are_fields_whose_keys_in_json_stay(make_run: MakeRun) -> None:
+    """They were a dictionary of any keys. A folder's have a key more."""
+    scores = evaluate(make_run(RECIPE), DATASET, CPU).scores
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        scores.test_accuracy = 1.0  # type: ignore[misc]
+    accuracies = [f"test_accuracy{more}" for more in ("", "_interval", "_top5", "_single_view")]
+    alike = ["balanced_accuracy", "balanced_accuracy_interval", "macro_f1"]
+    losses = ["test_loss", "test_cross_entropy", "ece", "ece_single_view"]
+    assert list(json.loads(json.dumps(scores.to_dict()))) == [
+        *("run", "recipe", "parameters", "epochs", "test_images", *accuracies, *alike, *losses),
+        *("val_accuracy", "calibration"),
+    ]
+    assert dataclasses.replace(scores, skipped_images=0).to_dict() == scores.to_dict() | {"skipped_images": 0}
+    assert scores.to_dict()["test_accuracy_interval"] == list(scores.test_accuracy_interval)
 
 
 def test_the_loss_of_reference_includes_the_l2_terms(make_run: MakeRun) -> None:
@@ -101,16 +117,16 @@ def test_the_loss_of_reference_includes_the_l2_terms(make_run: MakeRun) -> None:
     kernels = [p.detach().double() for name, p in network.named_parameters() if ".convs." in name and p.ndim == 4]
     l2 = 1e-4 * sum(float((kernel**2).sum()) for kernel in kernels)
     assert len(kernels) == 13 and l2 > 0.1
-    assert scores["test_loss"] - scores["test_cross_entropy"] == pytest.approx(l2, rel=1e-4)
-    assert scores["test_accuracy"] == scores["test_accuracy_single_view"]
-    assert scores["parameters"] == 17_001_930
+    assert scores.test_loss - scores.test_cross_entropy == pytest.approx(l2, rel=1e-4)
+    assert scores.test_accuracy == scores.test_accuracy_single_view
+    assert scores.parameters == 17_001_930
 
 
 def test_validation_accuracy_is_that_of_the_images_held_out(make_run: MakeRun) -> None:
     run = make_run(RECIPE.with_val_size(20))
     held = DATASET.train[40:]
     as_test = dataclasses.replace(DATASET, test=held)
-    assert evaluate(run, DATASET, CPU).scores["val_accuracy"] == evaluate(run, as_test, CPU).scores["test_accuracy"]
+    assert evaluate(run, DATASET, CPU).scores.val_accuracy == evaluate(run, as_test, CPU).scores.test_accuracy
 
 
 def test_its_own_data_are_compared_once(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +212,8 @@ def test_the_calibration_is_that_of_a_single_view_of_the_validation_images(make_
 
     held_out = DATASET.train[40:]
     fitted = calibrate(single(held_out), held_out.labels)
-    assert scores["calibration"] == fitted.measure(single(DATASET.test), DATASET.test.labels).to_dict()
-    assert scores["calibration"]["images"] == 20
+    assert scores.calibration == fitted.measure(single(DATASET.test), DATASET.test.labels)
+    assert scores.calibration and scores.calibration.images == 20
 
 
 def test_other_data_are_scored_with_the_runs_own_calibration(make_run: MakeRun) -> None:
@@ -205,9 +221,10 @@ def test_other_data_are_scored_with_the_runs_own_calibration(make_run: MakeRun) 
     results = write_scores(run, evaluate(run, DATASET, CPU), {})
     other = make_shapes(seed=1, train=1, test=30)
     scores = evaluate(run, other, CPU).scores
-    assert scores["calibration"]["temperature"] == results["calibration"]["temperature"]
-    assert scores["calibration"]["ece_after"] != results["calibration"]["ece_after"]
-    assert scores["val_accuracy"] is None and scores["test_images"] == 30
+    assert scores.calibration
+    assert scores.calibration.temperature == results["calibration"]["temperature"]
+    assert scores.calibration.ece_after != results["calibration"]["ece_after"]
+    assert scores.val_accuracy is None and scores.test_images == 30
 
 
 def test_scores_of_other_data_do_not_replace_the_runs_own(make_run: MakeRun) -> None:
@@ -242,7 +259,8 @@ def test_a_target_error_out_of_its_bounds_is_refused(make_run: MakeRun, tmp_path
     with pytest.raises(UsageError, match=said):
         calibrate(np.eye(10), np.arange(10), wrong)
     assert not (tmp_path / "new").exists()
-    assert evaluate(run, DATASET, CPU, target_error=0.5).scores["calibration"]["target_error"] == 0.5
+    fitted = evaluate(run, DATASET, CPU, target_error=0.5).scores.calibration
+    assert fitted and fitted.target_error == 0.5
 
 
 def test_scoring_again_keeps_the_times_and_mends_the_rest(make_run: MakeRun) -> None:
@@ -270,7 +288,7 @@ def test_scores_are_written_and_sealed(make_run: MakeRun) -> None:
     evaluation = evaluate(run, DATASET, CPU)
     results = write_scores(run, evaluation, {"train_seconds": 1.5})
     assert json.loads((run.path / "results.json").read_text()) == results
-    assert results == evaluation.scores | {
+    assert results == evaluation.scores.to_dict() | {
         "train_seconds": 1.5,
         "seed": 3,
         "data": "shapes",

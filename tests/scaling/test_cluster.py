@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from PIL import Image
 from pyarrow import parquet
 
 import tenfold
+from tenfold import registry
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DivergedError, UsageError
 from tenfold.scaling import bench, cluster
@@ -28,11 +30,11 @@ from tenfold.scaling.space import Range, with_fields
 from tenfold.scaling.tune import Search, Setting, Trial
 from tenfold.training.recipe import Recipe
 from tenfold.training.recipes import FAST89
-from tests.support.process import Command, Invoke
+from tests.support.process import ROOT, Command, Invoke
 
 RAY = pytest.mark.filterwarnings("ignore")  # Ray's own
-RUNS = 5
-IMAGES = 16_000
+RUNS = 3
+IMAGES, DRAWN = 16_000, 500
 
 
 @pytest.mark.parametrize(
@@ -169,24 +171,36 @@ def test_answers_are_kept_apart(tmp_path: Path) -> None:
         replace(question, runtime="openvino").claim_folder(tmp_path / "out")
 
 
-@pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch, few: str) -> Iterator[Any]:
-    """Two Ray nodes of one CPU each on this machine, which know the data set `few`; their files go when they do."""
-    pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    import shutil
-    import tempfile
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Two Ray nodes of one CPU each on this machine, which know the data set `few`; their files go when they do."""
     from ray.cluster_utils import Cluster
 
-    folder = tempfile.mkdtemp(prefix="tf-", dir="/tmp")  # short: sockets lie in it
-    monkeypatch.setenv("RAY_TMPDIR", folder)
-    share = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
-    nodes = Cluster(initialize_head=True, head_node_args=share)
-    nodes.second = nodes.add_node(num_cpus=1, object_store_memory=80_000_000)
-    yield nodes
-    nodes.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="tf-", dir="/tmp", ignore_cleanup_errors=True) as folder,  # short: sockets
+    ):
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_worker_niceness", "0")  # by default workers get what other tests leave
+        patch.setenv(registry.VARIABLE, str(ROOT / "tests" / "support" / "few_plugin.py"))
+        nodes = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        nodes.second, nodes.folder = nodes.add_node(**NODE), folder
+        patch.undo()
+        yield nodes
+        nodes.shutdown()
+
+
+@pytest.fixture
+def two_nodes(nodes: Any, monkeypatch: pytest.MonkeyPatch, few: str) -> Any:
+    """The same two for all tests; where one was killed, another one in its place."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    if nodes.second not in nodes.worker_nodes:
+        nodes.second = nodes.add_node(**NODE)
+    return nodes
 
 
 @pytest.mark.acceptance
@@ -234,8 +248,11 @@ def test_workers_die_and_every_image_is_answered_once(
     """Two workers are killed in the middle; then the command is, and goes on. Against one machine, bit for bit."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for i, image in enumerate(make_shapes(train=1, test=IMAGES).test.images):
+    for i, image in enumerate(make_shapes(train=1, test=DRAWN).test.images):
         Image.fromarray(image).save(folder / f"{i:05}.png")
+    for i in range(DRAWN, IMAGES):
+        (folder / f"{i:05}.png").hardlink_to(folder / f"{i % DRAWN:05}.png")
+    (folder / "00077.png").unlink()
     (folder / "00077.png").write_bytes(b"no picture")
     trained = tenfold.train(tiny_recipe, "few", tmp_path / "run", epochs=0.5, report=False, progress=False)
     model = str(trained.path / "model.onnx")
@@ -340,7 +357,7 @@ def test_a_trial_ended_early_leaves_its_node_to_others(
     study = cluster.tune(setting, 3, tmp_path / "t", two_nodes.address, cluster.Request(1))
     assert [trial.state.name for trial in study.trials] == ["PRUNED", "COMPLETE", "COMPLETE"]
     until = time.monotonic() + 20
-    while left := trials_at_work():
+    while left := trials_at_work(two_nodes.folder):
         assert time.monotonic() < until, f"still at work: {left}"
         time.sleep(0.2)
 
@@ -352,7 +369,12 @@ def fixed(search: Search, epochs: list[float]) -> Any:
     return search.study.ask()
 
 
-def trials_at_work() -> list[int]:
-    """Processes that train a trial."""
-    words = ((process.pid, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
-    return [pid for pid, line in words if "tenfold.training.trial" in line]
+def trials_at_work(folder: str) -> list[int]:
+    """Processes that train a trial of the cluster with its files in `folder`."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            is_trial = "tenfold.training.trial" in (process.info["cmdline"] or [])
+            if is_trial and process.environ().get("RAY_TMPDIR") == folder:
+                found.append(process.pid)
+    return found

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.few_shapes import few_shapes
+from tests.support.made_once import made_once
 
 if TYPE_CHECKING:
     from tenfold.training.run import Run
@@ -18,18 +19,16 @@ if TYPE_CHECKING:
 DISTANCE_THRESHOLD = 3.0
 
 
-@pytest.fixture(scope="session")
-def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
-    """A run of 160 steps on shapes, with temperature and thresholds; its exact and its 8-bit file beside it."""
+def make_run(folder: Path, recipe_file: Path) -> None:
+    """Train, score and export into a folder: with temperature and thresholds."""
     from tenfold.evaluation.distance import add_rejection
     from tenfold.evaluation.evaluate import evaluate, write_scores
     from tenfold.serving.export import export
     from tenfold.training import train as training
     from tenfold.training.recipe import Recipe
 
-    path = tmp_path_factory.mktemp("served") / "run"
-    recipe = replace(Recipe.from_json(tiny_recipe.read_bytes()), tta="one").with_epochs(4.0)
-    trained = training.train(recipe, few_shapes(), path, seed=0, device="cpu")
+    recipe = replace(Recipe.from_json(recipe_file.read_bytes()), tta="one").with_epochs(4.0)
+    trained = training.train(recipe, few_shapes(), folder / "run", seed=0, device="cpu")
     evaluation = evaluate(trained.run, trained.dataset, trained.device_config)
     calibration = {"temperature": 0.8, "threshold": 0.6, "target_error": 0.01}
     write_scores(trained.run, evaluation, {"calibration": calibration})
@@ -39,8 +38,15 @@ def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
     trained.run.rewrite_in_manifest({"results.json": json.dumps(results)})
     trained.run.unlock()
     export(trained.run)
-    export(trained.run, path.parent / "small.onnx", "on")
-    return trained.run
+    export(trained.run, folder / "small.onnx", "on")
+
+
+@pytest.fixture(scope="session")
+def run(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> "Run":
+    """A run of 160 steps on shapes, with temperature and threshold; its exact and its 8-bit file beside it."""
+    from tenfold.training.run import Run
+
+    return Run.open(made_once(tmp_path_factory, "served", lambda folder: make_run(folder, tiny_recipe)) / "run")
 
 
 @pytest.fixture(scope="session")

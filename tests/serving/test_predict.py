@@ -28,6 +28,7 @@ from tenfold.serving.predictor import open_model
 from tenfold.serving.resumable import ResumableWriter, skip_done
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
+from tests.support.forks import run_command, run_program
 from tests.support.process import Ended, Invoke
 from tests.support.waiting import LONG
 
@@ -367,8 +368,7 @@ export(Run.open(Path(sys.argv[1])), data=make_shapes(train=2000, test=500))
 def test_a_killed_export_leaves_a_file_that_is_used(run: Run, tmp_path: Path, written: int) -> None:
     """Between the file and the manifest, the run was damaged from then on."""
     copy = scored_since(run, tmp_path / "run")
-    words = [sys.executable, "-c", KILLED, str(written), str(copy)]
-    assert subprocess.run(words, check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert run_program(KILLED, str(written), copy).returncode == -signal.SIGKILL
     Run.open(copy).verify()
     found = find_in_run(copy)
     assert found == (copy / "model.onnx", written == 3)
@@ -423,11 +423,11 @@ def test_killed_ten_times_each_input_is_answered_once(model: Path, photos: Path,
     places = ["before", "middle", "after", "middle", "after"] * 2
     for index, place in enumerate(places):
         nth = "1" if place != "after" else "2"
-        killed = subprocess.run([sys.executable, "-c", CHILD, place, nth, *arguments], capture_output=True)
+        killed = run_program(CHILD, place, nth, *arguments)
         assert killed.returncode == -signal.SIGKILL, index
     lines = [line.split(",")[0] for line in out.read_text().splitlines()]
     assert 20 <= len(lines) < 60
-    done = subprocess.run([sys.executable, "-m", "tenfold", *arguments], capture_output=True, text=True)
+    done = run_command(*arguments)
     assert done.returncode == 8 and "3 of 60 images could not be read" in done.stderr
     if suffix == ".csv":
         paths = [row["path"] for row in csv.DictReader(out.read_text().splitlines())]
@@ -443,7 +443,7 @@ def test_an_unfinished_file_goes_on_with_the_same_request_only(
 ) -> None:
     out = tmp_path / "answers.jsonl"
     words = ["predict", str(photos), "--out", str(out)]
-    subprocess.run([sys.executable, "-c", CHILD, "after", "3", *words, "--model", str(model)], check=False)
+    run_program(CHILD, "after", "3", *words, "--model", model)
     before = out.read_bytes()
     for other, said in (
         ([*words, "--model", small], "was started with another model"),
@@ -464,7 +464,7 @@ def test_an_unfinished_file_goes_on_in_the_same_runtime_only(
     invoke: Invoke, small: Path, photos: Path, tmp_path: Path
 ) -> None:
     words = ["predict", str(photos), "--out", str(tmp_path / "answers.jsonl"), "--model", str(small)]
-    subprocess.run([sys.executable, "-c", CHILD, "after", "3", *words], check=False)
+    run_program(CHILD, "after", "3", *words)
     result = invoke(*words, env=os.environ | {"TENFOLD_RUNTIME": "openvino"})
     assert result.returncode == 2 and "was started with another runtime" in result.stderr
     assert invoke(*words).returncode == 8

@@ -15,18 +15,22 @@ from tenfold.data.shapes import make_shapes
 TRAIN, TEST = 2000, 500
 
 
-@cache
-def few_shapes() -> Dataset:
+def few_shapes(size: int = 32, test: int = TEST) -> Dataset:
     """Drawn once a process, so that nobody may write into it."""
-    dataset = make_shapes(train=TRAIN, test=TEST)
+    return _draw(size, test)
+
+
+@cache
+def _draw(size: int, test: int) -> Dataset:
+    dataset = make_shapes(train=TRAIN, test=test, size=size)
     for split in (dataset.train, dataset.test):
         split.images.setflags(write=False)
         split.labels.setflags(write=False)
     return dataset
 
 
-def use_few_shapes(patch: pytest.MonkeyPatch) -> None:
+def use_few_shapes(patch: pytest.MonkeyPatch, size: int = 32, test: int = TEST) -> None:
     """Let the name `shapes` mean them in this process."""
     entry = DATASETS._entries["shapes"]
-    few = replace(entry.value, make=few_shapes, train=TRAIN, test=TEST)
+    few = replace(entry.value, make=lambda: few_shapes(size, test), shape=(size, size, 3), train=TRAIN, test=test)
     patch.setitem(DATASETS._entries, "shapes", replace(entry, value=few))

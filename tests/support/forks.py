@@ -66,9 +66,17 @@ def run_command(
     *words: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
     """Run `tenfold WORDS…` in a fork, to its end."""
-    fork = Fork(command, *words, cwd=cwd, env=os.environ if env is None else env)
+    return _ended(Fork(command, *words, cwd=cwd, env=os.environ if env is None else env))
+
+
+def run_program(code: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run `python -c CODE ARGUMENTS…` in a fork, to its end."""
+    return _ended(Fork(program, code, *arguments, env=os.environ))
+
+
+def _ended(fork: Fork) -> "subprocess.CompletedProcess[str]":
     code = fork.wait()
-    return subprocess.CompletedProcess(list(words), code, fork.text("out"), fork.text("err"))
+    return subprocess.CompletedProcess([], code, fork.text("out"), fork.text("err"))
 
 
 def command(*words: str | Path) -> None:
@@ -79,8 +87,9 @@ def command(*words: str | Path) -> None:
     cli.main()
 
 
-def program(code: str) -> None:
-    """`python -c CODE`, of this process."""
+def program(code: str, *arguments: str | Path) -> None:
+    """`python -c CODE ARGUMENTS…`, of this process."""
+    sys.argv = ["-c", *map(str, arguments)]
     exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
 
 

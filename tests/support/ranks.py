@@ -9,7 +9,6 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from tenfold.data import load
 from tenfold.training import recorder
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
@@ -17,6 +16,7 @@ from tenfold.training.networks import WhitenedSpec
 from tenfold.training.recipe import Stage
 from tenfold.training.recipes import FAST89
 from tenfold.training.trainer import Trainer
+from tests.support.few_shapes import few_shapes
 from tests.support.forks import command
 
 STEPS = 60
@@ -39,7 +39,7 @@ def losses(dist: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     make differences of 1e-7, from the order of sums, a thousand times as large within ten steps.
     """
     torch.set_num_threads(1)
-    data = load("shapes")
+    data = few_shapes(16, 100)
     by_proxy = {"prune_fraction": 0.0, "proxy_prune_fraction": RECIPE.prune_fraction} if proxy_widths else {}
     recipe = replace(RECIPE, proxy_widths=proxy_widths, **by_proxy)
     trainer = Trainer(recipe, data, device=select_device("cpu", torch.float32), dist=dist)

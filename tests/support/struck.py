@@ -15,6 +15,8 @@ from tenfold import cli
 from tenfold.training import recorder
 from tests.support.few_shapes import use_few_shapes
 
+SHAPES = (16, 100)
+"""Size of the images of `shapes`, and number of those to test on: what is tested here does not depend on them."""
 SIGNALS = {name: getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGSTOP")}
 
 
@@ -50,6 +52,7 @@ class Strikes:
 
 
 def run(place: str, nth: int, *words: str | Path) -> None:
+    use_few_shapes(pytest.MonkeyPatch(), *SHAPES)
     recorder.CHECKPOINT_SECONDS, recorder.CHECKPOINT_SHARE = 0.0, 1e9
     strikes = Strikes(place, nth)
     os.fsync, os.replace = strikes.fsync, strikes.replace  # type: ignore[assignment]
@@ -58,5 +61,4 @@ def run(place: str, nth: int, *words: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    use_few_shapes(pytest.MonkeyPatch())
     run(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -173,7 +173,7 @@ def test_a_callback_predicts_with_the_run_as_soon_as_it_is_scored(tmp_path: Path
 
         def on_evaluation_end(self, run: tenfold.Run) -> None:  # type: ignore[override]
             self.labels += ([found.label for found in run.predict(DATASET.test.images)],)
-            assert run.evaluate(DATASET).scores["test_accuracy"] == run.metrics.test_accuracy
+            assert run.evaluate(DATASET).scores.test_accuracy == run.metrics.test_accuracy
 
         on_run_end = on_evaluation_end  # type: ignore[assignment]
 

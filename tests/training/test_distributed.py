@@ -14,12 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
+from tenfold import registry
+from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext, joined
 from tenfold.training.recipe import Stage
 from tests.support.forks import Fork, command
-from tests.support.process import with_tests
+from tests.support.process import ROOT, with_tests
 from tests.support.ranks import RECIPE, losses, print_losses, run_struck
 from tests.support.waiting import LONG
 
@@ -159,6 +162,27 @@ def assert_resumes(again: Ended, path: Path, step: int, whole: Path) -> None:
     assert json.loads((path / "env.json").read_text())["ranks"] == 2
 
 
+def test_ranks_train_a_plugins_network_and_the_first_calls_a_plugins_callback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plugins by path and by the name of a module, in every rank. The callback stops both."""
+    plugins = (os.environ[registry.VARIABLE], str(ROOT / "examples" / "plugins" / "resnet.py"))
+    monkeypatch.setenv(registry.VARIABLE, os.pathsep.join((*plugins, "tests.support.hooks_plugin")))
+    recipe = {"name": "mine", "network": {"name": "resnet", "widths": [4, 8]}, "batch_size": 99, "tta": "one"}
+    recipe["stages"] = [{"epochs": 3, "learning_rate": 0.1, "final_learning_rate": 0.0}]
+    (tmp_path / "mine.json").write_text(json.dumps(recipe))
+    words = ("train", "--data", "few", "--recipe", tmp_path / "mine.json", "--log", "hooks", "--no-report", "--json")
+    ended = run(command, *words, "--out", tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    answer = json.loads(ended.stdout)
+    assert (answer["parameters"], answer["epochs"]) == (1_358, 1.5)  # running means and variances are counted
+    steps = [f"step end {step}" for step in range(1, 7)]
+    steps.insert(4, "epoch end 1.0")
+    hooks = ["fit start 0", *steps, "epoch end 1.5", "fit end 6", "evaluation end 1.5", "run end True"]
+    assert (tmp_path / "run" / "logs" / "hooks.txt").read_text().splitlines() == [f"rank 0: {hook}" for hook in hooks]
+    assert json.loads((tmp_path / "run" / "env.json").read_text())["ranks"] == 2
+
+
 def test_what_is_wrong_is_said_once(tmp_path: Path, words: list[str]) -> None:
     """By the first rank; the other has waited for it."""
     (tmp_path / "there").mkdir()
@@ -173,3 +197,22 @@ def test_other_settings_for_a_resumed_run_are_refused_once(whole: Path) -> None:
     ranks[1].kill()
     ended = end(ranks)
     assert ended.returncode and ended.stderr.count("was started with --seed") == 1
+
+
+def test_ranks_share_a_label_file_and_corrections(words: list[str], tmp_path: Path) -> None:
+    """The first rank has the options; the others read the same file and apply the same corrections."""
+    drawn = make_shapes(train=150, test=1)
+    lines = ["path,label,weight"]
+    for number, label in enumerate(drawn.train.labels.tolist()):
+        Image.fromarray(drawn.train.images[number]).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'abc'[label % 3]},{1 + number % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    (tmp_path / "corrections.csv").write_text("path,action,label\n0.png,drop,\n1.png,relabel,c\n")
+    files = ("--labels", tmp_path / "labels.csv", "--corrections", tmp_path / "corrections.csv")
+    recipe = words[words.index("--recipe") + 1]
+    path = tmp_path / "run"
+    ended = run(command, "train", "--recipe", recipe, *files, "--epochs", "2", "--no-report", "--out", path)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((path / "env.json").read_text())["ranks"] == 2
+    split = (path / "split.csv").read_text()
+    assert "\n0.png," not in split and "\n1.png,c," in split

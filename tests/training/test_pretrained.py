@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tenfold
 from tenfold.data import Dataset
@@ -189,6 +190,39 @@ def test_features_are_computed_once(home: Path, monkeypatch: pytest.MonkeyPatch)
         cached_features(network, images, NORMALIZATION, CPU)
 
 
+def test_features_of_mirror_images_are_those_of_a_mirrored_copy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the cache has them under the same name, so that what earlier versions kept is found."""
+    monkeypatch.setattr("tenfold.training.infer.BATCH_SIZE", 4)
+    network, images = pretrained_network(32), torch.from_numpy(np.array(FEW.train.images[:10]))
+    expected = cached_features(network, images.flip(2), NORMALIZATION, CPU)
+    assert torch.equal(extract_features(network, images, NORMALIZATION, CPU, mirrored=True).half().float(), expected)
+    monkeypatch.setattr("tenfold.training.features.predict_logits", lambda *_, **__: pytest.fail("computed again"))
+    assert torch.equal(cached_features(network, images, NORMALIZATION, CPU, mirrored=True), expected)
+
+
+class LargestCopy(TorchDispatchMode):
+    """Remembers how many images the largest uint8 tensor holds that an operation makes."""
+
+    images = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **kwargs or {})
+        if isinstance(made, Tensor) and made.dtype == torch.uint8 and not func.is_view:
+            self.images = max(self.images, len(made))
+        return made
+
+
+@pytest.mark.usefixtures("home")
+def test_the_head_is_set_without_a_copy_of_all_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """50,000 images of 160 pixels are 3.8 GB, and their mirror images were as much again."""
+    monkeypatch.setattr("tenfold.training.infer.BATCH_SIZE", 8)
+    network, images = pretrained_network(32), torch.from_numpy(np.array(FEW.train.images[:20]))
+    labels = torch.from_numpy(FEW.train.labels[:20]).long()
+    with LargestCopy() as seen:
+        logistic_head.set_logistic_head(network, images, labels, NORMALIZATION, CPU, strength=0.01)
+    assert seen.images == 8
+
+
 def test_damaged_features_are_computed_again(home: Path) -> None:
     network, images = pretrained_network(32), torch.from_numpy(np.array(FEW.train.images[:2]))
     first = cached_features(network, images, NORMALIZATION, CPU)
@@ -281,7 +315,7 @@ def test_scores_are_computed_again_in_the_same_number_format(runs: dict[str, ten
     run = runs["off"]
     assert run.env["dtype"] == "float32"
     again = run.evaluate(FEW)
-    assert again.scores["test_cross_entropy"] == run.metrics.test_cross_entropy
+    assert again.scores.test_cross_entropy == run.metrics.test_cross_entropy
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ CPU = DeviceConfig(torch.device("cpu"), torch.float32, torch.get_num_threads(), 
 DATASET = make_shapes(train=2000, test=500)
 SMALL = DATASET.train[:120]
 SMALL_VAL = DATASET.test[:40]
+SMALL_DATA = replace(DATASET, train=SMALL)
 
 QUICK = Recipe(
     "quick",
@@ -471,7 +472,7 @@ def numbers(part: Split) -> list[int]:
 
 
 def test_the_last_images_are_held_out() -> None:
-    train, val = split(SMALL, replace(QUICK, val_size=20), seed=0)
+    train, val = split(SMALL_DATA, replace(QUICK, val_size=20), seed=0)
     assert val is not None
     assert numbers(train) == list(range(100)) and numbers(val) == list(range(100, 120))
     assert val.labels.tolist() == SMALL.labels[100:].tolist()
@@ -479,7 +480,7 @@ def test_the_last_images_are_held_out() -> None:
 
 def test_images_are_held_out_by_the_seed() -> None:
     recipe = replace(QUICK, val_size=20, val_split="random")
-    (train, val), (_, again), (_, other) = (split(SMALL, recipe, seed) for seed in (0, 0, 1))
+    (train, val), (_, again), (_, other) = (split(SMALL_DATA, recipe, seed) for seed in (0, 0, 1))
     assert val is not None and again is not None and other is not None
     assert sorted(numbers(train) + numbers(val)) == list(range(120)) and len(val) == 20
     assert numbers(val) == numbers(again) != numbers(other)
@@ -488,19 +489,19 @@ def test_images_are_held_out_by_the_seed() -> None:
 
 
 def test_nothing_is_held_out_unless_asked() -> None:
-    train, val = split(SMALL, QUICK, seed=0)
+    train, val = split(SMALL_DATA, QUICK, seed=0)
     assert train is SMALL and val is None
 
 
 @pytest.mark.parametrize("size", [120, 121])
 def test_something_must_be_left_to_train_on(size: int) -> None:
     with pytest.raises(UsageError, match=f"a validation set of {size} leaves nothing of 120 training images"):
-        split(SMALL, replace(QUICK, val_size=size), seed=0)
+        split(SMALL_DATA, replace(QUICK, val_size=size), seed=0)
 
 
 def test_no_images_at_all() -> None:
     with pytest.raises(DataError, match="there are no training images"):
-        split(SMALL[:0], QUICK, seed=0)
+        split(replace(DATASET, train=SMALL[:0]), QUICK, seed=0)
 
 
 # --- rare classes -----------------------------------------------------------------------------------------------------

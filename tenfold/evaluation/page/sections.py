@@ -48,6 +48,11 @@ def headline(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
         rows.append(("Without TTA", single, "as exported; above, test-time views are averaged"))
     if scores["test_accuracy_top5"] is not None:
         rows.append(("Top-5 accuracy", percent(scores["test_accuracy_top5"]), "the true class is among the best five"))
+    if "balanced_accuracy" in scores:
+        low, high = scores["balanced_accuracy_interval"]
+        note = f"each class counts alike; 95 % interval: {percent(low, 1)} to {percent(high, 1)}"
+        rows.append(("Balanced accuracy", percent(scores["balanced_accuracy"]), note))
+        rows.append(("Macro F1", percent(scores["macro_f1"]), "mean F1 of the classes"))
     rows.append(("Mistakes", f"{wrong:,}", f"of {scores['test_images']:,} test images"))
     rows.append(("Cross-entropy", f"{scores['test_cross_entropy']:.4f}", f"loss as trained: {scores['test_loss']:.4f}"))
     rows.append(("Calibration error", percent(scores["ece"]), "ECE: mean gap between confidence and accuracy"))

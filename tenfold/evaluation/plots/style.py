@@ -22,6 +22,8 @@ from tenfold.files import note_own, write_bytes
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 INK, MUTED, FAINT = "#222222", "#6B6B6B", "#D4D4D4"
 MOST_ROWS = 30  # of figures that give each class one
+DPI = 200
+"""Dots per inch of files."""
 _TITLE_SIZE, _EDGE = 10.8, 6  # points
 _TICK = {"color": MUTED, "labelcolor": INK, "labelsize": 8}
 _STYLE = {
@@ -74,12 +76,12 @@ def percent() -> FuncFormatter:
     return FuncFormatter(lambda share, _: f"{100 * share:.4g} %")
 
 
-def to_png(figure: Figure, dpi: int = 200) -> bytes:
+def to_png(figure: Figure, dpi: int | None = None) -> bytes:
     """The figure as a PNG file; the same figure gives the same bytes (no date, no software version)."""
     buffer = io.BytesIO()
     with styled():
         use_fonts_that_cover(figure)
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=dpi or DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 

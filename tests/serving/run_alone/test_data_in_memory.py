@@ -31,7 +31,7 @@ def test_a_run_trained_from_python_is_used_by_every_command_that_needs_no_images
     scores = evaluate(Run.open(mine_run), mine).scores
     code, out, err = invoke("evaluate", mine_run, "--json")
     said = json.loads(out)
-    assert code == 0 and {name: said[name] for name in scores} == scores
+    assert code == 0 and said.items() >= scores.to_dict().items()
     assert "was trained on a data set made in Python, called 'mine', that no command can load" in err
     assert tenfold.Run.open(mine_run).evaluate().scores == scores
     code, out, err = invoke("export", mine_run, "--json")

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from tenfold.data.shapes import make_shapes
 from tenfold.training.augment import Normalization
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
+from tests.support.forks import run_program
 from tests.support.process import ROOT, Command, Invoke
 from tests.support.run_alone import CLASSES, ENV, gone, torch_probabilities, write_images
 
@@ -44,20 +43,15 @@ cli.main()
 @pytest.mark.slow
 def test_a_run_on_a_read_only_disk_answers(trained: dict[str, Any], run: Path, photo: Path, tmp_path: Path) -> None:
     """From the file that training left. Without it, the error says how to have it elsewhere."""
-
-    def tenfold(path: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
-        line = [sys.executable, "-c", READ_ONLY, str(path), *map(str, words)]
-        return subprocess.run(line, capture_output=True, text=True, check=False)
-
     finished = Path(shutil.copytree(trained["run"], tmp_path / "finished"))
-    answered = tenfold(finished, "predict", photo, "--model", finished, "--json")
+    answered = run_program(READ_ONLY, finished, "predict", photo, "--model", finished, "--json")
     assert (answered.returncode, answered.stderr) == (0, "") and json.loads(answered.stdout)["label"] in CLASSES
-    refused = tenfold(run, "predict", photo, "--model", run)
+    refused = run_program(READ_ONLY, run, "predict", photo, "--model", run)
     assert refused.returncode == 7 and "Traceback" not in refused.stderr
     assert f"tenfold export {run} --out FILE.onnx writes it elsewhere, then use --model FILE.onnx" in refused.stderr
-    assert tenfold(run, "export", run, "--out", tmp_path / "x.onnx").returncode == 0
+    assert run_program(READ_ONLY, run, "export", run, "--out", tmp_path / "x.onnx").returncode == 0
     other = write_images(tmp_path / "other", make_shapes(8, train=1, test=40))
-    scored = tenfold(run, "evaluate", run, "--data", other, "--json")
+    scored = run_program(READ_ONLY, run, "evaluate", run, "--data", other, "--json")
     assert scored.returncode == 0 and json.loads(scored.stdout)["test_images"] == 12, scored.stderr
 
 
@@ -79,12 +73,12 @@ def test_a_model_file_that_is_gone_is_written_again_and_a_damaged_one_is_named(
 
 
 @pytest.mark.slow
-def test_a_run_of_the_first_format_answers(command: Command, photo: Path, tmp_path: Path) -> None:
+def test_a_run_of_the_first_format_answers(fork: Command, photo: Path, tmp_path: Path) -> None:
     """It noted neither its images nor a fingerprint of them; `shapes` is drawn, so its test images are there."""
     run = Path(shutil.copytree(OLD, tmp_path / "run"))
-    result = command("export", run, "--json")
+    result = fork("export", run, "--json")
     assert result.returncode == 0 and json.loads(result.stdout)["verified_on"] == "test images", result.stderr
-    answered = command("predict", photo, "--model", run, "--json")
+    answered = fork("predict", photo, "--model", run, "--json")
     (expected,) = torch_probabilities(Run.open(run), np.array(Image.open(photo))[None], 1.0)
     assert json.loads(answered.stdout)["probability"] == pytest.approx(expected.max(), abs=1e-5)
 
@@ -92,7 +86,7 @@ def test_a_run_of_the_first_format_answers(command: Command, photo: Path, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("offline", [False, True])
 def test_a_cifar10_run_is_exported_where_cifar10_is_not(
-    command: Command, tiny_recipe: Path, tmp_path: Path, photo: Path, offline: bool
+    fork: Command, tiny_recipe: Path, tmp_path: Path, photo: Path, offline: bool
 ) -> None:
     """An empty cache, with and without a network: nothing is downloaded to check a file; npm would say that it came."""
     run = Run.create(tmp_path / "run", Recipe.from_json(tiny_recipe.read_bytes()), ENV | {"data": "cifar10"})
@@ -109,9 +103,9 @@ def test_a_cifar10_run_is_exported_where_cifar10_is_not(
         (tmp_path / "bin" / name).chmod(0o755)
     env = os.environ | {"TENFOLD_HOME": str(tmp_path / "home"), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"}
     env |= {"TENFOLD_CIFAR10_URL": "http://127.0.0.1:9/none.tar.gz"} | ({"TENFOLD_OFFLINE": "1"} if offline else {})
-    result = command("export", run.path, "--json", env=env)
+    result = fork("export", run.path, "--json", env=env)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["verified_on"] == "synthetic images"
     assert "cifar10, which " in result.stderr and "is not in the cache of this machine" in result.stderr
-    assert command("predict", photo, "--model", run.path, env=env).returncode == 0
+    assert fork("predict", photo, "--model", run.path, env=env).returncode == 0
     assert not (tmp_path / "called").exists() and not list(tmp_path.glob("home/**/cifar10*"))
