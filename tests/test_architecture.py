@@ -114,6 +114,7 @@ ORDERS = {
         "proxy",
         "infer",
         "features",
+        "feature_cache",
         "distance",
         "logistic_head",
         "unlearned",
@@ -166,6 +167,7 @@ ORDERS = {
     ),
     "evaluation": (
         "metrics",
+        "significance",
         "calibration",
         "rejection",
         "outputs",
