@@ -24,6 +24,7 @@ PACKAGES: dict[str, set[str]] = {
     "evaluation": {"training", "data"},
     "serving": {
         "data.dataset",
+        "data.formats",
         "data.ignored",
         "data.image",
         "data.resize",
@@ -52,6 +53,7 @@ PACKAGES: dict[str, set[str]] = {
 # Within a package, files import downwards only: a file may import those that stand before it.
 ORDERS = {
     "data": (
+        "formats",
         "resize",
         "dataset",
         "metadata",
@@ -242,7 +244,7 @@ STRICTER = {
     "serving.model_file": {"data.resize"},
     "serving.runtime": set(),
     "serving.predictor": {"data.image", "serving.model_file", "serving.runtime"},
-    "serving.inputs": {"data.ignored", "data.image"},
+    "serving.inputs": {"data.formats", "data.ignored", "data.image"},
     "serving.predict": {"data.image", "serving.model_file", "serving.predictor", "serving.inputs"},
     "serving.output_formats": {"serving.predict"},
     "serving.resumable": {"serving.output_formats", "serving.predict", "serving.inputs"},
