@@ -86,7 +86,12 @@ def test_the_split_of_a_run_is_a_label_file(
 
 def test_its_own_images_are_scored_again(trained: dict[str, Any], invoke: Invoke, photos: Path) -> None:
     run = trained["run"]
-    for options in ((), ("--labels", photos / "labels.csv"), ("--labels", photos / "labels.csv", "--data", photos)):
+    for options in (
+        (),
+        ("--data", photos),
+        ("--labels", photos / "labels.csv"),
+        ("--labels", photos / "labels.csv", "--data", photos),
+    ):
         code, out, err = invoke("evaluate", run, *options, "--json")
         assert code == 0, err
         assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
@@ -95,15 +100,15 @@ def test_its_own_images_are_scored_again(trained: dict[str, Any], invoke: Invoke
 
 
 def test_a_label_file_that_changed_is_named(trained: dict[str, Any], invoke: Invoke, photos: Path) -> None:
-    before = (photos / "labels.csv").read_text()
+    before = (photos / "labels.csv").read_bytes()
     try:
-        (photos / "labels.csv").write_text(before + "\n")
+        (photos / "labels.csv").write_bytes(before + b"\n")
         assert invoke("evaluate", trained["run"], "--labels", photos / "labels.csv")[0] == 0, "only another line break"
-        (photos / "labels.csv").write_text(before.replace("disk", "ring", 1))
+        (photos / "labels.csv").write_bytes(before.replace(b"disk", b"ring", 1))
         code, _, err = invoke("report", trained["run"])
         assert code == 3 and f"labels.csv, which changed, is not what {trained['run']} was trained on" in err
     finally:
-        (photos / "labels.csv").write_text(before)
+        (photos / "labels.csv").write_bytes(before)
 
 
 def test_a_folder_that_moved_with_its_label_file_is_found(
@@ -114,6 +119,8 @@ def test_a_folder_that_moved_with_its_label_file_is_found(
         code, _, err = invoke("report", trained["run"])
         assert code == 3 and "is not there any more" in err
         assert invoke("report", trained["run"], "--data", moved)[0] == 0
+        code, out, err = invoke("evaluate", trained["run"], "--data", moved, "--json")
+        assert code == 0 and json.loads(out)["test_accuracy"] == trained["test_accuracy"], err
         code, out, err = invoke("evaluate", trained["run"], "--json")
         assert code == 0 and "scored from the logits" in err
         assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
