@@ -14,6 +14,7 @@ from PIL import Image
 
 import tenfold
 from tenfold.data.shapes import make_shapes
+from tenfold.training.split_file import count_held_out
 from tests.support.forks import Fork, command
 from tests.support.process import Invoke
 from tests.support.waiting import wait_for
@@ -51,7 +52,7 @@ def train(invoke: Invoke, tiny_recipe: Path) -> Train:
 @pytest.fixture(scope="module")
 def trained(train: Train, photos: Path) -> dict[str, Any]:
     """A run on the label file, with validation images."""
-    return train("--labels", photos / "labels.csv", "--val-size", "18", "--out", photos.parent / "run")
+    return train("--labels", photos / "labels.csv", "--val-size", "16", "--out", photos.parent / "run")
 
 
 def rows(run: Path | str) -> list[dict[str, str]]:
@@ -62,6 +63,9 @@ def rows(run: Path | str) -> list[dict[str, str]]:
 def test_a_run_keeps_groups_whole_and_notes_its_label_file(trained: dict[str, Any], photos: Path) -> None:
     table = rows(trained["run"])
     assert {row["split"] for row in table} == {"train", "val", "test"} and len(table) == 90
+    held_out = sum(row["split"] == "val" for row in table)
+    assert held_out != 16 and f"{held_out} validation images instead of 16: whole groups" in trained["said"]
+    assert count_held_out(tenfold.Run.open(trained["run"])) == held_out
     by_group: dict[str, set[str]] = {}
     for row in table:
         by_group.setdefault(row["group"], set()).add(row["split"])
