@@ -416,7 +416,7 @@ def test_what_must_start_fast_imports_nothing_heavy(module: str) -> None:
         ("serving.predict", "training.run", "starts fast"),
         ("serving.serve.app", "serving.export", "starts fast"),
         ("serving.serve.limits", "serving.serve.app", "downwards only"),
-        ("serving.export", "evaluation.evaluate", "serving may import data.dataset, data.ignored, data.image"),
+        ("serving.export", "evaluation.evaluate", "serving may import data.dataset, data.formats, data.ignored"),
         ("scaling.bench", "training.fit", "scaling may import data, serving.inputs"),
         ("training.surprise", "training.fit", "has no place in the order"),
         ("evaluation.plots.style", "evaluation.plots.curves", "downwards only"),
