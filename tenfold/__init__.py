@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors
     from tenfold.training.augment import register_augmentation as register_augmentation
     from tenfold.training.callbacks import Callback as Callback
     from tenfold.training.callbacks import EarlyStopping as EarlyStopping
+    from tenfold.training.callbacks import EpochMetrics as EpochMetrics
     from tenfold.training.callbacks import register_callback as register_callback
     from tenfold.training.device import select_device as select_device
     from tenfold.training.model import build as build
@@ -39,7 +40,6 @@ if TYPE_CHECKING:  # the same for type checkers and editors
     from tenfold.training.recipe import Recipe as Recipe
     from tenfold.training.recipe_files import find_recipe as find_recipe
     from tenfold.training.recipes import RECIPES as RECIPES
-    from tenfold.training.trainer import EpochMetrics as EpochMetrics
     from tenfold.training.trainer import Trainer as Trainer
 
     __version__: str
@@ -62,7 +62,7 @@ _HOMES = {
     "build": "tenfold.training.model",
     "select_device": "tenfold.training.device",
     "Trainer": "tenfold.training.trainer",
-    "EpochMetrics": "tenfold.training.trainer",
+    "EpochMetrics": "tenfold.training.callbacks",
     "Callback": "tenfold.training.callbacks",
     "register_callback": "tenfold.training.callbacks",
     "EarlyStopping": "tenfold.training.callbacks",

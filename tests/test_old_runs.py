@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import typer
 
@@ -12,8 +14,8 @@ from tenfold.cli import app
 from tenfold.data.resize import OLD_RESIZES
 from tenfold.data.shapes import make_shapes
 from tenfold.evaluation.evaluate import evaluate
-from tenfold.serving.model_file import read_about
-from tenfold.serving.predictor import BUNDLED
+from tenfold.serving.model_file import ABOUT, DIGEST, seal
+from tenfold.serving.predictor import BUNDLED, open_bytes
 from tenfold.training.manifest import FORMAT_VERSION
 from tenfold.training.run import Run
 from tenfold.training.weights import MODEL_FORMAT
@@ -52,10 +54,16 @@ def test_an_old_run_has_todays_name_of_its_resize_mode(tmp_path: Path, old: str,
     assert run.description.resize == name
 
 
-def test_an_old_model_file_has_todays_name_of_its_resize_mode() -> None:
-    """The bundled model is one: an unknown mode would be refused as damaged metadata."""
-    content = BUNDLED.read_bytes()
-    assert b'"squash"' in content and read_about(content, "bundled").resize == "stretch"
+def test_an_old_model_file_opens_and_has_todays_name_of_its_resize_mode() -> None:
+    """An unknown mode would be refused as damaged metadata. Such files say nothing of bit depth and distance."""
+    network = onnx.load(BUNDLED)
+    about = json.loads(next(entry.value for entry in network.metadata_props if entry.key == ABOUT))
+    old = {name: value for name, value in about.items() if name not in ("bit_depth", "calibration", "distance")}
+    onnx.helper.set_model_props(network, {ABOUT: json.dumps(old | {"resize": "squash"}), DIGEST: "0" * 64})
+    del network.graph.output[1]
+    opened = open_bytes(seal(network.SerializeToString()), "old")
+    assert (opened.about.resize, opened.about.bit_depth, opened.about.distance) == ("stretch", 16, None)
+    assert opened.infer(np.zeros((1, 32, 32, 3), np.uint8)).distance is None
 
 
 @pytest.mark.parametrize(("old", "name"), OLD_RESIZES.items())

@@ -9,7 +9,7 @@ import numpy as np
 from tenfold.api.model_file import ensure_model_file
 from tenfold.serving import predictor
 from tenfold.serving.inputs import find
-from tenfold.serving.predict import PredictionResult, answer, check_threshold, to_answer
+from tenfold.serving.predict import PredictionResult, answer, find_thresholds, to_answers
 
 Images = str | Path | np.ndarray | Sequence[str | Path]
 """Paths of files and folders, or uint8 N×S×S×3 pixels of the model's size."""
@@ -46,16 +46,24 @@ class Predictor:
     def predict(self, images: Images, top: int = 1, reject: bool = False) -> list[PredictionResult]:
         """Classify images, in their order: the `top` classes of each with their probabilities.
 
-        reject: mark images whose best class is less probable than the model's threshold. Files that cannot be read get
+        reject: mark images whose best class is less probable than the model's threshold, and those that are too unlike
+        its training images (`PredictionResult.rejected_by`). Files that cannot be read get
         an `error`. Raises `DataError` for arrays of another shape, `UsageError` for `reject` without a threshold.
         """
         if isinstance(images, np.ndarray):
-            threshold = check_threshold(self.model, reject)
-            rows = enumerate(self.predict_proba(images))
-            return [to_answer(f"image {i}", row, self.classes, top, threshold) for i, row in rows]
+            thresholds, outputs = find_thresholds(self.model.about, reject), self.model.infer(images)
+            names = [f"image {i}" for i in range(len(images))]
+            return list(to_answers(names, outputs, self.classes, top, thresholds))
         names = [str(images)] if isinstance(images, str | Path) else list(map(str, images))
         return [result for batch in answer(self.model, find(names), top, reject) for result in batch]
 
     def predict_proba(self, images: np.ndarray) -> np.ndarray:
         """Probabilities float32 N×K of uint8 N×S×S×3. Raises `DataError` for pixels of another kind."""
         return self.model.predict(images)
+
+    def distance(self, images: np.ndarray) -> np.ndarray | None:
+        """How unlike the training images each of uint8 N×S×S×3 is: float32 N, the larger, the less known.
+
+        None where the model file does not say. Raises `DataError` for pixels of another kind.
+        """
+        return self.model.infer(images).distance

@@ -51,6 +51,9 @@ class Metrics:
     test_images: int | None = None
     test_accuracy_interval: tuple[float, float] | None = None
     test_accuracy_top5: float | None = None
+    balanced_accuracy: float | None = None
+    balanced_accuracy_interval: tuple[float, float] | None = None
+    macro_f1: float | None = None
     ece: float | None = None
     ece_single_view: float | None = None
     val_accuracy: float | None = None
@@ -64,8 +67,9 @@ class Metrics:
     def from_results(cls, results: dict[str, Any]) -> Self:
         """Take the known fields of results.json."""
         known = {field.name: results[field.name] for field in fields(cls) if field.name in results}
-        if interval := known.get("test_accuracy_interval"):
-            known["test_accuracy_interval"] = tuple(interval)
+        for name in ("test_accuracy_interval", "balanced_accuracy_interval"):
+            if interval := known.get(name):
+                known[name] = tuple(interval)
         return cls(**known | {"calibration": calibration_in(results)})
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,6 +143,11 @@ class Run(storage.Run):
         except (OSError, ValueError) as error:
             raise ModelError(f"{self.path / name}: cannot be read ({error})") from error
 
+    @property
+    def has_distance(self) -> bool:
+        """Whether the distance that `predict --reject` goes by is fitted, which runs of earlier versions lack."""
+        return "rejection" in self.require_scores()
+
     # --- what is computed ---
 
     def evaluate(
@@ -157,9 +166,10 @@ class Run(storage.Run):
         run, `DataError` for data of other classes, `UsageError`.
         """
         from tenfold.data import as_label_file, folder_of
+        from tenfold.evaluation.distance import add_rejection
         from tenfold.evaluation.evaluate import check_data, evaluate, rewrite_scores
         from tenfold.training.fitting import device_for
-        from tenfold.training.provenance import FoundData, other_data
+        from tenfold.training.provenance import FoundData, find_data, other_data
 
         label_file = as_label_file(labels, label_columns)
         if label_file:
@@ -168,9 +178,13 @@ class Run(storage.Run):
         found = dataset if dataset is None or isinstance(dataset, FoundData) else check_data(self, dataset)
         if found is not None and not found.own:
             return evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
+        here = found or find_data(self)
+        found = here if here.own else None  # where the images are gone, their logits may be enough
         with self.locked():
             evaluation = evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
             rewrite_scores(self, evaluation)
+            if here.own and here.dataset and not self.has_distance:
+                add_rejection(self, here.dataset, device)
             note_stale_model(self.path)
         self.__dict__.pop("predictor", None)  # its threshold may have changed
         return evaluation

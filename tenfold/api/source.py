@@ -46,6 +46,10 @@ class Source:
         """The data set that was made in Python, before corrections; None for one that is loaded."""
         return self.images if isinstance(self.images, Dataset) else None
 
+    def pixels(self, size: int) -> int:
+        """Pixels a side that the images will have where those of a folder are brought to `size`."""
+        return self.dataset.train.images.shape[1] if self.dataset else size
+
     def load(self, size: int, resize: str, seed: int, skip_bad: str) -> Dataset:
         """The data set, corrected, which is logged. Raises as `tenfold.load`, and `DataError` for wrong corrections."""
         images, labels = self.images, self.labels

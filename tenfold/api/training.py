@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tenfold.api.run import Run
 from tenfold.api.source import Source
@@ -17,6 +18,7 @@ from tenfold.evaluation.evaluate import Evaluation, evaluate, write_scores
 from tenfold.machine import peak_memory
 from tenfold.training import train as training
 from tenfold.training.auto_recipe import AUTO, log_choice, resolve_auto
+from tenfold.training.balancing import Balance, check_balance
 from tenfold.training.callbacks import Callback, report_exception
 from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
@@ -49,6 +51,7 @@ def train(
     label_columns: str = "",
     corrections: str | Path | None = None,
     fine_tune: FineTune | None = None,
+    balance: Balance | None = None,
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),
     log: Sequence[str] = (),
@@ -75,6 +78,8 @@ def train(
         corrections: a CSV file of labels to change and images to leave out, as a run's report saves it.
         fine_tune: of a pretrained network: auto (where it helps on held-out images), on or off; by default as the
             recipe says.
+        balance: of rare classes (with fewer than half the images of the largest): none, loss (they count more),
+            sampling (they come more often) or auto (what is best on held-out images); by default as the recipe says.
         target_error: share of wrong answers that the rejection threshold is to keep, from 0.001 to 0.5.
         callbacks: see `tenfold.Callback`.
         log: names of registered callbacks, such as "tensorboard" and "mlflow".
@@ -94,20 +99,17 @@ def train(
     val_size, size = _whole_or_none("val_size", val_size), _whole_or_none("size", size, 1)
     choice = resolve_auto(recipe, source.images, size, source.labels)
     size = size_for(recipe := with_fine_tuning(choice.recipe, fine_tune), source.images, size)
-    pixels = source.dataset.train.images.shape[1] if source.dataset else size
-    chosen = choose_recipe(recipe, epochs, val_size, size=pixels)
-    watching = _find_watchers(callbacks, log)
+    chosen = choose_recipe(recipe, epochs, val_size, size=source.pixels(size))
+    asked: dict[str, Any] = {"seed": seed, "device": device, "target_error": target_error}
+    watching, balance = _find_watchers(callbacks, log), check_balance(balance)
     path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:
-        check_new(path)  # what is wrong with this and with the device is said before anything is downloaded
-        select_device(dist.device(device))
+        _check_place(path, dist.device(device))
         dataset = source.load(size, resize, seed, skip_bad)
         log_choice(choice)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
-        return training.train(
-            fitted, dataset, path, seed=seed, device=device, dist=dist, target_error=target_error, callbacks=watching
-        )
+        return training.train(fitted, dataset, path, dist=dist, balance=balance, callbacks=watching, **asked)
 
     return _complete(start, _After(watching, report, export, target_error, clock), source.dataset, progress)
 
@@ -181,6 +183,8 @@ def _finish(trained: TrainResult, after: _After) -> Run:
             evaluation = _score(run, trained, after.target_error, after.clock)
             for callback in after.callbacks:
                 callback.on_evaluation_end(run)
+            if after.export or after.report:
+                _add_rejection(run, trained)
             failure = _export(run, trained) if after.export else None
             if after.report:
                 _report(run, trained, evaluation)
@@ -220,6 +224,12 @@ def _find_watchers(callbacks: Sequence[Callback], log: Sequence[str]) -> list[Ca
 def _stopwatch() -> Clock:
     began = time.perf_counter()
     return lambda: time.perf_counter() - began
+
+
+def _check_place(path: Path, device: str) -> None:
+    """Say what is wrong with the run directory or the device before anything is downloaded."""
+    check_new(path)
+    select_device(device)
 
 
 def _fit_to_images(
@@ -264,6 +274,15 @@ def _measure(trained: TrainResult, evaluation_seconds: float, clock: Clock) -> d
         "total_seconds": total,
         "peak_memory_bytes": peak_memory(),
     }
+
+
+def _add_rejection(run: Run, trained: TrainResult) -> None:
+    """Fit the distance that `predict --reject` goes by, after the scores, which are waited for."""
+    from tenfold.evaluation.distance import add_rejection
+
+    began = time.perf_counter()
+    add_rejection(run, trained.dataset, str(trained.device_config.device))
+    run.timings["rejection_seconds"] = time.perf_counter() - began
 
 
 def _export(run: Run, trained: TrainResult) -> TenfoldError | None:

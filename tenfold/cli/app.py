@@ -73,6 +73,15 @@ Size = Annotated[
         help="Pixels a side that a folder's images are brought to; recipes reference and pretrained take 32 or more.",
     ),
 ]
+Balance = Annotated[
+    str | None,
+    typer.Option(
+        envvar="TENFOLD_BALANCE",
+        metavar="none|loss|sampling|auto",
+        show_default="as the recipe says",
+        help="How rare classes are made up for: they count more, or come more often; auto tries on held-out images.",
+    ),
+]
 FineTune = Annotated[
     str | None,
     typer.Option(
@@ -227,14 +236,19 @@ def _share(share: float) -> str:
 def print_accuracy(scores: dict[str, Any], write: Callable[[str], None] = print) -> None:
     """Write the main metrics of a run, a line each."""
     from tenfold.evaluation.calibration import calibration_in, format_calibration
+    from tenfold.evaluation.rejection import format_rejection, rejection_in
 
     views = f"({_share(scores['test_accuracy_single_view'])} without TTA)"
     losses = f"loss {scores['test_loss']:.4f}, cross-entropy {scores['test_cross_entropy']:.4f}"
     low, high = scores["test_accuracy_interval"]
     write(f"test accuracy {_share(scores['test_accuracy'])} {views}, {losses}")
     write(f"95 % interval: {low:.1%} to {high:.1%}")
+    if "balanced_accuracy" in scores:  # results of before have none
+        low, high = scores["balanced_accuracy_interval"]
+        balanced = f"balanced accuracy {_share(scores['balanced_accuracy'])} (95 % interval: {low:.1%} to {high:.1%})"
+        write(f"{balanced}, macro F1 {_share(scores['macro_f1'])}")
     if scores["val_accuracy"] is not None:
         write(f"validation accuracy {_share(scores['val_accuracy'])}")
     write(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} without TTA)")
-    for sentence in format_calibration(calibration_in(scores)):
+    for sentence in [*format_calibration(calibration_in(scores)), *format_rejection(rejection_in(scores))]:
         write(sentence)

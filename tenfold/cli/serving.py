@@ -19,7 +19,7 @@ from tenfold.cli.app import (
     check_choice,
     print_json,
 )
-from tenfold.console import printable, progress
+from tenfold.console import log_info, printable, progress
 from tenfold.errors import DataError, SkippedError, UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ def predict(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many predictions to print for each image.")] = 1,
     reject: Annotated[
-        bool, typer.Option("--reject", help='Answer "none of these" where the confidence is below the threshold.')
+        bool,
+        typer.Option(
+            "--reject", help='Answer "none of these" where it is unsure or the image is unlike the training images.'
+        ),
     ] = False,
     out: Annotated[
         Path | None,
@@ -106,8 +109,11 @@ def _predict_here(
     from tenfold.serving.predictor import open_model
 
     classifier = open_model(ensure_model_file(model))
-    form, inputs = make_output_format(name, classifier.classes, top), find(sources, sys.stdin.buffer)
+    has_distance = classifier.about.distance is not None
+    form, inputs = make_output_format(name, classifier.classes, top, has_distance), find(sources, sys.stdin.buffer)
     answers = predicting.answer(classifier, inputs, top, reject)
+    if reject and (missing := predicting.missing_threshold(classifier.about)):
+        log_info(missing)
     if out is None:
         write, count = _printer(), resumable.Count()
         with _bar(sources, shown=not sys.stdout.isatty()) as advance:
@@ -134,13 +140,15 @@ def _predict_far(
     from tenfold.api.model_file import ensure_model_file
     from tenfold.scaling import cluster
     from tenfold.serving.model_file import read_content
-    from tenfold.serving.predict import answer
+    from tenfold.serving.predict import answer, missing_threshold
     from tenfold.serving.predictor import open_bytes
 
     file = ensure_model_file(model)
     content = read_content(file)
     classifier = open_bytes(content, str(file))
     answer(classifier, [], top, reject)  # what is wrong with the question is said here, not on the nodes
+    if reject and (missing := missing_threshold(classifier.about)):
+        log_info(missing)
     question = cluster.PredictJob(source, column, top, reject, classifier.digest, classifier.runtime_name)
     return cluster.predict(question, content, out, address)
 

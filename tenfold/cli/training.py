@@ -11,6 +11,7 @@ from tenfold import extras
 from tenfold.cli.app import (
     RUNS,
     SKIP_BAD,
+    Balance,
     CorrectionsFile,
     Data,
     Device,
@@ -90,6 +91,7 @@ def train(
     label_columns: LabelColumns = "",
     corrections: CorrectionsFile = None,
     fine_tune: FineTune = None,
+    balance: Balance = None,
     target_error: TargetError = None,
     compare: Both = False,
     resume: Resume = False,
@@ -115,10 +117,9 @@ def train(
     after |= {"callbacks": [_printer(as_json)], "clock": process_seconds}
     if resume:
         out, folder = _check_unfinished(context, out) if _is_first_rank() else (None, None)
-        after["labels"] = labels
-        training.resume(out, folder, device=device if is_given(context, "device") else None, **after)
+        training.resume(out, folder, labels=labels, device=device if is_given(context, "device") else None, **after)
         return
-    options |= {"epochs": epochs, "val_size": val_size, "fine_tune": fine_tune}
+    options |= {"epochs": epochs, "val_size": val_size, "fine_tune": fine_tune, "balance": balance}
     training.train(recipe, source, out, **options, **after)
 
 
@@ -126,7 +127,7 @@ def _train_both(
     context: typer.Context, data: str | None, out: Path | None, options: dict[str, Any], as_json: bool
 ) -> None:
     """Train both recipes and say how they differ. Raises `UsageError` for options of one of them."""
-    for name in ("recipe", "fine_tune", "epochs", "resume"):
+    for name in ("recipe", "fine_tune", "balance", "epochs", "resume"):
         if is_given(context, name):
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"--compare trains two recipes as they are: leave {option} out, or train each by itself")
@@ -207,6 +208,8 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
             raise UsageError(f"{run.path} was started with --{option} {value}, not {asked}: leave --{option} out")
     if is_given(context, "fine_tune") and context.params["fine_tune"] not in ("auto", recipe.fine_tune):
         raise UsageError(f"{run.path} was started with --fine-tune {recipe.fine_tune}: leave --fine-tune out")
+    if is_given(context, "balance"):
+        raise UsageError(f"{run.path} keeps how its classes are balanced, see recipe.json: leave --balance out")
     asked_recipe, size = context.params["recipe"], folder["size"] if folder else _size_of(env["data"])
     if is_given(context, "recipe") and asked_recipe != "auto" and not _same_recipe(asked_recipe, recipe, size):
         raise UsageError(

@@ -102,6 +102,10 @@ class Origin:
         return ["--size", str(self.size), "--resize", self.resize, *skip_bad, *labels, *columns]
 
 
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 @dataclass(frozen=True)
 class AppliedCorrections:
     """What corrections changed in a data set: counts of training and of test images.
@@ -130,8 +134,9 @@ class AppliedCorrections:
         """What was changed, for people."""
         relabelled, dropped = self.relabelled_train + self.relabelled_test, self.dropped_train + self.dropped_test
         found = [
-            f"corrections: {relabelled:,} labels changed ({self.relabelled_test:,} of test images), {dropped:,} images "
-            f"left out ({self.dropped_test:,} test images); {self.kept:,} labels confirmed, {self.unsure:,} unsure"
+            f"corrections: {_many(relabelled, 'label')} changed ({self.relabelled_test:,} of test images), "
+            f"{_many(dropped, 'image')} left out ({_many(self.dropped_test, 'test image')}); "
+            f"{_many(self.kept, 'label')} confirmed, {self.unsure:,} unsure"
         ]
         if self.changes_test:
             found.append("scores on a corrected test set are not comparable with those on the published one")

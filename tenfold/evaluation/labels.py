@@ -6,6 +6,7 @@ Test images are predicted by the run itself.
 Shapes: N images, K classes; probabilities are float N×K.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from tenfold.data.dataset import Dataset, Split
+from tenfold.data.groups import unite
 from tenfold.errors import DataError
 from tenfold.evaluation.metrics import probabilities
 from tenfold.training.augment import make_generator
@@ -57,7 +59,7 @@ def predict_out_of_fold(
 
     Raises `DataError` where a class has too few images, and as `Trainer.fit` does.
     """
-    folds = assign_folds(train.labels, classes)
+    folds = assign_folds(train.labels, classes) if train.groups is None else assign_groups(train, classes)
     found = np.zeros((len(train), classes))
     for fold in np.unique(folds):
         own, others = train[folds == fold], train[folds != fold]
@@ -94,6 +96,24 @@ def assign_folds(labels: np.ndarray, classes: int) -> np.ndarray:
     starts = np.repeat(np.cumsum(counts) - counts, counts)
     folds = np.empty(len(labels), np.int64)
     folds[order] = (np.arange(len(labels)) - starts) % FOLDS
+    return folds
+
+
+def assign_groups(train: Split, classes: int) -> np.ndarray:
+    """As `assign_folds`, of images in groups, each of which is in one fold."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    assert train.groups is not None
+    groups = unite(train.groups.tolist())
+    for label in range(classes):
+        if len(set(groups[train.labels == label].tolist())) < LEAST_IMAGES:
+            raise DataError("a class has fewer groups of training images than cross-validation needs")
+    folds = np.empty(len(train), np.int64)
+    splitter = StratifiedGroupKFold(min(FOLDS, len(set(groups.tolist()))), shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class in fewer groups than there are folds
+        for fold, (_, own) in enumerate(splitter.split(train.labels, train.labels, groups)):
+            folds[own] = fold
     return folds
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SUMMARY_ROWS = ("accuracy", "macro avg", "weighted avg")
 """The last rows of `per_class`, in this order; a class may bear one of these names, so count from the end."""
 
-_Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 def log_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -93,6 +93,23 @@ def reliability(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Relia
     return Reliability(images, *(total / np.maximum(images, 1) for total in sums))
 
 
+def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
+    """Probability that an unknown image scores higher than a known one, ties counted by half; scores float N and M.
+
+    The area under the curve of true against false positives, of a detector of unknown images: 0.5 is chance.
+    """
+    ranked = np.sort(known)
+    below, not_above = (np.searchsorted(ranked, unknown, side) for side in ("left", "right"))
+    return float((below + not_above).mean() / (2 * len(known)))
+
+
+def fpr_at_95(known: np.ndarray, unknown: np.ndarray) -> float:
+    """Share of unknown images that pass for known where 95 % of the known ones do (FPR95); scores as for `auroc`."""
+    ranked = np.sort(known)
+    limit = ranked[max(0, math.ceil(0.95 * len(ranked)) - 1)]
+    return float((unknown <= limit).mean())
+
+
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """95 % interval of an accuracy of `correct` out of `n` images (Wilson, 1927); (0, 1) when n = 0.
 
@@ -100,44 +117,22 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """
     if n == 0:
         return 0.0, 1.0
-    share, z2 = correct / n, _Z95**2
+    share, z2 = correct / n, Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-class Paired(NamedTuple):
-    """Two models on the same images: how many only the first classifies correctly, and only the second.
+def exact_interval(found: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share of `found` out of `n` (Clopper and Pearson, 1934); (0, 1) when n = 0.
 
-    difference: of their accuracies, second − first, with its 95 % `interval`; p: McNemar's exact test (1947).
+    Never narrower than it says, at any n: for bounds that are promised.
     """
+    from scipy.special import betaincinv
 
-    only_first: int
-    only_second: int
-    difference: float
-    interval: tuple[float, float]
-    p: float
-
-
-def compare_pair(first: np.ndarray, second: np.ndarray) -> Paired:
-    """Compare two models by their correct predictions, bool N each, on the same N ≥ 1 images."""
-    from scipy.special import bdtr
-
-    n, only_first, only_second = len(first), int((first & ~second).sum()), int((second & ~first).sum())
-    differing = only_first + only_second
-    p = min(1.0, 2 * float(bdtr(min(only_first, only_second), differing, 0.5))) if differing else 1.0
-    difference = (only_second - only_first) / n
-    half = _Z95 * math.sqrt(max(0.0, differing / n - difference**2) / n)
-    return Paired(only_first, only_second, difference, (difference - half, difference + half), p)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, corrected for multiple comparisons (Holm, 1979)."""
-    raised, largest = [0.0] * len(p_values), 0.0
-    for place, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[number]))
-        raised[number] = largest
-    return raised
+    low = float(betaincinv(found, n - found + 1, 0.025)) if found else 0.0
+    high = float(betaincinv(found + 1, n - found, 0.975)) if found < n else 1.0
+    return low, high
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
@@ -156,12 +151,43 @@ def top_confusions(matrix: np.ndarray, most: int = 5) -> list[tuple[int, int, in
     ]
 
 
+def balanced_accuracy(matrix: np.ndarray) -> float:
+    """Mean recall of the classes that have images, from their confusion matrix K×K: each class counts alike."""
+    recalls, _ = _recalls(matrix)
+    return float(recalls.mean())
+
+
+def balanced_interval(matrix: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the balanced accuracy, from Wilson's of each class's recall (Zou and Donner, 2008)."""
+    recalls, counts = _recalls(matrix)
+    limits = np.array(
+        [wilson_interval(round(p * n), n) for p, n in zip(recalls.tolist(), counts.tolist(), strict=True)]
+    )
+    below, above = np.sqrt(np.square(recalls[:, None] - limits).sum(axis=0)) / len(recalls)
+    return float(recalls.mean() - below), float(recalls.mean() + above)
+
+
+def macro_f1(matrix: np.ndarray) -> float:
+    """Mean F1 of the classes that have images, from their confusion matrix K×K."""
+    right, both = np.diag(matrix), matrix.sum(axis=0) + matrix.sum(axis=1)
+    present = matrix.sum(axis=1) > 0
+    return float((2 * right[present] / both[present]).mean())
+
+
+def _recalls(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Recall and number of images of each class that has images."""
+    counts = matrix.sum(axis=1)
+    present = counts > 0
+    return np.diag(matrix)[present] / counts[present], counts[present]
+
+
 def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str]) -> "pd.DataFrame":
     """Precision, recall, F1 (each in [0, 1]) and support of each class, then the three `SUMMARY_ROWS`.
 
-    Columns `precision`, `recall`, `f1`, `support` (images, int); the index holds class names in label order. All three
-    scores of the row `accuracy` are the accuracy. A class that is never predicted has precision 0. A class that no
-    image is of has NaN for scores and counts in no average: there is nothing to score it on.
+    Columns `precision`, `recall`, `f1`, `support` (images, int), `recall_low` and `recall_high` (95 % interval of the
+    recall); the index holds class names in label order. All three scores of the row `accuracy` are the accuracy. A
+    class that is never predicted has precision 0. A class that no image is of has NaN for scores and counts in no
+    average: there is nothing to score it on.
     """
     import pandas as pd
     from sklearn.metrics import classification_report
@@ -176,7 +202,17 @@ def per_class(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str])
     absent = {"precision": math.nan, "recall": math.nan, "f1-score": math.nan, "support": 0}
     rows = [report.get(str(number), absent) for number in range(len(classes))] + [report[key] for key in SUMMARY_ROWS]
     frame = pd.DataFrame(rows, index=pd.Index([*classes, *SUMMARY_ROWS], name="class"))
-    return frame.rename(columns={"f1-score": "f1"}).astype({"support": int})
+    limits = _recall_limits(confusion_matrix(labels, predicted, len(classes)))
+    frame = frame.rename(columns={"f1-score": "f1"}).astype({"support": int})
+    return frame.assign(recall_low=[low for low, _ in limits], recall_high=[high for _, high in limits])
+
+
+def _recall_limits(matrix: np.ndarray) -> list[tuple[float, float]]:
+    """95 % intervals of the column `recall` of `per_class`, its summary included."""
+    right, counts = np.diag(matrix).tolist(), matrix.sum(axis=1).tolist()
+    own = [wilson_interval(*pair) if pair[1] else (math.nan, math.nan) for pair in zip(right, counts, strict=True)]
+    whole = wilson_interval(sum(right), sum(counts))
+    return [*own, whole, balanced_interval(matrix), whole]
 
 
 def predictions(
@@ -224,16 +260,20 @@ def format_per_class(frame: "pd.DataFrame") -> str:
     """The table of `per_class` as aligned plain text: percentages, the summary below a rule, no final newline."""
     names = [shown(str(name)) for name in frame.index]
     width = max(_cells(name) for name in names)
-    header = " " * width + "  precision   recall       F1   images"
+    header = " " * width + "  precision   recall      95 % interval       F1   images"
     lines = [
-        f"{name}{' ' * (width - _cells(name))}  {_score(row.precision)}{_score(row.recall)}{_score(row.f1)}"
-        f"{row.support:9,}"
+        f"{name}{' ' * (width - _cells(name))}  {_score(row.precision)}{_score(row.recall)}"
+        f"{_limits(row.recall_low, row.recall_high)}{_score(row.f1)}{row.support:9,}"
         for name, row in zip(names, frame.itertuples(), strict=True)
     ]
     rule = "─" * len(header)
     summary = len(SUMMARY_ROWS)
     note = absent_note([str(name) for name in frame.index[:-summary][frame["support"].to_numpy()[:-summary] == 0]])
     return "\n".join([header, rule, *lines[:-summary], rule, *lines[-summary:], *([note] if note else [])])
+
+
+def _limits(low: Any, high: Any) -> str:
+    return f"{'–':>19}" if math.isnan(low) else f"{f'{low:.1%} to {high:.1%}':>19}"
 
 
 def _score(share: Any) -> str:

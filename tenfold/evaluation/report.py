@@ -20,11 +20,13 @@ from tenfold.evaluation.evaluate import Evaluation, require_own, to_csv
 from tenfold.evaluation.findings import AuditParts
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import choice, picture, report_page, sections, trust_section
+from tenfold.evaluation.page.review import ISSUES, MISTAKES, issue_doubts, mistake_doubts, review_data
 from tenfold.files import note_own
 from tenfold.training.recipe import Recipe
 from tenfold.training.reproduction import format_stop, reproduction
 from tenfold.training.run import Run
 from tenfold.training.target_error import target_error_of
+from tenfold.training.weights import WEIGHTS
 
 REPORT, PER_CLASS = "report.html", "per_class.csv"
 _SECTIONS = (
@@ -35,7 +37,9 @@ _SECTIONS = (
     ("first", "First images"),
     ("curves", "Training"),
     ("calibration", "Calibration"),
+    ("unknown", "Unknown images"),
     ("audit", "Audit"),
+    ("review", "Review labels"),
     ("model", "Model"),
     ("environment", "Environment"),
     ("reproduce", "Reproduce"),
@@ -178,10 +182,16 @@ def _page(known: Known, audit: AuditParts | None) -> str:
     most = picture.most_images(*images.shape[1:3])
     numbers = choice.choose(labels, known.predicted, confidence, frame["loss"].to_numpy(), most)
     names = name_images(known.evaluation.names, len(labels))
-    data = {"classes": [shown(name) for name in known.dataset.classes], "images": _records(known, numbers, names)}
+    data: dict[str, Any] = {
+        "classes": [shown(name) for name in known.dataset.classes],
+        "images": _records(known, numbers, names),
+    }
     found = audit or read_audit(Subject(known.run, known.dataset, known.evaluation))
     audited, more_style = trust_section(found, known.dataset)
-    values = _values(known, numbers, names) | {"audit": audited}
+    doubts = [*issue_doubts(audited), *mistake_doubts(numbers, labels, known.predicted, confidence)]
+    data["review"] = review_data(known.dataset, known.run.digest(WEIGHTS) or "", doubts)
+    values = _values(known, numbers, names) | {"audit": audited, "review_count": len(data["review"]["items"])}
+    values["review_earlier"] = bool(data["review"]["earlier"])
     return report_page(values, f"{picture.make_sheet(images, numbers)}\n{more_style}", data)
 
 
@@ -237,10 +247,14 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "untrained": _untrained(known.run.recipe),
         "calibration_text": sections.calibration_text(results),
         "calibration_charts": _calibration_charts(known),
+        "rejection_text": sections.rejection_text(results),
+        "rejection_rows": sections.rejection_rows(results),
         "model": _model(known),
         "recipe": sections.facts(known.run.read_json("recipe.json")),
         "environment": _environment(known),
         "command": _command(known),
+        "review_command": _command(known, corrected=True),
+        "review_reasons": [(why, f"label issues: {split}") for split, why in ISSUES.items()] + [(MISTAKES, MISTAKES)],
         "reproduce_note": format_stop(known.run) or _REPRODUCE_NOTE,
     }
 
@@ -305,9 +319,9 @@ def _environment(known: Known) -> sections.Facts:
     return sections.facts(env | {"data": known.dataset.name} | skipped)
 
 
-def _command(known: Known) -> str:
+def _command(known: Known, corrected: bool = False) -> str:
     run, dataset = known.run, known.dataset
-    corrected = dataset.corrections is not None
+    corrected = corrected or dataset.corrections is not None
     return reproduction(
         run.recipe, known.results["seed"], dataset.name, dataset.origin, target_error_of(run), corrected
     )

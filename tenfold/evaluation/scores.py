@@ -19,11 +19,11 @@ from tenfold.training.weights import Model
 class Scores:
     """The scores of a run on a test set. Accuracies and calibration errors (`ece`) in [0, 1], losses in nats.
 
-    test_accuracy: with the recipe's test-time augmentation; test_accuracy_single_view: without. interval: 95 %,
-    Wilson's. test_accuracy_top5: None for five classes or fewer. test_loss: with label smoothing and L2 terms;
-    test_cross_entropy: without. val_accuracy, calibration: None without validation images, as is the accuracy on other
-    data than the run's own. skipped_images: of a folder, those that could not be read. corrections: what they
-    changed in the data, if there were some.
+    test_accuracy: with the recipe's test-time augmentation; test_accuracy_single_view: without. test_accuracy_top5:
+    None for five classes or fewer. balanced_accuracy: mean recall of the classes; macro_f1: their mean F1. Intervals:
+    95 %. test_loss: with label smoothing and L2 terms; test_cross_entropy: without. val_accuracy, calibration: None
+    without validation images, as is the accuracy on other data than the run's own. skipped_images: of a folder, those
+    that could not be read. corrections: what they changed in the data, if there were some.
     """
 
     run: str
@@ -35,6 +35,9 @@ class Scores:
     test_accuracy_interval: tuple[float, float]
     test_accuracy_top5: float | None
     test_accuracy_single_view: float
+    balanced_accuracy: float
+    balanced_accuracy_interval: tuple[float, float]
+    macro_f1: float
     test_loss: float
     test_cross_entropy: float
     ece: float
@@ -48,7 +51,8 @@ class Scores:
     def compute(cls, run: Run, model: Model, test: LogitsCache, **known: Any) -> Self:
         """Score the logits of test images. known: fields that they do not say, by name."""
         recipe, labels = run.recipe, test.labels
-        right = int((test.averaged.argmax(1) == labels).sum())
+        matrix = metrics.confusion_matrix(labels, test.averaged.argmax(1), len(model.classes))
+        right = int(matrix.trace())
         with torch.no_grad():
             l2 = float(l2_penalty(model.network, recipe.l2))
         return cls(
@@ -61,6 +65,9 @@ class Scores:
             test_accuracy_interval=metrics.wilson_interval(right, len(labels)),
             test_accuracy_top5=metrics.top_k_accuracy(test.averaged, labels, 5) if len(model.classes) > 5 else None,
             test_accuracy_single_view=metrics.accuracy(test.single, labels),
+            balanced_accuracy=metrics.balanced_accuracy(matrix),
+            balanced_accuracy_interval=metrics.balanced_interval(matrix),
+            macro_f1=metrics.macro_f1(matrix),
             test_loss=metrics.cross_entropy(test.averaged, labels, recipe.label_smoothing) + l2,
             test_cross_entropy=metrics.cross_entropy(test.averaged, labels),
             ece=metrics.expected_calibration_error(test.averaged, labels),
@@ -72,6 +79,7 @@ class Scores:
         """All fields by name, ready for JSON; `skipped_images` for folders only, `corrections` where there are some."""
         own = {
             "test_accuracy_interval": list(self.test_accuracy_interval),
+            "balanced_accuracy_interval": list(self.balanced_accuracy_interval),
             "calibration": self.calibration and self.calibration.to_dict(),
             "corrections": self.corrections and self.corrections.to_dict(),
         }

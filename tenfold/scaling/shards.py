@@ -165,12 +165,16 @@ def _data(filesystem: "FileSystem", entries: "list[FileInfo]", named: bool) -> "
 
 
 def predict_shard(classifier: Predictor, shard: Shard, top: int, reject: bool) -> bytes:
-    """The shard's answers as a parquet file: path, label, probability (and further predictions), error."""
+    """The shard's answers as a parquet file: path, label, probability (and further predictions), error.
+
+    Of a model that has a distance, also that, and by what an image is rejected, in words with spaces between.
+    """
     from pyarrow import parquet
 
     answers = [one for batch in answer(classifier, _inputs(shard), top, reject) for one in batch]
     file = io.BytesIO()
-    parquet.write_table(_table(answers, min(top, len(classifier.classes)), shard), file)
+    has_distance = classifier.about.distance is not None
+    parquet.write_table(_table(answers, min(top, len(classifier.classes)), has_distance, shard), file)
     return file.getvalue()
 
 
@@ -214,7 +218,7 @@ def _bytes_of(value: Any) -> bytes:
     return content
 
 
-def _table(answers: list[PredictionResult], top: int, shard: Shard) -> "Table":
+def _table(answers: list[PredictionResult], top: int, has_distance: bool, shard: Shard) -> "Table":
     import pyarrow
 
     columns: dict[str, Any] = {"path": pyarrow.array([_text(one.path) for one in answers], pyarrow.string())}
@@ -227,6 +231,10 @@ def _table(answers: list[PredictionResult], top: int, shard: Shard) -> "Table":
         ]
         columns[f"label{end}"] = pyarrow.array(labels, pyarrow.string())
         columns[f"probability{end}"] = pyarrow.array([sure for _, sure in predictions], pyarrow.float32())
+    if has_distance:
+        reasons = [None if one.error is not None else " ".join(one.rejected_by) for one in answers]
+        columns["distance"] = pyarrow.array([one.distance for one in answers], pyarrow.float32())
+        columns["rejected_by"] = pyarrow.array(reasons, pyarrow.string())
     columns["error"] = pyarrow.array([one.error for one in answers], pyarrow.string())
     return pyarrow.table(columns).replace_schema_metadata({_NOTE: shard.digest})
 

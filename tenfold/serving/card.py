@@ -12,10 +12,11 @@ import numpy as np
 
 from tenfold.console import percent, printable
 from tenfold.data.dataset import AppliedCorrections, Dataset, Split
-from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
+from tenfold.data.unknown import COUNT, make_unknown
+from tenfold.evaluation.metrics import auroc, exact_interval, expected_calibration_error, fpr_at_95, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
-from tenfold.serving.predictor import Predictor, open_model
+from tenfold.serving.predictor import Outputs, Predictor, open_model
 from tenfold.training.provenance import FoundData, find_data, origin_of
 from tenfold.training.recipe import Recipe
 from tenfold.training.reproduction import format_stop, reproduction
@@ -40,7 +41,10 @@ def write_card(run: Run, file: Path, data: Dataset | Path | FoundData | None = N
     """
     classifier, found = open_model(file), find_data(run, data)
     own = found.dataset if found.own else None
-    scores = _scores(classifier, classifier.predict(own.test.images), own.test) if own else _earlier_score(run)
+    scores = _earlier_score(run)
+    if own:
+        outputs = classifier.infer(own.test.images)
+        scores = _scores(classifier, outputs.probabilities, own.test) + _unknown(classifier, outputs)
     parts = [_what_it_is(classifier, file), _training(run), scores, _limits(classifier.about)]
     path = file.with_suffix(".md")
     if path.parent.resolve() != run.path.resolve():
@@ -66,14 +70,15 @@ def _code(name: str) -> str:
 def _what_it_is(classifier: Predictor, file: Path) -> str:
     about, size = classifier.about, classifier.about.size
     kind = "int8 convolutions except the first" if about.quantized else "float32"
+    second = " Output `distance`: float32 N." if about.distance else ""
     return f"""{_TITLE}{_escaped(file.name)}
 Made by `tenfold export --card`.
 
 ## What it is
 A convolutional network that tells {len(about.classes)} classes apart: {", ".join(map(_escaped, about.classes))}.
 ONNX, {file.stat().st_size / 1e6:.1f} MB, {kind}. Input `images`: uint8 N×{size}×{size}×3, RGB, of images of another
-size as `{about.resize}` brings them to it. Output `probabilities`: float32 N×{len(about.classes)}. Normalisation and
-temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{classifier.digest}`.
+size as `{about.resize}` brings them to it. Output `probabilities`: float32 N×{len(about.classes)}.{second}
+Normalisation and temperature ({about.temperature:.3f}) are inside. SHA-256 that it carries: `{classifier.digest}`.
 """
 
 
@@ -165,11 +170,54 @@ def _threshold(about: ModelMetadata, probabilities: np.ndarray, right: np.ndarra
     )
 
 
+def _unknown(classifier: Predictor, known: Outputs) -> str:
+    """How well images of no class are separated from the test images; nothing for a file without a distance."""
+    about = classifier.about
+    if about.distance is None or known.distance is None:
+        return ""
+    rows = [
+        (kind, *_separation(known, classifier.infer(images), about.distance_threshold))
+        for kind, images in make_unknown(about.size, about.classes).items()
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"""
+## Unknown images
+`distance` is the larger, the less an image is like the training images. {_distance_threshold(about, known.distance)}
+Below, {COUNT} images of each kind, made by code, against the test images. AUROC: the probability that an unknown image
+scores higher than a known one. FPR95: the share of unknown images that pass where 95 % of the known ones do.
+
+| unknown images | AUROC by distance | FPR95 | AUROC by confidence | FPR95 | beyond the threshold |
+|---|---|---|---|---|---|
+{table}
+"""
+
+
+def _distance_threshold(about: ModelMetadata, distances: np.ndarray) -> str:
+    found, threshold = about.distance or {}, about.distance_threshold
+    if threshold is None:
+        return f"It has no threshold: at least {found['images_needed']} validation images are needed."
+    beyond = int((distances > threshold).sum())
+    low, high = exact_interval(beyond, len(distances))
+    return (
+        f"Its threshold is\n{threshold:.3f}: {found['rejected']:,} of {found['images']:,} validation images are beyond "
+        f"it, and {beyond / len(distances):.1%} of the test images\n(95 % interval {low:.1%} to {high:.1%}), to which "
+        "`predict --reject` gives no label."
+    )
+
+
+def _separation(known: Outputs, unknown: Outputs, threshold: float | None) -> tuple[str, ...]:
+    assert known.distance is not None and unknown.distance is not None
+    scores = [(known.distance, unknown.distance), (-known.probabilities.max(1), -unknown.probabilities.max(1))]
+    cells = [cell for pair in scores for cell in (f"{auroc(*pair):.3f}", percent(fpr_at_95(*pair), 1, "%"))]
+    beyond = "–" if threshold is None else percent((unknown.distance > threshold).mean(), 1, "%")
+    return (*cells, beyond)
+
+
 def _limits(about: ModelMetadata) -> str:
     return f"""## Limits and intended use
 - For trying things out, teaching, and as a baseline. Not for decisions about people, health or safety.
-- It predicts one of its {len(about.classes)} classes for any image; `--reject` helps, but a probability was
-  fitted on images like those it was trained on, and says little about others.
+- It predicts one of its {len(about.classes)} classes for any image; `--reject` helps, but not every image of something
+  else is noticed, least of all of what looks like one of its classes.
 - It sees {about.size}×{about.size} pixels. Images taken or framed differently from its data are classified worse
   than the scores say, and so will rare kinds of each class.
 - The scores are of one training run; another seed gives others. Test images that resemble training images raise them.

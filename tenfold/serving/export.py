@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -21,20 +21,24 @@ import onnx
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, ModelError
-from tenfold.evaluation.metrics import accuracy
+from tenfold.evaluation.metrics import accuracy, exact_interval
 from tenfold.serving.graph import separate_pools, to_onnx
 from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, ModelMetadata, seal
 from tenfold.serving.predictor import Predictor, open_bytes
 from tenfold.serving.quantize import quantize
 from tenfold.serving.runtime import choose_runtime, installed_runtimes
-from tenfold.serving.source import Exported, Source, check, measure, read_source, write_into
+from tenfold.serving.source import Exported, Source, check, check_distances, measure, read_source, spread, write_into
+from tenfold.training.distance import fit_threshold
 from tenfold.training.provenance import FoundData
 from tenfold.training.run import Run
 
 Int8 = Literal["auto", "on", "off"]
 MOST_LOSS = 0.003
 """Share of the test images, at most, that 8 bits may get wrong in addition."""
+MOST_MOVED = 0.02
+"""By how much the share of test images that the distance rejects may change, where its threshold is that of float32."""
 _TIMED_BATCH, _TIMED_ROUNDS = 64, 7
+_MOST_COMPARED = 2_000
 
 
 def export(
@@ -57,14 +61,15 @@ def _export(source: Source, out: Path, int8: Int8) -> tuple[bytes, Exported]:
     network = _to_graph(source)
     plain, speeds = pack(separate_pools(network), about), None
     content, kept = plain, open_bytes(plain, out.name)
-    answers = kept.predict(source.images)
-    check(answers, source.expected)
+    answers = kept.infer(source.images)
+    check(answers.probabilities, source.expected)
+    check_distances(answers.distance, source.distances)
     if int8 != "off" and _can_quantize(source.found, int8):
-        content, speeds = _choose(plain, network, about, source.found, int8)
+        content, speeds = _choose(plain, network, source, int8)
     if content != plain:
         kept = open_bytes(content, out.name)
-        answers = kept.predict(source.images)
-    measured = measure(source, out, "onnx", kept.runtime, content, answers)
+        answers = kept.infer(source.images)
+    measured = measure(source, out, "onnx", kept.runtime, content, *answers)
     quantized, accuracy = kept.about.quantized, kept.about.accuracy
     return content, replace(measured, quantized=quantized, accuracy=accuracy, images_per_second=speeds)
 
@@ -75,8 +80,10 @@ def to_bytes(source: Source) -> bytes:
 
 
 def _to_graph(source: Source) -> onnx.ModelProto:
-    model = source.model
-    return to_onnx(model.network, model.normalization, len(model.classes), model.size, source.about.temperature)
+    model, temperature = source.model, source.about.temperature
+    return to_onnx(
+        model.network, model.normalization, len(model.classes), model.size, temperature, distance=source.distance
+    )
 
 
 def pack(network: onnx.ModelProto, about: ModelMetadata) -> bytes:
@@ -104,14 +111,13 @@ def _can_quantize(found: FoundData, int8: Int8) -> bool:
     return False
 
 
-def _choose(
-    plain: bytes, network: onnx.ModelProto, about: ModelMetadata, found: FoundData, int8: Int8
-) -> tuple[bytes, dict[str, float]]:
+def _choose(plain: bytes, network: onnx.ModelProto, source: Source, int8: Int8) -> tuple[bytes, dict[str, float]]:
     """The file to keep, float32 or int8, and images per second of both in each runtime; what was measured is said.
 
     The speed that decides is that of the runtime that is used here; the accuracy, that of the worst, since the file may
     be run by any elsewhere. Raises `ModelError` where 8 bits were asked for and lose too much.
     """
+    found, about = source.found, source.about
     assert found.dataset is not None
     dataset = found.dataset
     small = pack(quantize(network, dataset.train.images), replace(about, quantized=True))
@@ -119,6 +125,8 @@ def _choose(
     opened |= {f"int8, {runtime}": open_bytes(small, "int8", runtime) for runtime in installed_runtimes()}
     accuracies = {name: _accuracy(classifier, dataset.test) for name, classifier in opened.items()}
     speeds = time_alternately(opened, dataset.test.images)
+    distance = _refit(about.distance, source.val, small)
+    moved = _moved(opened, dataset.test, about.distance_threshold) if distance is about.distance else 0.0
     for name in opened:
         log_info(f"{name:20} {speeds[name]:8,.0f} images/s {accuracies[name]:8.2%} right")
     before, *after = accuracies.values()
@@ -126,15 +134,43 @@ def _choose(
     loss = before - min(after)
     if loss > MOST_LOSS and int8 == "on":
         raise ModelError(f"not exported: with 8 bits {loss:.2%} of the test images are lost, at most {MOST_LOSS:.1%}")
-    if int8 == "auto" and (loss > MOST_LOSS or fast <= slow):
+    if moved > MOST_MOVED and int8 == "on":
+        much = f"{moved:.2%} more or fewer of the test images, at most {MOST_MOVED:.1%}"
+        raise ModelError(f"not exported: with 8 bits the distance rejects {much}")
+    if int8 == "auto" and (loss > MOST_LOSS or moved > MOST_MOVED or fast <= slow):
         return plain, speeds
     # its accuracy is its own, so it is said in the file, which is sealed again; on other images it would mislead
-    own = replace(about, quantized=True, accuracy=min(after) if found.own else None)
+    own = replace(about, quantized=True, accuracy=min(after) if found.own else None, distance=distance)
     return pack(onnx.load_model_from_string(small), own), speeds
 
 
 def _accuracy(classifier: Predictor, part: Split) -> float:
     return accuracy(classifier.predict(part.images), part.labels)
+
+
+def _refit(distance: dict[str, Any] | None, val: np.ndarray | None, small: bytes) -> dict[str, Any] | None:
+    """The note on the distance with the threshold that the int8 file's own distances of validation images give.
+
+    Unchanged where there was none, or where these images are not here.
+    """
+    if distance is None or distance["threshold"] is None or val is None:
+        return distance
+    distances = open_bytes(small, "int8").infer(np.array(val)).distance
+    assert distances is not None
+    threshold = fit_threshold(distances, distance["most_rejected"])
+    rejected = int((distances > threshold).sum())
+    interval = list(exact_interval(rejected, len(distances)))
+    return distance | {"threshold": threshold, "images": len(val), "rejected": rejected, "interval": interval}
+
+
+def _moved(opened: Mapping[str, Predictor], part: Split, threshold: float | None) -> float:
+    """By how much the share of images that the distance rejects differs from the first model's, at most."""
+    if threshold is None:
+        return 0.0
+    some = part[spread(len(part), _MOST_COMPARED)].images
+    distances = [classifier.infer(some).distance for classifier in opened.values()]
+    first, *others = [float((one > threshold).mean()) for one in distances if one is not None]
+    return max(abs(share - first) for share in others)
 
 
 def time_alternately(classifiers: Mapping[str, Predictor], images: np.ndarray) -> dict[str, float]:

@@ -1,5 +1,8 @@
 """A network → an ONNX graph from pixels to probabilities: uint8 N×H×W×3 in, float32 N×K out, any N.
 
+With a `FeatureDistance`, also to a distance, float32 N. Its nodes come before the last ones, so that runtimes that give
+one output, that of the last node, give the probabilities.
+
 Norms are folded into the convolutions before them, through a max pool too, which torch's own exporter leaves standing;
 and what that exporter takes eight seconds for takes a tenth of one.
 """
@@ -17,27 +20,36 @@ from torch import Tensor, fx, nn
 
 from tenfold.errors import ModelError
 from tenfold.training.augment import Normalization
+from tenfold.training.distance import FeatureDistance
 from tenfold.training.networks.module import zeros_around
 
 OPSET = 20  # the first that has Gelu
 IR_VERSION = 9  # the one that came with it: runtimes that know the operators know this
-INPUT, OUTPUT = "images", "probabilities"
+INPUT, OUTPUT, DISTANCE = "images", "probabilities", "distance"
 
 
 def to_onnx(
-    network: nn.Module, normalization: Normalization, classes: int, size: int, temperature: float = 1.0
+    network: nn.Module,
+    normalization: Normalization,
+    classes: int,
+    size: int,
+    temperature: float = 1.0,
+    distance: FeatureDistance | None = None,
 ) -> onnx.ModelProto:
     """Convert a network in evaluation mode, with normalization before it, temperature and softmax after it.
 
-    Raises `ModelError` that names a step which has no counterpart here.
+    distance: what its second output is computed with, if it is to have one. Raises `ModelError` that names a step which
+    has no counterpart here.
     """
     traced = Tracer().trace(network)
-    graph = _Graph(network, _fold_norms(traced, network))
+    graph = _Graph(network, _fold_norms(traced, network), distance)
     for node in traced.nodes:
         graph.take(node, normalization, temperature)
     images = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", size, size, 3])
-    answer = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])
-    built = helper.make_graph(graph.nodes, "tenfold", [images], [answer], graph.numbers)
+    answers = [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes])]
+    if distance is not None:
+        answers.append(helper.make_tensor_value_info(DISTANCE, TensorProto.FLOAT, ["N"]))
+    built = helper.make_graph(graph.nodes, "tenfold", [images], answers, graph.numbers)
     return helper.make_model(built, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
 
 
@@ -121,8 +133,9 @@ def own_functions(network: nn.Module, file_format: str) -> dict[Any, Callable[..
 class _Graph:
     """The nodes and numbers so far. `take` adds what one step of the traced network is in ONNX."""
 
-    def __init__(self, network: nn.Module, folded: Mapping[str, Affine]):
-        self.network, self.folded = network, folded
+    def __init__(self, network: nn.Module, folded: Mapping[str, Affine], distance: FeatureDistance | None = None):
+        self.network, self.folded, self.distance = network, folded, distance
+        self.features = ""  # the input of the layer `head`
         self.nodes: list[onnx.NodeProto] = []
         self.numbers: list[onnx.TensorProto] = []
         self.names: dict[fx.Node, str] = {}
@@ -138,6 +151,11 @@ class _Graph:
         self.numbers.append(numpy_helper.from_array(np.ascontiguousarray(array, np.float32), name))
         return name
 
+    def keep_axis(self, name: str, axis: int) -> str:
+        """Keep the number of an axis; return its name."""
+        self.numbers.append(numpy_helper.from_array(np.array([axis], np.int64), name))
+        return name
+
     def take(self, node: fx.Node, normalization: Normalization, temperature: float) -> None:
         """Add one step of the network."""
         if node.op == "placeholder":
@@ -145,8 +163,12 @@ class _Graph:
             return
         inputs = [self.names[argument] for argument in node.args if isinstance(argument, fx.Node)]
         if node.op == "output":
+            if self.distance is not None:
+                self.add_distance(self.features, self.distance)
             self.end(inputs[0], temperature)
         else:
+            if node.target == "head":
+                self.features = inputs[0]
             self.names[node] = self.translate(node, inputs)
 
     def begin(self, normalization: Normalization) -> str:
@@ -162,6 +184,25 @@ class _Graph:
         if temperature != 1:
             logits = self.add("Mul", [logits, self.keep("sharpness", 1 / temperature)], "tempered")
         self.add("Softmax", [logits], OUTPUT, axis=1)
+
+    def add_distance(self, features: str, found: FeatureDistance) -> None:
+        """From features N×F to `FeatureDistance` of them."""
+        kept = {name: self.keep(f"distance.{name}", array) for name, array in vars(found).items()}
+        axis = self.keep_axis("distance.axis", 1)
+        scaled = self.add("Mul", [features, kept["factor"]], "distance.scaled")
+        compressed = self.add("Asinh", [scaled], "distance.compressed")
+        points = self.add("Gemm", [compressed, kept["projection"], kept["offset"]], "distance.points")
+        squares = self.add("Mul", [points, points], "distance.squares")
+        norm = self.add("ReduceSum", [squares, axis], "distance.norm", keepdims=0)
+        classes = self.add("Gemm", [points, kept["centers"], kept["levels"]], "distance.classes")
+        nearest = self.add("ReduceMax", [classes, axis], "distance.nearest", keepdims=0)
+        discriminants = self.add("Gemm", [features, kept["weights"], kept["biases"]], "distance.discriminants")
+        largest = self.add("ReduceMax", [discriminants, axis], "distance.largest", keepdims=0)
+        mean = self.add("ReduceMean", [compressed, axis], "distance.mean", keepdims=0)
+        active = self.add("Mul", [mean, kept["activity"]], "distance.active")
+        apart = self.add("Sub", [norm, nearest], "distance.mahalanobis")
+        silent = self.add("Sub", [apart, active], "distance.silent")
+        self.add("Sub", [silent, largest], DISTANCE)
 
     def translate(self, node: fx.Node, inputs: list[str]) -> str:
         """Add a layer or a function. Raises `ModelError` for one that is not known here."""

@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,7 +60,7 @@ def to_bytes(source: Source) -> bytes:
     keras = import_keras()
     with tempfile.TemporaryDirectory() as draft, keras.device("cpu"):
         path = Path(draft) / RUN_FILE
-        save(to_keras(source, keras), source.about, path)
+        save(to_keras(source, keras), replace(source.about, distance=None), path)  # which it does not compute
         return path.read_bytes()
 
 

@@ -36,6 +36,8 @@ class ModelMetadata:
     images whose top-1 prediction is correct. made_with: version, recipe, seed, and the name of the data. bit_depth: how
     many bits of 16-bit images are brought to 8; older files mean all. calibration: the number of
     validation images and the target error that threshold and temperature were fitted for; None in older files.
+    distance: of the second output, `distance`: `threshold`, beyond which predictions are rejected (None without enough
+    validation images), and what it was fitted on; None where the file does not have that output, as older ones.
     """
 
     classes: tuple[str, ...]
@@ -48,6 +50,12 @@ class ModelMetadata:
     made_with: dict[str, Any]
     bit_depth: int = 16
     calibration: dict[str, Any] | None = None
+    distance: dict[str, Any] | None = None
+
+    @property
+    def distance_threshold(self) -> float | None:
+        """The distance beyond which predictions are rejected, if rejection is on; None where there is none."""
+        return self.distance["threshold"] if self.distance else None
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, with the version of this format."""
@@ -58,7 +66,7 @@ class ModelMetadata:
         """Read and check what `to_json` gave. Raises `ValueError` that names what is wrong."""
         if values.get("format") != FORMAT:
             raise ValueError(f"format {values.get('format')!r} is unknown to this version")
-        values = {"bit_depth": 16} | with_current_resize(values)
+        values = {"bit_depth": 16, "distance": None} | with_current_resize(values)
         for field, sound in _SOUND.items():
             if field not in values or not sound(values[field]):
                 raise ValueError(f"{field} is missing or wrong")
@@ -75,6 +83,11 @@ def _is_share(value: Any) -> bool:
     return value is None or (isinstance(value, float | int) and 0 <= value <= 1)
 
 
+def _is_distance(value: Any) -> bool:
+    threshold = value.get("threshold", "") if isinstance(value, dict) else value
+    return threshold is None or (isinstance(threshold, float | int) and math.isfinite(threshold))
+
+
 _SOUND: dict[str, Callable[[Any], bool]] = {
     "classes": lambda value: isinstance(value, list) and len(value) >= 2 and all(isinstance(v, str) for v in value),
     "size": lambda value: isinstance(value, int) and 1 <= value <= 1024,
@@ -85,6 +98,7 @@ _SOUND: dict[str, Callable[[Any], bool]] = {
     "quantized": lambda value: isinstance(value, bool),
     "made_with": lambda value: isinstance(value, dict),
     "bit_depth": lambda value: isinstance(value, int) and 8 <= value <= 16,
+    "distance": _is_distance,
 }
 
 
@@ -200,7 +214,7 @@ def find_in_run(run: Path) -> RunFile | None:
         raise ModelError(f"{file} is damaged: write it again with tenfold export {run}")
     results = _read_json(run / "results.json", f"{run} has no scores") if "results.json" in files else {}
     about = read_about(read_content(file), str(file))
-    return RunFile(file, _has_calibration(about, results.get("calibration") or {}))
+    return RunFile(file, _has_calibration(about, results.get("calibration") or {}) and _has_distance(about, results))
 
 
 def _has_calibration(about: ModelMetadata, calibration: dict[str, Any]) -> bool:
@@ -210,6 +224,13 @@ def _has_calibration(about: ModelMetadata, calibration: dict[str, Any]) -> bool:
         calibration.get("promised_error"),  # the name in runs of earlier versions
     )
     return same and (about.temperature, about.threshold) == wanted
+
+
+def _has_distance(about: ModelMetadata, results: dict[str, Any]) -> bool:
+    """Whether the file has the run's distance; int8 files have a threshold of their own for it."""
+    rejection = results.get("rejection")
+    same = about.quantized or about.distance_threshold == (rejection or {}).get("threshold")
+    return rejection is None or (about.distance is not None and same)
 
 
 def _read_json(path: Path, otherwise: str) -> dict[str, Any]:

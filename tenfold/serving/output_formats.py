@@ -23,15 +23,19 @@ class OutputFormat:
     read: Callable[[str], tuple[str, bool]]
 
 
-def make_output_format(name: str, classes: tuple[str, ...], top: int) -> OutputFormat:
-    """The form of that name: `table`, `json` (JSON Lines) or `csv`, for `top` predictions an answer."""
+def make_output_format(name: str, classes: tuple[str, ...], top: int, has_distance: bool = False) -> OutputFormat:
+    """The form of that name: `table`, `json` (JSON Lines) or `csv`, for `top` predictions an answer.
+
+    has_distance: whether answers say it, for two more columns in `csv`.
+    """
     top = min(top, len(classes))
     if name == "json":
         return OutputFormat(None, _to_json, _from_json)
     if name == "csv":
         more = [f"{column}_{rank}" for rank in range(2, top + 1) for column in ("label", "probability")]
-        header = ["path", "label", "probability", *more, "error"]
-        return OutputFormat(_to_csv(header), lambda answer: _to_csv(_cells(answer, top)), _from_csv)
+        distance = ["distance", "rejected_by"] if has_distance else []
+        header = ["path", "label", "probability", *more, *distance, "error"]
+        return OutputFormat(_to_csv(header), lambda answer: _to_csv(_cells(answer, top, has_distance)), _from_csv)
     width = max(len(printable(label)) for label in (*classes, REJECTED, "prediction"))
     titles = [f"{'prediction':{width}}  {'confidence':>10}"] * top
     return OutputFormat("  ".join([*titles, "path"]), lambda answer: _to_row(answer, top, width), _no_reading)
@@ -54,11 +58,12 @@ def _to_csv(cells: Iterable[object]) -> str:
     return line.getvalue()
 
 
-def _cells(answer: PredictionResult, top: int) -> list[object]:
+def _cells(answer: PredictionResult, top: int, has_distance: bool) -> list[object]:
     if answer.error is not None:
-        return [printable(answer.path), *[""] * 2 * top, printable(answer.error)]
+        return [printable(answer.path), *[""] * 2 * (top + has_distance), printable(answer.error)]
     flat = [cell for label, probability in answer.predictions for cell in (printable(label), f"{probability:.6f}")]
-    return [printable(answer.path), *([REJECTED, *flat[1:]] if answer.rejected else flat), ""]
+    distance = [f"{answer.distance:.6g}", " ".join(answer.rejected_by)] if has_distance else []
+    return [printable(answer.path), *([REJECTED, *flat[1:]] if answer.rejected else flat), *distance, ""]
 
 
 def _from_csv(line: str) -> tuple[str, bool]:

@@ -2,11 +2,11 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from tenfold.errors import ImageError, UsageError
 from tenfold.machine import cores
 from tenfold.serving.inputs import Input
 from tenfold.serving.model_file import ModelMetadata
-from tenfold.serving.predictor import Predictor
+from tenfold.serving.predictor import Outputs, Predictor
 
 BATCH_SIZE = 128
 _AHEAD = 4 * BATCH_SIZE
@@ -24,18 +24,29 @@ _LOOSER = (0.05, 0.1, 0.2, 0.5)
 """Target errors that are suggested where a smaller one cannot be met."""
 
 
+Reason = Literal["confidence", "distance"]
+"""Why a prediction is rejected: its probability is too small, or the image is too unlike the training images."""
+
+
 @dataclass(frozen=True)
 class PredictionResult:
     """The prediction for one image.
 
-    predictions: class names with probabilities, the best first; none where there is an `error`. rejected: whether the
-    best one is less probable than the model's threshold, where that was asked for.
+    predictions: class names with probabilities, the best first; none where there is an `error`. distance: how unlike
+    the training images it is to the network, the larger, the less known; None where the model does not say.
+    rejected_by: why it is rejected, where that was asked for; empty where it is not.
     """
 
     path: str
     predictions: tuple[tuple[str, float], ...] = ()
-    rejected: bool = False
+    distance: float | None = None
+    rejected_by: tuple[Reason, ...] = ()
     error: str | None = None
+
+    @property
+    def rejected(self) -> bool:
+        """Whether the best prediction is not to be trusted: none of the classes is the answer."""
+        return bool(self.rejected_by)
 
     @property
     def label(self) -> str | None:
@@ -48,23 +59,58 @@ class PredictionResult:
         return self.predictions[0][1] if self.predictions else None
 
     def to_dict(self) -> dict[str, Any]:
-        """What `tenfold predict --json` prints: path, and label, probability and top, or the error."""
+        """What `tenfold predict --json` prints: path, and what `describe` says, or the error."""
         return {"path": self.path} | ({"error": self.error} if self.error is not None else describe(self))
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What predictions are rejected by: the smallest confidence and the largest distance that are kept, or None."""
+
+    confidence: float | None = None
+    distance: float | None = None
+
+    def __bool__(self) -> bool:
+        return self != Thresholds()
+
+    def reasons(self, probability: float, distance: float | None) -> tuple[Reason, ...]:
+        """Why a prediction is rejected; empty where it is not."""
+        unsure = self.confidence is not None and probability < self.confidence
+        unknown = self.distance is not None and distance is not None and distance > self.distance
+        found: dict[Reason, bool] = {"confidence": unsure, "distance": unknown}
+        return tuple(reason for reason, holds in found.items() if holds)
 
 
 def answer(
     classifier: Predictor, inputs: Iterable[Input], top: int = 1, reject: bool = False
 ) -> Iterator[list[PredictionResult]]:
     """Answer inputs batch by batch, in their order. Raises `UsageError` at once for `reject` without a threshold."""
-    return _answer_batches(classifier, inputs, top, check_threshold(classifier, reject))
+    return _answer_batches(classifier, inputs, top, find_thresholds(classifier.about, reject))
 
 
-def check_threshold(classifier: Predictor, reject: bool) -> float | None:
-    """The threshold to reject by, None for not to reject. Raises `UsageError` where the model has none."""
-    threshold = classifier.about.threshold
-    if reject and threshold is None:
-        raise UsageError(f"this model has no threshold: {_why_no_threshold(classifier.about)}; or leave --reject out")
-    return threshold if reject else None
+def find_thresholds(about: ModelMetadata, reject: bool) -> Thresholds:
+    """What to reject by: what the model has, nothing without `reject`. Raises `UsageError` where it has neither."""
+    found = Thresholds(about.threshold, about.distance_threshold) if reject else Thresholds()
+    if reject and not found:
+        raise UsageError(f"this model has no threshold: {_why_no_threshold(about)}; or leave --reject out")
+    return found
+
+
+def missing_threshold(about: ModelMetadata) -> str | None:
+    """Which of the two thresholds the model lacks, why, and how to get it, in a line; None where it has both.
+
+    A file without a distance is an older one, which has one threshold only.
+    """
+    if about.threshold is None:
+        return f"rejected by distance only, not by confidence: {_why_no_threshold(about)}"
+    if about.distance and about.distance["threshold"] is None:
+        return f"rejected by confidence only, not by distance: {_why_no_distance(about.distance)}"
+    return None
+
+
+def _why_no_distance(found: Mapping[str, Any]) -> str:
+    needed, had = f"{found['images_needed']:,}", f"{found['images']:,}"
+    return f"that needs at least {needed} validation images (tenfold train --val-size N), and it had {had}"
 
 
 def _why_no_threshold(about: ModelMetadata) -> str:
@@ -94,27 +140,29 @@ def _looser(found: Mapping[str, Any]) -> str:
 
 
 def _answer_batches(
-    classifier: Predictor, inputs: Iterable[Input], top: int, threshold: float | None
+    classifier: Predictor, inputs: Iterable[Input], top: int, thresholds: Thresholds
 ) -> Iterator[list[PredictionResult]]:
     decoded = _decode_ahead(classifier, inputs)
     while batch := list(islice(decoded, BATCH_SIZE)):
         images = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
-        rows = iter(classifier.predict(np.stack(images)) if images else ())
+        names = [name for name, pixels in batch if not isinstance(pixels, ImageError)]
+        outputs = classifier.infer(np.stack(images)) if images else None
+        answers = iter(to_answers(names, outputs, classifier.classes, top, thresholds) if outputs else ())
         yield [
-            PredictionResult(name, error=str(pixels))
-            if isinstance(pixels, ImageError)
-            else to_answer(name, next(rows), classifier.classes, top, threshold)
+            PredictionResult(name, error=str(pixels)) if isinstance(pixels, ImageError) else next(answers)
             for name, pixels in batch
         ]
 
 
-def to_answer(
-    name: str, row: np.ndarray, classes: tuple[str, ...], top: int, threshold: float | None
-) -> PredictionResult:
-    """The `top` best predictions of a row of K probabilities; `threshold` says where they are rejected."""
-    best = np.argsort(-row, kind="stable")[:top]
-    predictions = tuple((classes[i], float(row[i])) for i in best)
-    return PredictionResult(name, predictions, rejected=threshold is not None and predictions[0][1] < threshold)
+def to_answers(
+    names: Sequence[str], outputs: Outputs, classes: tuple[str, ...], top: int, thresholds: Thresholds
+) -> Iterator[PredictionResult]:
+    """The `top` best predictions of each of N images; `thresholds` say which are rejected."""
+    distances = [None] * len(names) if outputs.distance is None else outputs.distance.tolist()
+    for name, row, distance in zip(names, outputs.probabilities, distances, strict=True):
+        best = np.argsort(-row, kind="stable")[:top]
+        predictions = tuple((classes[i], float(row[i])) for i in best)
+        yield PredictionResult(name, predictions, distance, thresholds.reasons(predictions[0][1], distance))
 
 
 def _decode_ahead(classifier: Predictor, inputs: Iterable[Input]) -> Iterator[tuple[str, np.ndarray | ImageError]]:
@@ -142,7 +190,12 @@ def _decode_ahead(classifier: Predictor, inputs: Iterable[Input]) -> Iterator[tu
 
 
 def describe(answer: PredictionResult) -> dict[str, Any]:
-    """The prediction for an image that could be read, as plain data."""
+    """The prediction for an image that could be read, as plain data: label (None where it is rejected), probability,
+    top, and of a model that has a distance, that and why the image is rejected, if it is.
+    """
     label, probability = answer.predictions[0]
     top = [{"label": label, "probability": probability} for label, probability in answer.predictions]
-    return {"label": None if answer.rejected else label, "probability": probability, "top": top}
+    described: dict[str, Any] = {"label": None if answer.rejected else label, "probability": probability, "top": top}
+    if answer.distance is not None:
+        described |= {"distance": answer.distance, "rejected_by": list(answer.rejected_by)}
+    return described

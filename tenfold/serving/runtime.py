@@ -49,15 +49,19 @@ def check_runtime(runtime: str, where: str = "") -> str:
 # --- starting them -----------------------------------------------------------------------------------------------
 
 
-def start(runtime: str, content: bytes, spin: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """Load a model file's bytes; what maps uint8 N×S×S×3 to float32 N×K, safe from many threads.
+Run = Callable[[np.ndarray], list[np.ndarray]]
+"""Maps images uint8 N×S×S×3 to all outputs of a file, in its order. Safe from many threads."""
+
+
+def start(runtime: str, content: bytes, spin: bool) -> Run:
+    """Load a model file's bytes, ready to run.
 
     spin: see `open_model`. Raises whatever the runtime does.
     """
     return _START[runtime](content, spin)
 
 
-def _start_onnxruntime(content: bytes, spin: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _start_onnxruntime(content: bytes, spin: bool) -> Run:
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()  # of its Windows builds, which read no variable
@@ -67,10 +71,10 @@ def _start_onnxruntime(content: bytes, spin: bool) -> Callable[[np.ndarray], np.
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})[0]
+    return lambda images: session.run(None, {name: images})
 
 
-def _start_openvino(content: bytes, _spin: bool) -> Callable[[np.ndarray], np.ndarray]:
+def _start_openvino(content: bytes, _spin: bool) -> Run:
     # Importing openvino reports to its maker unless this package is missing: so it is, for this process.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -80,9 +84,10 @@ def _start_openvino(content: bytes, _spin: bool) -> Callable[[np.ndarray], np.nd
     compiled = core.compile_model(core.read_model(content), "CPU", settings)
     request, lock = compiled.create_infer_request(), threading.Lock()
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> list[np.ndarray]:
         with lock:
-            return np.array(request.infer([images])[0])
+            answers = request.infer([images])
+            return [np.array(answers[number]) for number in range(len(compiled.outputs))]
 
     return run
 

@@ -17,6 +17,9 @@ from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.synthetic import synthetic_images
 from tenfold.training.aliases import target_error_in
 from tenfold.training.device import select_device
+from tenfold.training.distance import FILE, FeatureDistance
+from tenfold.training.features import features_and_logits
+from tenfold.training.holdout import split
 from tenfold.training.infer import predict_logits
 from tenfold.training.provenance import FoundData, find_data
 from tenfold.training.run import Run
@@ -25,6 +28,8 @@ from tenfold.training.weights import Model
 CHECKED = 500
 """Images, at most, on which a file is compared with the network that it was made from: a second's work for `fast89`."""
 LEAST_AGREEMENT, MOST_DIFFERENCE = 0.999, 1e-3
+_MOST_OFF = 1e-2
+"""Of a distance, which has a standard deviation of about 2; of large ones, as a share."""
 _TIE = 1e-5
 """Two classes whose probabilities differ by less are equally good top-1 predictions: the order of sums decides."""
 
@@ -37,6 +42,8 @@ class Exported:
     top-1 prediction; verified_on: which images these two are of, "test images", "other images" (of the run's classes,
     but not those it was scored on) or "synthetic images"; verified_images: how many. accuracy: top-1 accuracy on the
     run's test images, where known; images_per_second: by number format and runtime, where timed.
+    distance_max_abs_diff: largest difference of a distance; distance_agreement: share of images that the file and the
+    network reject alike by it; None where the file has no distance, or no threshold for it.
     """
 
     path: str
@@ -50,6 +57,8 @@ class Exported:
     verified_images: int
     accuracy: float | None
     images_per_second: dict[str, float] | None
+    distance_max_abs_diff: float | None = None
+    distance_agreement: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON."""
@@ -77,7 +86,8 @@ class Source(NamedTuple):
     """A trained network, what its file will say of it, and what it answers to the images that the file is checked on.
 
     found: the images that there are of its kind. images: uint8 N×S×S×3; expected: float32 N×K, probabilities at the
-    run's temperature, computed in float32.
+    run's temperature, computed in float32. distance: what the run has fitted, if anything; distances: float32 N, of the
+    images. val: uint8 N×S×S×3, the run's validation images, where they are here.
     """
 
     model: Model
@@ -85,6 +95,9 @@ class Source(NamedTuple):
     about: ModelMetadata
     images: np.ndarray
     expected: np.ndarray
+    distance: FeatureDistance | None = None
+    distances: np.ndarray | None = None
+    val: np.ndarray | None = None
 
     @property
     def verified_on(self) -> str:
@@ -101,12 +114,27 @@ def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Sou
     """
     device_config = select_device("cpu", torch.float32)
     model, found = run.load_model(device_config), find_data(run, data)
-    about, images = describe(run, model), _images_to_check(found, model.size)
-    logits = predict_logits(model.network, torch.from_numpy(images), model.normalization, device_config).single
-    source = Source(model, found, about, images, torch.softmax(logits / about.temperature, dim=1).numpy())
+    about, images, distance = describe(run, model), _images_to_check(found, model.size), read_distance(run)
+    pixels, distances = torch.from_numpy(images), None
+    if distance is None:
+        logits = predict_logits(model.network, pixels, model.normalization, device_config).single
+    else:
+        features, logits = features_and_logits(model.network, pixels, model.normalization, device_config)
+        distances = distance(features.numpy())
+    expected = torch.softmax(logits / about.temperature, dim=1).numpy()
+    val = split(found.dataset, run.recipe, run.env["seed"])[1] if found.own and found.dataset else None
+    source = Source(model, found, about, images, expected, distance, distances, val.images if val else None)
     if not found.own:
         log_info(f"checked on {source.verified_on}: {found.reason}")
     return source
+
+
+def read_distance(run: Run) -> FeatureDistance | None:
+    """What the run has fitted; None where it has not, as older ones. Raises `ModelError` for damage."""
+    if not run.scored or run.digest(FILE) is None:
+        return None
+    run.verify(FILE)
+    return FeatureDistance.from_bytes((run.path / FILE).read_bytes(), str(run.path / FILE))
 
 
 def _images_to_check(found: FoundData, size: int) -> np.ndarray:
@@ -133,6 +161,7 @@ def describe(run: Run, model: Model) -> ModelMetadata:
         made_with=made_with | {"data": Path(env["data"]).name},
         bit_depth=run.description.bit_depth,
         calibration=_noted(calibration),
+        distance=_noted_distance(results) if read_distance(run) else None,
     )
 
 
@@ -144,6 +173,24 @@ def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
     return {"target_error": target_error_in(calibration)} | {name: calibration[name] for name in names}
 
 
+def _noted_distance(results: dict[str, Any]) -> dict[str, Any]:
+    """Threshold of a file's distance, and how it was found."""
+    names = ("threshold", "most_rejected", "confidence", "images", "images_needed", "rejected", "interval")
+    return {name: results["rejection"][name] for name in names}
+
+
+def check_distances(answers: np.ndarray | None, expected: np.ndarray | None) -> None:
+    """Compare distances N of a file with those of its network, if it has any. Raises `ModelError` where they differ."""
+    if answers is None or expected is None:
+        return
+    difference = float((np.abs(answers - expected) / np.maximum(1, np.abs(expected))).max())
+    if not difference <= _MOST_OFF:
+        raise ModelError(
+            f"not exported: the file would differ from the network by {difference:.1g} in a distance "
+            f"(at most {_MOST_OFF:g})"
+        )
+
+
 def check(answers: np.ndarray, expected: np.ndarray) -> None:
     """Compare probabilities N×K of a file with those of its network. Raises `ModelError` where they differ."""
     difference, same = float(np.abs(answers - expected).max()), agreement(answers, expected)
@@ -152,6 +199,18 @@ def check(answers: np.ndarray, expected: np.ndarray) -> None:
             f"not exported: the file would differ from the network by {difference:.1g} in a probability "
             f"(at most {MOST_DIFFERENCE:g}) and agree on {same:.2%} of the images (at least {LEAST_AGREEMENT:.1%})"
         )
+
+
+def _compare_distances(
+    answers: np.ndarray | None, expected: np.ndarray | None, threshold: float | None
+) -> dict[str, float]:
+    """The fields of `Exported` about distances N."""
+    if answers is None or expected is None:
+        return {}
+    found = {"distance_max_abs_diff": float(np.abs(answers - expected).max())}
+    if threshold is not None:
+        found["distance_agreement"] = float(((answers > threshold) == (expected > threshold)).mean())
+    return found
 
 
 def agreement(answers: np.ndarray, expected: np.ndarray) -> float:
@@ -182,9 +241,18 @@ def verified(
     return content, measure(source, out, file_format, runtime, content, answers)
 
 
-def measure(source: Source, out: Path, file_format: str, runtime: str, content: bytes, answers: np.ndarray) -> Exported:
-    """What is reported of a float32 file that gave these answers, probabilities N×K, to the source's images."""
+def measure(
+    source: Source,
+    out: Path,
+    file_format: str,
+    runtime: str,
+    content: bytes,
+    answers: np.ndarray,
+    distances: np.ndarray | None = None,
+) -> Exported:
+    """What is reported of a float32 file that gave these answers, probabilities N×K and distances N, to the images."""
     return Exported(
+        **_compare_distances(distances, source.distances, source.about.distance_threshold),
         path=str(out),
         format=file_format,
         quantized=False,

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from tenfold.console import log_info, progress
@@ -15,10 +16,27 @@ from tenfold.registry import Registry
 
 if TYPE_CHECKING:
     from tenfold.training.run import Run
-    from tenfold.training.trainer import EpochMetrics, Trainer
+    from tenfold.training.trainer import Trainer
 
 
 C = TypeVar("C", bound="Callback")
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """A row of metrics.csv. Accuracies in [0, 1]; nan without validation images; seconds of this epoch.
+
+    epoch: how many are done, the last one perhaps a part. stage: from 1. train_loss with its L2 terms.
+    """
+
+    epoch: float
+    stage: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    seconds: float
 
 
 class Callback:
@@ -35,7 +53,7 @@ class Callback:
     def on_step_end(self, trainer: "Trainer") -> None:
         """After every step; `trainer.log[trainer.step - 1]` holds its loss and accuracy."""
 
-    def on_epoch_end(self, trainer: "Trainer", metrics: "EpochMetrics") -> None:
+    def on_epoch_end(self, trainer: "Trainer", metrics: EpochMetrics) -> None:
         """After every epoch, and after the last step."""
 
     def on_fit_end(self, trainer: "Trainer") -> None:
@@ -94,7 +112,7 @@ class ProgressBar(Callback):
 class EpochLog(Callback):
     """One line an epoch through `logging`."""
 
-    def on_epoch_end(self, trainer: "Trainer", metrics: "EpochMetrics") -> None:
+    def on_epoch_end(self, trainer: "Trainer", metrics: EpochMetrics) -> None:
         """Log the epoch's loss and accuracy."""
         line = f"epoch {metrics.epoch:g}: loss {metrics.train_loss:.4f}, accuracy {metrics.train_accuracy:.2%}"
         if not math.isnan(metrics.val_accuracy):
@@ -124,7 +142,7 @@ class EarlyStopping(Callback):
             raise UsageError(f"EarlyStopping watches {self.monitor}: hold out validation images (val_size)")
         self._stop_where_due(trainer)
 
-    def on_epoch_end(self, trainer: "Trainer", metrics: "EpochMetrics") -> None:
+    def on_epoch_end(self, trainer: "Trainer", metrics: EpochMetrics) -> None:
         """Stop where the last `patience` epochs brought nothing."""
         self._stop_where_due(trainer)
 

@@ -1,6 +1,7 @@
 """Whether to fine-tune a pretrained network behind its logistic head: decided on training images that are held out."""
 
 import copy
+import math
 import time
 from dataclasses import replace
 
@@ -9,14 +10,11 @@ import torch.nn.functional as F
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
-from tenfold.data.groups import unite
-from tenfold.training.augment import derive_seed
-from tenfold.training.callbacks import ProgressBar
 from tenfold.training.device import DeviceConfig
+from tenfold.training.halves import can_halve, halves, predict_half
 from tenfold.training.holdout import split
-from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import FineTune, Recipe
-from tenfold.training.trainer import Trainer, to_tensors
+from tenfold.training.trainer import Trainer
 
 MOST_TO_TRY = 500
 """Training images: with more, trying would double a time that is long already, and fine-tuning is likely to help: it
@@ -29,36 +27,31 @@ FINE_TUNED: tuple[FineTune, FineTune] = ("off", "on")
 def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_config: DeviceConfig) -> Recipe:
     """The recipe with `fine_tune` on or off instead of auto.
 
-    Up to `MOST_TO_TRY` images are split in two halves; each is predicted by a network that was trained on the other,
-    with the head alone and fine-tuned. Fine-tuning is on unless more images are right without it, or as many at a
-    smaller loss. What was found is logged.
+    Half of up to `MOST_TO_TRY` images are predicted by a network that the other half trained, with the head alone and
+    fine-tuned. Fine-tuning is on unless it is `clearly_worse`: it gains less from half the images than from all, and
+    few images tell little. What was found is logged.
     """
     if recipe.fine_tune != "auto":
         return recipe
     train = split(dataset, recipe, seed)[0]
-    if len(train) > MOST_TO_TRY or np.unique(train.labels, return_counts=True)[1].min() < 2:
+    if len(train) > MOST_TO_TRY or not can_halve(train):
         log_info(f"fine-tuning on: it is tried first for at most {MOST_TO_TRY} images, two or more of each class")
         return replace(recipe, fine_tune="on")
-    found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves(train, seed)]
-    (right, loss), (tuned_right, tuned_loss) = np.sum(found, axis=0).tolist()
-    helps = (tuned_right, -tuned_loss) > (right, -loss)
+    one, other = halves(train, seed)[0]
+    right, tuned_right = _try(recipe, dataset, train[one], train[other], seed, device_config)
+    off = clearly_worse(right, tuned_right)
     log_info(
-        f"fine-tuning {'on' if helps else 'off'}: trained on halves, {right / len(train):.1%} of the other half right "
-        f"with the head alone, {tuned_right / len(train):.1%} fine-tuned"
+        f"fine-tuning {'off' if off else 'on'}: trained on half of the images, {right.mean():.1%} of the others are "
+        f"right with the head alone, {tuned_right.mean():.1%} fine-tuned"
     )
-    return replace(recipe, fine_tune="on" if helps else "off")
+    return replace(recipe, fine_tune="off" if off else "on")
 
 
-def halves(train: Split, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The numbers of the images in two halves, once each way round: of every class, and of groups whole ones."""
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # here: it takes a second
-
-    shuffle = derive_seed(seed, "fine-tuning") % 2**32
-    if train.groups is None:
-        return list(StratifiedKFold(2, shuffle=True, random_state=shuffle).split(train.labels, train.labels))
-    groups = unite(train.groups.tolist())
-    folds = StratifiedGroupKFold(2, shuffle=True, random_state=shuffle)
-    return list(folds.split(train.labels, train.labels, groups))
+def clearly_worse(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether the second is right on fewer of the same images, bool N each: one-sided exact sign test, p < 0.05."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n = only_first + only_second
+    return sum(math.comb(n, k) for k in range(only_first, n + 1)) < 0.05 * 2**n
 
 
 def announce(trainer: Trainer) -> None:
@@ -85,21 +78,11 @@ def _seconds_an_image(trainer: Trainer) -> float:
 
 def _try(
     recipe: Recipe, dataset: Dataset, train: Split, val: Split, seed: int, device_config: DeviceConfig
-) -> tuple[tuple[int, float], tuple[int, float]]:
-    """Images of `val` that are right, and the sum of their losses: with the head alone, and fine-tuned."""
-    half, part = replace(recipe.for_images(len(train)), val_size=0), replace(dataset, train=train, val_size=0)
-    scores = []
-    for fine_tune in FINE_TUNED:
-        trainer = Trainer(
-            replace(half, fine_tune=fine_tune), part, [ProgressBar("trying")], seed=seed, device=device_config
-        )
-        scores.append(_score(trainer.fit(), val))
-    return scores[0], scores[1]
-
-
-def _score(trainer: Trainer, val: Split) -> tuple[int, float]:
-    images, labels = to_tensors(val)
-    logits = predict_logits(
-        trainer.network, images, trainer.normalization, trainer.device_config, trainer.recipe.tta
-    ).averaged
-    return int((logits.argmax(1) == labels).sum()), float(F.cross_entropy(logits, labels, reduction="sum"))
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which images of `val` are right, bool N: with the head alone, and fine-tuned."""
+    answers = (
+        predict_half(replace(recipe, fine_tune=fine_tune), dataset, train, val, seed, device_config)
+        for fine_tune in FINE_TUNED
+    )
+    plain, tuned = ((logits.argmax(1) == labels).numpy() for logits, labels in answers)
+    return plain, tuned

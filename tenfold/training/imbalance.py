@@ -29,6 +29,14 @@ def fit_recipe(recipe: Recipe, train: Split, val_size: int = 0) -> Recipe:
     return recipe.for_images(len(train) - val_size, has_rare_classes(train.labels))
 
 
+def class_factors(labels: np.ndarray, power: float) -> np.ndarray:
+    """By how much each image counts: (largest / own count)^`power` in rare classes, else 1. int N → float64 N."""
+    counts = np.bincount(labels)
+    ratios = counts.max() / np.maximum(counts, 1)
+    factors: np.ndarray = np.where(counts < RARE_FRACTION * counts.max(), ratios, 1.0) ** power
+    return factors[labels]
+
+
 def oversample(labels: Tensor, power: float) -> Tensor:
     """Which images a cycle holds, int64 M ≥ N: all, then those of rare classes again, the first ones first.
 

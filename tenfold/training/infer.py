@@ -47,14 +47,14 @@ def predict_logits(
         def tell(seen: int) -> None:
             on_batch(seen * len(images) / (len(images) + again))
 
-        single = _run(model, images, normalization, device_config, plain, tell)
+        every = torch.arange(len(images))
+        single = _run(model, images, every, normalization, device_config, plain, tell)
         averaged = single.clone()
         unsure = least_confident(single, tta_fraction) if others else torch.empty(0, dtype=torch.int64)
         if len(unsure):
-            uncertain = images[unsure.to(images.device)]
             total = plain[0] * single[unsure]
             for view in others:
-                total += view[0] * _run(model, uncertain, normalization, device_config, view, tell)
+                total += view[0] * _run(model, images, unsure, normalization, device_config, view, tell)
             averaged[unsure] = total
         return Logits(single, averaged)
     finally:
@@ -76,14 +76,17 @@ def least_confident(logits: Tensor, share: float) -> Tensor:
 def _run(
     model: nn.Module,
     images: Tensor,
+    numbers: Tensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     view: View,
     tell: Callable[[int], None],
 ) -> Tensor:
+    """Logits of the images of these numbers, int64 M: batch by batch, so that no copy of all is made."""
     _, mirrored, shift = view
     parts = []
-    for batch in images.split(batch_size_for(images.shape[1])):
+    for some in numbers.to(images.device).split(batch_size_for(images.shape[1])):
+        batch = images[some]
         seen = tta_view(batch.to(device_config.device), mirrored, shift)
         with device_config.autocast():
             parts.append(model(normalization.normalize(seen)).float().cpu())

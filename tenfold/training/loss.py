@@ -1,4 +1,4 @@
-"""The loss of a batch, each image's by its weight where a label file gives weights. Legend: B images, K classes."""
+"""The loss of a batch, each image's by its weight where there are weights. Legend: B images, K classes."""
 
 import numpy as np
 import torch
@@ -6,13 +6,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tenfold.data.dataset import Split
+from tenfold.training.imbalance import class_factors
 
 
-def loss_weights(part: Split) -> Tensor | None:
-    """Factors of the images' losses, float32 N with mean 1; None where all are the same: the bits are as without."""
-    if part.weights is None or len(np.unique(part.weights)) == 1:
+def loss_weights(part: Split, class_weight: float = 0.0) -> Tensor | None:
+    """Factors of the images' losses, float32 N with mean 1; None where all are the same: the bits are as without.
+
+    class_weight: see `Recipe.class_weight`.
+    """
+    factors = class_factors(part.labels, class_weight)
+    if part.weights is not None:
+        factors = factors * part.weights
+    if len(np.unique(factors)) == 1:
         return None
-    return torch.from_numpy((part.weights / part.weights.mean()).astype(np.float32))
+    return torch.from_numpy((factors / factors.mean()).astype(np.float32))
 
 
 def image_losses(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float = 0.0) -> Tensor:

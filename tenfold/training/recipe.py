@@ -110,6 +110,8 @@ class Recipe:
     oversample: Share = 0.0
     """Images of rare classes (of fewer than half as many as the largest) come (largest / own count)^p times as often,
     where p is this: 0.5 is square-root sampling."""
+    class_weight: Share = 0.0
+    """Images of rare classes count (largest / own count)^p times as much in the loss, where p is this."""
     freeze_fraction: Share = 0.0
     """Share of the steps, the last ones, in which the network's first parameters stay as they are."""
     images: Positive = 50_000

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from tenfold.files import write_text
-from tenfold.training.callbacks import Callback
+from tenfold.training.callbacks import Callback, EpochMetrics
 from tenfold.training.run import Run
-from tenfold.training.trainer import EpochMetrics, Trainer
+from tenfold.training.trainer import Trainer
 
 CHECKPOINT_SECONDS = 5.0
 CHECKPOINT_SHARE = 0.01

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from tenfold.console import log_info
 from tenfold.errors import UsageError
 from tenfold.files import write_text
-from tenfold.training.callbacks import CALLBACKS, Callback, register_callback
+from tenfold.training.callbacks import CALLBACKS, Callback, EpochMetrics, register_callback
 
 if TYPE_CHECKING:
     from tenfold.training.run import Run
-    from tenfold.training.trainer import EpochMetrics, Trainer
+    from tenfold.training.trainer import Trainer
 
 EPOCH_METRICS = ("learning_rate", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
@@ -50,7 +50,7 @@ class TensorBoard(Callback):
         self._writer.add_scalar("step/loss", loss, trainer.step)
         self._writer.add_scalar("step/accuracy", accuracy, trainer.step)
 
-    def on_epoch_end(self, trainer: "Trainer", metrics: "EpochMetrics") -> None:
+    def on_epoch_end(self, trainer: "Trainer", metrics: EpochMetrics) -> None:
         """Log the epoch's metrics, at its last step."""
         for name, value in _finite(asdict(metrics), EPOCH_METRICS):
             self._writer.add_scalar(f"epoch/{name}", value, trainer.step)
@@ -104,7 +104,7 @@ class MLflow(Callback):
         mlflow.log_params(dict(_flat(json.loads(trainer.recipe.to_json()))) | {"seed": trainer.seed})
         mlflow.log_text(trainer.recipe.to_json(), "recipe.json")
 
-    def on_epoch_end(self, trainer: "Trainer", metrics: "EpochMetrics") -> None:
+    def on_epoch_end(self, trainer: "Trainer", metrics: EpochMetrics) -> None:
         """Log the epoch's metrics, at its last step."""
         import mlflow
 

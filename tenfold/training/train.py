@@ -13,6 +13,7 @@ from tenfold.data.corrections import CORRECTIONS, apply_corrections, parse_corre
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
+from tenfold.training.balancing import Balance, decide_balance
 from tenfold.training.callbacks import Callback, EpochLog, ProgressBar
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
@@ -62,17 +63,20 @@ def train(
     device: str = "auto",
     dist: DistContext = SINGLE_PROCESS,
     target_error: float | None = None,
+    balance: Balance | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> TrainResult:
     """Train in the new run directory `out`, and write its manifest; where there are other ranks, as their first.
 
-    target_error: noted for the calibration that follows (`evaluate`), from 0.001 to 0.5.
+    target_error: noted for the calibration that follows (`evaluate`), from 0.001 to 0.5. balance: of rare classes, by
+    default as the recipe says.
 
     Ctrl-C and SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`,
     `DivergedError`, `StorageError`.
     """
     check_new(out)
     target_error, device_config = check_target_error(target_error), device_for(recipe, dist.device(device))
+    recipe = decide_balance(recipe, balance, dataset, seed, device_config)
     recipe = decide_fine_tuning(recipe, dataset, seed, device_config)
     trainer = _prepare(recipe, dataset, seed, device_config, dist)
     env = describe_environment(dataset.name, seed, device_config, dist) | note_origin(dataset)

@@ -7,7 +7,7 @@ a run resumed from them ends bit-identical.
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.profiler import record_function
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DivergedError, ModelError, UsageError, one_line
 from tenfold.training.augment import Normalization, derive_seed, downsample, make_batch
-from tenfold.training.callbacks import Callback, report_exception
+from tenfold.training.callbacks import Callback, EpochMetrics, report_exception
 from tenfold.training.checkpoint import Checkpoint
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
@@ -37,23 +37,6 @@ from tenfold.training.recipe import Recipe
 from tenfold.training.sampler import Sampler
 from tenfold.training.schedule import make_schedule
 from tenfold.training.signals import DeferredSignals
-
-
-@dataclass(frozen=True)
-class EpochMetrics:
-    """A row of metrics.csv. Accuracies in [0, 1]; nan without validation images; seconds of this epoch.
-
-    epoch: how many are done, the last one perhaps a part. stage: from 1. train_loss with its L2 terms.
-    """
-
-    epoch: float
-    stage: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    seconds: float
 
 
 class Trainer:
@@ -88,7 +71,7 @@ class Trainer:
         self.interrupted = False
         """Whether Ctrl-C or SIGTERM ends training after the current step, here or in another process."""
         train, val = split(data, recipe, seed)
-        self._set_up(*to_tensors(train), len(data.classes), loss_weights(train))
+        self._set_up(*to_tensors(train), len(data.classes), loss_weights(train, recipe.class_weight))
         self.val = to_tensors(val) if val else None
 
     def _set_up(self, images: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> None:
@@ -104,6 +87,8 @@ class Trainer:
         self.network = make_network(recipe.network, classes, some, derive_seed(seed, "weights"), device_config.device)
         self.class_counts = labels.bincount(minlength=classes).tolist()
         cycle = oversample(labels, recipe.oversample)
+        self.times = cycle.bincount()
+        """How often each image comes in a cycle, int64 N."""
         if len(cycle) > len(labels):
             images, labels, weights = images[cycle], labels[cycle], None if weights is None else weights[cycle]
         self.images, self.labels = images.to(device_config.device), labels.to(device_config.device)
@@ -146,6 +131,9 @@ class Trainer:
             strength = None if self.recipe.fine_tune == "off" else BEFORE_FINE_TUNING
             once = slice(sum(self.class_counts))  # behind them are those of rare classes again
             images, labels, weights = self.images[once], self.labels[once], self._weights_of(once)
+            if len(self.labels) > len(labels):
+                times = (self.times / self.times.float().mean()).to(self.labels.device)
+                weights = times if weights is None else weights * times
             set_logistic_head(self.network, images, labels, self.normalization, self.device_config, strength, weights)
             self.head_is_set = True
 

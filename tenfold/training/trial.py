@@ -12,9 +12,9 @@ from typing import Any
 from tenfold.data import load
 from tenfold.errors import TenfoldError, Terminated, is_memory
 from tenfold.files import parse_object
-from tenfold.training.callbacks import Callback
+from tenfold.training.callbacks import Callback, EpochMetrics
 from tenfold.training.recipe import Recipe
-from tenfold.training.trainer import EpochMetrics, Trainer
+from tenfold.training.trainer import Trainer
 
 KILLED = 137
 

@@ -132,6 +132,16 @@ def test_paths_beside_the_folder(root: Path, tmp_path: Path) -> None:
     assert [issue.kind for issue in listing.issues if issue.severity == "error"] == ["missing image", "classes"]
 
 
+def test_a_folder_may_be_named_from_within(root: Path, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths below it are called alike, relative or absolute, so that one image is not two."""
+    write("path,label", *TWO, f"{root}/0.png,cat")
+    monkeypatch.chdir(root)
+    for folder in (".", "../photos"):
+        listing = list_labels(Path(folder), LabelFile(Path("labels.csv")))
+        assert pairs(listing) == [("0.png", "cat"), ("1.png", "dog")]
+        assert [issue.kind for issue in listing.issues] == ["repeated", "unlisted"]
+
+
 def test_a_parquet_file_is_read(root: Path) -> None:
     columns = {
         "path": ["0.png", "1.png", "2.png"],

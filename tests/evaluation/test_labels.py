@@ -9,7 +9,7 @@ import torch
 from tenfold.data.dataset import Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError
-from tenfold.evaluation.labels import FOLDS, assign_folds, find_issues, predict_out_of_fold, recipe_for
+from tenfold.evaluation.labels import FOLDS, assign_folds, assign_groups, find_issues, predict_out_of_fold, recipe_for
 from tenfold.training.device import DeviceConfig
 from tenfold.training.networks import WhitenedSpec
 from tenfold.training.recipe import Stage
@@ -23,6 +23,16 @@ def test_folds_are_even_in_every_class() -> None:
     counts = np.array([[(folds[labels == k] == fold).sum() for fold in range(FOLDS)] for k in range(10)])
     assert counts.sum() == 997 and np.ptp(counts, axis=1).max() <= 1
     assert np.array_equal(folds, assign_folds(labels, 10))
+
+
+def test_a_group_is_in_one_fold() -> None:
+    train = make_shapes(train=240, test=1).train
+    grouped = replace(train, groups=np.array([f"g{row // 6}" for row in range(240)], object))
+    folds = assign_groups(grouped, 10)
+    assert set(folds.tolist()) == set(range(FOLDS))
+    assert all(len(set(folds[row : row + 6].tolist())) == 1 for row in range(0, 240, 6))
+    with pytest.raises(DataError, match="fewer groups of training images than cross-validation needs"):
+        assign_groups(replace(train, groups=np.full(240, "one", object)), 10)
 
 
 def test_a_class_with_one_image_cannot_be_checked() -> None:

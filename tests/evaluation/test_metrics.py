@@ -11,9 +11,10 @@ import torchmetrics
 from scipy.stats import binomtest
 
 from tenfold.errors import ModelError
-from tenfold.evaluation import metrics
+from tenfold.evaluation import metrics, significance
 
 SIZES = [(1, 2), (7, 2), (200, 10), (300, 1000)]
+COUNTED = ["precision", "recall", "f1", "support"]
 
 
 def draw(n: int, k: int, scale: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
@@ -121,12 +122,47 @@ def test_confusion_matrix_has_true_classes_in_rows_and_bytes_do_not_overflow() -
     assert matrix[200, 3] == 1 and matrix[200, 200] == 1 and matrix[3, 3] == 1 and matrix.sum() == 3
 
 
+def test_scores_that_count_classes_alike_by_hand() -> None:
+    """Three of four right, none of one; the third class has no images."""
+    matrix = np.array([[3, 1, 0], [1, 0, 0], [0, 0, 0]])
+    assert metrics.balanced_accuracy(matrix) == pytest.approx((3 / 4 + 0) / 2)
+    assert metrics.macro_f1(matrix) == pytest.approx((2 * 3 / (4 + 4) + 0) / 2)
+    (low, high), (zero, most) = metrics.wilson_interval(3, 4), metrics.wilson_interval(0, 1)
+    below, above = math.hypot(0.75 - low, 0 - zero) / 2, math.hypot(high - 0.75, most - 0) / 2
+    assert metrics.balanced_interval(matrix) == pytest.approx((0.375 - below, 0.375 + above))
+
+
+@pytest.mark.parametrize(("n", "k"), SIZES)
+def test_scores_that_count_classes_alike_are_scikit_learns(n: int, k: int) -> None:
+    logits, labels = draw(n, k)
+    predicted, present = logits.argmax(axis=1), np.unique(labels)
+    matrix = metrics.confusion_matrix(labels, predicted, k)
+    theirs = sklearn.metrics.f1_score(labels, predicted, labels=present, average="macro", zero_division=0)
+    assert metrics.macro_f1(matrix) == pytest.approx(theirs)
+    recall = sklearn.metrics.recall_score(labels, predicted, labels=present, average="macro", zero_division=0)
+    assert metrics.balanced_accuracy(matrix) == pytest.approx(recall)
+
+
+def test_the_interval_of_the_balanced_accuracy_holds_what_it_says() -> None:
+    """Of many draws from classes of 100, 30 and 10 images, about 95 % of the intervals hold the true value."""
+    random, sizes, recalls = np.random.default_rng(0), (100, 30, 10), (0.9, 0.7, 0.6)
+    held = 0
+    for _ in range(1000):
+        right = [random.binomial(n, p) for n, p in zip(sizes, recalls, strict=True)]
+        matrix = np.diag(right)
+        matrix[:, 0] += [0, *(n - found for n, found in zip(sizes[1:], right[1:], strict=True))]
+        matrix[0, 1] = sizes[0] - right[0]
+        low, high = metrics.balanced_interval(matrix)
+        held += low <= sum(recalls) / 3 <= high
+    assert 0.93 <= held / 1000 <= 0.98
+
+
 def test_per_class_by_hand() -> None:
     labels = np.array([0, 0, 0, 1, 1, 2], np.uint8)
     predicted = np.array([0, 0, 1, 1, 1, 0])  # "c" is never predicted
     frame = metrics.per_class(labels, predicted, ["a", "b", "c"])
     assert list(frame.index) == ["a", "b", "c", "accuracy", "macro avg", "weighted avg"]
-    assert list(frame.columns) == ["precision", "recall", "f1", "support"]
+    assert list(frame.columns) == [*COUNTED, "recall_low", "recall_high"]
     expected = [
         [2 / 3, 2 / 3, 2 / 3, 3],
         [2 / 3, 1, 0.8, 2],
@@ -135,8 +171,11 @@ def test_per_class_by_hand() -> None:
         [4 / 9, 5 / 9, (2 / 3 + 0.8) / 3, 6],
         [10 / 18, 4 / 6, (3 * 2 / 3 + 2 * 0.8) / 6, 6],
     ]
-    np.testing.assert_allclose(frame.to_numpy(), expected)
+    np.testing.assert_allclose(frame[COUNTED].to_numpy(), expected)
     assert frame["support"].dtype == int
+    limits = frame[["recall_low", "recall_high"]].to_numpy()
+    np.testing.assert_allclose(limits[:3], [metrics.wilson_interval(*pair) for pair in ((2, 3), (2, 2), (0, 1))])
+    np.testing.assert_allclose(limits[[3, 5]], [metrics.wilson_interval(4, 6)] * 2)
 
 
 @pytest.mark.parametrize(("n", "k"), SIZES)
@@ -146,7 +185,7 @@ def test_per_class_is_scikit_learns(n: int, k: int) -> None:
     frame = metrics.per_class(labels, predicted, [f"class {i}" for i in range(k)])
     theirs = sklearn.metrics.precision_recall_fscore_support(labels, predicted, labels=range(k), zero_division=0)
     present = np.bincount(labels, minlength=k) > 0
-    np.testing.assert_allclose(frame.iloc[:k].to_numpy()[present], np.stack(theirs, axis=1)[present])
+    np.testing.assert_allclose(frame[COUNTED].iloc[:k].to_numpy()[present], np.stack(theirs, axis=1)[present])
     assert frame.iloc[:k, :3].isna().all(axis=1).tolist() == (~present).tolist()
     assert frame.loc["accuracy", "f1"] == pytest.approx(metrics.accuracy(logits, labels))
 
@@ -164,10 +203,11 @@ def test_a_class_that_no_image_is_of_counts_in_no_average() -> None:
         [3 / 8, 3 / 8, 3 / 8, 5],  # of a and b; of all four it was 3/16
         [3 / 5, 3 / 5, 3 / 5, 5],
     ]
-    np.testing.assert_allclose(frame.to_numpy(), expected)
-    assert metrics.to_records(frame)[2] == {"class": "c", "precision": None, "recall": None, "f1": None, "support": 0}
+    np.testing.assert_allclose(frame[COUNTED].to_numpy(), expected)
+    nothing = dict.fromkeys(["precision", "recall", "f1", "recall_low", "recall_high"])
+    assert metrics.to_records(frame)[2] == {"class": "c", "support": 0} | nothing
     lines = metrics.format_per_class(frame).splitlines()
-    assert lines[4] == "c                     –        –        –        0"
+    assert lines[4] == "c                     –        –                  –        –        0"
     assert lines[-1] == "No test images of c, d: left out of the macro average"
 
 
@@ -264,7 +304,7 @@ def test_pairs_are_compared_by_the_exact_binomial_test(only_first: int, only_sec
     first, second = np.ones(1000, bool), np.ones(1000, bool)
     second[:only_first] = False
     first[only_first : only_first + only_second] = False
-    pair = metrics.compare_pair(first, second)
+    pair = significance.compare_pair(first, second)
     assert (pair.only_first, pair.only_second) == (only_first, only_second)
     differing = only_first + only_second
     assert pair.p == pytest.approx(binomtest(only_first, differing).pvalue if differing else 1)
@@ -275,22 +315,22 @@ def test_pairs_are_compared_by_the_exact_binomial_test(only_first: int, only_sec
 
 
 def test_holm_by_hand() -> None:
-    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert metrics.holm([0.5, 0.9]) == pytest.approx([1, 1])
-    assert metrics.holm([]) == []
+    assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert significance.holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert significance.holm([]) == []
 
 
 def test_format_per_class() -> None:
     frame = metrics.per_class(np.array([0] * 999 + [1]), np.zeros(1000, int), ["cat", "a dog"])
     assert metrics.format_per_class(frame).splitlines() == [
-        "              precision   recall       F1   images",
-        "──────────────────────────────────────────────────",
-        "cat              99.90%  100.00%   99.95%      999",
-        "a dog             0.00%    0.00%    0.00%        1",
-        "──────────────────────────────────────────────────",
-        "accuracy         99.90%   99.90%   99.90%    1,000",
-        "macro avg        49.95%   50.00%   49.97%    1,000",
-        "weighted avg     99.80%   99.90%   99.85%    1,000",
+        "              precision   recall      95 % interval       F1   images",
+        "─────────────────────────────────────────────────────────────────────",
+        "cat              99.90%  100.00%    99.6% to 100.0%   99.95%      999",
+        "a dog             0.00%    0.00%      0.0% to 79.3%    0.00%        1",
+        "─────────────────────────────────────────────────────────────────────",
+        "accuracy         99.90%   99.90%    99.4% to 100.0%   99.90%    1,000",
+        "macro avg        49.95%   50.00%     49.8% to 89.7%   49.97%    1,000",
+        "weighted avg     99.80%   99.90%    99.4% to 100.0%   99.85%    1,000",
     ]
 
 

@@ -3,6 +3,7 @@
 import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tenfold.data.corrections import apply_corrections, read_corrections
 from tenfold.evaluation.compare import read_comparison, write_comparison
 from tenfold.evaluation.metrics import shown
 from tests.support.browser import chromium, violations
@@ -192,6 +194,121 @@ def test_it_prints_with_all_details_open(page: "Page", tmp_path: Path) -> None:
     assert not page.locator("nav").is_visible() and not page.locator("#filters").is_visible()
     assert page.pdf(path=tmp_path / "report.pdf").startswith(b"%PDF")
     assert page.locator("details:not([open])").count() == 0
+
+
+# --- review of labels ---
+
+
+CARDS = "#review-list .card"
+
+
+def saved(page: "Page") -> list[dict[str, str]]:
+    """The rows of the file that Save downloads."""
+    with page.expect_download() as download:
+        page.locator("#review-save").click()
+    assert download.value.suggested_filename == "corrections.csv"
+    with Path(download.value.path()).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def most_confident_mistakes(predictions: list[dict[str, str]]) -> list[dict[str, str]]:
+    wrong = [row for row in predictions if row["correct"] == "False"]
+    return sorted(wrong, key=lambda row: -float(row["probability"]))
+
+
+def test_labels_are_reviewed_by_keyboard(page: "Page", predictions: list[dict[str, str]], tmp_path: Path) -> None:
+    """What is saved is what `train --corrections` reads: names that are markup, code or too long are whole in it."""
+    mistakes = most_confident_mistakes(predictions)
+    page.locator(CARDS).first.focus()
+    assert_shows(page.locator(f"{CARDS} .image").first, int(mistakes[0]["index"]), tmp_path)
+    for key in ("r", "d", "U", "ArrowRight", "k", "ArrowLeft", "d", "ArrowLeft", "Backspace"):
+        page.keyboard.press(key)
+    assert page.evaluate("document.activeElement.dataset.key") == f"test/{mistakes[4]['index']}"
+    assert page.locator("#review-status").text_content() == (
+        f"3 of {page.evaluate('DATA.review.items.length')} decided: 1 relabelled, 1 dropped, 1 unsure."
+    )
+    rows = saved(page)
+    assert [(row["index"], row["given"], row["action"], row["label"]) for row in rows] == [
+        (mistakes[0]["index"], mistakes[0]["true"], "relabel", mistakes[0]["predicted"]),
+        (mistakes[1]["index"], mistakes[1]["true"], "drop", ""),
+        (mistakes[2]["index"], mistakes[2]["true"], "unsure", ""),
+    ]
+    content = Path(tmp_path / "c.csv")
+    with page.expect_download() as download:
+        page.locator("#review-save").click()
+    download.value.save_as(content)
+    corrected = apply_corrections(DATASET, read_corrections(content))
+    assert corrected.classes[corrected.test.labels[int(mistakes[0]["index"])]] == mistakes[0]["predicted"]
+    assert len(corrected.test) == len(DATASET.test) - 1
+
+
+def test_labels_are_reviewed_by_mouse(page: "Page") -> None:
+    card = page.locator(CARDS).nth(1)
+    card.get_by_role("button", name="Relabel").click()
+    card.locator("select").focus()
+    assert card.locator("select option").count() == len(NAMES)
+    card.locator("select").select_option(index=7)
+    assert card.get_attribute("aria-label").endswith(", relabelled")  # type: ignore[union-attr]
+    assert saved(page)[0]["label"] == DATASET.classes[7]
+    page.locator(CARDS).nth(2).get_by_role("button", name="Keep").click()
+    assert [row["action"] for row in saved(page)] == ["relabel", "keep"]
+    card.get_by_role("button", name="Relabel").click()
+    assert card.locator("[aria-pressed=true]").count() == 0 and [r["action"] for r in saved(page)] == ["keep"]
+    page.locator("[name=open]").check()
+    shown_ = page.locator("#review-count").text_content() or ""
+    assert int(shown_.split()[0].replace(",", "")) == page.evaluate("DATA.review.items.length") - 1
+
+
+def test_choices_survive_a_reload_until_they_are_cleared(page: "Page") -> None:
+    page.locator(CARDS).nth(3).get_by_role("button", name="Drop").click()
+    page.reload()
+    assert page.locator(CARDS).nth(3).get_by_role("button", name="Drop").get_attribute("aria-pressed") == "true"
+    assert [row["action"] for row in saved(page)] == ["drop"]
+    page.locator("#review-clear").click()
+    page.reload()
+    assert page.locator(f"{CARDS} [aria-pressed=true]").count() == 0
+    assert page.locator("#review-save").is_disabled()
+
+
+def test_one_card_is_a_stop_of_the_tabulator(page: "Page") -> None:
+    """With its four buttons and its list of labels; the next stop is behind the list."""
+    page.locator(CARDS).nth(1).focus()
+    names = []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        names.append(page.evaluate("document.activeElement.textContent + document.activeElement.tagName"))
+    assert names[:4] == ["KeepKBUTTON", "RelabelRBUTTON", "DropDBUTTON", "UnsureUBUTTON"]
+    assert names[4].endswith("SELECT") and names[5] == "Show moreBUTTON"
+    assert page.locator(f"{CARDS}[tabindex='0']").count() == 1
+
+
+def test_earlier_corrections_are_saved_again(open_page: Open, tmp_path: Path) -> None:
+    """Of a run that was trained with some; a label that is changed again keeps the first one as `given`."""
+    names = np.array([f"{row}.png" for row in range(len(SHAPES.test))], object)
+    data = replace(SHAPES, test=replace(SHAPES.test, names=names))
+    train = replace(SHAPES.train, names=np.array([f"t{row}.png" for row in range(len(SHAPES.train))], object))
+    data = replace(data, train=train)
+    make_drawn_run(tmp_path / "first", data)
+    first = open_page(tmp_path / "first" / "report.html")
+    items = first.evaluate("DATA.review.items")[:41]
+    first.locator(CARDS).first.focus()
+    for key in "d" + 40 * "r":
+        first.keyboard.press(key)
+    with first.expect_download() as download:
+        first.locator("#review-save").click()
+    download.value.save_as(tmp_path / "c.csv")
+    corrected = apply_corrections(data, read_corrections(tmp_path / "c.csv"))
+    make_drawn_run(tmp_path / "second", corrected, seed=1)
+    page = open_page(tmp_path / "second" / "report.html")
+    before = saved(page)
+    assert [row["path"] for row in before] == [item["path"] for item in items]
+    assert [row["action"] for row in before] == ["drop", *(40 * ["relabel"])]
+    given = {row["path"]: row["given"] for row in before}
+    again = next(item["path"] for item in page.evaluate("DATA.review.items") if item["path"] in given)
+    for action, kept in (("keep", "relabel"), ("unsure", "relabel"), ("drop", "drop")):
+        page.evaluate("([key, action]) => choices.set(key, { action, label: '' })", [again, action])
+        (row,) = (row for row in saved(page) if row["path"] == again)
+        assert (row["given"], row["action"], len(saved(page))) == (given[again], kept, 41)
 
 
 # --- several runs ---

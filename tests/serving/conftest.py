@@ -3,6 +3,7 @@
 PyTorch is imported by the fixtures that need it: tests of the rest run where it is not installed.
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +16,12 @@ from tests.support.made_once import made_once
 if TYPE_CHECKING:
     from tenfold.training.run import Run
 
+DISTANCE_THRESHOLD = 3.0
+
 
 def make_run(folder: Path, recipe_file: Path) -> None:
-    """Train, score and export into a folder."""
+    """Train, score and export into a folder: with temperature and thresholds."""
+    from tenfold.evaluation.distance import add_rejection
     from tenfold.evaluation.evaluate import evaluate, write_scores
     from tenfold.serving.export import export
     from tenfold.training import train as training
@@ -28,6 +32,10 @@ def make_run(folder: Path, recipe_file: Path) -> None:
     evaluation = evaluate(trained.run, trained.dataset, trained.device_config)
     calibration = {"temperature": 0.8, "threshold": 0.6, "target_error": 0.01}
     write_scores(trained.run, evaluation, {"calibration": calibration})
+    add_rejection(trained.run, trained.dataset, "cpu")
+    results = trained.run.require_scores()
+    results["rejection"] |= {"threshold": DISTANCE_THRESHOLD, "images": 100, "rejected": 4, "interval": [0.01, 0.1]}
+    trained.run.rewrite_in_manifest({"results.json": json.dumps(results)})
     trained.run.unlock()
     export(trained.run)
     export(trained.run, folder / "small.onnx", "on")

@@ -10,6 +10,8 @@ import onnx
 import pytest
 
 from tenfold.data import Dataset
+from tenfold.data.unknown import make_unknown
+from tenfold.evaluation.metrics import auroc, fpr_at_95
 from tenfold.serving.card import has_card, write_card
 from tenfold.serving.export import pack
 from tenfold.serving.predictor import BUNDLED, open_model
@@ -33,6 +35,27 @@ def test_a_card_says_what_is_true_of_the_file(run: Run, small: Path) -> None:
         (found,) = re.findall(rf"\| {name} \| ([\d.]+)%", text)
         assert float(found) == pytest.approx(100 * right[test.labels == label].mean(), abs=0.051)
     assert str(run.path) not in text and "\n\n\n" not in text
+
+
+def test_a_card_says_how_well_unknown_images_are_noticed(run: Run, small: Path) -> None:
+    """Worked out again from the file's answers; the fixture's threshold is 3."""
+    text, model, test = write_card(run, small).read_text(), open_model(small), reload_dataset(run).test
+    known = model.infer(test.images)
+    assert known.distance is not None
+    beyond = (known.distance > 3.0).mean()
+    assert f"{beyond:.1%} of the test images" in text
+    for kind, images in make_unknown(32, model.classes).items():
+        others = model.infer(images)
+        assert others.distance is not None
+        cells = re.search(rf"\| {kind} \| ([\d.]+) \| ([\d.]+)% \| ([\d.]+) \| ([\d.]+)% \| ([\d.]+)%", text)
+        assert cells is not None
+        expected = [
+            *(auroc(known.distance, others.distance), 100 * fpr_at_95(known.distance, others.distance)),
+            auroc(-known.probabilities.max(1), -others.probabilities.max(1)),
+        ]
+        assert [float(cell) for cell in cells.groups()[:3]] == pytest.approx(expected, abs=0.051)
+        assert float(cells[5]) == pytest.approx(100 * (others.distance > 3.0).mean(), abs=0.051)
+    assert "| shapes |" not in text  # it was trained on them
 
 
 def test_the_command_is_that_of_the_run(run: Run, small: Path) -> None:
@@ -63,6 +86,27 @@ def test_the_model_that_comes_along_is_small_and_its_card_its_own() -> None:
     assert model.digest in card and model.about.made_with["data"] == "cifar10"
     (right,) = re.findall(r"([\d.]+)% right", card)
     assert float(right) / 100 == pytest.approx(model.about.accuracy, abs=0.001)  # which runtime it was may show
+
+
+def test_the_model_that_comes_along_knows_what_it_does_not_know(cifar10: Dataset) -> None:
+    """Shapes, scikit-learn's digits enlarged, and noise: AUROC of at least 0.95, and better than the confidence.
+
+    Of known images it rejects about as many as its card says.
+    """
+    from sklearn.datasets import load_digits
+
+    model, unknown = open_model(BUNDLED), make_unknown(32, cifar10.classes)
+    digits = (load_digits().images[:500] * 255 / 16).round().astype(np.uint8).repeat(4, 1).repeat(4, 2)
+    unknown["digits"] = np.repeat(digits[..., None], 3, axis=3)
+    known = model.infer(np.array(cifar10.test.images[:2000]))
+    assert known.distance is not None and model.about.distance_threshold is not None
+    assert (known.distance > model.about.distance_threshold).mean() == pytest.approx(0.05, abs=0.02)
+    for kind, images in unknown.items():
+        others = model.infer(images)
+        assert others.distance is not None
+        found = auroc(known.distance, others.distance)
+        assert found >= 0.95, kind
+        assert found > auroc(-known.probabilities.max(1), -others.probabilities.max(1)), kind
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -96,5 +140,6 @@ def test_names_are_shown_as_they_are(run: Run, model: Path, tmp_path: Path) -> N
         *(r"a\|b", r"\<b\>x\</b\>", r"\[x\](http\://y.z)", r"line\\nbreak", r"\`code\`"),
         *(r"\*a\_b\*", r"back\\slash", r"\&lt;", "猫", r"www\.a.b"),
     ]
-    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    scores, _, _ = text.partition("## Unknown images")
+    rows = [line for line in scores.splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 10 and all(len(re.findall(r"(?<!\\)\|", row)) == 4 for row in rows)

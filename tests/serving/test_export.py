@@ -17,10 +17,13 @@ import torch
 
 from tenfold.errors import BusyError, ModelError, UsageError
 from tenfold.serving import export as exporting
+from tenfold.serving import source
 from tenfold.serving.export import export, pack
-from tenfold.serving.model_file import verify
+from tenfold.serving.model_file import ModelMetadata, verify
 from tenfold.serving.predictor import open_bytes, open_model
 from tenfold.training.device import DeviceConfig
+from tenfold.training.distance import FILE, FeatureDistance
+from tenfold.training.features import extract_features
 from tenfold.training.lock import Lock
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
@@ -61,7 +64,8 @@ def test_the_file_says_all_that_is_needed_and_no_path(run: Run, model: Path, sma
     assert quantized.accuracy == pytest.approx(about.accuracy, abs=0.01)
     for content in (model.read_bytes(), small.read_bytes()):
         assert not any(part.encode() in content for part in ("/tmp", str(Path.home()), str(run.path), "site-packages"))
-    assert small.stat().st_size < 0.6 * model.stat().st_size  # a tiny network is mostly names
+    assert about.distance is not None and about.distance["images_needed"] == 59 and about.distance_threshold == 3.0
+    assert small.stat().st_size < 0.7 * model.stat().st_size  # a tiny network is mostly names, and its distance
 
 
 def test_the_run_vouches_for_its_file(run: Run) -> None:
@@ -92,10 +96,51 @@ def test_a_file_that_answers_otherwise_is_not_written(
 ) -> None:
     """A wrong temperature; without the check the file is there. Nothing half-written stays either."""
     right = exporting.to_onnx
-    monkeypatch.setattr(exporting, "to_onnx", lambda *words: right(*words[:-1], words[-1] * 1.05))
+    monkeypatch.setattr(exporting, "to_onnx", lambda *words, **more: right(*words[:-1], words[-1] * 1.05, **more))
     with pytest.raises(ModelError, match=r"differ from the network by 0\.\d+ in a probability \(at most 0.001\)"):
         export(run, tmp_path / "out" / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_other_distances_is_not_written(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the check the file is there."""
+    right = exporting.to_onnx
+
+    def wrong(*words: object, distance: FeatureDistance) -> onnx.ModelProto:
+        return right(*words, distance=replace(distance, biases=distance.biases + 0.1))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exporting, "to_onnx", wrong)
+    with pytest.raises(ModelError, match=r"differ from the network by 0\.\d+ in a distance \(at most 0.01\)"):
+        export(run, tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_distances_are_those_of_the_network_also_with_eight_bits(run: Run, model: Path, small: Path) -> None:
+    """Those of float32 to the digits that it has; with 8 bits, about as many images lie beyond a threshold."""
+    test = reload_dataset(run).test
+    network = run.load_model(CPU)
+    features = extract_features(network.network, torch.from_numpy(np.array(test.images)), network.normalization, CPU)
+    expected = FeatureDistance.from_bytes((run.path / FILE).read_bytes(), FILE)(features.numpy())
+    plain, quantized = (open_model(file).infer(test.images).distance for file in (model, small))
+    assert plain is not None and quantized is not None and np.ptp(expected) > 3
+    np.testing.assert_allclose(plain, expected, atol=1e-3, rtol=1e-3)
+    assert np.corrcoef(quantized, expected)[0, 1] > 0.99
+    assert abs((quantized > 3.0).mean() - (expected > 3.0).mean()) <= 0.02
+
+
+def test_a_run_without_a_distance_gives_a_file_without_one(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As runs of earlier versions: one output, and nothing about a second one."""
+    monkeypatch.setattr(source, "read_distance", lambda run: None)
+    exported = export(run, tmp_path / "x.onnx")
+    opened = open_model(tmp_path / "x.onnx")
+    assert exported.distance_max_abs_diff is None and opened.about.distance is None
+    assert [output.name for output in onnx.load(tmp_path / "x.onnx").graph.output] == ["probabilities"]
+    assert opened.infer(reload_dataset(run).test.images[:2]).distance is None
+    metadata = json.loads(json.dumps(opened.about.to_json()))
+    del metadata["distance"]  # as they wrote it
+    assert ModelMetadata.from_json(metadata) == opened.about
 
 
 def test_other_first_guesses_are_refused() -> None:

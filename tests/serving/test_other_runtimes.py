@@ -50,14 +50,19 @@ def test_float32_in_plain_openvino(run: Run, model: Path, images: np.ndarray) ->
 
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    expected = open_model(model).predict(images)
-    assert np.ptp(expected) > 0.9
-    np.testing.assert_allclose(compiled([images])[0], expected, atol=TOLERANCE)
+    expected, distance = open_model(model).infer(images)
+    assert np.ptp(expected) > 0.9 and distance is not None
+    answers = compiled([images])
+    np.testing.assert_allclose(answers[0], expected, atol=TOLERANCE)
+    np.testing.assert_allclose(answers[1], distance, atol=1e-2, rtol=1e-3)
 
 
 def test_float32_in_the_reference_of_onnx(model: Path, images: np.ndarray) -> None:
-    (answers,) = ReferenceEvaluator(onnx.load(model)).run(None, {"images": images[:4]})
-    np.testing.assert_allclose(answers, open_model(model).predict(images[:4]), atol=TOLERANCE)
+    answers, distances = ReferenceEvaluator(onnx.load(model)).run(None, {"images": images[:4]})
+    expected, distance = open_model(model).infer(images[:4])
+    assert distance is not None
+    np.testing.assert_allclose(answers, expected, atol=TOLERANCE)
+    np.testing.assert_allclose(distances, distance, atol=1e-3, rtol=1e-3)
 
 
 OPENCV = """
@@ -65,6 +70,8 @@ import sys, cv2, numpy
 net = cv2.dnn.readNetFromONNX(sys.argv[1], *map(int, sys.argv[4:]))
 net.setInput(numpy.load(sys.argv[2]))
 numpy.save(sys.argv[3], net.forward())
+net.setInput(numpy.load(sys.argv[2]))
+numpy.save(sys.argv[3] + ".distance.npy", net.forward(["probabilities", "distance"])[1])
 print(cv2.__version__)
 """
 
@@ -82,9 +89,11 @@ def test_opencv(version: str, run: Run, model: Path, small: Path, images: np.nda
     for file, engine, tolerance in ((model, [], TOLERANCE), (small, [], ROUNDED), (BUNDLED, classic, ROUNDED)):
         result = ask(OPENCV, env, file, tmp_path / "images.npy", tmp_path / "answers.npy", *engine)
         assert result.returncode == 0 and result.stdout.startswith(f"{version}."), result.stderr
-        answers, expected = np.load(tmp_path / "answers.npy"), open_model(file).predict(images)
+        answers, (expected, distance) = np.load(tmp_path / "answers.npy"), open_model(file).infer(images)
         np.testing.assert_allclose(answers, expected, atol=tolerance)
         assert (answers.argmax(1) == expected.argmax(1)).mean() >= 0.99
+        distances = np.load(tmp_path / "answers.npy.distance.npy").ravel()
+        assert distance is not None and np.corrcoef(distances, distance)[0, 1] > (0.9999 if file == model else 0.99)
 
 
 # --- Keras -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -20,9 +21,9 @@ from tenfold.console import printable
 from tenfold.errors import BusyError, DataError, StorageError, Terminated, UsageError
 from tenfold.serving.export import pack
 from tenfold.serving.inputs import find
-from tenfold.serving.model_file import find_in_run
+from tenfold.serving.model_file import ModelMetadata, find_in_run
 from tenfold.serving.output_formats import make_output_format
-from tenfold.serving.predict import PredictionResult, answer
+from tenfold.serving.predict import PredictionResult, Thresholds, answer, find_thresholds, missing_threshold
 from tenfold.serving.predictor import open_model
 from tenfold.serving.resumable import ResumableWriter, skip_done
 from tenfold.training.provenance import reload_dataset
@@ -87,10 +88,13 @@ def test_csv_and_table(invoke: Invoke, model: Path, photos: Path, expected: list
     one, bad = photos / "00.png", photos / "07.png"
     result = predict(invoke, model, one, bad, "--csv", "--top", "2")
     rows = list(csv.DictReader(result.stdout.splitlines()))
-    assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2", "error"]
+    columns = ["path", "label", "probability", "label_2", "probability_2", "distance", "rejected_by", "error"]
+    assert list(rows[0]) == columns and rows[0]["rejected_by"] == ""
+    distances = open_model(model).infer(open_model(model).decode(one.read_bytes())[None]).distance
+    assert distances is not None and float(rows[0]["distance"]) == pytest.approx(distances[0], rel=1e-4)
     assert (rows[0]["path"], rows[0]["label"]) == (str(one), expected[0][0])
     assert float(rows[0]["probability"]) == pytest.approx(expected[0][1], abs=1e-5) and rows[0]["error"] == ""
-    assert rows[1]["label"] == "" and "cut short" in rows[1]["error"]
+    assert (rows[1]["label"], rows[1]["distance"]) == ("", "") and "cut short" in rows[1]["error"]
     header, row = predict(invoke, model, one).stdout.splitlines()
     assert header.split() == ["prediction", "confidence", "path"]
     assert row.split() == [expected[0][0], f"{expected[0][1]:.2%}", str(one)]
@@ -103,19 +107,54 @@ def test_more_guesses_than_classes_are_all_of_them(invoke: Invoke, model: Path, 
 
 
 def test_what_is_unsure_is_none_of_these(model: Path, photos: Path) -> None:
-    """The threshold of the fixture is 0.6; the best guess stays in the answer."""
+    """The thresholds of the fixture are 0.6 and 3; the best guess stays in the answer."""
     classifier = open_model(model)
     (plain,) = answer(classifier, find([str(photos / "0[0-6].png")]))
     (judged,) = answer(classifier, find([str(photos / "0[0-6].png")]), reject=True)
     assert [line.predictions for line in judged] == [line.predictions for line in plain]
-    assert [line.rejected for line in judged] == [line.predictions[0][1] < 0.6 for line in plain]
+    for line in judged:
+        reasons = {"confidence": line.predictions[0][1] < 0.6, "distance": line.distance > 3.0}
+        assert line.rejected_by == tuple(reason for reason, holds in reasons.items() if holds)
     assert not any(line.rejected for line in plain)
-    unsure = PredictionResult("a.png", (("cat", 0.5), ("dog", 0.4)), rejected=True)
+    unsure = PredictionResult("a.png", (("cat", 0.5), ("dog", 0.4)), rejected_by=("confidence",))
     assert json.loads(make_output_format("json", ("cat", "dog"), 1).write(unsure))["label"] is None
     assert json.loads(make_output_format("json", ("cat", "dog"), 1).write(unsure))["top"][0]["label"] == "cat"
     assert make_output_format("csv", ("cat", "dog"), 2).write(unsure) == "a.png,none of these,0.500000,dog,0.400000,"
     row = make_output_format("table", ("cat", "dog"), 2).write(unsure)
     assert row == "none of these      50.00%  dog                40.00%  a.png"
+    unknown = replace(unsure, distance=4.25, rejected_by=("confidence", "distance"))
+    line = make_output_format("csv", ("cat", "dog"), 2, has_distance=True).write(unknown)
+    assert line == "a.png,none of these,0.500000,dog,0.400000,4.25,confidence distance,"
+    line = make_output_format("json", ("cat", "dog"), 2, has_distance=True).write(unknown)
+    assert json.loads(line)["distance"] == 4.25 and json.loads(line)["rejected_by"] == ["confidence", "distance"]
+
+
+def test_either_threshold_is_enough_to_reject_by() -> None:
+    """Which one an image is beyond is said; what is equal to a threshold is kept."""
+    both = Thresholds(confidence=0.5, distance=2.0)
+    assert [both.reasons(*pair) for pair in ((0.5, 2.0), (0.4, 2.0), (0.5, 2.5), (0.4, 2.5))] == [
+        *((), ("confidence",), ("distance",), ("confidence", "distance")),
+    ]
+    assert Thresholds(confidence=0.5).reasons(0.4, 9.0) == ("confidence",)
+    assert Thresholds(distance=2.0).reasons(0.0, 3.0) == ("distance",)
+    assert Thresholds(distance=2.0).reasons(0.0, None) == () and not Thresholds() and both
+
+
+@pytest.mark.parametrize(
+    ("threshold", "distance", "said"),
+    [
+        (0.5, 2.0, None),
+        (None, 2.0, "rejected by distance only, not by confidence: it was trained without validation images"),
+        (0.5, None, "by confidence only, not by distance: that needs at least 59 validation images .* and it had 20"),
+    ],
+)
+def test_which_threshold_is_missing_is_said(threshold: float | None, distance: float | None, said: str | None) -> None:
+    found = {"threshold": distance, "images_needed": 59, "images": 20}
+    about = ModelMetadata(("a", "b"), 32, "stretch", 1.0, threshold, None, False, {}, distance=found)
+    missing = missing_threshold(about)
+    assert missing is None if said is None else re.search(said, missing or "")
+    assert find_thresholds(about, reject=True) == Thresholds(threshold, distance)
+    assert missing_threshold(replace(about, threshold=0.5, distance=None)) is None  # an older file
 
 
 @pytest.mark.parametrize("form", ["json", "csv", "table"])
@@ -181,7 +220,7 @@ def test_one_line_says_what_is_wrong(invoke: Invoke, tmp_path: Path, words: list
 
 def test_a_model_without_threshold_rejects_nothing(invoke: Invoke, run: Run, photos: Path, tmp_path: Path) -> None:
     loaded = onnx.load(run.path / "model.onnx")
-    about = replace(open_model(run.path / "model.onnx").about, threshold=None)
+    about = replace(open_model(run.path / "model.onnx").about, threshold=None, distance=None)
     (tmp_path / "x.onnx").write_bytes(pack(loaded, about))
     result = predict(invoke, tmp_path / "x.onnx", photos, "--reject")
     assert (result.returncode, result.stdout) == (2, "")
@@ -216,7 +255,7 @@ def test_why_there_is_no_threshold_is_said(
 ) -> None:
     """It said "without enough validation images", but not how many are needed, nor how many there were."""
     loaded = onnx.load(run.path / "model.onnx")
-    about = replace(open_model(run.path / "model.onnx").about, threshold=None, calibration=calibration)
+    about = replace(open_model(run.path / "model.onnx").about, threshold=None, calibration=calibration, distance=None)
     (tmp_path / "x.onnx").write_bytes(pack(loaded, about))
     with pytest.raises(UsageError) as refused:
         answer(open_model(tmp_path / "x.onnx"), [], reject=True)

@@ -94,6 +94,7 @@ def test_answers_are_those_of_predict(
         assert_same(guesses(reply), [guessed])
         assert reply["predictions"][0]["label"] == guessed[0][0]
         assert (reply["model"], reply["size"], reply["threshold"]) == ("model", 32, 0.6)
+        assert reply["distance_threshold"] == 3.0 and reply["predictions"][0]["rejected_by"] == []
 
 
 def test_many_images_in_each_form(
@@ -148,7 +149,9 @@ def test_who_keeps_a_connection_does_not_wait(service: Service) -> None:
 def test_unsure_answers_have_no_label(service: Service, contents: list[bytes]) -> None:
     body, kind = multipart(*contents)
     for one in service.ask("POST", "/predict?reject=true", body, Content_Type=kind).json()["predictions"]:
-        assert one["label"] == (one["top"][0]["label"] if one["probability"] >= 0.6 else None)
+        reasons = ["confidence"] * (one["probability"] < 0.6) + ["distance"] * (one["distance"] > 3.0)
+        assert one["rejected_by"] == reasons
+        assert one["label"] == (None if reasons else one["top"][0]["label"])
         assert one["probability"] == one["top"][0]["probability"]
 
 
@@ -164,12 +167,14 @@ def test_open_inference_protocol(service: Service, run: Run, model: Path) -> Non
     assert service.ask("GET", "/v2").json()["name"] == "tenfold"
     reply = service.ask("GET", "/v2/models/model").json()
     assert reply["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, 32, 32, 3]}]
-    assert reply["outputs"] == [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 10]}]
+    shapes = {"probabilities": [-1, 10], "distance": [-1]}
+    assert reply["outputs"] == [{"name": name, "datatype": "FP32", "shape": shape} for name, shape in shapes.items()]
     assert reply["parameters"]["classes"] == list(classifier.classes)
     for data in (images.ravel().tolist(), images.tolist()):  # flat and nested
         tensor = {"name": "images", "datatype": "UINT8", "shape": [3, 32, 32, 3], "data": data}
         answered = service.ask("POST", "/v2/models/model/infer", json.dumps({"id": "7", "inputs": [tensor]})).json()
-        (output,) = answered["outputs"]
+        output, distances = answered["outputs"]
+        assert distances["data"] == pytest.approx(list(classifier.infer(images).distance), rel=1e-4)
         assert (answered["id"], answered["model_name"], output["shape"]) == ("7", "model", [3, 10])
         assert output["data"] == pytest.approx(classifier.predict(images).ravel().tolist(), abs=1e-6)
 
@@ -233,7 +238,7 @@ def changed(**changes: Any) -> bytes:
         ("/v2/models/model/infer", "application/json", b"[]", 400, "JSON"),
         ("/v2/models/model/infer", "application/json", b'{"id": 1, "inputs": []}', 400, "id"),
         ("/v2/models/model/infer", "application/json", b'{"inputs": [1]}', 400, "one input"),
-        ("/v2/models/model/infer", "application/json", b'{"inputs": [{}], "outputs": [{}]}', 400, "one output"),
+        ("/v2/models/model/infer", "application/json", b'{"inputs": [{}], "outputs": [{}]}', 400, "the outputs are"),
         ("/v2/models/model/infer", "application/json", changed(name="x"), 400, "UINT8"),
         ("/v2/models/model/infer", "application/json", changed(datatype="FP32"), 400, "UINT8"),
         ("/v2/models/model/infer", "application/json", changed(shape=[1, 31, 32, 3]), 400, "shape"),
@@ -292,7 +297,8 @@ def test_head_is_answered_for_watchers(service: Service) -> None:
 def test_what_answers_is_said(service: Service, run: Run) -> None:
     reply = service.ask("GET", "/model").json()
     classes = list(run.read_json("model.json")["classes"])
-    assert reply == {"name": "model", "size": 32, "threshold": 0.6, "classes": classes}
+    thresholds = {"threshold": 0.6, "distance_threshold": 3.0}
+    assert reply == {"name": "model", "size": 32, **thresholds, "classes": classes}
 
 
 def test_openapi_describes_every_route(service: Service) -> None:

@@ -313,6 +313,55 @@ def test_small_values_are_written_out(service: Service) -> None:
     assert output(ask(service, [tensor(51)], outputs=none))["datatype"] == "FP32"
 
 
+# --- the second output -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_outputs() -> Iterator[Service]:
+    """A service whose model gives a distance, too: the mean of the pixels."""
+    with in_thread(slow_app(Slow(distance=60.0))) as running:
+        yield running
+
+
+def test_the_distance_is_listed_and_comes_second_unless_outputs_are_named(two_outputs: Service) -> None:
+    """As the protocol says: all outputs, where a request names none."""
+    listed = two_outputs.ask("GET", "/v2/models/slow").json()["outputs"]
+    assert listed[1] == {"name": "distance", "datatype": "FP32", "shape": [-1]}
+    probabilities, distance = ask(two_outputs, [tensor(51, 255)]).json()["outputs"]
+    assert probabilities["data"] == pytest.approx([0.8, 0.2, 0, 1])
+    assert distance == {"name": "distance", "datatype": "FP32", "shape": [2], "data": [51.0, 255.0]}
+    for name in ("probabilities", "distance"):
+        (one,) = ask(two_outputs, [tensor(51)], outputs=[{"name": name}]).json()["outputs"]
+        assert one["name"] == name
+    turned = ask(two_outputs, [tensor(51)], outputs=[{"name": "distance"}, {"name": "probabilities"}])
+    assert [one["name"] for one in turned.json()["outputs"]] == ["distance", "probabilities"]
+
+
+def test_bytes_of_both_outputs_follow_in_their_order(two_outputs: Service) -> None:
+    """Each says how many are its own; one of them may be in the JSON all the same."""
+    reply, content = split(ask(two_outputs, [tensor(51)], parameters={"binary_data_output": True}))
+    assert [one["parameters"] for one in reply["outputs"]] == [{"binary_data_size": 8}, {"binary_data_size": 4}]
+    assert struct.unpack("<3f", content) == pytest.approx((0.8, 0.2, 51))
+    mixed = [{"name": "distance"}, {"name": "probabilities", "parameters": {"binary_data": True, "classification": 1}}]
+    reply, content = split(ask(two_outputs, [tensor(51)], outputs=mixed))
+    assert reply["outputs"][0]["data"] == [51.0] and content == struct.pack("<I", 10) + b"0.8:0:left"
+    reply, content = split(two_outputs.ask("POST", INFER, b"\x33" * 48, Inference_Header_Content_Length="0"))
+    assert struct.unpack("<3f", content) == pytest.approx((0.8, 0.2, 51))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ([{"name": "logits"}], "the outputs are probabilities and distance"),
+        ([{"name": "distance"}] * 2, "distance more than once"),
+        ([{"name": "distance", "parameters": {"classification": 2}}], "classification is for probabilities"),
+    ],
+)
+def test_wrong_outputs_are_refused(two_outputs: Service, outputs: Any, said: str) -> None:
+    answered = ask(two_outputs, [tensor(0)], outputs=outputs)
+    assert answered.status == 400 and said in answered.json()["error"]
+
+
 # --- other people's clients ------------------------------------------------------------------------------------------
 
 CODINGS = (None, "gzip", "deflate")

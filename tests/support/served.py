@@ -163,20 +163,25 @@ def in_thread(app: SecurityMiddleware, drain: float = 0.0) -> Iterator[Service]:
 
 
 class Slow:
-    """A classifier of two classes that answers while `go` is set, and remembers the sizes of its batches."""
+    """A classifier of two classes that answers while `go` is set, and remembers the sizes of its batches.
 
-    def __init__(self, threshold: float | None = None):
+    distance: the second threshold; then it gives distances, too, the mean of the pixels.
+    """
+
+    def __init__(self, threshold: float | None = None, distance: float | None = None):
         self.go = threading.Event()
         self.go.set()
         self.batches: list[int] = []
         about = ModelMetadata(("left", "<b>right</b>"), 4, "stretch", 1.0, threshold, None, False, {})
+        about = about if distance is None else replace(about, distance={"threshold": distance})
         self.classifier = Predictor(about, "0" * 64, "none", self._run)
 
-    def _run(self, images: np.ndarray) -> np.ndarray:
+    def _run(self, images: np.ndarray) -> list[np.ndarray]:
         self.batches.append(len(images))
         assert self.go.wait(30)
-        right = images.reshape(len(images), -1).mean(1) / 255
-        return np.stack([1 - right, right], 1).astype(np.float32)
+        mean = images.reshape(len(images), -1).mean(1).astype(np.float32)
+        outputs = [np.stack([1 - mean / 255, mean / 255], 1), mean]
+        return outputs if self.classifier.about.distance else outputs[:1]
 
 
 def slow_app(slow: Slow, limits: Limits | None = None, token: str | None = None) -> SecurityMiddleware:

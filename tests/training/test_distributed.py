@@ -14,8 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import safetensors.numpy
+from PIL import Image
 
 from tenfold import registry
+from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext, joined
 from tenfold.training.recipe import Stage
@@ -195,3 +197,22 @@ def test_other_settings_for_a_resumed_run_are_refused_once(whole: Path) -> None:
     ranks[1].kill()
     ended = end(ranks)
     assert ended.returncode and ended.stderr.count("was started with --seed") == 1
+
+
+def test_ranks_share_a_label_file_and_corrections(words: list[str], tmp_path: Path) -> None:
+    """The first rank has the options; the others read the same file and apply the same corrections."""
+    drawn = make_shapes(train=150, test=1)
+    lines = ["path,label,weight"]
+    for number, label in enumerate(drawn.train.labels.tolist()):
+        Image.fromarray(drawn.train.images[number]).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'abc'[label % 3]},{1 + number % 2}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    (tmp_path / "corrections.csv").write_text("path,action,label\n0.png,drop,\n1.png,relabel,c\n")
+    files = ("--labels", tmp_path / "labels.csv", "--corrections", tmp_path / "corrections.csv")
+    recipe = words[words.index("--recipe") + 1]
+    path = tmp_path / "run"
+    ended = run(command, "train", "--recipe", recipe, *files, "--epochs", "2", "--no-report", "--out", path)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((path / "env.json").read_text())["ranks"] == 2
+    split = (path / "split.csv").read_text()
+    assert "\n0.png," not in split and "\n1.png,c," in split

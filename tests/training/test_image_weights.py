@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import DataError, UsageError
-from tenfold.training.fine_tuning import halves
+from tenfold.training.halves import can_halve, halves
 from tenfold.training.holdout import split
 from tenfold.training.imbalance import oversample
 from tenfold.training.logistic_head import fit_head
@@ -160,6 +160,13 @@ def test_halves_for_a_trial_keep_groups_whole() -> None:
     assert train.groups is not None
     for one, other in halves(train, 0):
         assert not set(train.groups[one]) & set(train.groups[other]) and len(one) + len(other) == 120
+
+
+def test_a_class_in_one_group_cannot_be_halved() -> None:
+    train = grouped().train
+    assert train.groups is not None and can_halve(train)
+    one_group = np.where(train.labels == 3, "all", train.groups)
+    assert not can_halve(replace(train, groups=one_group))
 
 
 def test_columns_that_do_not_fit_are_refused() -> None:

@@ -18,6 +18,9 @@ _FOLDER = Path(__file__).parent
 _POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; style-src {}; script-src {}"
 
 
+_SCRIPTS = {"report": ("page", "report", "review"), "comparison": ("page", "comparison")}
+
+
 def report_page(values: Mapping[str, Any], images_css: str, data: Mapping[str, Any]) -> str:
     """The page of one run. `data` goes to its script as JSON."""
     return _render("report", values, images_css, data)
@@ -30,7 +33,7 @@ def comparison_page(values: Mapping[str, Any], images_css: str, data: Mapping[st
 
 def _render(name: str, values: Mapping[str, Any], images_css: str, data: Mapping[str, Any]) -> str:
     style = Markup(_read("page.css") + images_css)
-    script = Markup(_read("page.js") + _read(f"{name}.js"))
+    script = Markup("".join(_read(f"{part}.js") for part in _SCRIPTS[name]))
     policy = _POLICY.format(_hash(style), _hash(script))
     template = _environment().get_template(f"{name}.html")
     return template.render(values, style=style, script=script, policy=policy, data=data, version=version("tenfold"))

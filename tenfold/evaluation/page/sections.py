@@ -15,6 +15,7 @@ from tenfold.evaluation import metrics
 from tenfold.evaluation.calibration import Calibration, calibration_in, temperature_message, threshold_message
 from tenfold.evaluation.metrics import Reliability, shown
 from tenfold.evaluation.page.charts import Axis, Line, chart, plain, short_percent, span, thin
+from tenfold.evaluation.rejection import distance_message, rejection_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,11 @@ def headline(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
         rows.append(("Without TTA", single, "as exported; above, test-time views are averaged"))
     if scores["test_accuracy_top5"] is not None:
         rows.append(("Top-5 accuracy", percent(scores["test_accuracy_top5"]), "the true class is among the best five"))
+    if "balanced_accuracy" in scores:
+        low, high = scores["balanced_accuracy_interval"]
+        note = f"each class counts alike; 95 % interval: {percent(low, 1)} to {percent(high, 1)}"
+        rows.append(("Balanced accuracy", percent(scores["balanced_accuracy"]), note))
+        rows.append(("Macro F1", percent(scores["macro_f1"]), "mean F1 of the classes"))
     rows.append(("Mistakes", f"{wrong:,}", f"of {scores['test_images']:,} test images"))
     rows.append(("Cross-entropy", f"{scores['test_cross_entropy']:.4f}", f"loss as trained: {scores['test_loss']:.4f}"))
     rows.append(("Calibration error", percent(scores["ece"]), "ECE: mean gap between confidence and accuracy"))
@@ -179,6 +185,43 @@ def _bound_text(found: Calibration) -> str:
         f"{found.threshold:.4f}. The coverage on the test images is then {percent(found.coverage, 1)}, and the "
         f"error of the predictions kept {percent(found.error)} (95 % interval {low} to {high})."
     )
+
+
+def rejection_text(scores: dict[str, Any]) -> list[str]:
+    """Explains the distance and its threshold."""
+    found = rejection_in(scores)
+    if found is None:
+        return ["No distance is fitted yet: tenfold evaluate RUN adds it."]
+    meaning = (
+        "The distance says how unlike the training images an image is to the network. With predict --reject, images "
+        "beyond its threshold get no label, whatever the confidence."
+    )
+    if found.threshold is None:
+        return [meaning, f"{distance_message(found).capitalize()}."]
+    low, high = (percent(limit, 1) for limit in found.test_interval or (None, None))
+    return [
+        meaning,
+        f"Threshold {found.threshold:.4g}, fitted on {found.images:,} validation images so that, with "
+        f"{percent(found.confidence, 0)} confidence, it rejects at most {percent(found.most_rejected, 0)} of known "
+        f"images: {found.test_rejected:,} of {found.test_images:,} test images (95 % interval {low} to {high}).",
+    ]
+
+
+def rejection_rows(scores: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Of each kind of unknown images: name, number, AUROC and FPR95 by distance and by confidence, share rejected."""
+    found = rejection_in(scores)
+    return [
+        (
+            kind,
+            f"{one.images:,}",
+            f"{one.auroc:.3f}",
+            percent(one.fpr95, 1),
+            f"{one.confidence_auroc:.3f}",
+            percent(one.confidence_fpr95, 1),
+            percent(one.rejected, 1),
+        )
+        for kind, one in (found.unknown.items() if found else ())
+    ]
 
 
 def facts(value: dict[str, Any], prefix: str = "") -> Facts:

@@ -23,11 +23,12 @@ from tenfold.evaluation.findings import (
 )
 from tenfold.evaluation.labels import Issue
 from tenfold.evaluation.metrics import shown
-from tenfold.evaluation.page.picture import make_sheet
+from tenfold.evaluation.page.picture import make_sheet, most_images
 from tenfold.evaluation.page.sections import percent
 
 KIND = "more"
 _SHOWN = 24
+_REVIEWED = 120
 _SEVERITY = 3
 _SHADES = 5
 
@@ -193,12 +194,18 @@ def _labels(part: LabelIssues | None, dataset: Dataset, sheet: _Sheet) -> dict[s
         {
             "title": f"{found.suspected:,} of {found.images:,} {name} labels look wrong",
             "note": _issues_note(name, found),
-            "issues": [_issue(issue, split, name, dataset, sheet) for issue in found.issues[:_SHOWN]],
+            "shown": _SHOWN,
+            "issues": [_issue(issue, split, name, dataset, sheet) for issue in found.issues[: _most_issues(split)]],
         }
         for name, found, split in splits
         if found
     ]
     return {"missing": part.missing, "galleries": galleries}
+
+
+def _most_issues(split: Split) -> int:
+    """How many label issues of a split the page has room for; the first of them are shown here, all to be reviewed."""
+    return max(_SHOWN, min(_REVIEWED, most_images(*split.images.shape[1:3]) // 6))
 
 
 def _issues_note(name: str, found: SplitIssues) -> str:
@@ -215,6 +222,8 @@ def _issue(issue: Issue, split: Split, kind: str, dataset: Dataset, sheet: _Shee
         "given": shown(dataset.classes[issue.given]),
         "suspected": shown(dataset.classes[issue.suspected]),
         "confidence": issue.suspected_probability,
+        "issue": issue,
+        "kind": kind,
     }
 
 

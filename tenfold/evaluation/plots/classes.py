@@ -69,15 +69,15 @@ def _write_counts(axes: Axes, matrix: np.ndarray, dark: np.ndarray) -> None:
 def class_scores(frame: "pd.DataFrame", title: str = "Per-class metrics") -> Figure:
     """Precision, recall and F1 of each class as dots, the worst F1 at the foot; the 30 worst of more classes.
 
-    Classes that no image is of are left out.
-    `frame` is that of `metrics.per_class`.
+    A line is the 95 % interval of the recall. Classes that no image is of are left out. `frame` is that of
+    `metrics.per_class`.
     """
     ranked = frame.iloc[: -len(SUMMARY_ROWS)].dropna().sort_values("f1", kind="stable")
     rows, k = ranked.head(MOST_ROWS), len(ranked)
     note = f"the {len(rows)} of {k:,} classes with the lowest F1" if len(rows) < k else ""
     figure = new_figure(6.5, 0.27 * len(rows) + 1.3, title, note)
     axes, places = figure.subplots(), np.arange(len(rows))
-    axes.hlines(places, rows["precision"], rows["recall"], color=FAINT, linewidth=1.5, zorder=1)
+    axes.hlines(places, rows["recall_low"], rows["recall_high"], color=BLUE, linewidth=1, alpha=0.4, zorder=1)
     for column, marker, colour in (("precision", "<", ORANGE), ("recall", ">", BLUE), ("f1", "o", INK)):
         axes.scatter(rows[column], places, marker=marker, s=26, color=colour, label=column.replace("f1", "F1"))
     axes.set_yticks(places, [shown(str(name), 24) for name in rows.index])

@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from tenfold.serving.predict import describe, to_answer
+from tenfold.serving.predict import Thresholds, describe, find_thresholds, to_answers
 from tenfold.serving.predictor import Predictor
 from tenfold.serving.serve import schema
 from tenfold.serving.serve.batching import Batcher
@@ -25,7 +25,6 @@ from tenfold.serving.serve.inference import (
     EXTENSIONS,
     HEADER_LENGTH,
     INPUT,
-    OUTPUT,
     PLATFORM,
     make_response,
     parse_request,
@@ -155,7 +154,7 @@ def _add_state(app: FastAPI, service: Service, watch: Telemetry) -> None:
     @app.get("/model", responses=schema.responses(schema.Model))
     async def model() -> Response:
         """Which model answers: the classes that it knows, and when it is sure."""
-        info = {"name": service.name, "size": about.size, "threshold": about.threshold}
+        info = {"name": service.name, "size": about.size} | _thresholds(service)
         return JSONResponse(info | {"classes": list(about.classes)})
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -164,8 +163,15 @@ def _add_state(app: FastAPI, service: Service, watch: Telemetry) -> None:
         return Response(watch.text(), media_type="text/plain; version=0.0.4")
 
 
+def _thresholds(service: Service) -> dict[str, float | None]:
+    """The thresholds of the model, as clients get them."""
+    about = service.classifier.about
+    return {"threshold": about.threshold, "distance_threshold": about.distance_threshold}
+
+
 def _add_predict(app: FastAPI, service: Service) -> None:
-    classes, threshold = service.classifier.classes, service.classifier.about.threshold
+    about = service.classifier.about
+    has_threshold = bool(Thresholds(about.threshold, about.distance_threshold))
 
     @app.post(
         "/predict",
@@ -177,23 +183,28 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         request: Request,
         top: Annotated[int, Query(ge=1, le=1000, description="How many predictions to return for each image.")] = 5,
         reject: Annotated[
-            bool, Query(description="Whether to give no label where the model is less sure than its threshold.")
+            bool,
+            Query(
+                description="Whether to give no label where the model is less sure than its threshold, or the image is "
+                "farther from its training images than its distance threshold."
+            ),
         ] = False,
         pixels: Annotated[bool, Query(description="Whether to send back what the model sees.")] = False,
     ) -> Response:
         """Say what is on images."""
-        if reject and threshold is None:
+        if reject and not has_threshold:
             raise RefusalError(400, "this model has no threshold: leave reject out")
         async with service.bodies.read(request) as body:
             kind = request.headers.get("content-type", "")
             contents = await service.batcher.apart(images_of, kind, body, service.limits)
             request.scope["state"]["images"] = len(contents)
             images = await service.batcher.decode(contents)
-            rows = await service.batcher.predict(images)
-            answers = [describe(to_answer("", row, classes, top, threshold if reject else None)) for row in rows]
+            outputs = await service.batcher.predict(images)
+            thresholds, names = find_thresholds(about, reject), [""] * len(images)
+            answers = [describe(one) for one in to_answers(names, outputs, about.classes, top, thresholds)]
             if pixels:
                 answers = [answer | {"pixels": _base64(image)} for answer, image in zip(answers, images, strict=True)]
-            reply = {"model": service.name, "size": images.shape[1], "threshold": threshold, "predictions": answers}
+            reply = {"model": service.name, "size": images.shape[1]} | _thresholds(service) | {"predictions": answers}
             return await service.compressed(request, JSONResponse(reply))
 
 
@@ -247,42 +258,45 @@ def _add_model(app: FastAPI, service: Service) -> None:
         if version != service.version:
             raise RefusalError(404, "there is no such version of this model: its metadata lists the versions")
 
-    size, (metadata, ready, infer) = service.classifier.about.size, _model_routes(service)
+    about, (metadata, ready, infer) = service.classifier.about, _model_routes(service)
+    body = schema.infer_body(INPUT, service.classifier.output_names, HEADER_LENGTH, about.size)
     for path, check in (("/v2/models/{name}", is_named), ("/v2/models/{name}/versions/{version}", has_version)):
         app.get(path, responses=schema.MODEL_METADATA, dependencies=[Depends(check)])(metadata)
         app.get(f"{path}/ready", responses=schema.MODEL_READY, dependencies=[Depends(check)])(ready)
         app.post(
             f"{path}/infer",
             responses=schema.INFERENCE,
-            openapi_extra=schema.infer_body(INPUT, OUTPUT, HEADER_LENGTH, size),
+            openapi_extra=body,
             dependencies=[Depends(check), Depends(_known_parameters)],
         )(infer)
 
 
 def _model_routes(service: Service) -> tuple[Any, Any, Any]:
     """What these paths answer: metadata, readiness, inference."""
-    about = service.classifier.about
+    about, names = service.classifier.about, service.classifier.output_names
 
     async def model() -> Response:
         """What the model takes and gives, and what is known of it."""
         metadata = {"name": service.name, "versions": [service.version], "platform": PLATFORM}
         images = {"name": INPUT, "datatype": "UINT8", "shape": [-1, about.size, about.size, 3]}
-        probabilities = {"name": OUTPUT, "datatype": "FP32", "shape": [-1, len(about.classes)]}
-        return JSONResponse(metadata | {"inputs": [images], "outputs": [probabilities], "parameters": about.to_json()})
+        shapes = {"probabilities": [-1, len(about.classes)], "distance": [-1]}
+        outputs = [{"name": name, "datatype": "FP32", "shape": shapes[name]} for name in names]
+        return JSONResponse(metadata | {"inputs": [images], "outputs": outputs, "parameters": about.to_json()})
 
     async def model_ready() -> Response:
         """Whether the model answers."""
         return JSONResponse({"name": service.name, "ready": True})
 
     async def infer(request: Request) -> Response:
-        """Pixels in, probabilities out (Open Inference Protocol)."""
+        """Pixels in, probabilities and the distance out (Open Inference Protocol)."""
         async with service.bodies.read(request) as body:
             header_length = request.headers.get(HEADER_LENGTH)
-            inference = await service.batcher.apart(parse_request, body, header_length, about.size, service.limits)
+            asked = body, header_length, about.size, names, service.limits
+            inference = await service.batcher.apart(parse_request, *asked)
             request.scope["state"]["images"] = len(inference.images)
-            rows = await service.batcher.predict(inference.images)
+            outputs = await service.batcher.predict(inference.images)
             model = about.classes, service.name, service.version
-            content, headers = await service.batcher.apart(make_response, inference, rows, *model)
+            content, headers = await service.batcher.apart(make_response, inference, outputs, *model)
             return await service.compressed(request, Response(content, headers=headers))
 
     return model, model_ready, infer

@@ -15,7 +15,7 @@ import numpy as np
 
 from tenfold.errors import ImageError, TooManyPixelsError
 from tenfold.machine import cores
-from tenfold.serving.predictor import Predictor
+from tenfold.serving.predictor import Outputs, Predictor
 from tenfold.serving.serve.decoders import Decoders
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError, busy
@@ -25,7 +25,7 @@ MOST_IN_A_BATCH = 64
 MOST_DECODERS = 4  # each may take a gigabyte
 
 Result = TypeVar("Result")
-Waiting = tuple[np.ndarray, "asyncio.Future[np.ndarray]"]
+Waiting = tuple[np.ndarray, "asyncio.Future[Outputs]"]
 
 
 class Batcher:
@@ -102,9 +102,9 @@ class Batcher:
         async with turns:
             return await asyncio.get_running_loop().run_in_executor(self._decoding, self.decoders.decode, content)
 
-    async def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities float32 N×K of uint8 N×S×S×3."""
-        answer: asyncio.Future[np.ndarray] = asyncio.get_running_loop().create_future()
+    async def predict(self, images: np.ndarray) -> Outputs:
+        """What the model says of uint8 N×S×S×3."""
+        answer: asyncio.Future[Outputs] = asyncio.get_running_loop().create_future()
         self._waiting.append((images, answer))
         if self._working is None:
             self._working = asyncio.create_task(self._work())
@@ -115,8 +115,8 @@ class Batcher:
         try:
             while batch := self._next_batch():
                 try:
-                    rows = await asyncio.get_running_loop().run_in_executor(self._worker, self._infer, batch)
-                    _hand_out(rows, batch)
+                    outputs = await asyncio.get_running_loop().run_in_executor(self._worker, self._infer, batch)
+                    _hand_out(outputs, batch)
                 except Exception as error:
                     for _, answer in batch:
                         if not answer.done():
@@ -135,19 +135,21 @@ class Batcher:
                 images += len(waiting[0])
         return batch
 
-    def _infer(self, batch: Sequence[Waiting]) -> np.ndarray:
+    def _infer(self, batch: Sequence[Waiting]) -> Outputs:
         images = np.concatenate([images for images, _ in batch])
         began = time.perf_counter()
-        rows = self.classifier.predict(images)
+        outputs = self.classifier.infer(images)
         self._watch.inference.observe(time.perf_counter() - began)
         self._watch.batch.observe(len(images))
         self._watch.images.inc(len(images))
-        return rows
+        return outputs
 
 
-def _hand_out(rows: np.ndarray, batch: Sequence[Waiting]) -> None:
+def _hand_out(outputs: Outputs, batch: Sequence[Waiting]) -> None:
     at = 0
     for images, answer in batch:
         if not answer.done():
-            answer.set_result(rows[at : at + len(images)])
+            own = slice(at, at + len(images))
+            distance = None if outputs.distance is None else outputs.distance[own]
+            answer.set_result(Outputs(outputs.probabilities[own], distance))
         at += len(images)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2: bytes of a request → pixels; probabilities → bytes of the response.
+"""The Open Inference Protocol, version 2: bytes of a request → pixels; what the model says → bytes of the response.
 
 Of Triton's extensions, those of binary tensors and of classification:
 https://github.com/triton-inference-server/server/tree/main/docs/protocol
@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from tenfold.serving.predictor import Outputs
 from tenfold.serving.serve.bodies import parse_json, too_many
 from tenfold.serving.serve.limits import Limits
 from tenfold.serving.serve.refusal import RefusalError
 
-INPUT, OUTPUT = "images", "probabilities"
+INPUT, PROBABILITIES = "images", "probabilities"
 EXTENSIONS = ("binary_tensor_data", "classification")
 PLATFORM = "onnx_onnxv1"
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -23,35 +24,47 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
-class InferRequest:
-    """What was asked for.
+class RequestedOutput:
+    """One output that was asked for.
 
-    images: uint8 N×S×S×3. binary: whether the output follows the JSON as bytes. classification: how many classes to
-    name for each image, 0: all probabilities as a tensor.
+    binary: whether it follows the JSON as bytes. classification: of probabilities, how many classes to name for each
+    image, 0: all of them as a tensor.
     """
+
+    name: str
+    binary: bool
+    classification: int = 0
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """What was asked for: images uint8 N×S×S×3, and the outputs in their order."""
 
     request_id: str | None
     images: np.ndarray
-    binary: bool
-    classification: int
+    outputs: tuple[RequestedOutput, ...]
 
 
-def parse_request(body: bytes, header_length: str | None, size: int, limits: Limits) -> InferRequest:
+def parse_request(
+    body: bytes, header_length: str | None, size: int, names: tuple[str, ...], limits: Limits
+) -> InferRequest:
     """The request in a body; `header_length`: what `HEADER_LENGTH` says, if it was sent.
 
-    Raises `RefusalError`: 400, or 413 for too many images.
+    names: of the model's outputs, all of which are meant where the request names none. Raises `RefusalError`: 400, or
+    413 for too many images.
     """
     length = len(body) if header_length is None else _header_length(header_length, body)
     if length == 0 and body:
-        return InferRequest(None, _raw_images(body, size, limits), binary=True, classification=0)
+        outputs = tuple(RequestedOutput(name, binary=True) for name in names)
+        return InferRequest(None, _raw_images(body, size, limits), outputs)
     message = parse_json(body[:length], most=2 * limits.images * size * size * 3 + 1_000)
     request_id, inputs = message.get("id"), message.get("inputs")
     if not isinstance(request_id, str | None):
         raise RefusalError(400, "id must be a string")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise RefusalError(400, f"inputs must be a list of one input, {INPUT}")
-    binary, classification = _requested_output(message)
-    return InferRequest(request_id, _images(inputs[0], body[length:], size, limits), binary, classification)
+    outputs = _requested_outputs(message, names)
+    return InferRequest(request_id, _images(inputs[0], body[length:], size, limits), outputs)
 
 
 def _header_length(text: str, body: bytes) -> int:
@@ -68,30 +81,39 @@ def _raw_images(body: bytes, size: int, limits: Limits) -> np.ndarray:
     return _from_bytes(body, [count, size, size, 3], limits)
 
 
-# --- the requested output ----------------------------------------------------------------------------------------
+# --- the requested outputs ---------------------------------------------------------------------------------------
 
 
-def _requested_output(message: dict[str, Any]) -> tuple[bool, int]:
-    """Whether the output is wanted as bytes, and for how many classes."""
+def _requested_outputs(message: dict[str, Any], names: tuple[str, ...]) -> tuple[RequestedOutput, ...]:
+    """Which outputs are wanted, and how."""
     always_binary = _parameter(_parameters(message), "binary_data_output", bool, False)
     outputs = message.get("outputs")
     if outputs is None or outputs == []:
-        outputs = [{"name": OUTPUT}]
-    if not isinstance(outputs, list) or not all(map(_is_output, outputs)):
-        raise RefusalError(400, f"outputs must be a list, and the one output is {OUTPUT}")
-    if len(outputs) > 1:
-        raise RefusalError(400, f"outputs names {OUTPUT} more than once: the response identifies outputs by name")
-    parameters = _parameters(outputs[0])
+        outputs = [{"name": name} for name in names]
+    if not isinstance(outputs, list) or not all(_is_output(value, names) for value in outputs):
+        what = "the one output is" if len(names) == 1 else "the outputs are"
+        raise RefusalError(400, f"outputs must be a list, and {what} {' and '.join(names)}")
+    asked = [value["name"] for value in outputs]
+    for name in asked:
+        if asked.count(name) > 1:
+            raise RefusalError(400, f"outputs names {name} more than once: the response identifies outputs by name")
+    return tuple(_requested_output(value, always_binary) for value in outputs)
+
+
+def _requested_output(value: dict[str, Any], always_binary: bool) -> RequestedOutput:
+    name, parameters = value["name"], _parameters(value)
     if "shared_memory_region" in parameters:
         raise RefusalError(400, "shared memory is not supported: ask for the output without it")
     classification = _parameter(parameters, "classification", int, 0)
     if classification < 0:
         raise RefusalError(400, "classification must not be negative")
-    return _parameter(parameters, "binary_data", bool, always_binary), classification
+    if classification and name != PROBABILITIES:
+        raise RefusalError(400, f"classification is for {PROBABILITIES}: ask for {name} without it")
+    return RequestedOutput(name, _parameter(parameters, "binary_data", bool, always_binary), classification)
 
 
-def _is_output(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("name") == OUTPUT
+def _is_output(value: Any, names: tuple[str, ...]) -> bool:
+    return isinstance(value, dict) and value.get("name") in names
 
 
 def _parameters(owner: dict[str, Any]) -> dict[str, Any]:
@@ -189,24 +211,31 @@ def _from_numbers(values: list[Any], shape: list[int]) -> np.ndarray:
 
 
 def make_response(
-    request: InferRequest, rows: np.ndarray, classes: tuple[str, ...], model: str, version: str
+    request: InferRequest, outputs: Outputs, classes: tuple[str, ...], model: str, version: str
 ) -> tuple[bytes, dict[str, str]]:
-    """Body and headers for probabilities float32 N×K."""
-    output: dict[str, Any] = {"name": OUTPUT, "datatype": "FP32", "shape": list(rows.shape)}
-    message = {"model_name": model, "model_version": version, "outputs": [output]}
+    """Body and headers; the bytes of binary outputs follow the JSON in its order."""
+    tensors = [_tensor(asked, getattr(outputs, asked.name), classes) for asked in request.outputs]
+    message = {"model_name": model, "model_version": version, "outputs": [tensor for tensor, _ in tensors]}
     if request.request_id is not None:
         message["id"] = request.request_id
-    texts: list[str] = []
-    if request.classification:
-        texts = [text for row in rows for text in _best_classes(row, classes, request.classification)]
-        output |= {"datatype": "BYTES", "shape": [len(rows), len(texts) // len(rows)]}
-    if not request.binary:
-        output["data"] = texts or rows.ravel().tolist()
-        return _dump(message), {"Content-Type": "application/json"}
-    content = _length_prefixed(texts) if texts else rows.astype("<f4").tobytes()
-    output["parameters"] = {"binary_data_size": len(content)}
     head = _dump(message)
-    return head + content, {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
+    if not any(asked.binary for asked in request.outputs):
+        return head, {"Content-Type": "application/json"}
+    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
+    return head + b"".join(content for _, content in tensors), headers
+
+
+def _tensor(asked: RequestedOutput, values: np.ndarray, classes: tuple[str, ...]) -> tuple[dict[str, Any], bytes]:
+    """One output float32 N×K or N, as it is in the JSON, and the bytes that follow that."""
+    tensor: dict[str, Any] = {"name": asked.name, "datatype": "FP32", "shape": list(values.shape)}
+    texts: list[str] = []
+    if asked.classification:
+        texts = [text for row in values for text in _best_classes(row, classes, asked.classification)]
+        tensor |= {"datatype": "BYTES", "shape": [len(values), len(texts) // len(values)]}
+    if not asked.binary:
+        return tensor | {"data": texts or values.ravel().tolist()}, b""
+    content = _length_prefixed(texts) if texts else values.astype("<f4").tobytes()
+    return tensor | {"parameters": {"binary_data_size": len(content)}}, content
 
 
 def _dump(message: dict[str, Any]) -> bytes:

@@ -16,20 +16,25 @@ class ClassProbability(TypedDict):
 
 
 class Prediction(TypedDict):
-    """label: the most probable class, null where it was rejected; pixels: base64 of size × size × 3 bytes, RGB."""
+    """label: the most probable class, null where it was rejected; distance: how unlike the training images it is, the
+    larger, the less known; rejected_by: why it was rejected; pixels: base64 of size × size × 3 bytes, RGB."""
 
     label: str | None
     probability: float
     top: list[ClassProbability]
+    distance: NotRequired[float]
+    rejected_by: NotRequired[list[Literal["confidence", "distance"]]]
     pixels: NotRequired[str]
 
 
 class Predictions(TypedDict):
-    """model: its name; size: pixels a side that it sees; threshold: the probability below which it is not sure."""
+    """model: its name; size: pixels a side that it sees; threshold: the probability below which it is not sure;
+    distance_threshold: the distance beyond which an image is unlike its training images."""
 
     model: str
     size: int
     threshold: float | None
+    distance_threshold: float | None
     predictions: list[Prediction]
 
 
@@ -42,11 +47,13 @@ class Health(TypedDict):
 
 
 class Model(TypedDict):
-    """size: pixels a side that it sees; threshold: the probability below which it is not sure, if it has one."""
+    """size: pixels a side that it sees; threshold: the probability below which it is not sure, if it has one;
+    distance_threshold: the distance beyond which an image is unlike its training images, if it has one."""
 
     name: str
     size: int
     threshold: float | None
+    distance_threshold: float | None
     classes: list[str]
 
 
@@ -178,7 +185,7 @@ INFERENCE = responses(Inference, refuses=True)
 INFERENCE[200]["content"] = {"application/octet-stream": _FILE}
 
 
-def infer_body(name: str, output: str, header: str, size: int) -> dict[str, Any]:
+def infer_body(name: str, outputs: tuple[str, ...], header: str, size: int) -> dict[str, Any]:
     """Header and body of an inference request, version 2."""
     inputs = {"type": "array", "items": _input(name, size), "minItems": 1, "maxItems": 1}
     schema = {
@@ -186,7 +193,7 @@ def infer_body(name: str, output: str, header: str, size: int) -> dict[str, Any]
         "properties": {
             "id": {"type": "string"},
             "inputs": inputs,
-            "outputs": {"type": "array", "items": _output(output), "maxItems": 1},
+            "outputs": {"type": "array", "items": _output(outputs), "maxItems": len(outputs)},
             "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
         },
         "required": ["inputs"],
@@ -217,10 +224,10 @@ def _input(name: str, size: int) -> dict[str, Any]:
     }
 
 
-def _output(name: str) -> dict[str, Any]:
+def _output(names: tuple[str, ...]) -> dict[str, Any]:
     parameters = {"binary_data": {"type": "boolean"}, "classification": {"type": "integer", "minimum": 0}}
     return {
         "type": "object",
-        "properties": {"name": {"const": name}, "parameters": {"type": "object", "properties": parameters}},
+        "properties": {"name": {"enum": list(names)}, "parameters": {"type": "object", "properties": parameters}},
         "required": ["name"],
     }

@@ -76,8 +76,12 @@ function answer(reply, image, name) {
   const [prediction] = reply.predictions;
   const best = prediction.top[0];
   const unsure = reply.threshold !== null && best.probability < reply.threshold;
+  const unlike = reply.distance_threshold !== null && prediction.distance > reply.distance_threshold;
   const confidence = percent(best.probability).replace("> ", "over\u00a0");
-  if (unsure) say("Not sure", `Best class: ${best.label}, confidence ${confidence}, below the threshold of ${percent(reply.threshold)}.`);
+  const below = unsure ? `, below the threshold of ${percent(reply.threshold)}` : "";
+  const guess = `Best class: ${best.label}, confidence ${confidence}${below}.`;
+  if (unlike) say("Unlike the training images", `It may show none of these classes. ${guess}`);
+  else if (unsure) say("Not sure", guess);
   else say(best.label, `Confidence ${confidence}.`);
   URL.revokeObjectURL(byId("given").src);
   byId("given").hidden = false;
@@ -85,7 +89,7 @@ function answer(reply, image, name) {
   byId("name").textContent = name;
   byId("pixels").textContent = `Input of the network: ${reply.size}\u00a0×\u00a0${reply.size} pixels`;
   drawPixels(byId("seen"), prediction.pixels, reply.size);
-  byId("bars").className = unsure ? "unsure" : "";
+  byId("bars").className = unsure || unlike ? "unsure" : "";
   byId("bars").replaceChildren(...prediction.top.slice(0, 10).map(bar));
   byId("result").hidden = false;
   bringIntoView(byId("answer"));

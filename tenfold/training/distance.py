@@ -1,0 +1,187 @@
+"""How unlike the training images an image is to a network: a distance from its features, the inputs of layer `head`.
+
+Three parts are added, each with mean 0 and standard deviation 1 on the training images before it is weighted:
+
+- The smallest squared Mahalanobis distance to the mean of a class, with one covariance for all classes (Lee and others,
+  2018), of features that are compressed by asinh: as they are, images of nothing lie near the middle of all classes,
+  for their features are small. It finds images of a wholly different kind.
+- The negative mean of the compressed features: images of nothing have few that are active.
+- The negative of the largest linear discriminant, which is how much likelier the features are under a class than where
+  no feature is active, a distance relative to that (after Ren and others, 2021). It finds objects of no class.
+
+Covariances are those of the D principal axes, shrunk so that few images are enough (Ledoit and Wolf, 2004). What else
+was tried is in docs/log.md. Shapes: N images, F features, D dimensions, K classes.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tenfold.errors import ModelError, one_line
+
+FILE = "distance.safetensors"  # in a run directory
+DIMENSIONS = 64
+COMPRESSION = 0.03
+"""Where asinh turns from a line into a logarithm, as a share of the mean size of a feature."""
+MAHALANOBIS_WEIGHT, ACTIVITY_WEIGHT, DISCRIMINANT_WEIGHT = 0.5, 1.0, 3.0
+"""Chosen on held-out training images of CIFAR-10 and on images made by code; docs/log.md has others."""
+MOST_REJECTED, CONFIDENCE = 0.05, 0.95
+"""A threshold rejects no larger share of known images, with this probability over the draw of the validation images."""
+_SMALLEST = 1e-12  # a variance, where nothing varies
+
+
+@dataclass(frozen=True)
+class FeatureDistance:
+    """What the distance is computed with, all float32: `factor` and `activity` [1], `projection` F×D and `offset` D,
+    `centers` D×K and `levels` K, `weights` F×K and `biases` K.
+
+    Of features f with c = asinh(factor·f) and z = c·projection + offset, it is |z|² − max(z·centers + levels) −
+    max(f·weights + biases) − activity·mean(c): few steps, which every runtime has.
+    """
+
+    factor: np.ndarray
+    projection: np.ndarray
+    offset: np.ndarray
+    centers: np.ndarray
+    levels: np.ndarray
+    activity: np.ndarray
+    weights: np.ndarray
+    biases: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray, labels: np.ndarray, classes: int) -> Self:
+        """Fit it to training images of K = `classes` classes: features float N×F, labels int N."""
+        _, members = np.unique(labels, return_inverse=True)
+        copies = np.resize(np.arange(members.max() + 1), classes)  # a class without images is where another one is
+        copies[np.unique(labels)] = np.arange(members.max() + 1)
+        factor = 1 / (COMPRESSION * float(np.abs(features).mean()) or 1.0)
+        compressed = np.arcsinh(factor * features.astype(np.float64))
+        space = _Space.fit(compressed, members)
+        points, centers = space.points(compressed), space.centers[copies]
+        mahalanobis = _Scaled.of(np.square(points).sum(1) - (2 * points @ centers.T - np.square(centers).sum(1)).max(1))
+        activity = _Scaled.of(compressed.mean(1))
+        linear = _Space.fit(features, members).discriminants()
+        weights, biases = linear[0][:, copies], linear[1][copies]
+        largest = _Scaled.of((features @ weights + biases).max(1))
+        square, weight = MAHALANOBIS_WEIGHT * mahalanobis.factor, DISCRIMINANT_WEIGHT * largest.factor
+        root, active = np.sqrt(square), ACTIVITY_WEIGHT * activity.factor
+        arrays = (
+            np.array([factor]),
+            root * space.projection,
+            -root * space.mean @ space.projection,
+            2 * root * centers.T,
+            square * (mahalanobis.mean - np.square(centers).sum(1)) - active * activity.mean,
+            np.array([active]),
+            weight * weights,
+            weight * (biases - largest.mean),
+        )
+        return cls(*(array.astype(np.float32) for array in arrays))
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Distances float32 N of images with features float N×F, computed in float64."""
+        wide = features.astype(np.float64)
+        compressed = np.arcsinh(self.factor * wide)
+        points = compressed @ self.projection + self.offset
+        nearest, largest = points @ self.centers + self.levels, wide @ self.weights + self.biases
+        apart = np.square(points).sum(1) - nearest.max(1) - self.activity * compressed.mean(1)
+        return (apart - largest.max(1)).astype(np.float32)
+
+    def to_bytes(self) -> bytes:
+        """The content of a safetensors file."""
+        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in vars(self).items()})
+
+    @classmethod
+    def from_bytes(cls, content: bytes, name: str) -> Self:
+        """Read what `to_bytes` wrote; `name` stands for it in errors. Raises `ModelError`."""
+        try:
+            return cls(**safetensors.numpy.load(content))
+        except (safetensors.SafetensorError, TypeError) as error:
+            raise ModelError(f"{name}: not the distance of a run ({one_line(error)})") from error
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """What brings values to mean 0 and standard deviation 1."""
+
+    mean: float
+    factor: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Self:
+        return cls(float(values.mean()), 1 / (float(values.std()) or 1.0))
+
+
+@dataclass(frozen=True)
+class _Space:
+    """Coordinates of N×F in which every class has covariance 1: (x − mean)·projection, D of them; centers: C×D."""
+
+    mean: np.ndarray
+    projection: np.ndarray
+    centers: np.ndarray
+
+    @classmethod
+    def fit(cls, values: np.ndarray, members: np.ndarray) -> Self:
+        """members: int N, the class of each, of C that all have some."""
+        mean = values.mean(0, dtype=np.float64)
+        axes = principal_axes(values - mean)
+        reduced = (values - mean) @ axes
+        means = np.stack([reduced[members == number].mean(0) for number in range(members.max() + 1)])
+        variances, vectors = np.linalg.eigh(shrunk_covariance(reduced - means[members]))
+        whitening = vectors / np.sqrt(variances)
+        return cls(mean, axes @ whitening, means @ whitening)
+
+    def points(self, values: np.ndarray) -> np.ndarray:
+        """Coordinates N×D of N×F."""
+        return (values - self.mean) @ self.projection
+
+    def discriminants(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights F×C and biases C: log-likelihoods of the classes relative to that of 0, on the axes between them."""
+        count, width = self.centers.shape
+        _, _, axes = np.linalg.svd(self.centers - self.centers.mean(0), full_matrices=False)
+        apart = axes[: min(count - 1, width)].T if count > 1 else np.eye(width)
+        projection = self.projection @ apart
+        centers = self.centers @ apart + self.mean @ projection
+        return projection @ centers.T, -np.square(centers).sum(1) / 2
+
+
+def images_needed(most_rejected: float = MOST_REJECTED) -> int:
+    """The fewest validation images for a threshold: were more than that share beyond it, one of these would be."""
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-most_rejected))
+
+
+def fit_threshold(distances: np.ndarray, most_rejected: float = MOST_REJECTED) -> float | None:
+    """The smallest threshold of which it can be shown that at most that share of known images lies beyond it.
+
+    distances: float N, of validation images. An exact binomial test says how many of them may lie beyond it: it is a
+    tolerance limit (Wilks, 1941), whatever the distribution. None where there are too few images.
+    """
+    from scipy.special import bdtr
+
+    count = len(distances)
+    allowed = int((bdtr(np.arange(count), count, most_rejected) <= 1 - CONFIDENCE).sum())
+    return float(np.sort(distances)[count - allowed]) if allowed else None
+
+
+def principal_axes(centered: np.ndarray) -> np.ndarray:
+    """Orthonormal axes F×D of the largest variance of N×F, D being `DIMENSIONS` or what so few images allow."""
+    count, width = centered.shape
+    _, axes = np.linalg.eigh(centered.T @ centered)
+    return axes[:, ::-1][:, : max(1, min(DIMENSIONS, width, count // 2))]
+
+
+def shrunk_covariance(centered: np.ndarray) -> np.ndarray:
+    """Covariance D×D of N×D around 0, moved towards a multiple of the identity as far as N asks for.
+
+    How far is what Ledoit and Wolf (2004) found best in the mean square; as scikit-learn's `LedoitWolf` computes it.
+    """
+    count, width = centered.shape
+    covariance = centered.T @ centered / count
+    variance = np.trace(covariance) / width
+    spread = np.square(covariance - variance * np.eye(width)).sum()
+    noise = (np.square(np.square(centered).sum(1)).mean() - np.square(covariance).sum()) / count
+    shrinkage = min(1.0, max(0.0, noise / spread)) if spread > 0 else 1.0
+    return (1 - shrinkage) * covariance + (shrinkage * variance + _SMALLEST) * np.eye(width)
