@@ -31,6 +31,7 @@ PACKAGES: dict[str, set[str]] = {
         "data.shapes",
         "data.unknown",
         "training",
+        "evaluation.detection",
         "evaluation.metrics",
     },
     # it starts the others as processes; these tell it data, fields, the machine's speed, answers
@@ -170,6 +171,7 @@ ORDERS = {
     "evaluation": (
         "metrics",
         "significance",
+        "detection",
         "calibration",
         "rejection",
         "outputs",

@@ -13,7 +13,8 @@ import numpy as np
 from tenfold.console import percent, printable
 from tenfold.data.dataset import AppliedCorrections, Dataset, Split
 from tenfold.data.unknown import COUNT, make_unknown
-from tenfold.evaluation.metrics import auroc, exact_interval, expected_calibration_error, fpr_at_95, wilson_interval
+from tenfold.evaluation.detection import auroc, exact_interval, fpr_at_95
+from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.predictor import Outputs, Predictor, open_model
