@@ -16,11 +16,12 @@ from tenfold.data.dataset import Dataset
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics, plots
 from tenfold.evaluation.evaluate import class_numbers, read_predictions
-from tenfold.evaluation.metrics import Paired, shown
+from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.outputs import digest_of_images, digest_of_kept_images
 from tenfold.evaluation.page import comparison_page, picture
 from tenfold.evaluation.page.sections import format_value, percent
 from tenfold.evaluation.report import cut, name_images
+from tenfold.evaluation.significance import Paired, compare_pair, holm
 from tenfold.files import write_text
 from tenfold.training.fingerprint import digest_of_data, have_same_data, is_own
 from tenfold.training.provenance import as_own, reload_dataset
@@ -93,8 +94,8 @@ class Comparison:
 
     def pairs(self) -> list[tuple[Side, Paired, float]]:
         """Every run but the first against the first, with McNemar's p after Holm's correction."""
-        pairs = [metrics.compare_pair(self.right[:, 0], self.right[:, i]) for i in range(1, len(self.sides))]
-        return list(zip(self.sides[1:], pairs, metrics.holm([pair.p for pair in pairs]), strict=True))
+        pairs = [compare_pair(self.right[:, 0], self.right[:, i]) for i in range(1, len(self.sides))]
+        return list(zip(self.sides[1:], pairs, holm([pair.p for pair in pairs]), strict=True))
 
     def differences(self) -> list[Difference]:
         """As `pairs`, in numbers that travel."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SUMMARY_ROWS = ("accuracy", "macro avg", "weighted avg")
 """The last rows of `per_class`, in this order; a class may bear one of these names, so count from the end."""
 
-_Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
 
 def log_probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
@@ -100,44 +100,10 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     """
     if n == 0:
         return 0.0, 1.0
-    share, z2 = correct / n, _Z95**2
+    share, z2 = correct / n, Z95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    half = Z95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-class Paired(NamedTuple):
-    """Two models on the same images: how many only the first classifies correctly, and only the second.
-
-    difference: of their accuracies, second − first, with its 95 % `interval`; p: McNemar's exact test (1947).
-    """
-
-    only_first: int
-    only_second: int
-    difference: float
-    interval: tuple[float, float]
-    p: float
-
-
-def compare_pair(first: np.ndarray, second: np.ndarray) -> Paired:
-    """Compare two models by their correct predictions, bool N each, on the same N ≥ 1 images."""
-    from scipy.special import bdtr
-
-    n, only_first, only_second = len(first), int((first & ~second).sum()), int((second & ~first).sum())
-    differing = only_first + only_second
-    p = min(1.0, 2 * float(bdtr(min(only_first, only_second), differing, 0.5))) if differing else 1.0
-    difference = (only_second - only_first) / n
-    half = _Z95 * math.sqrt(max(0.0, differing / n - difference**2) / n)
-    return Paired(only_first, only_second, difference, (difference - half, difference + half), p)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values of several tests, corrected for multiple comparisons (Holm, 1979)."""
-    raised, largest = [0.0] * len(p_values), 0.0
-    for place, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[number]))
-        raised[number] = largest
-    return raised
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:

@@ -1,12 +1,12 @@
 """Whether to fine-tune a pretrained network behind its logistic head: decided on training images that are held out."""
 
 import copy
+import math
 import time
 from dataclasses import replace
 
 import numpy as np
 import torch.nn.functional as F
-from torch import Tensor
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
@@ -27,9 +27,9 @@ FINE_TUNED: tuple[FineTune, FineTune] = ("off", "on")
 def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_config: DeviceConfig) -> Recipe:
     """The recipe with `fine_tune` on or off instead of auto.
 
-    Up to `MOST_TO_TRY` images are split in two halves; each is predicted by a network that was trained on the other,
-    with the head alone and fine-tuned. Fine-tuning is on unless more images are right without it, or as many at a
-    smaller loss. What was found is logged.
+    Half of up to `MOST_TO_TRY` images are predicted by a network that the other half trained, with the head alone and
+    fine-tuned. Fine-tuning is on unless it is `clearly_worse`: it gains less from half the images than from all, and
+    few images tell little. What was found is logged.
     """
     if recipe.fine_tune != "auto":
         return recipe
@@ -37,14 +37,21 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
     if len(train) > MOST_TO_TRY or not can_halve(train):
         log_info(f"fine-tuning on: it is tried first for at most {MOST_TO_TRY} images, two or more of each class")
         return replace(recipe, fine_tune="on")
-    found = [_try(recipe, dataset, train[one], train[other], seed, device_config) for one, other in halves(train, seed)]
-    (right, loss), (tuned_right, tuned_loss) = np.sum(found, axis=0).tolist()
-    helps = (tuned_right, -tuned_loss) > (right, -loss)
+    one, other = halves(train, seed)[0]
+    right, tuned_right = _try(recipe, dataset, train[one], train[other], seed, device_config)
+    off = clearly_worse(right, tuned_right)
     log_info(
-        f"fine-tuning {'on' if helps else 'off'}: trained on halves, {right / len(train):.1%} of the other half right "
-        f"with the head alone, {tuned_right / len(train):.1%} fine-tuned"
+        f"fine-tuning {'off' if off else 'on'}: trained on half of the images, {right.mean():.1%} of the others are "
+        f"right with the head alone, {tuned_right.mean():.1%} fine-tuned"
     )
-    return replace(recipe, fine_tune="on" if helps else "off")
+    return replace(recipe, fine_tune="off" if off else "on")
+
+
+def clearly_worse(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether the second is right on fewer of the same images, bool N each: one-sided exact sign test, p < 0.05."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    n = only_first + only_second
+    return sum(math.comb(n, k) for k in range(only_first, n + 1)) < 0.05 * 2**n
 
 
 def announce(trainer: Trainer) -> None:
@@ -71,14 +78,11 @@ def _seconds_an_image(trainer: Trainer) -> float:
 
 def _try(
     recipe: Recipe, dataset: Dataset, train: Split, val: Split, seed: int, device_config: DeviceConfig
-) -> tuple[tuple[int, float], tuple[int, float]]:
-    """Images of `val` that are right, and the sum of their losses: with the head alone, and fine-tuned."""
-    plain, tuned = (
-        _score(*predict_half(replace(recipe, fine_tune=fine_tune), dataset, train, val, seed, device_config))
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which images of `val` are right, bool N: with the head alone, and fine-tuned."""
+    answers = (
+        predict_half(replace(recipe, fine_tune=fine_tune), dataset, train, val, seed, device_config)
         for fine_tune in FINE_TUNED
     )
+    plain, tuned = ((logits.argmax(1) == labels).numpy() for logits, labels in answers)
     return plain, tuned
-
-
-def _score(logits: Tensor, labels: Tensor) -> tuple[int, float]:
-    return int((logits.argmax(1) == labels).sum()), float(F.cross_entropy(logits, labels, reduction="sum"))

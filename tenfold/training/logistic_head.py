@@ -14,7 +14,7 @@ from torch import Tensor
 from tenfold.console import progress
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
-from tenfold.training.features import cached_features
+from tenfold.training.feature_cache import cached_features
 from tenfold.training.networks.module import Network
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load, save
 
 from tenfold.errors import DataError, ModelError, UsageError
-from tenfold.evaluation import metrics
+from tenfold.evaluation import significance
 from tenfold.evaluation.compare import read_comparison, write_comparison
 from tenfold.files import format_object
 from tenfold.training.fingerprint import fingerprint
@@ -110,8 +110,8 @@ def test_the_script_knows_the_answers_on_which_runs_differ(made: list[Path], tmp
 def test_pairs_are_corrected_together(made: list[Path]) -> None:
     comparison = read_comparison(made)
     right = comparison.right
-    p = [metrics.compare_pair(right[:, 0], right[:, i]).p for i in (1, 2)]
-    assert [corrected for _, _, corrected in comparison.pairs()] == metrics.holm(p)
+    p = [significance.compare_pair(right[:, 0], right[:, i]).p for i in (1, 2)]
+    assert [corrected for _, _, corrected in comparison.pairs()] == significance.holm(p)
 
 
 def test_runs_of_other_test_images_are_refused(runs: list[Path]) -> None:

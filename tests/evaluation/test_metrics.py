@@ -11,7 +11,7 @@ import torchmetrics
 from scipy.stats import binomtest
 
 from tenfold.errors import ModelError
-from tenfold.evaluation import metrics
+from tenfold.evaluation import metrics, significance
 
 SIZES = [(1, 2), (7, 2), (200, 10), (300, 1000)]
 COUNTED = ["precision", "recall", "f1", "support"]
@@ -304,7 +304,7 @@ def test_pairs_are_compared_by_the_exact_binomial_test(only_first: int, only_sec
     first, second = np.ones(1000, bool), np.ones(1000, bool)
     second[:only_first] = False
     first[only_first : only_first + only_second] = False
-    pair = metrics.compare_pair(first, second)
+    pair = significance.compare_pair(first, second)
     assert (pair.only_first, pair.only_second) == (only_first, only_second)
     differing = only_first + only_second
     assert pair.p == pytest.approx(binomtest(only_first, differing).pvalue if differing else 1)
@@ -315,9 +315,9 @@ def test_pairs_are_compared_by_the_exact_binomial_test(only_first: int, only_sec
 
 
 def test_holm_by_hand() -> None:
-    assert metrics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert metrics.holm([0.5, 0.9]) == pytest.approx([1, 1])
-    assert metrics.holm([]) == []
+    assert significance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert significance.holm([0.5, 0.9]) == pytest.approx([1, 1])
+    assert significance.holm([]) == []
 
 
 def test_format_per_class() -> None:

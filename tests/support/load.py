@@ -32,12 +32,12 @@ async def ask(port: int, body: bytes, due: float, health: bool) -> dict[str, Any
 
 
 async def run(port: int, rate: float, seconds: float, bodies: list[bytes]) -> list[dict[str, Any]]:
-    """Every hundredth request asks for the health instead."""
+    """Every twentieth request asks for the health instead."""
     began, tasks = time.perf_counter() + 0.1, []
     for number in range(round(rate * seconds)):
         due = began + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        health = number % 100 == 99
+        health = number % 20 == 19
         body = b"" if health else bodies[number % len(bodies)]
         tasks.append(asyncio.create_task(ask(port, body, due, health)))
         if number % 100 == 0:

@@ -1,0 +1,141 @@
+"""Features that are computed once an image: of pretrained networks, whose features stay the same from run to run.
+
+They are kept image by image, so that another split of a folder, or a folder with some more images, needs few new ones.
+A file holds those of one call, beside the digests of the images' pixels. Shapes: N images, F features.
+"""
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tenfold.data.cache import home, writing_home
+from tenfold.errors import StorageError
+from tenfold.files import atomic_write
+from tenfold.training.augment import Normalization
+from tenfold.training.device import DeviceConfig
+from tenfold.training.features import OnBatch, extract_features
+from tenfold.training.networks.module import Network
+
+MOST_CACHED_BYTES = 2_000_000_000
+BATCH_SIZE = 16
+"""Images at a time, always as many: the bits of an image's features do not depend on those beside it."""
+_DIGEST_BYTES = 16
+
+
+def cached_features(
+    network: Network,
+    images: Tensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    on_batch: OnBatch = lambda share: None,
+    mirrored: bool = False,
+) -> Tensor:
+    """Inputs of the layer `head` for uint8 N×H×W×3, rounded to float16: float32 N×F, from the cache where they are.
+
+    `mirrored`: those of the images' mirror images. `on_batch` gets the number of images that were done. A cache that
+    cannot be read or written is done without.
+    """
+    folder = home() / "features" / _digest_network(network, tuple(images.shape[1:]), normalization, device_config)
+    digests = np.concatenate([_digest_images(batch) for batch in _batches(images, mirrored)])
+    features = np.empty((len(images), network.get_submodule("head").get_parameter("weight").shape[1]), np.float16)
+    known = _read(folder, digests, features)
+    on_batch(int(known.sum()))
+    missing = np.flatnonzero(~known)
+    if len(missing):
+        for some in np.array_split(missing, -(-len(missing) // BATCH_SIZE)):
+            features[some] = _compute(network, images[torch.from_numpy(some)], normalization, device_config, mirrored)
+            on_batch(len(some))
+        _keep(folder, digests[missing], features[missing])
+    return torch.from_numpy(features).float()
+
+
+def _compute(
+    network: Network, images: Tensor, normalization: Normalization, device_config: DeviceConfig, mirrored: bool
+) -> np.ndarray:
+    """Features float16 of at most `BATCH_SIZE` images, computed in a batch of that size."""
+    whole = images[torch.arange(BATCH_SIZE) % len(images)]
+    features = extract_features(network, whole, normalization, device_config, mirrored=mirrored)
+    return features[: len(images)].half().numpy()
+
+
+def _batches(images: Tensor, mirrored: bool) -> Iterator[np.ndarray]:
+    """The images, or their mirror images, some at a time: a copy of all would take as much memory as they do."""
+    for batch in images.split(BATCH_SIZE):
+        yield (batch.flip(2) if mirrored else batch).cpu().contiguous().numpy()
+
+
+def _digest_images(images: np.ndarray) -> np.ndarray:
+    digests = [hashlib.sha256(image.data).digest()[:_DIGEST_BYTES] for image in images]
+    return np.array(digests, f"V{_DIGEST_BYTES}")
+
+
+def _digest_network(
+    network: Network, shape: tuple[int, ...], normalization: Normalization, device_config: DeviceConfig
+) -> str:
+    """Of all but the images that features depend on: the weights but the head's, and how they are computed."""
+    how = (torch.__version__, device_config.device.type, device_config.dtype_name, normalization)
+    digest = hashlib.sha256(repr((how, shape, BATCH_SIZE, network)).encode())
+    for name, tensor in network.state_dict().items():
+        if not name.startswith("head."):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _dtype(features: int) -> np.dtype:
+    """Of a row in a file."""
+    return np.dtype([("image", f"V{_DIGEST_BYTES}"), ("features", np.float16, (features,))])
+
+
+def _read(folder: Path, digests: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Fill in the features that are kept; bool N, whether an image's were."""
+    known, rows = np.zeros(len(digests), bool), [digest.tobytes() for digest in digests]
+    for path in sorted(folder.glob("*.npy")):
+        kept = _load(path, features.shape[1])
+        if kept is None:
+            continue
+        places = {digest.tobytes(): place for place, digest in enumerate(kept["image"])}
+        found = np.array([places.get(row, -1) for row in rows])
+        here = np.flatnonzero((found >= 0) & ~known)
+        if len(here):
+            features[here], known[here] = kept["features"][found[here]], True
+            with contextlib.suppress(OSError):
+                os.utime(path)  # used last now
+    return known
+
+
+def _load(path: Path, features: int) -> np.ndarray | None:
+    """The rows of a file; None for one that is damaged, or gone meanwhile."""
+    try:
+        rows: np.ndarray = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return rows if rows.dtype == _dtype(features) and rows.ndim == 1 else None
+
+
+def _keep(folder: Path, digests: np.ndarray, features: np.ndarray) -> None:
+    rows = np.empty(len(digests), _dtype(features.shape[1]))
+    rows["image"], rows["features"] = digests, features
+    try:
+        with writing_home(), atomic_write(folder / f"{uuid.uuid4().hex}.npy") as file:
+            np.save(file, rows)
+        _remove_oldest(folder.parent)
+    except (OSError, StorageError):  # a full disk, a read-only home: they are computed again next time
+        return
+
+
+def _remove_oldest(folder: Path) -> None:
+    """Keep what was used last, of all networks, up to `MOST_CACHED_BYTES`."""
+    files = sorted(folder.rglob("*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for path in files:
+        total += path.stat().st_size
+        if total > MOST_CACHED_BYTES:
+            path.unlink(missing_ok=True)
