@@ -198,11 +198,8 @@ class _Graph:
         nearest = self.add("ReduceMax", [classes, axis], "distance.nearest", keepdims=0)
         discriminants = self.add("Gemm", [features, kept["weights"], kept["biases"]], "distance.discriminants")
         largest = self.add("ReduceMax", [discriminants, axis], "distance.largest", keepdims=0)
-        mean = self.add("ReduceMean", [compressed, axis], "distance.mean", keepdims=0)
-        active = self.add("Mul", [mean, kept["activity"]], "distance.active")
         apart = self.add("Sub", [norm, nearest], "distance.mahalanobis")
-        silent = self.add("Sub", [apart, active], "distance.silent")
-        self.add("Sub", [silent, largest], DISTANCE)
+        self.add("Sub", [apart, largest], DISTANCE)
 
     def translate(self, node: fx.Node, inputs: list[str]) -> str:
         """Add a layer or a function. Raises `ModelError` for one that is not known here."""

@@ -1,13 +1,13 @@
 """How unlike the training images an image is to a network: a distance from its features, the inputs of layer `head`.
 
-Three parts are added, each with mean 0 and standard deviation 1 on the training images before it is weighted:
+Two parts are added, each with mean 0 and standard deviation 1 on the training images before it is weighted:
 
 - The smallest squared Mahalanobis distance to the mean of a class, with one covariance for all classes (Lee and others,
   2018), of features that are compressed by asinh: as they are, images of nothing lie near the middle of all classes,
   for their features are small. It finds images of a wholly different kind.
-- The negative mean of the compressed features: images of nothing have few that are active.
 - The negative of the largest linear discriminant, which is how much likelier the features are under a class than where
-  no feature is active, a distance relative to that (after Ren and others, 2021). It finds objects of no class.
+  no feature is active, a distance relative to that (after Ren and others, 2021). It finds objects of no class, and
+  counts three times.
 
 Covariances are those of the D principal axes, shrunk so that few images are enough (Ledoit and Wolf, 2004). What else
 was tried is in docs/log.md. Shapes: N images, F features, D dimensions, K classes.
@@ -27,7 +27,7 @@ FILE = "distance.safetensors"  # in a run directory
 DIMENSIONS = 64
 COMPRESSION = 0.03
 """Where asinh turns from a line into a logarithm, as a share of the mean size of a feature."""
-MAHALANOBIS_WEIGHT, ACTIVITY_WEIGHT, DISCRIMINANT_WEIGHT = 0.5, 1.0, 3.0
+DISCRIMINANT_WEIGHT = 3.0
 """Chosen on held-out training images of CIFAR-10 and on images made by code; docs/log.md has others."""
 MOST_REJECTED, CONFIDENCE = 0.05, 0.95
 """A threshold rejects no larger share of known images, with this probability over the draw of the validation images."""
@@ -36,11 +36,11 @@ _SMALLEST = 1e-12  # a variance, where nothing varies
 
 @dataclass(frozen=True)
 class FeatureDistance:
-    """What the distance is computed with, all float32: `factor` and `activity` [1], `projection` F×D and `offset` D,
-    `centers` D×K and `levels` K, `weights` F×K and `biases` K.
+    """What the distance is computed with, all float32: `factor` [1], `projection` F×D and `offset` D, `centers` D×K and
+    `levels` K, `weights` F×K and `biases` K.
 
-    Of features f with c = asinh(factor·f) and z = c·projection + offset, it is |z|² − max(z·centers + levels) −
-    max(f·weights + biases) − activity·mean(c): few steps, which every runtime has.
+    Of features f with z = asinh(factor·f)·projection + offset, it is |z|² − max(z·centers + levels) − max(f·weights +
+    biases): few steps, which every runtime has.
     """
 
     factor: np.ndarray
@@ -48,7 +48,6 @@ class FeatureDistance:
     offset: np.ndarray
     centers: np.ndarray
     levels: np.ndarray
-    activity: np.ndarray
     weights: np.ndarray
     biases: np.ndarray
 
@@ -63,19 +62,16 @@ class FeatureDistance:
         space = _Space.fit(compressed, members)
         points, centers = space.points(compressed), space.centers[copies]
         mahalanobis = _Scaled.of(np.square(points).sum(1) - (2 * points @ centers.T - np.square(centers).sum(1)).max(1))
-        activity = _Scaled.of(compressed.mean(1))
         linear = _Space.fit(features, members).discriminants()
         weights, biases = linear[0][:, copies], linear[1][copies]
         largest = _Scaled.of((features @ weights + biases).max(1))
-        square, weight = MAHALANOBIS_WEIGHT * mahalanobis.factor, DISCRIMINANT_WEIGHT * largest.factor
-        root, active = np.sqrt(square), ACTIVITY_WEIGHT * activity.factor
+        root, weight = np.sqrt(mahalanobis.factor), DISCRIMINANT_WEIGHT * largest.factor
         arrays = (
             np.array([factor]),
             root * space.projection,
             -root * space.mean @ space.projection,
             2 * root * centers.T,
-            square * (mahalanobis.mean - np.square(centers).sum(1)) - active * activity.mean,
-            np.array([active]),
+            mahalanobis.factor * (mahalanobis.mean - np.square(centers).sum(1)),
             weight * weights,
             weight * (biases - largest.mean),
         )
@@ -84,11 +80,9 @@ class FeatureDistance:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Distances float32 N of images with features float N×F, computed in float64."""
         wide = features.astype(np.float64)
-        compressed = np.arcsinh(self.factor * wide)
-        points = compressed @ self.projection + self.offset
+        points = np.arcsinh(self.factor * wide) @ self.projection + self.offset
         nearest, largest = points @ self.centers + self.levels, wide @ self.weights + self.biases
-        apart = np.square(points).sum(1) - nearest.max(1) - self.activity * compressed.mean(1)
-        return (apart - largest.max(1)).astype(np.float32)
+        return (np.square(points).sum(1) - nearest.max(1) - largest.max(1)).astype(np.float32)
 
     def to_bytes(self) -> bytes:
         """The content of a safetensors file."""
