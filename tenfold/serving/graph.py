@@ -186,20 +186,21 @@ class _Graph:
         self.add("Softmax", [logits], OUTPUT, axis=1)
 
     def add_distance(self, features: str, found: FeatureDistance) -> None:
-        """From features N×F to `FeatureDistance` of them."""
+        """From features N×F to `FeatureDistance` of them; a column until the end, since OpenCV 4 mixes up vectors."""
         kept = {name: self.keep(f"distance.{name}", array) for name, array in vars(found).items()}
         axis = self.keep_axis("distance.axis", 1)
         scaled = self.add("Mul", [features, kept["factor"]], "distance.scaled")
         compressed = self.add("Asinh", [scaled], "distance.compressed")
         points = self.add("Gemm", [compressed, kept["projection"], kept["offset"]], "distance.points")
         squares = self.add("Mul", [points, points], "distance.squares")
-        norm = self.add("ReduceSum", [squares, axis], "distance.norm", keepdims=0)
+        norm = self.add("ReduceSum", [squares, axis], "distance.norm", keepdims=1)
         classes = self.add("Gemm", [points, kept["centers"], kept["levels"]], "distance.classes")
-        nearest = self.add("ReduceMax", [classes, axis], "distance.nearest", keepdims=0)
+        nearest = self.add("ReduceMax", [classes, axis], "distance.nearest", keepdims=1)
         discriminants = self.add("Gemm", [features, kept["weights"], kept["biases"]], "distance.discriminants")
-        largest = self.add("ReduceMax", [discriminants, axis], "distance.largest", keepdims=0)
+        largest = self.add("ReduceMax", [discriminants, axis], "distance.largest", keepdims=1)
         apart = self.add("Sub", [norm, nearest], "distance.mahalanobis")
-        self.add("Sub", [apart, largest], DISTANCE)
+        column = self.add("Sub", [apart, largest], "distance.column")
+        self.add("Squeeze", [column, axis], DISTANCE)
 
     def translate(self, node: fx.Node, inputs: list[str]) -> str:
         """Add a layer or a function. Raises `ModelError` for one that is not known here."""
