@@ -201,7 +201,7 @@ def test_a_stopped_run_is_unlocked_and_resumes(tiny_recipe: Path, tmp_path: Path
         (("fast98", "shapes"), UsageError, "unknown recipe 'fast98'.*did you mean"),
         (("fast89", "shape"), UsageError, "no data set is named 'shape'|unknown data set 'shape'"),
         ((7, "shapes"), UsageError, "recipe must be a name, a path or a tenfold.Recipe, not int"),
-        (("fast89", None), UsageError, "data must be a name, a path or a tenfold.Dataset, not NoneType"),
+        (("fast89", 7), UsageError, "data must be a name, a path or a tenfold.Dataset, not int"),
         (("fast89", "/no/such/folder"), DataError, "/no/such/folder"),
         (("fast89", "shapes", {"seed": "3"}), UsageError, "seed must be a whole number, not '3'"),
         (("fast89", "shapes", {"seed": -1}), UsageError, "seed must be 0 or more, not -1"),
