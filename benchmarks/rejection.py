@@ -1,6 +1,6 @@
 """How well images of a class that a network was never shown are told from those of its own classes.
 
-    python benchmarks/rejection.py [--recipe fast89] [--out runs/rejection] [--count 10] [--json]
+    python benchmarks/rejection.py [--recipe fast89] [--out runs/rejection] [--without NAME ...] [--json]
 
 Each class of CIFAR-10 is left out in turn: a network is trained on the other nine, and scored on their test images
 (known) and on those of the class that was left out (unknown). Compared are tenfold's distance, its confidence alone,
@@ -20,7 +20,7 @@ import torch
 import tenfold
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
-from tenfold.evaluation.metrics import auroc, fpr_at_95
+from tenfold.evaluation.detection import auroc, fpr_at_95
 from tenfold.training.device import select_device
 from tenfold.training.features import features_and_logits
 from tenfold.training.weights import Model
@@ -120,11 +120,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="fast89")
     parser.add_argument("--out", type=Path, default=Path("runs/rejection"))
-    parser.add_argument("--count", type=int, default=10, help="classes to leave out, the first so many")
+    parser.add_argument("--without", nargs="+", metavar="NAME", help="classes to leave out in turn, by default all")
     parser.add_argument("--json", action="store_true")
     words = parser.parse_args()
     data, found = tenfold.load("cifar10"), {}
-    for label in range(words.count):
+    for label in map(data.classes.index, words.without or data.classes):
         found[data.classes[label]] = row = measure(words.recipe, data, label, words.out)
         log_info(f"without {data.classes[label]}: {row['confidence']['auroc']:.4f}, {row['distance']['auroc']:.4f}")
     if words.json:

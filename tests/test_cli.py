@@ -271,9 +271,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         asked.update(options, recipe=recipe, out=out)
         raise MemoryError
 
-    def record_resumed(
-        out: Path, device: str | None, _folder: Path | None, *_others: object, **_named: object
-    ) -> NoReturn:
+    def record_resumed(out: Path, device: str | None, _folder: Path | None, *_: object, **_more: object) -> NoReturn:
         asked.update(out=out, device=device)
         raise MemoryError
 

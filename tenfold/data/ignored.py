@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tenfold.data.image import sniff
+from tenfold.data.formats import sniff
 from tenfold.files import ALL_OWN, OWN_NOTE
 
 SUFFIXES = {

@@ -31,6 +31,7 @@ from PIL import (
 )
 
 from tenfold.data import jpeg, modes, tiff
+from tenfold.data.formats import sniff
 from tenfold.data.metadata import png_chunks, take_out
 from tenfold.errors import ImageError, TooManyPixelsError
 
@@ -48,18 +49,6 @@ PADDING = (128, 128, 128)
 
 # named, so that Pillow need not import all it has to find them
 _PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
-_SIGNATURES = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-    b"II+\x00": "TIFF",
-    b"MM\x00+": "TIFF",
-}
-_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
-"""Their sizes, by version: the two letters before would make an image of any text that begins with them."""
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -235,15 +224,6 @@ def read_size(path: Path) -> tuple[int, int] | None:
             return Image.open(file, formats=[kind]).size if kind else None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-
-
-def sniff(content: bytes) -> str | None:
-    """Tell a format by the first 18 bytes: PNG, JPEG, GIF, BMP, TIFF, WEBP, or None for anything else."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "WEBP"
-    if content[:2] == b"BM" and int.from_bytes(content[14:18], "little") in _BMP_HEADERS:
-        return "BMP"
-    return next((kind for signature, kind in _SIGNATURES.items() if content.startswith(signature)), None)
 
 
 def _what_instead(content: bytes) -> str:

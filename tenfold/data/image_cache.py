@@ -28,9 +28,10 @@ from tenfold.console import log_info, progress
 from tenfold.data.cache import home, map_array, npy_header, writing_home
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import Entry, own_bit_depth
+from tenfold.data.formats import sniff
 from tenfold.data.frames import count_frames
 from tenfold.data.ignored import IMAGE_SUFFIXES
-from tenfold.data.image import Decoded, decode_measured, read_file, resize_pixels, sniff
+from tenfold.data.image import Decoded, decode_measured, read_file, resize_pixels
 from tenfold.data.listing import File, Listing, shown_name
 from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
 from tenfold.data.resize import names_of

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from tenfold.errors import ModelError
-from tenfold.evaluation import metrics
+from tenfold.evaluation.detection import auroc, exact_interval, fpr_at_95
 from tenfold.training.distance import CONFIDENCE, MOST_REJECTED, fit_threshold, images_needed
 
 
@@ -110,17 +110,17 @@ def count_beyond(distances: np.ndarray, threshold: float | None) -> tuple[int, t
     if threshold is None:
         return None, None
     beyond = int((distances > threshold).sum())
-    return beyond, metrics.exact_interval(beyond, len(distances))
+    return beyond, exact_interval(beyond, len(distances))
 
 
 def separate(known: Scores, unknown: Scores, threshold: float | None) -> Separation:
     """Compare the scores of known and of unknown images."""
     return Separation(
         images=len(unknown.distances),
-        auroc=metrics.auroc(known.distances, unknown.distances),
-        fpr95=metrics.fpr_at_95(known.distances, unknown.distances),
-        confidence_auroc=metrics.auroc(-known.confidences, -unknown.confidences),
-        confidence_fpr95=metrics.fpr_at_95(-known.confidences, -unknown.confidences),
+        auroc=auroc(known.distances, unknown.distances),
+        fpr95=fpr_at_95(known.distances, unknown.distances),
+        confidence_auroc=auroc(-known.confidences, -unknown.confidences),
+        confidence_fpr95=fpr_at_95(-known.confidences, -unknown.confidences),
         rejected=None if threshold is None else float((unknown.distances > threshold).mean()),
     )
 

@@ -25,6 +25,7 @@ from tenfold.files import note_own
 from tenfold.training.recipe import Recipe
 from tenfold.training.reproduction import format_stop, reproduction
 from tenfold.training.run import Run
+from tenfold.training.split_file import count_held_out
 from tenfold.training.target_error import target_error_of
 from tenfold.training.weights import WEIGHTS
 
@@ -302,7 +303,7 @@ def _model(known: Known) -> sections.Facts:
             f"{recipe.name}, {recipe.trained_epochs:g} epochs, batches of {recipe.batch_size}, {recipe.optimizer}",
         ),
         ("Test-time views", _views(recipe)),
-        ("Validation images", f"{recipe.val_size:,}"),
+        ("Validation images", f"{count_held_out(known.run):,}"),
     ]
 
 

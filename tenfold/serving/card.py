@@ -13,7 +13,8 @@ import numpy as np
 from tenfold.console import percent, printable
 from tenfold.data.dataset import AppliedCorrections, Dataset, Split
 from tenfold.data.unknown import COUNT, make_unknown
-from tenfold.evaluation.metrics import auroc, exact_interval, expected_calibration_error, fpr_at_95, wilson_interval
+from tenfold.evaluation.detection import auroc, exact_interval, fpr_at_95
+from tenfold.evaluation.metrics import expected_calibration_error, wilson_interval
 from tenfold.files import write_text
 from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.predictor import Outputs, Predictor, open_model
@@ -21,6 +22,7 @@ from tenfold.training.provenance import FoundData, find_data, origin_of
 from tenfold.training.recipe import Recipe
 from tenfold.training.reproduction import format_stop, reproduction
 from tenfold.training.run import STOPPED, Run
+from tenfold.training.split_file import count_held_out
 from tenfold.training.target_error import target_error_of
 
 _TITLE = "# Model card: "
@@ -91,7 +93,7 @@ def _training(run: Run) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in env.get("versions", {}).items())
     held_out = "no training images held out: temperature and threshold are not fitted"
     if recipe.val_size:
-        held_out = f"{recipe.val_size:,} training images held out for temperature and threshold"
+        held_out = f"{count_held_out(run):,} training images held out for temperature and threshold"
     stop = format_stop(run)
     return f"""## How it was made
 ```{language}

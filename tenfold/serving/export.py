@@ -21,7 +21,8 @@ import onnx
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError, ModelError
-from tenfold.evaluation.metrics import accuracy, exact_interval
+from tenfold.evaluation.detection import exact_interval
+from tenfold.evaluation.metrics import accuracy
 from tenfold.serving.graph import separate_pools, to_onnx
 from tenfold.serving.model_file import ABOUT, DIGEST, RUN_FILE, ModelMetadata, seal
 from tenfold.serving.predictor import Predictor, open_bytes

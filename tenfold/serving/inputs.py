@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
+from tenfold.data.formats import sniff
 from tenfold.data.ignored import is_hidden, is_image, is_output, is_own, own_names
-from tenfold.data.image import MOST_BYTES, read_file, sniff
+from tenfold.data.image import MOST_BYTES, read_file
 from tenfold.errors import DataError, ImageError
 from tenfold.files import byte_order_mark
 

@@ -12,8 +12,6 @@ from tenfold import extras
 from tenfold.console import log_info
 from tenfold.data import is_folder
 from tenfold.data.dataset import Dataset
-from tenfold.data.folder import list_images
-from tenfold.data.image import read_size
 from tenfold.data.listing import File, LabelFile
 from tenfold.training.recipe import Recipe
 
@@ -49,6 +47,8 @@ def resolve_auto(
         return Choice(PRETRAINED) if _is_large(data) and _is_installed() else Choice(FROM_SCRATCH)
     if not isinstance(data, str | Path) or not is_folder(str(data)):
         return Choice(FROM_SCRATCH)
+    from tenfold.data.folder import list_images  # here, because it brings Pillow
+
     return _for_folder(list_images(Path(data), labels).files, size)
 
 
@@ -89,6 +89,8 @@ def _is_installed() -> bool:
 
 def _shorter_side(files: list[File]) -> int:
     """Median of the shorter sides of some images, in pixels; 0 where none can be read."""
+    from tenfold.data.image import read_size
+
     step = max(1, len(files) // _HEADERS)
     sizes = [read_size(file.path) for file in files[::step]]
     sides = [min(size) for size in sizes if size]

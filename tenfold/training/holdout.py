@@ -45,7 +45,7 @@ def _draw_groups(train: Split, count: int, seed: int) -> np.ndarray:
     return held_out
 
 
-def log_groups(data: Dataset, recipe: Recipe, val: Split | None) -> None:
-    """Log how many images are held out where whole groups of them are."""
-    if val is not None and data.train.groups is not None and len(val) != recipe.val_size:
-        log_info(f"{len(val):,} validation images instead of {recipe.val_size:,}: whole groups are held out")
+def log_groups(recipe: Recipe, held_out: int) -> None:
+    """Log how many images are held out where whole groups of them are others than asked for."""
+    if held_out != recipe.val_size:
+        log_info(f"{held_out:,} validation images instead of {recipe.val_size:,}: whole groups are held out")

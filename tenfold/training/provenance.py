@@ -11,6 +11,7 @@ from tenfold.data import DATASETS, Dataset, LabelFile, Origin, is_cached, is_fol
 from tenfold.data.corrections import CORRECTIONS, apply_corrections, parse_corrections
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, ModelError, StorageError, UsageError, one_line
+from tenfold.files import sha256
 from tenfold.training.fingerprint import is_own
 from tenfold.training.run import Run
 from tenfold.training.split_file import read_rows, read_splits
@@ -227,7 +228,7 @@ def other_data(run: Run, name: str, skip_bad: str | None = None, labels: LabelFi
     if "folder" in env and _is_own_place(origin_of(run, env), Path(name), labels):
         if skip_bad and skip_bad != _skip_bad(env):
             log_info(f"--skip-bad {skip_bad} is without effect: {name} is read as {run.path} was trained on it")
-        return reload_dataset(run)  # if it changed, most of its images were still trained on
+        return reload_dataset(run, Path(name))  # if it changed, most of its images were still trained on
     from tenfold.data.folder import TEST_SHARE, log_left_out, make_dataset, read_folder
 
     model = run.description
@@ -251,9 +252,13 @@ def other_data(run: Run, name: str, skip_bad: str | None = None, labels: LabelFi
 
 
 def _is_own_place(origin: Origin, folder: Path, labels: LabelFile | None) -> bool:
-    """Whether that is the folder of a run's images, with the label file that named them, if any."""
-    same_labels = str(labels.path.resolve()) == origin.labels if labels else not origin.labels
-    return folder.resolve() == Path(origin.path) and same_labels
+    """Whether that is the folder of a run's images, or one that it moved to with the label file in it."""
+    if labels:
+        return folder.resolve() == Path(origin.path) and str(labels.path.resolve()) == origin.labels
+    if folder.resolve() == Path(origin.path) or not Path(origin.labels).is_relative_to(origin.path):
+        return folder.resolve() == Path(origin.path)
+    moved = folder / Path(origin.labels).relative_to(origin.path)
+    return bool(origin.labels) and moved.is_file() and sha256(moved) == origin.labels_sha256
 
 
 def _skip_bad(env: Mapping[str, Any]) -> str:

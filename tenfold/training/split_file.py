@@ -40,6 +40,11 @@ def read_splits(run: Run) -> Iterator[tuple[str, str]]:
     yield from ((row.get("path") or "", row.get("split") or "") for row in read_rows(run))
 
 
+def count_held_out(run: Run) -> int:
+    """How many validation images a run has: of groups, about as many as its recipe asks for."""
+    return sum(split == "val" for _, split in read_splits(run)) or run.recipe.val_size
+
+
 def read_rows(run: Run) -> Iterator[dict[str, str | None]]:
     """Its rows, by column; none where a run has no such file."""
     path = run.path / SPLIT_FILE

@@ -21,7 +21,7 @@ from tenfold.training.environment import describe_environment
 from tenfold.training.fine_tuning import announce, decide_fine_tuning
 from tenfold.training.fingerprint import fingerprint, is_own, note_origin
 from tenfold.training.fitting import device_for
-from tenfold.training.holdout import split
+from tenfold.training.holdout import log_groups, split
 from tenfold.training.manifest import LOGS
 from tenfold.training.provenance import as_own, reload_dataset
 from tenfold.training.recipe import Recipe
@@ -198,6 +198,7 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, device_config: DeviceC
         log_info(reason)
     if dist.first:
         held_out = trainer.val[1].tolist() if trainer.val else []
+        log_groups(trainer.recipe, len(held_out))
         warn_of_untrained_classes(dataset.classes, trainer.class_counts, held_out)
     return trainer
 

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from tenfold.data import Dataset
-from tenfold.data.image import MOST_BYTES, PADDING, decode, decode_whole, read_file, resize_pixels, sniff
+from tenfold.data.formats import sniff
+from tenfold.data.image import MOST_BYTES, PADDING, decode, decode_whole, read_file, resize_pixels
 from tenfold.data.resize import RESIZES
 from tenfold.errors import DataError, ImageError
 from tests.support.images import PIXELS, oriented, png, save, tiff

@@ -14,6 +14,7 @@ from PIL import Image
 
 import tenfold
 from tenfold.data.shapes import make_shapes
+from tenfold.training.split_file import count_held_out
 from tests.support.forks import Fork, command
 from tests.support.process import Invoke
 from tests.support.waiting import wait_for
@@ -51,7 +52,7 @@ def train(invoke: Invoke, tiny_recipe: Path) -> Train:
 @pytest.fixture(scope="module")
 def trained(train: Train, photos: Path) -> dict[str, Any]:
     """A run on the label file, with validation images."""
-    return train("--labels", photos / "labels.csv", "--val-size", "18", "--out", photos.parent / "run")
+    return train("--labels", photos / "labels.csv", "--val-size", "16", "--out", photos.parent / "run")
 
 
 def rows(run: Path | str) -> list[dict[str, str]]:
@@ -62,6 +63,9 @@ def rows(run: Path | str) -> list[dict[str, str]]:
 def test_a_run_keeps_groups_whole_and_notes_its_label_file(trained: dict[str, Any], photos: Path) -> None:
     table = rows(trained["run"])
     assert {row["split"] for row in table} == {"train", "val", "test"} and len(table) == 90
+    held_out = sum(row["split"] == "val" for row in table)
+    assert held_out != 16 and f"{held_out} validation images instead of 16: whole groups" in trained["said"]
+    assert count_held_out(tenfold.Run.open(trained["run"])) == held_out
     by_group: dict[str, set[str]] = {}
     for row in table:
         by_group.setdefault(row["group"], set()).add(row["split"])
@@ -86,7 +90,12 @@ def test_the_split_of_a_run_is_a_label_file(
 
 def test_its_own_images_are_scored_again(trained: dict[str, Any], invoke: Invoke, photos: Path) -> None:
     run = trained["run"]
-    for options in ((), ("--labels", photos / "labels.csv"), ("--labels", photos / "labels.csv", "--data", photos)):
+    for options in (
+        (),
+        ("--data", photos),
+        ("--labels", photos / "labels.csv"),
+        ("--labels", photos / "labels.csv", "--data", photos),
+    ):
         code, out, err = invoke("evaluate", run, *options, "--json")
         assert code == 0, err
         assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]
@@ -95,15 +104,15 @@ def test_its_own_images_are_scored_again(trained: dict[str, Any], invoke: Invoke
 
 
 def test_a_label_file_that_changed_is_named(trained: dict[str, Any], invoke: Invoke, photos: Path) -> None:
-    before = (photos / "labels.csv").read_text()
+    before = (photos / "labels.csv").read_bytes()
     try:
-        (photos / "labels.csv").write_text(before + "\n")
+        (photos / "labels.csv").write_bytes(before + b"\n")
         assert invoke("evaluate", trained["run"], "--labels", photos / "labels.csv")[0] == 0, "only another line break"
-        (photos / "labels.csv").write_text(before.replace("disk", "ring", 1))
+        (photos / "labels.csv").write_bytes(before.replace(b"disk", b"ring", 1))
         code, _, err = invoke("report", trained["run"])
         assert code == 3 and f"labels.csv, which changed, is not what {trained['run']} was trained on" in err
     finally:
-        (photos / "labels.csv").write_text(before)
+        (photos / "labels.csv").write_bytes(before)
 
 
 def test_a_folder_that_moved_with_its_label_file_is_found(
@@ -114,6 +123,8 @@ def test_a_folder_that_moved_with_its_label_file_is_found(
         code, _, err = invoke("report", trained["run"])
         assert code == 3 and "is not there any more" in err
         assert invoke("report", trained["run"], "--data", moved)[0] == 0
+        code, out, err = invoke("evaluate", trained["run"], "--data", moved, "--json")
+        assert code == 0 and json.loads(out)["test_accuracy"] == trained["test_accuracy"], err
         code, out, err = invoke("evaluate", trained["run"], "--json")
         assert code == 0 and "scored from the logits" in err
         assert json.loads(out)["test_accuracy"] == trained["test_accuracy"]

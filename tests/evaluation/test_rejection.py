@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from tenfold.errors import ModelError
-from tenfold.evaluation import metrics
+from tenfold.evaluation import detection
 from tenfold.evaluation.rejection import (
     Rejection,
     Scores,
@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 
 def test_auroc_counts_pairs_and_ties_by_half() -> None:
     """By hand: of six pairs, (1, 2), (1, 5), (3, 5), (2, 5) are in order, (2, 2) is a tie, (3, 2) is not."""
-    assert metrics.auroc(np.array([1.0, 3, 2]), np.array([2.0, 5])) == pytest.approx(4.5 / 6)
+    assert detection.auroc(np.array([1.0, 3, 2]), np.array([2.0, 5])) == pytest.approx(4.5 / 6)
 
 
 def test_auroc_and_fpr_as_scikit_learn_has_them() -> None:
@@ -28,17 +28,17 @@ def test_auroc_and_fpr_as_scikit_learn_has_them() -> None:
 
     known, unknown = RNG.normal(size=400).round(1), RNG.normal(1, 1, 300).round(1)
     truth, scores = np.repeat([0, 1], (400, 300)), np.concatenate([known, unknown])
-    assert metrics.auroc(known, unknown) == pytest.approx(roc_auc_score(truth, scores))
+    assert detection.auroc(known, unknown) == pytest.approx(roc_auc_score(truth, scores))
     passing, known_kept, _ = roc_curve(1 - truth, -scores, drop_intermediate=False)
-    assert metrics.fpr_at_95(known, unknown) == pytest.approx(passing[known_kept >= 0.95][0])
+    assert detection.fpr_at_95(known, unknown) == pytest.approx(passing[known_kept >= 0.95][0])
 
 
 def test_exact_interval_against_the_binomial_distribution() -> None:
-    low, high = metrics.exact_interval(3, 60)
+    low, high = detection.exact_interval(3, 60)
     assert binom.sf(2, 60, low) == pytest.approx(0.025) and binom.cdf(3, 60, high) == pytest.approx(0.025)
-    assert metrics.exact_interval(0, 10) == (0.0, pytest.approx(1 - 0.025**0.1))
-    assert metrics.exact_interval(10, 10) == (pytest.approx(0.025**0.1), 1.0)
-    assert metrics.exact_interval(0, 0) == (0.0, 1.0)
+    assert detection.exact_interval(0, 10) == (0.0, pytest.approx(1 - 0.025**0.1))
+    assert detection.exact_interval(10, 10) == (pytest.approx(0.025**0.1), 1.0)
+    assert detection.exact_interval(0, 0) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("count", "beyond"), [(59, 0), (92, 0), (93, 1), (1000, 38), (5000, 224)])

@@ -11,7 +11,7 @@ import pytest
 
 from tenfold.data import Dataset
 from tenfold.data.unknown import make_unknown
-from tenfold.evaluation.metrics import auroc, fpr_at_95
+from tenfold.evaluation.detection import auroc, fpr_at_95
 from tenfold.serving.card import has_card, write_card
 from tenfold.serving.export import pack
 from tenfold.serving.predictor import BUNDLED, open_model

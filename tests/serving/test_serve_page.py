@@ -111,13 +111,15 @@ def test_a_dropped_picture_is_answered_as_by_predict(service: Service, open_page
     drop(page, content, "noise.png")
     headline, remark = answered(page)
     pixels = model.decode(content)
-    (row,) = model.predict(pixels[None])
+    (row,), distance = model.infer(pixels[None])
     order = np.argsort(-row, kind="stable")
     assert page.locator("#bars .label").all_inner_texts() == [model.classes[i] for i in order]
     shares = [float(text.split()[0]) / 100 for text in page.locator("#bars .share").all_inner_texts()]
     assert shares == pytest.approx(row[order], abs=6e-4)
     best, threshold = model.classes[order[0]], model.about.threshold
-    if threshold is not None and row.max() < threshold:
+    if distance > model.about.distance_threshold:
+        assert headline == "Unlike the training images" and f"Best class: {best}, " in remark
+    elif threshold is not None and row.max() < threshold:
         assert headline == "Not sure" and remark.startswith(f"Best class: {best}, ")
     else:
         assert headline == best
@@ -196,6 +198,22 @@ def test_below_the_threshold_it_is_not_sure(open_page: Open) -> None:
         drop(page, grey(25), "b.png")
         page.locator("#name", has_text="b.png").wait_for()
         assert answered(page) == ("left", "Confidence 90.2 %.")
+
+
+def test_beyond_the_distance_threshold_it_is_unlike_the_training_images(open_page: Open) -> None:
+    """The distance of this model is the mean of the pixels; that it is unsure, too, is said beside it."""
+    with in_thread(slow_app(Slow(threshold=0.8, distance=150.0))) as service:
+        page = open_page(service)
+        drop(page, grey(255), "a.png")
+        reply = "It may show none of these classes. Best class: <b>right</b>, confidence 100 %."
+        assert answered(page) == ("Unlike the training images", reply)
+        drop(page, grey(178), "b.png")
+        page.locator("#name", has_text="b.png").wait_for()
+        reply = "Best class: <b>right</b>, confidence 69.8 %, below the threshold of 80.0 %."
+        assert answered(page) == ("Unlike the training images", f"It may show none of these classes. {reply}")
+        drop(page, grey(25), "c.png")
+        page.locator("#name", has_text="c.png").wait_for()
+        assert answered(page, "Confidence") == ("left", "Confidence 90.2 %.")
 
 
 def test_what_is_no_image_is_said(open_page: Open) -> None:
@@ -328,7 +346,7 @@ def test_light_and_dark_differ(service: Service, open_page: Open) -> None:
 def test_only_all_is_a_hundred_percent(open_page: Open, probability: float, headline: str, shares: list[str]) -> None:
     """0.9997 was said to be 100 %, and 0.0003 to be 0 %."""
     slow = Slow()
-    slow.classifier._run = lambda images: np.tile(np.float32([1 - probability, probability]), (len(images), 1))
+    slow.classifier._run = lambda images: [np.tile(np.float32([1 - probability, probability]), (len(images), 1))]
     with in_thread(slow_app(slow)) as service:
         page = open_page(service)
         drop(page, grey(255), "a.png")

@@ -384,10 +384,11 @@ def rows(model: Path, images: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.acceptance
-def test_tritonclient(real: Service, images: np.ndarray, rows: np.ndarray) -> None:
+def test_tritonclient(real: Service, model: Path, images: np.ndarray, rows: np.ndarray) -> None:
     """With its defaults, which are binary, and with each of its options."""
     from tritonclient import http
 
+    distances = open_model(model).infer(images).distance
     client = http.InferenceServerClient(f"127.0.0.1:{real.port}")
     (version,) = client.get_model_metadata("model")["versions"]
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("model", version)
@@ -398,6 +399,7 @@ def test_tritonclient(real: Service, images: np.ndarray, rows: np.ndarray) -> No
         result = client.infer("model", [tensor], request_id="caf\xe9", priority=1, timeout=1, parameters={"own": "x"})
         assert result.get_response()["id"] == "caf\xe9"
         assert np.allclose(result.as_numpy("probabilities"), rows, atol=1e-6)
+        assert np.allclose(result.as_numpy("distance"), distances, atol=1e-3)
         wanted = [http.InferRequestedOutput("probabilities", binary_data=binary)]
         for sent, answered in [(one, other) for one in CODINGS for other in CODINGS]:
             codings = {"request_compression_algorithm": sent, "response_compression_algorithm": answered}
