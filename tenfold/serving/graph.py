@@ -1,7 +1,7 @@
 """A network → an ONNX graph from pixels to probabilities: uint8 N×H×W×3 in, float32 N×K out, any N.
 
-With a `FeatureDistance`, also to a distance, float32 N. Its nodes come before the last ones, so that runtimes that give
-one output, that of the last node, give the probabilities.
+With a `FeatureDistance`, also to a distance, float32 N: the second output, so that whoever takes the first one gets
+probabilities as before.
 
 Norms are folded into the convolutions before them, through a max pool too, which torch's own exporter leaves standing;
 and what that exporter takes eight seconds for takes a tenth of one.
