@@ -49,6 +49,9 @@ _OPTIONS = (
     "RESIZE",
     "SKIP_BAD",
     "TARGET_ERROR",
+    "BALANCE",
+    "LABELS",
+    "CORRECTIONS",
 )
 """Of `tenfold train`, as its environment may set them: TENFOLD_… behind a bench's back."""
 _PACKAGE = Path(__file__).parents[1]

@@ -30,6 +30,8 @@ NOT_PATHS = {
         "resize",
         "skip_bad",
         "fine_tune",
+        "balance",
+        "label_columns",
         "to",
         "int8",
         "column",

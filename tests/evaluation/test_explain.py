@@ -96,7 +96,7 @@ def test_the_command_draws_what_it_can_read(
     (by_name,) = tenfold.Run.open(run).explain(tmp_path / "in" / "a.png")
     assert by_name.to_dict(top=3) | {"png": image["png"]} == image
     with Image.open(image["png"]) as picture:
-        assert picture.width > 1_500 and picture.width > 2 * picture.height
+        assert picture.width > 750 and picture.width > 2 * picture.height
 
 
 def test_the_classes_to_explain_can_be_given(run: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from tenfold.errors import BusyError, ModelError, UsageError
 from tenfold.serving import export as exporting
-from tenfold.serving import source
+from tenfold.serving import quantize, source
 from tenfold.serving.export import export, pack
 from tenfold.serving.model_file import ModelMetadata, verify
 from tenfold.serving.predictor import open_bytes, open_model
@@ -309,7 +309,7 @@ def test_opening_needs_no_torch_and_reports_to_nobody(small: Path, tmp_path: Pat
 def test_quantising_leaves_the_root_logger_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """It set one up that printed all messages after it a second time, as "INFO:tenfold:…"."""
     monkeypatch.setattr(logging.root, "handlers", [])
-    with exporting._without_log():
+    with quantize._without_log():
         logging.warning("as the quantiser calls it")
         assert logging.root.handlers
     assert logging.root.handlers == []

@@ -155,7 +155,8 @@ def test_five_times_what_it_can(service: Service, tmp_path: Path, size: int) -> 
         answers = load(service, 5 * capacity, 10, files)
     print(f"{capacity:.0f} requests/s; {memory.growth / 1e6:.0f} MB more")
     work = [answer for answer in answers if not answer["health"]]
-    refused = [answer for answer in work if answer["status"] in (429, 503)]
+    refused = [answer for answer in work if answer["status"] == 503]
+    at_once = [answer for answer in refused if "as many requests wait as can" in answer["body"]]
     assert {answer["status"] for answer in work} == {200, 503}
     assert {answer["status"] for answer in answers if answer["health"]} == {200}
     assert all(answer["retry"] for answer in refused)
@@ -163,7 +164,9 @@ def test_five_times_what_it_can(service: Service, tmp_path: Path, size: int) -> 
         f"{len(refused) / len(work):.0%} refused,"
         f" p50 {percentile(refused, 0.5):.1f} ms, p99 {percentile(refused, 0.99):.1f} ms"
     )
-    assert_no_queue(answers, refused)
+    assert_no_queue(answers, at_once)
+    if capacity > 2 * Limits().waiting / Limits().seconds:  # else the first in the queue wait too long for its last
+        assert len(at_once) == len(refused)
     assert memory.growth < 300e6
     after = load(service, min(20, capacity / 3), 5, files)
     assert {answer["status"] for answer in after} == {200}
