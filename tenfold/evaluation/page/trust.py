@@ -113,12 +113,13 @@ def _duplicates_text(part: Duplicates) -> list[str]:
     )
     found = (
         f"{part.count:,} of {part.images:,} test images ({percent(part.share)}) duplicate a training image: "
-        f"shifted, mirrored, brightened, cropped or re-encoded; {part.in_place:,} of them are unshifted."
+        f"shifted, mirrored, brightened, cropped or re-encoded; {part.in_place:,} of them unshifted."
         f"{beside}"
     )
     if part.accuracy_without is None:
         return [found]
-    odd = f" In {part.labels_differ:,} pairs the labels differ." if part.labels_differ else ""
+    pairs = "pair" if part.labels_differ == 1 else "pairs"
+    odd = f" In {part.labels_differ:,} {pairs} the labels differ." if part.labels_differ else ""
     scores = (
         f"The accuracy on these duplicates is {percent(part.accuracy_on_duplicates)}, and without them "
         f"{percent(part.accuracy_without)}, which is the fairer figure.{odd}"
