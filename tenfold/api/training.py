@@ -76,8 +76,8 @@ def train(
         labels, label_columns: a CSV or parquet file that names the images in the folder `data`, or by default beside
             it, and their classes, see `tenfold.load`.
         corrections: a CSV file of labels to change and images to leave out, as a run's report saves it.
-        fine_tune: of a pretrained network: auto (where it helps on held-out images), on or off; by default as the
-            recipe says.
+        fine_tune: of a pretrained network: auto (unless it is clearly worse on held-out images), on or off; by default
+            as the recipe says.
         balance: of rare classes (with fewer than half the images of the largest): none, loss (they count more),
             sampling (they come more often) or auto (what is best on held-out images); by default as the recipe says.
         target_error: share of wrong answers that the rejection threshold is to keep, from 0.001 to 0.5.

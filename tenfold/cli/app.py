@@ -86,7 +86,7 @@ FineTune = Annotated[
     str | None,
     typer.Option(
         envvar="TENFOLD_FINE_TUNE",
-        help="Of the recipe pretrained, whether more than its last layer is trained: on, off or auto (where it helps).",
+        help="Of the recipe pretrained, whether all layers are trained: on, off or auto (unless it is clearly worse).",
     ),
 ]
 

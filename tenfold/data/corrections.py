@@ -25,6 +25,7 @@ COLUMNS = ("path", "sha256", "split", "index", "given", "action", "label")
 """Of corrections.csv. path: below the folder, with the SHA-256 of the file; split and index: of a data set without
 files, train or test, counted from 0. given: the label when it was looked at; label: what it should be (`relabel`)."""
 CORRECTIONS = "corrections.csv"
+_MOST_DIGITS = 12
 Place = tuple[str, int]
 """A part of a data set, train or test, and a row in it."""
 
@@ -89,8 +90,8 @@ def _parse_row(table: Table, row: Row, columns: dict[str, int], errors: list[str
     if action not in ACTIONS:
         known = f"{', '.join(ACTIONS[:-1])} or {ACTIONS[-1]}"
         errors.append(f"{table.where(row.line)}: the action is {cells['action']!r}: write {known}")
-    elif index and not index.isdecimal():
-        errors.append(f"{table.where(row.line)}: the index is {index!r}: write a whole number")
+    elif index and not (index.isdecimal() and len(index) <= _MOST_DIGITS):
+        errors.append(f"{table.where(row.line)}: the index is {index[:20]!r}: write the image's number, from 0")
     elif not cells["path"] and not index:
         errors.append(f"{table.where(row.line)}: neither a path nor an index: say which image it is")
     elif action == "relabel" and not cells["label"].strip():

@@ -99,7 +99,8 @@ class _Reader:
         """A row with its image's file, label 0; None where something is wrong, which is noted."""
         width = len(self.table.columns)
         if len(row.cells) < width or any(row.cells[width:]):
-            what, do = f"{len(row.cells)} cells instead of {width}", "put names with a separator in them in quotes"
+            what = f"{len(row.cells)} cells instead of {width}"
+            do = "add what is missing" if len(row.cells) < width else "put names with a separator in them in quotes"
             self.note("cells", what, do, row.line)
             return None
         cells = {role: row.cells[place] for role, place in self.columns.items()}

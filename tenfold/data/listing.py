@@ -97,7 +97,13 @@ class Listing:
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
     """Key that sorts `image2` before `image10`, without regard to case first; the same on every system."""
     parts = re.split(r"(\d+)", name.casefold())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+    return [_number(part) if part.isdecimal() else (-1, part) for part in parts], name
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """Sorts as the number does, of any length: by how many digits it has, then by these."""
+    plain = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return len(plain), plain
 
 
 def shown_name(name: str) -> str:

@@ -241,7 +241,7 @@ def _labels(subject: Subject, device_config: DeviceConfig) -> LabelIssues:
     dataset, missing = subject.dataset, []
     found: dict[str, SplitIssues] = {}
     predictors: dict[str, Callable[[], np.ndarray]] = {
-        "train": lambda: _predict_training_labels(dataset, device_config),
+        "train": lambda: _predict_training_labels(subject, device_config),
         "test": lambda: probabilities(subject.evaluation.logits),
     }
     for name, split in _splits(dataset):
@@ -264,8 +264,9 @@ def _issues(split: Split, predicted: np.ndarray) -> SplitIssues:
     return SplitIssues(len(split), agreement, len(issues), tuple(issues))
 
 
-def _predict_training_labels(dataset: Dataset, device_config: DeviceConfig) -> np.ndarray:
-    recipe = label_errors.recipe_for(dataset.train)
+def _predict_training_labels(subject: Subject, device_config: DeviceConfig) -> np.ndarray:
+    dataset = subject.dataset
+    recipe = label_errors.recipe_for(dataset.train, subject.run.recipe)
     with progress("checking labels", 100) as bar:
         return label_errors.predict_out_of_fold(
             dataset.train, len(dataset.classes), device_config, recipe, lambda share: bar(100 * share)

@@ -1,6 +1,7 @@
 """Label issues: confident learning (Northcutt, Jiang and Chuang, 2021) as cleanlab computes it.
 
-Training images are predicted by cross-validation: in turn, a fold is left out and `fast89` is trained on the others.
+Training images are predicted by cross-validation: in turn, a fold is left out and `fast89`, or the logistic head of a
+pretrained network, is trained on the others.
 Test images are predicted by the run itself.
 
 Shapes: N images, K classes; probabilities are float N×K.
@@ -42,8 +43,10 @@ class Issue:
     suspected_probability: float
 
 
-def recipe_for(train: Split) -> Recipe:
-    """`fast89`, fitted to so many images of that size."""
+def recipe_for(train: Split, own: Recipe = FAST89) -> Recipe:
+    """`fast89`, fitted to so many images of that size; for a run whose `own` recipe has a logistic head, that head."""
+    if own.head_init == "logistic":
+        return replace(fit_recipe(own, train), fine_tune="off")
     small = train.images.shape[1] >= FAST89.low_res_size
     return fit_recipe(FAST89 if small else replace(FAST89, low_res_fraction=0.0), train)
 

@@ -1,13 +1,13 @@
 """Features that are computed once an image: of pretrained networks, whose features stay the same from run to run.
 
 They are kept image by image, so that another split of a folder, or a folder with some more images, needs few new ones.
-A file holds those of one call, beside the digests of the images' pixels. Shapes: N images, F features.
+A file holds those of one call, beside the digests of the images' pixels, and is named after its own. Shapes: N images,
+F features.
 """
 
 import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,17 +114,23 @@ def _read(folder: Path, digests: np.ndarray, features: np.ndarray) -> np.ndarray
 def _load(path: Path, features: int) -> np.ndarray | None:
     """The rows of a file; None for one that is damaged, or gone meanwhile."""
     try:
-        rows: np.ndarray = np.load(path, mmap_mode="r")
+        rows: np.ndarray = np.load(path)
     except (OSError, ValueError, EOFError):
         return None
-    return rows if rows.dtype == _dtype(features) and rows.ndim == 1 else None
+    sound = rows.dtype == _dtype(features) and rows.ndim == 1 and path.stem == _digest_rows(rows)
+    return rows if sound else None
+
+
+def _digest_rows(rows: np.ndarray) -> str:
+    """What a file is called."""
+    return hashlib.sha256(rows.tobytes()).hexdigest()[:32]
 
 
 def _keep(folder: Path, digests: np.ndarray, features: np.ndarray) -> None:
     rows = np.empty(len(digests), _dtype(features.shape[1]))
     rows["image"], rows["features"] = digests, features
     try:
-        with writing_home(), atomic_write(folder / f"{uuid.uuid4().hex}.npy") as file:
+        with writing_home(), atomic_write(folder / f"{_digest_rows(rows)}.npy") as file:
             np.save(file, rows)
         _remove_oldest(folder.parent)
     except (OSError, StorageError):  # a full disk, a read-only home: they are computed again next time

@@ -39,10 +39,11 @@ def decide_fine_tuning(recipe: Recipe, dataset: Dataset, seed: int, device_confi
         return replace(recipe, fine_tune="on")
     one, other = halves(train, seed)[0]
     right, tuned_right = _try(recipe, dataset, train[one], train[other], seed, device_config)
-    off = clearly_worse(right, tuned_right)
+    off, fewer = clearly_worse(right, tuned_right), tuned_right.sum() < right.sum()
+    why = ", which may be chance, and all images make more of it" if fewer and not off else ""
     log_info(
         f"fine-tuning {'off' if off else 'on'}: trained on half of the images, {right.mean():.1%} of the others are "
-        f"right with the head alone, {tuned_right.mean():.1%} fine-tuned"
+        f"right with the head alone, {tuned_right.mean():.1%} fine-tuned{why}"
     )
     return replace(recipe, fine_tune="off" if off else "on")
 

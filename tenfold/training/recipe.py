@@ -120,7 +120,8 @@ class Recipe:
     """What the head begins with: `logistic` fits a logistic regression to the network's features of the training
     images, which is for pretrained networks."""
     fine_tune: FineTune = "on"
-    """Whether the stages are trained behind a `logistic` head: `auto` does so where it helps on held-out images."""
+    """Whether the stages are trained behind a `logistic` head: `auto` does so unless that is clearly worse on held-out
+    images."""
     val_size: Count = 0
     """Training images held out for validation."""
     val_split: Literal["last", "random"] = "last"

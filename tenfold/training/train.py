@@ -76,14 +76,25 @@ def train(
     """
     check_new(out)
     target_error, device_config = check_target_error(target_error), device_for(recipe, dist.device(device))
-    recipe = decide_balance(recipe, balance, dataset, seed, device_config)
-    recipe = decide_fine_tuning(recipe, dataset, seed, device_config)
+    recipe = _decide(recipe, balance, dataset, seed, device_config)
     trainer = _prepare(recipe, dataset, seed, device_config, dist)
     env = describe_environment(dataset.name, seed, device_config, dist) | note_origin(dataset)
     files = {CORRECTIONS: dataset.corrections.content} if dataset.corrections else {}
     run = Run.create(out, trainer.recipe, env | {"target_error": target_error}, files)
     with run.unlocked_at_end():
         return _train(run, trainer, callbacks)
+
+
+def _decide(
+    recipe: Recipe, balance: Balance | None, dataset: Dataset, seed: int, device_config: DeviceConfig
+) -> Recipe:
+    """The recipe after the trials that it asks for."""
+    try:
+        balanced = decide_balance(recipe, balance, dataset, seed, device_config)
+        return decide_fine_tuning(balanced, dataset, seed, device_config)
+    except (KeyboardInterrupt, Terminated):
+        log_info("stopped before training: there is nothing to resume, start it again; features are kept")
+        raise
 
 
 def resume(

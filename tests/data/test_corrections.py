@@ -140,6 +140,7 @@ def test_what_is_wrong_is_named_with_its_line(lines: Sequence[str], said: str) -
         (",,valid,1,,drop,", "line 2: the split is 'valid': write train or test"),
         (",,train,12,,drop,", "line 2: mine has 12 train images, none with the index 12"),
         (",,train,1.5,,drop,", "line 2: the index is '1.5'"),
+        (f",,train,{'9' * 5000},,drop,", "line 2: the index is '99999999999999999999'"),
     ],
 )
 def test_numbers_that_are_wrong(line: str, said: str) -> None:

@@ -68,6 +68,12 @@ def test_classes_are_sorted_as_people_sort(make: Make) -> None:
     assert list_folder(root).classes == ("7", "42", "Apple", "banana", "class 2", "class 10")
 
 
+def test_natural_order_takes_numbers_of_any_length() -> None:
+    """5,000 digits were a traceback."""
+    names = ["a2", "a10", "a010", "a" + "9" * 5000, "a1" + "0" * 5000, "a٣"]
+    assert sorted(names[::-1], key=natural) == ["a2", "a٣", "a010", "a10", "a" + "9" * 5000, "a1" + "0" * 5000]
+
+
 def test_natural_order_is_total_and_takes_any_name() -> None:
     strange = ["a", "A", "a1", "a01", "٣", "²", "1" * 200, "", "é", "e\u0301", "🐈"]
     backwards = list(reversed(strange))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
@@ -20,6 +21,7 @@ import tenfold
 from tenfold.data import Dataset
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import ModelError, UsageError
+from tenfold.evaluation.labels import recipe_for
 from tenfold.training import feature_cache, fine_tuning, logistic_head
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
@@ -247,6 +249,34 @@ def test_the_head_is_set_without_a_copy_of_all_images(monkeypatch: pytest.Monkey
     assert seen.images == 8
 
 
+@pytest.mark.parametrize("change", ["a bit", "the end", "names"])
+def test_damaged_weights_are_converted_again(home: Path, change: str) -> None:
+    """Changed ones were used without a word, other names were a traceback."""
+    published = IMAGENET.read()
+    (cached,) = (home / "weights").glob("*.safetensors")
+    content = bytearray(cached.read_bytes())
+    if change == "a bit":
+        content[len(content) // 2] ^= 1
+    elif change == "the end":
+        del content[-100:]
+    else:
+        content = bytearray(safetensors.torch.save({"other": torch.zeros(3)}))
+    cached.write_bytes(content)
+    again = IMAGENET.read()
+    assert again.keys() == published.keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in published.items())
+
+
+def test_features_that_changed_on_disk_are_computed_again(home: Path) -> None:
+    network, images = pretrained_network(32), torch.from_numpy(np.array(FEW.train.images[:2]))
+    first = cached_features(network, images, NORMALIZATION, CPU)
+    (cached,) = (home / "features").rglob("*.npy")
+    content = bytearray(cached.read_bytes())
+    content[-100] ^= 1
+    cached.write_bytes(content)
+    assert torch.equal(cached_features(network, images, NORMALIZATION, CPU), first)
+
+
 def test_damaged_features_are_computed_again(home: Path) -> None:
     network, images = pretrained_network(32), torch.from_numpy(np.array(FEW.train.images[:2]))
     first = cached_features(network, images, NORMALIZATION, CPU)
@@ -448,6 +478,27 @@ def test_validation_images_of_a_folder_are_not_tried(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fine_tuning, "_try", watch)
     fine_tuning.decide_fine_tuning(SHORT, replace(FEW, val_size=10), 2**40, CPU)
     assert seen == [25]
+
+
+def test_an_interrupted_trial_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It ended without a word, and there was nothing to resume."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fine_tuning, "_try", interrupt)
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        said: list[str] = []
+        patch.setattr("tenfold.training.train.log_info", said.append)
+        tenfold.train(SHORT, FEW, tmp_path / "run")
+    assert "stopped before training" in said[-1] and not (tmp_path / "run").exists()
+
+
+def test_label_issues_of_a_pretrained_run_come_from_its_head() -> None:
+    """`fast89` was trained from scratch at 160 pixels, which took many minutes."""
+    recipe = recipe_for(FEW.train, PRETRAINED)
+    assert (recipe.network, recipe.fine_tune, recipe.images) == (PRETRAINED.network, "off", 60)
+    assert recipe_for(FEW.train, FAST89).network == FAST89.network
 
 
 def test_stages_name_all_blocks() -> None:

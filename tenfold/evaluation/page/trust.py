@@ -213,7 +213,7 @@ def _issues_note(name: str, found: SplitIssues) -> str:
     agreement = f"agrees with {percent(found.agreement, 1)} of these labels"
     if name == "test":
         return f"Predicted by this run, which {agreement}."
-    return f"Predicted by fast89 trained on the other folds (cross-validation), which {agreement}."
+    return f"Predicted by a network trained on the other folds (cross-validation), which {agreement}."
 
 
 def _issue(issue: Issue, split: Split, kind: str, dataset: Dataset, sheet: _Sheet) -> dict[str, Any]:

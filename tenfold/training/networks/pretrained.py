@@ -1,6 +1,7 @@
 """Pretrained weights: from an installed package, checked, converted once, and kept in the cache as safetensors."""
 
 import contextlib
+import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tenfold.errors import ModelError, StorageError
 from tenfold.files import sha256, write_bytes
 
 Tensors = Mapping[str, Tensor]
+_DIGEST = "sha256"  # in the cached file's metadata
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class PretrainedWeights:
             tensors = self.convert(self._read_package())
             # a full disk or a read-only home: they are converted again next time
             with contextlib.suppress(StorageError), writing_home():
-                write_bytes(cached, safetensors.torch.save(tensors))
+                write_bytes(cached, safetensors.torch.save(tensors, {_DIGEST: _digest(tensors)}))
         return tensors
 
     def _read_package(self) -> Tensors:
@@ -67,11 +69,23 @@ class PretrainedWeights:
 
 
 def _read_cached(path: Path) -> dict[str, Tensor] | None:
-    """What was converted before; None where there is nothing, or what there is was cut short."""
+    """What was converted before; None where there is nothing, or what there is was cut short or changed."""
     try:
-        return safetensors.torch.load(path.read_bytes())
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+            noted = (file.metadata() or {}).get(_DIGEST)
     except (OSError, safetensors.SafetensorError):
         return None
+    return tensors if noted == _digest(tensors) else None
+
+
+def _digest(tensors: Tensors) -> str:
+    """SHA-256 of names, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fold_norm(tensors: Tensors, convolution: str, norm: str, eps: float) -> tuple[Tensor, Tensor]:
