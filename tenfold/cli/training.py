@@ -169,7 +169,7 @@ def _printer(as_json: bool) -> "Callback":
         def on_evaluation_end(self, run: "Run") -> None:  # type: ignore[override]
             _print_scores(run.require_scores(), log_info if as_json else print)
             if not as_json:  # pandas and scikit-learn take their time to load
-                print(format_per_class(run.per_class))
+                print(format_per_class(run.per_class), flush=True)  # into a pipe, too, before the rest takes its time
 
         def on_run_end(self, run: "Run") -> None:  # type: ignore[override]
             if as_json:

@@ -76,9 +76,9 @@ def test_a_graph_that_is_a_little_wrong_shows_on_them(
 ) -> None:
     right = exporting.to_onnx
 
-    def wrong(network: Any, normalization: Any, classes: int, size: int, temperature: float) -> Any:
+    def wrong(network: Any, normalization: Any, classes: int, size: int, temperature: float, **more: Any) -> Any:
         network, normalization, factor = WRONG[what](network, normalization)
-        return right(network, normalization, classes, size, temperature * factor)
+        return right(network, normalization, classes, size, temperature * factor, **more)
 
     monkeypatch.setattr(exporting, "to_onnx", wrong)
     with pytest.raises(ModelError, match="not exported: the file would differ from the network"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -78,7 +79,9 @@ def test_killed_while_the_model_is_written_a_run_is_finished_all_the_same(
     """Before model.onnx is written, and between it and the manifest: the next command writes it, without the data."""
     data, run = Path(shutil.copytree(flowers, tmp_path / "data")), tmp_path / "run"
     words = ["train", "--recipe", tiny_recipe, "--data", data, "--epochs", 1, "--out", run]
-    killed = subprocess.run([sys.executable, "-c", CHILD, place, *map(str, words)], capture_output=True, text=True)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as it is for most people
+    line = [sys.executable, "-c", CHILD, place, *map(str, words)]
+    killed = subprocess.run(line, capture_output=True, text=True, env=env)
     assert killed.returncode == -signal.SIGKILL and "test accuracy" in killed.stdout
     assert Run.open(run).scored and (run / "model.onnx").exists() is (place == "after")
     shutil.rmtree(data)
@@ -92,7 +95,7 @@ def test_a_model_that_cannot_be_exported_ends_with_4_after_all_else(
 ) -> None:
     """The scores, the page and the answer in JSON are there as always."""
     right = exporting.to_onnx
-    monkeypatch.setattr(exporting, "to_onnx", lambda *words: right(*words[:-1], words[-1] * 1.5))
+    monkeypatch.setattr(exporting, "to_onnx", lambda *words, **more: right(*words[:-1], words[-1] * 1.5, **more))
     words = ("--recipe", tiny_recipe, "--data", flowers, "--epochs", 8, "--json", "--out", tmp_path / "run")
     code, out, err = invoke("train", *words)
     assert code == 4 and "tenfold: trained and scored, but not exported: the file would differ" in err
