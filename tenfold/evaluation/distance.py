@@ -19,12 +19,12 @@ from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distance import FILE, FeatureDistance
 from tenfold.training.features import features_and_logits, has_features
 from tenfold.training.holdout import split
-from tenfold.training.infer import LARGE_SIDE
 from tenfold.training.run import Run
 from tenfold.training.weights import Model
 
 MOST_IMAGES, FEWEST_IMAGES = 5_000, 2_000
 """Training images that the distance is fitted on: of up to 64 pixels a side, and of large ones."""
+LARGE_SIDE = 64
 _TEST_SHARE, _UNKNOWN_SHARE = 5, 20  # a fifth as many test images, a twentieth as many of each unknown kind
 
 

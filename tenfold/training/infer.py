@@ -11,7 +11,7 @@ from tenfold.training.device import DeviceConfig
 
 BATCH_SIZE = 500
 """Images at a time: as many as a step of the fast recipes, whose buffers are used again. More take no less time."""
-LARGE_SIDE = 64
+LARGE_SIDE = 32
 """Pixels a side: of larger images fewer are taken at a time, for their memory."""
 
 
@@ -63,7 +63,7 @@ def predict_logits(
 
 def batch_size_for(side: int) -> int:
     """How many images of `side`×`side` pixels to take at a time."""
-    return max(1, min(BATCH_SIZE, BATCH_SIZE * LARGE_SIDE**2 // side**2))
+    return max(1, min(BATCH_SIZE, BATCH_SIZE * LARGE_SIDE**2 // side**2))  # 20 of 160 pixels
 
 
 def least_confident(logits: Tensor, share: float) -> Tensor:
