@@ -1,4 +1,4 @@
-"""How well images of a class that a network was never shown are told from those of its own classes.
+"""How well images of a class that a network was never shown are distinguished from those of its own classes.
 
     python benchmarks/rejection.py [--recipe fast89] [--out runs/rejection] [--without NAME ...] [--json]
 

@@ -8,7 +8,6 @@ F features.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,36 +42,35 @@ def cached_features(
     cannot be read or written is done without.
     """
     folder = home() / "features" / _digest_network(network, tuple(images.shape[1:]), normalization, device_config)
-    digests = np.concatenate([_digest_images(batch) for batch in _batches(images, mirrored)])
+    digests = np.concatenate([_digest_images(_turned(batch, mirrored)) for batch in images.split(BATCH_SIZE)])
     features = np.empty((len(images), network.get_submodule("head").get_parameter("weight").shape[1]), np.float16)
     known = _read(folder, digests, features)
     on_batch(int(known.sum()))
     missing = np.flatnonzero(~known)
     if len(missing):
         for some in np.array_split(missing, -(-len(missing) // BATCH_SIZE)):
-            features[some] = _compute(network, images[torch.from_numpy(some)], normalization, device_config, mirrored)
+            batch = _turned(images[torch.from_numpy(some)], mirrored)
+            features[some] = _compute(network, batch, normalization, device_config)
             on_batch(len(some))
         _keep(folder, digests[missing], features[missing])
     return torch.from_numpy(features).float()
 
 
-def _compute(
-    network: Network, images: Tensor, normalization: Normalization, device_config: DeviceConfig, mirrored: bool
-) -> np.ndarray:
+def _compute(network: Network, images: Tensor, normalization: Normalization, device_config: DeviceConfig) -> np.ndarray:
     """Features float16 of at most `BATCH_SIZE` images, computed in a batch of that size."""
     whole = images[torch.arange(BATCH_SIZE) % len(images)]
-    features = extract_features(network, whole, normalization, device_config, mirrored=mirrored)
+    features = extract_features(network, whole, normalization, device_config)
     return features[: len(images)].half().numpy()
 
 
-def _batches(images: Tensor, mirrored: bool) -> Iterator[np.ndarray]:
-    """The images, or their mirror images, some at a time: a copy of all would take as much memory as they do."""
-    for batch in images.split(BATCH_SIZE):
-        yield (batch.flip(2) if mirrored else batch).cpu().contiguous().numpy()
+def _turned(batch: Tensor, mirrored: bool) -> Tensor:
+    """A batch, or its mirror images: batch by batch, since a copy of all would take as much memory as they do."""
+    return batch.flip(2) if mirrored else batch
 
 
-def _digest_images(images: np.ndarray) -> np.ndarray:
-    digests = [hashlib.sha256(image.data).digest()[:_DIGEST_BYTES] for image in images]
+def _digest_images(images: Tensor) -> np.ndarray:
+    pixels = images.cpu().contiguous().numpy()
+    digests = [hashlib.sha256(image.data).digest()[:_DIGEST_BYTES] for image in pixels]
     return np.array(digests, f"V{_DIGEST_BYTES}")
 
 

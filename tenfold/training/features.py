@@ -1,13 +1,13 @@
 """A network's features of images: the inputs of its layer `head`. Shapes: N images, F features."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
-from tenfold.training.infer import batch_size_for, predict_logits
+from tenfold.training.infer import predict_logits
 from tenfold.training.networks.module import Network
 
 OnBatch = Callable[[float], None]
@@ -24,13 +24,9 @@ def extract_features(
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,
-    mirrored: bool = False,
 ) -> Tensor:
-    """Inputs of the layer `head` for uint8 N×H×W×3: float32 N×F on the CPU.
-
-    `on_batch`: as for `predict_logits`. `mirrored`: those of the images' mirror images.
-    """
-    return features_and_logits(network, images, normalization, device_config, on_batch, mirrored)[0]
+    """Inputs of the layer `head` for uint8 N×H×W×3: float32 N×F on the CPU. `on_batch`: as for `predict_logits`."""
+    return features_and_logits(network, images, normalization, device_config, on_batch)[0]
 
 
 def features_and_logits(
@@ -39,23 +35,13 @@ def features_and_logits(
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,
-    mirrored: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """As `extract_features`, with the logits of a single view, float32 N×K, in one pass."""
     seen: list[Tensor] = []
     head = network.get_submodule("head")
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     try:
-        logits = [
-            predict_logits(network, batch, normalization, device_config, on_batch=on_batch).single
-            for batch in _batches(images, mirrored)
-        ]
+        logits = predict_logits(network, images, normalization, device_config, on_batch=on_batch).single
     finally:
         hook.remove()
-    return torch.cat(seen), torch.cat(logits)
-
-
-def _batches(images: Tensor, mirrored: bool) -> Iterator[Tensor]:
-    """The images, or their mirror images, some at a time: a copy of all would take as much memory as they do."""
-    for batch in images.split(batch_size_for(images.shape[1])):
-        yield batch.flip(2) if mirrored else batch
+    return torch.cat(seen), logits

@@ -1,4 +1,4 @@
-"""The distance threshold, and how well unknown images are told from known ones."""
+"""The distance threshold, and how well unknown images are distinguished from known ones."""
 
 import numpy as np
 import pytest
