@@ -1,9 +1,24 @@
 """Number formats: which one convolutions and matrix products are computed in, and why."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
+
+from tenfold.errors import UsageError, did_you_mean
+
+DTYPES: Final = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+"""Formats that can be asked for, by name."""
+
+
+def find_dtype(name: str) -> torch.dtype | None:
+    """The format of that name; None for `auto`. Raises `UsageError`."""
+    if name == "auto":
+        return None
+    if name not in DTYPES:
+        choices = ("auto", *DTYPES)
+        raise UsageError(f"unknown dtype {name!r}: choose {', '.join(choices)}{did_you_mean(name, choices)}")
+    return DTYPES[name]
 
 
 def best_dtype(device: torch.device) -> tuple[torch.dtype, str]:

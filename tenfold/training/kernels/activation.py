@@ -1,6 +1,6 @@
 """What follows a convolution, as one operation each, forward and backward, by the kernels.
 
-Each gives what PyTorch's operations give, for images that `library.takes`.
+Each gives what PyTorch's operations give, for images that `build.takes`.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tenfold.training.kernels.library import library
+from tenfold.training.kernels.build import library
 
 
 def norm_gelu(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None = None, pool: bool = False) -> Tensor:
@@ -18,13 +18,13 @@ def norm_gelu(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None = None, p
 
     As in training: by the batch's own statistics, and the running ones are updated.
     """
-    answer: Tensor = _NormGelu.apply(x, norm.weight, norm.bias, shortcut, norm, pool)  # type: ignore[no-untyped-call]
+    answer: Tensor = _NormGelu.apply(x, norm.weight, norm.bias, shortcut, norm, pool)
     return answer
 
 
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
     """ReLU(x + bias) for N×C×H×W, written over `x`, which must need no gradient."""
-    answer: Tensor = _BiasReLU.apply(x, bias)  # type: ignore[no-untyped-call]
+    answer: Tensor = _BiasReLU.apply(x, bias)
     return answer
 
 

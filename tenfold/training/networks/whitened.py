@@ -3,9 +3,9 @@
 The layout follows Keller Jordan's airbench (2024), with 3×3 patches and padding, so that every side is even.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class BatchNorm(nn.BatchNorm2d):
         self.weight.requires_grad_(False)
 
     def gelu(self, x: Tensor, shortcut: Tensor | None = None, pool: bool = False) -> Tensor:
-        """GELU(norm(x) + shortcut), x first max-pooled to half the side with `pool`; in one operation while training."""
+        """GELU(norm(x) + shortcut), x first max-pooled to half the side with `pool`: in training one operation."""
         if self.training and kernels.takes(x):
             return kernels.norm_gelu(x, self, shortcut, pool)
         x = self(F.max_pool2d(x, 2) if pool else x)
@@ -58,7 +58,7 @@ class ConvGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N×C_in×H×W to N×C_out×H/2×W/2."""
-        first, *others = zip(self.convs, self.norms, strict=True)
+        first, *others = zip(self.convs, cast("Iterable[BatchNorm]", self.norms), strict=True)
         x = shortcut = first[1].gelu(first[0](x), pool=True)
         for index, (conv, norm) in enumerate(others, start=1):
             x = norm.gelu(conv(x), shortcut if self.residual and index == len(others) else None)

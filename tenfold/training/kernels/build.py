@@ -66,7 +66,8 @@ def library() -> Library:
         return Library(None, f"PyTorch's operations: {VARIABLE}=off")
     compiler = _compiler()
     if compiler is None:
-        return Library(None, "PyTorch's operations: no C compiler was found (cc, gcc or clang)")
+        wanted = os.environ.get("CC") or ", ".join(_COMPILERS)
+        return Library(None, f"PyTorch's operations: no C compiler was found ({wanted})")
     try:
         return Library(_load(compiler), f"compiled by {Path(compiler[0]).name} for this CPU")
     except (OSError, StorageError, subprocess.SubprocessError) as error:
@@ -98,7 +99,7 @@ def _load(compiler: tuple[str, ...]) -> ctypes.CDLL:
         try:
             write_bytes(path, compiled)
             write_text(digest, hashlib.sha256(compiled).hexdigest())
-        except StorageError:  # a cache that cannot be written: for this process only
+        except (StorageError, OSError):  # a cache that cannot be written: for this process only
             return _load_once(compiled)
     return ctypes.CDLL(str(path))
 
