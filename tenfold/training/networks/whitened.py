@@ -115,14 +115,21 @@ class WhitenedConvNet(Network):
         norm that multiplies gradients by a million.
         """
         side = self.patch.kernel_size[0]
-        patches = F.unfold(images.float(), side)  # N × 3·side² × places
-        covariance = torch.einsum("nip,njp->ij", patches, patches) / (len(patches) * patches.shape[2])
-        values, vectors = torch.linalg.eigh(covariance.double())
+        values, vectors = torch.linalg.eigh(_patch_covariance(images, side))
         count = self.patch.out_channels // 2
         varying = max(1, int((values > 1e-4 * eps).sum()))
         strongest = (vectors / torch.sqrt(values + eps)).T.flip(0)[torch.arange(count) % varying].float()
         filters = _fix_signs(strongest).reshape(count, 3, side, side)
         self.patch.weight.copy_(torch.cat((filters, -filters)))
+
+
+def _patch_covariance(images: Tensor, side: int) -> Tensor:
+    """Mean products of the pixels of all side×side patches of N×3×H×W images: float64 3·side² × 3·side²."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for some in images.float().split(500):  # all patches at once would take more memory than a training step
+        patches = F.unfold(some, side).transpose(0, 1).flatten(1)  # 3·side² × places of all images
+        total, count = total + (patches @ patches.T).double(), count + patches.shape[1]
+    return total / count
 
 
 def _fix_signs(rows: Tensor) -> Tensor:
