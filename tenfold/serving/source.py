@@ -169,8 +169,9 @@ def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
     """How a file's temperature and threshold were found; None for scores of earlier versions."""
     if "images_needed" not in calibration:
         return None
-    names = ("confidence", "images", "images_needed")
-    return {"target_error": target_error_in(calibration)} | {name: calibration[name] for name in names}
+    names = ("confidence", "images", "images_needed", "reachable_error")
+    noted = {name: calibration[name] for name in names if name in calibration}
+    return {"target_error": target_error_in(calibration)} | noted
 
 
 def _noted_distance(results: dict[str, Any]) -> dict[str, Any]:
