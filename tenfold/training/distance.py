@@ -105,17 +105,17 @@ class FeatureDistance:
         weights, biases = linear[0][:, copies], linear[1][copies]
         largest = _Scaled.of((features @ weights + biases).max(1))
         root, weight = np.sqrt(mahalanobis.factor), DISCRIMINANT_WEIGHT * largest.factor
-        arrays = (
-            np.array([factor]),
-            root * space.projection,
-            -root * space.mean @ space.projection,
-            2 * root * centers.T,
-            mahalanobis.factor * (mahalanobis.mean - np.square(centers).sum(1)),
-            weight * weights,
-            weight * (biases - largest.mean),
-        )
+        arrays = {
+            "factor": np.array([factor]),
+            "projection": root * space.projection,
+            "offset": -root * space.mean @ space.projection,
+            "centers": 2 * root * centers.T,
+            "levels": mahalanobis.factor * (mahalanobis.mean - np.square(centers).sum(1)),
+            "weights": weight * weights,
+            "biases": weight * (biases - largest.mean),
+        }
         added = None if early is None else EarlyDistance.fit(early)
-        return cls(*(array.astype(np.float32) for array in arrays), early=added)
+        return cls(**{name: array.astype(np.float32) for name, array in arrays.items()}, early=added)
 
     def __call__(self, features: np.ndarray, early: np.ndarray | None = None) -> np.ndarray:
         """Distances float32 N of images with features float N×F and early ones float N×C, computed in float64."""
