@@ -204,11 +204,10 @@ def temperature_message(found: Calibration) -> str:
     if found.fitted:
         few = f", only {wrong} of them misclassified, so it is uncertain" if wrong is not None and wrong < _FEW else ""
         return f"temperature {temperature:.3f}, fitted on {images:,} validation images{few}"
-    why = f"all {images:,} validation images are classified correctly"
+    why = f"all {images:,} validation images are classified correctly without TTA"
     if wrong:
-        why = (
-            f"{wrong:,} of {images:,} validation images are misclassified, and no temperature lowers the cross-entropy"
-        )
+        misclassified = f"{wrong:,} of {images:,} validation images are misclassified without TTA"
+        why = f"{misclassified}, and no temperature lowers the cross-entropy"
     return f"temperature not fitted: {why}; 1 is used, which does not change the probabilities"
 
 

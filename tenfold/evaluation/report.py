@@ -141,7 +141,8 @@ class Known:
         """Without TTA: as trained, and after temperature scaling where a temperature was fitted."""
         test, found = self.evaluation.test, self.calibration
         before = metrics.reliability(test.single, test.labels)
-        return before, metrics.reliability(test.single / found.temperature, test.labels) if found else None
+        scaled = test.single / found.temperature if found and found.fitted else None
+        return before, None if scaled is None else metrics.reliability(scaled, test.labels)
 
 
 def _untrained(recipe: Recipe) -> str:

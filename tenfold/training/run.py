@@ -43,6 +43,8 @@ from tenfold.training.weights import (
 
 STOPPED = "stopped_at_epoch"
 """Key of env.json: where a callback ended training early."""
+LEFT_OUT = "left_out"
+"""Key of env.json: what is not to follow training, "report" and "export"."""
 _KEEP_CHECKPOINTS = 2
 
 

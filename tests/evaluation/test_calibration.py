@@ -56,8 +56,8 @@ def test_a_temperature_that_could_not_be_fitted_is_not_called_fitted() -> None:
     right = np.eye(3)[np.arange(24) % 3]
     temperature, bound = format_calibration(calibrate(right, right.argmax(axis=1)).measure(right, right.argmax(axis=1)))
     assert temperature == (
-        "temperature not fitted: all 24 validation images are classified correctly; 1 is used, which does not "
-        "change the probabilities"
+        "temperature not fitted: all 24 validation images are classified correctly without TTA; 1 is used, which does "
+        "not change the probabilities"
     )
     assert bound == (
         "error bound 1 %: no threshold can be shown to meet it on 24 validation images: at least 597 are needed, none "
@@ -71,7 +71,7 @@ def test_a_temperature_at_the_bound_is_not_used() -> None:
     found = calibrate(logits, np.array([1, 2, 3, 0])).measure(logits, np.arange(4))
     assert (found.temperature, found.fitted, found.wrong) == (1, False, 4)
     assert format_calibration(found)[0].startswith(
-        "temperature not fitted: 4 of 4 validation images are misclassified, and no"
+        "temperature not fitted: 4 of 4 validation images are misclassified without TTA, and no"
     )
 
 
