@@ -143,8 +143,10 @@ def _train_both(
         if is_given(context, name):
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"--compare trains two recipes as they are: leave {option} out, or train each by itself")
-    extras.require("pretrained", extras.PRETRAINED)
     from tenfold.api.comparison import train_both
+    from tenfold.training.networks.efficientnet_lite0 import IMAGENET
+
+    IMAGENET.require()
 
     page = train_both(data, out, callbacks=[] if as_json else [_printer(as_json)], **options)
     if as_json:

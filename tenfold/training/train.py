@@ -28,13 +28,15 @@ from tenfold.training.recipe import Recipe
 from tenfold.training.recorder import Checkpoints, CsvLog
 from tenfold.training.run import LEFT_OUT, STOPPED, Run, check_new
 from tenfold.training.split_file import write_split
-from tenfold.training.summary import count_parameters, summarize
+from tenfold.training.summary import Layer, count_parameters, fold_blocks, summarize
 from tenfold.training.target_error import check_target_error
 from tenfold.training.trainer import Trainer
 from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes, warn_of_weightless_classes
 from tenfold.training.weights import describe_model
 
 SUMMARY_FILE = "summary.txt"
+MOST_SHOWN = 20
+"""Layers, beyond which the log has a line a block; the file has them all."""
 
 
 @dataclass(frozen=True)
@@ -240,10 +242,10 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
 
 
 def _write_beforehand(run: Run, trainer: Trainer) -> None:
-    dataset, summary = trainer.data, format_summary(trainer.network, trainer.images.shape[1])
-    for line in summary.splitlines():
+    dataset, layers = trainer.data, summarize(trainer.network, trainer.images.shape[1])
+    for line in format_summary(trainer.network, fold_blocks(layers, MOST_SHOWN)).splitlines():
         log_info(line)
-    write_text(run.path / SUMMARY_FILE, f"{summary}\n")
+    write_text(run.path / SUMMARY_FILE, f"{format_summary(trainer.network, layers)}\n")
     if dataset.origin:
         write_split(run, dataset, *split(dataset, trainer.recipe, trainer.seed))
 
@@ -272,10 +274,10 @@ def _warn_of_unlearned_classes(trainer: Trainer, classes: Sequence[str]) -> tupl
     return tuple(classes[label] for label in found)
 
 
-def format_summary(network: nn.Module, size: int) -> str:
+def format_summary(network: nn.Module, layers: Iterable[Layer]) -> str:
     """Layers with output shapes and counts, and the counts of all, as aligned lines."""
     rows = [f"{'layer':24} {'kind':12} {'shape':>12} {'parameters':>12}"]
-    for layer in summarize(network, size):
+    for layer in layers:
         shape = "×".join(map(str, layer.shape))
         rows.append(f"{layer.name:24} {layer.kind:12} {shape:>12} {layer.parameters:>12,}")
     total, trained = count_parameters(network), count_parameters(network, trainable=True)
