@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from tenfold.data.dataset import Origin
 from tenfold.evaluation.calibration import calibrate
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import charts, choice, picture, sections
-from tenfold.evaluation.report import Known
+from tenfold.evaluation.report import Known, _command, _reproduce_note
 from tenfold.training.recipes import FAST89, REFERENCE
 from tenfold.training.reproduction import reproduction
 from tests.support.drawn_run import hostile_dataset, make_drawn_run
@@ -200,6 +201,26 @@ def test_a_data_set_made_in_python_is_trained_on_again_in_python() -> None:
     """`--data mine` would be refused: no data set is known by that name."""
     said = 'tenfold.train(tenfold.find_recipe("recipe.json"), dataset, Path("again"), seed=3)'
     assert reproduction(FAST89, 3, "mine", None, 0.01) == said
+
+
+def test_the_commands_of_a_page_can_be_pasted(tmp_path: Path) -> None:
+    """They named the folder without its path, and a recipe.json that is in the run directory."""
+    origin = Origin(str(tmp_path / "photos" / "my pets"), "0", 32, "stretch", labels=str(tmp_path / "photos" / "a.csv"))
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    own = replace(FAST89, name="mine")
+    results = {"run": "runs/first", "seed": 3}
+    for moved, place in ((run, ""), (run.rename(tmp_path / "runs" / "second"), "../")):
+        data = SimpleNamespace(name="my pets/", origin=origin, corrections=None)
+        kept: Any = SimpleNamespace(path=moved, recipe=own, scored=False, env={})
+        known: Any = Known(kept, data, None, results)  # type: ignore[arg-type]
+        recipe = f"{'second' if place else 'runs/first'}/recipe.json"
+        assert _command(known) == (
+            f"tenfold train --recipe {recipe} --data '{place}photos/my pets' --seed 3 --size 32 --resize stretch "
+            f"--labels {place}photos/a.csv"
+        )
+        assert "--corrections corrections.csv" in _command(known, Path("corrections.csv"))
+        assert _reproduce_note(known).endswith(f"this run is {Path(recipe).parent}: its paths begin there.")
 
 
 def test_the_command_has_the_target_error_that_was_asked_for() -> None:
