@@ -22,7 +22,7 @@ from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
 from tenfold.evaluation.detection import auroc, fpr_at_95
 from tenfold.training.device import select_device
-from tenfold.training.features import features_and_logits
+from tenfold.training.features import activations
 from tenfold.training.weights import Model
 
 VAL_SIZE = 4_500
@@ -55,7 +55,8 @@ def train(recipe: str, data: Dataset, path: Path, seed: int) -> tenfold.Run:
 def look(model: Model, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Features and logits of a network, in float32."""
     device = select_device("cpu", torch.float32)
-    return features_and_logits(model.network, torch.from_numpy(np.array(images)), model.normalization, device)
+    seen = activations(model.network, torch.from_numpy(np.array(images)), model.normalization, device)
+    return seen.features, seen.logits
 
 
 def own_scores(run: tenfold.Run, data: Dataset, unknown: np.ndarray) -> Scores:

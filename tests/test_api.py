@@ -189,7 +189,9 @@ def test_a_stopped_run_is_unlocked_and_resumes(tiny_recipe: Path, tmp_path: Path
     assert repr(run) == f"Run('{run.path}', unfinished)"
     with pytest.raises(ModelError, match="has no scores yet: finish it with"):
         run.metrics  # noqa: B018
-    resumed = tenfold.resume(run.path, FEW, clock=lambda: 1000.0, **options)
+    assert run.env["left_out"] == ["report", "export"]
+    resumed = tenfold.resume(run.path, FEW, clock=lambda: 1000.0, progress=False)  # as it was started
+    assert not [path for path in ("report.html", "model.onnx") if (run.path / path).exists()]
     assert resumed.scored and 1000 <= (resumed.metrics.total_seconds or 0) < 1600, "its own part counts from the clock"
     with run.locked(), pytest.raises(BusyError):
         Lock(run.path).check()

@@ -14,7 +14,9 @@ from typing import Any, NoReturn
 
 import pytest
 
+import tenfold
 from tenfold import cli
+from tenfold.api import training as api_training
 from tenfold.training import train as training
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
@@ -356,6 +358,37 @@ def test_settings_that_are_the_same_are_no_contradiction(
     assert asked == {"out": unfinished.relative_to(Path.cwd()), "device": None}
     invoke("train", "--resume", "--out", unfinished, "--device", "cpu")
     assert asked == {"out": unfinished, "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    ("options", "left_out"),
+    [([], []), (["--no-report"], ["report"]), (["--no-report", "--no-export"], ["report", "export"])],
+)
+def test_what_is_not_to_follow_training_is_noted_for_a_resumed_run(
+    invoke: Invoke, asked: dict[str, Any], options: list[str], left_out: list[str]
+) -> None:
+    invoke("train", "--data", "shapes", *options)
+    assert asked["left_out"] == left_out
+
+
+def test_a_resumed_run_leaves_out_what_it_was_started_without_unless_it_is_given(
+    invoke: Invoke, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--resume` drew the report and wrote the file of a run that was started with --no-report --no-export."""
+    wanted: list[object] = []
+
+    def finish(_start: object, after: Any, *_: object) -> NoReturn:
+        run = tenfold.Run.open(unfinished)
+        wanted.append((after.wants("report", run), after.wants("export", run)))
+        raise MemoryError
+
+    monkeypatch.setattr(api_training, "_complete", finish)
+    invoke("train", "--resume", "--out", unfinished)
+    env = json.loads((unfinished / "env.json").read_text())
+    (unfinished / "env.json").write_text(json.dumps(env | {"left_out": ["report", "export"]}))
+    invoke("train", "--resume", "--out", unfinished)
+    invoke("train", "--resume", "--out", unfinished, "--report")
+    assert wanted == [(True, True), (False, False), (True, False)]
 
 
 # --- a whole run -----------------------------------------------------------------------------------------------------

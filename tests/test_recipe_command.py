@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tenfold.cli.recipe import recipe_show
 from tenfold.training.augment import Affine, Cutout, Flip, Translate
 from tenfold.training.networks import ReferenceSpec, WhitenedSpec
 from tenfold.training.recipe import Recipe, Stage
@@ -53,6 +54,21 @@ def test_the_table_has_a_row_with_meaning_for_every_field(invoke: Invoke) -> Non
     assert rows["cutout"] == ("cutout", "0", "Side of a square that is greyed out, in pixels")
     out = invoke("recipe", "show", "fast89")[1]
     assert [line.split()[0] for line in out.splitlines()[2:]] == list(rows)
+
+
+def test_a_narrow_terminal_gets_two_lines_a_field(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 80 columns the table gave each meaning a column of 24, on up to seven lines."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    recipe_show("fast89")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("cutout: 0") + 1] == "    Side of a square that is greyed out, in pixels"
+    assert len(lines) == 2 * len(field_rows(FAST89))
+    monkeypatch.setenv("COLUMNS", "200")
+    recipe_show("fast89")
+    assert "meaning" in capsys.readouterr().out.splitlines()[0]
 
 
 def test_stages_are_listed_one_after_the_other() -> None:

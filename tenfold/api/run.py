@@ -57,6 +57,7 @@ class Metrics:
     ece: float | None = None
     ece_single_view: float | None = None
     val_accuracy: float | None = None
+    val_accuracy_single_view: float | None = None
     calibration: Calibration | None = None
     train_seconds: float | None = None
     evaluation_seconds: float | None = None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tenfold.api.run import Run
 from tenfold.api.source import Source
@@ -26,7 +26,7 @@ from tenfold.training.fitting import choose_recipe, log_size, size_for, with_fin
 from tenfold.training.imbalance import has_rare_classes
 from tenfold.training.precision import find_dtype
 from tenfold.training.recipe import FineTune, Recipe
-from tenfold.training.run import check_new
+from tenfold.training.run import LEFT_OUT, check_new
 from tenfold.training.trackers import find_callbacks
 from tenfold.training.train import TrainResult
 from tenfold.training.unfinished import find_unfinished
@@ -103,8 +103,10 @@ def train(
     choice = resolve_auto(recipe, source.images, size, source.labels)
     size = size_for(recipe := with_fine_tuning(choice.recipe, fine_tune), source.images, size)
     chosen = choose_recipe(recipe, epochs, val_size, size=source.pixels(size))
+    left_out = [name for name, wanted in (("report", report), ("export", export)) if not wanted]
     asked: dict[str, Any] = {"seed": seed, "device": device, "dtype": dtype, "target_error": target_error}
     asked |= {"callbacks": (watching := _find_watchers(callbacks, log)), "balance": check_balance(balance)}
+    asked["left_out"] = left_out
     path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:
@@ -126,8 +128,8 @@ def resume(
     target_error: float | None = None,
     callbacks: Sequence[Callback] = (),
     log: Sequence[str] = (),
-    report: bool = True,
-    export: bool = True,
+    report: bool | None = None,
+    export: bool | None = None,
     progress: bool = True,
     clock: Clock | None = None,
 ) -> Run:
@@ -136,8 +138,8 @@ def resume(
     It ends with the same bits as a run that was never interrupted.
 
     data: where its folder of images is now, or the `Dataset`, where that was made in Python. labels: where its label
-    file is now. clock: where this
-    process's part of total_seconds begins. The rest as for `train`.
+    file is now. report, export: by default as when it was started. clock: where this process's part of total_seconds
+    begins. The rest as for `train`.
     Raises `ModelError` where there is nothing to resume, `DataError` for other data.
     """
     clock, watching = clock or _stopwatch(), _find_watchers(callbacks, log)
@@ -153,13 +155,17 @@ def resume(
 
 @dataclass(frozen=True)
 class _After:
-    """What follows training."""
+    """What follows training. report, export: None for what the run was started with."""
 
     callbacks: Sequence[Callback]
-    report: bool
-    export: bool
+    report: bool | None
+    export: bool | None
     target_error: float | None
     clock: Clock
+
+    def wants(self, name: Literal["report", "export"], run: Run) -> bool:
+        asked: bool | None = getattr(self, name)
+        return name not in (run.env.get(LEFT_OUT) or ()) if asked is None else asked
 
 
 def _complete(
@@ -181,15 +187,16 @@ def _complete(
 
 def _finish(trained: TrainResult, after: _After) -> Run:
     run = Run.take_over(trained.run)
+    to_export, to_report = after.wants("export", run), after.wants("report", run)
     try:
         with run.unlocked_at_end():
             evaluation = _score(run, trained, after.target_error, after.clock)
             for callback in after.callbacks:
                 callback.on_evaluation_end(run)
-            if after.export or after.report:
+            if to_export or to_report:
                 _add_rejection(run, trained)
-            failure = _export(run, trained) if after.export else None
-            if after.report:
+            failure = _export(run, trained) if to_export else None
+            if to_report:
                 _report(run, trained, evaluation)
         for callback in after.callbacks:
             callback.on_run_end(run)

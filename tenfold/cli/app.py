@@ -251,7 +251,9 @@ def print_accuracy(scores: dict[str, Any], write: Callable[[str], None] = print)
         balanced = f"balanced accuracy {_share(scores['balanced_accuracy'])} (95 % interval: {low:.1%} to {high:.1%})"
         write(f"{balanced}, macro F1 {_share(scores['macro_f1'])}")
     if scores["val_accuracy"] is not None:
-        write(f"validation accuracy {_share(scores['val_accuracy'])}")
+        single = scores.get("val_accuracy_single_view")  # results of before have none
+        views = "" if single is None else f" ({_share(single)} without TTA)"
+        write(f"validation accuracy {_share(scores['val_accuracy'])}{views}")
     write(f"calibration error {scores['ece']:.2%} ({scores['ece_single_view']:.2%} without TTA)")
     for sentence in [*format_calibration(calibration_in(scores)), *format_rejection(rejection_in(scores))]:
         write(sentence)

@@ -1,6 +1,8 @@
 """tenfold recipe list, show."""
 
 import json
+import shutil
+import sys
 from typing import Annotated
 
 import typer
@@ -8,6 +10,7 @@ import typer
 from tenfold import extras
 from tenfold.cli.app import HomeTyper, Json, app, print_json, print_table
 
+_WIDE = 120  # columns of a terminal that has room for the table
 recipe_app = HomeTyper(help="List recipes and show their fields.", no_args_is_help=True)
 app.add_typer(recipe_app, name="recipe")
 
@@ -46,5 +49,8 @@ def recipe_show(
     recipe = find_recipe(name)
     if as_json:
         print_json(json.loads(recipe.to_json()))
+    elif sys.stdout.isatty() and shutil.get_terminal_size().columns < _WIDE:
+        for row in field_rows(recipe):
+            print(f"{row.name}: {row.value}\n    {row.meaning}")
     else:
         print_table(("field", "value", "meaning"), field_rows(recipe))

@@ -48,14 +48,20 @@ def _print_runs(rows: "Sequence[Row]", as_json: bool) -> None:
     if as_json:
         print_json({"runs": [asdict(row) for row in rows]})
     else:
-        cells = [asdict(row) | {"accuracy": _percent(row.accuracy)} for row in rows]
+        cells = [asdict(row) | _formatted(row) for row in rows]
         header = ("run", "recipe", "data", "seed", "accuracy", "seconds", "date", "state")
-        print_table(header, [[_cell(row[name]) for name in header] for row in cells])
+        shown = [{"date": "date (UTC)"}.get(name, name) for name in header]
+        print_table(shown, [[_cell(row[name]) for name in header] for row in cells])
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else percent(share, 2, "%")
+def _formatted(row: "Row") -> dict[str, str]:
+    accuracy = "" if row.accuracy is None else percent(row.accuracy, 2, "%")
+    seconds = "" if row.seconds is None else f"{row.seconds:,.1f}"
+    seed = "" if row.seed is None else str(row.seed)
+    return {"seed": seed, "accuracy": accuracy, "seconds": seconds, "date": row.date[:16].replace("T", " ")}
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

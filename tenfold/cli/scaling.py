@@ -107,7 +107,7 @@ def _setting(
     """What every run of a bench is started with. Who asks for validation images is choosing, and spares test images."""
     from tenfold.scaling.bench import Setting
 
-    options = ["--data", data, "--device", device, *(dataset.origin.options() if dataset.origin else [])]
+    options = ["--data", data, "--device", device, *(dataset.origin.options(str) if dataset.origin else [])]
     options += [] if dtype == "auto" else ["--dtype", dtype]
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
@@ -273,7 +273,7 @@ def _bench_command(recipes: "Sequence[str]", setting: "Setting", dataset: "Datas
     """How recipes are compared on a search's data, with seeds that the search did not see."""
     held_out = [] if dataset.val_size else ["--val-size", str(setting.val_images)]
     same = ["--data", setting.data, "--device", setting.device]
-    same += dataset.origin.options() if dataset.origin else []
+    same += dataset.origin.options(str) if dataset.origin else []
     named = [word for recipe in recipes for word in ("--recipe", recipe)]
     return shlex.join(["tenfold", "bench", *named, "--first-seed", str(setting.seed + 1), *held_out, *same])
 

@@ -55,12 +55,24 @@ Out = Annotated[
     typer.Option(envvar="TENFOLD_OUT", help="Run directory to make; by default runs/RECIPE-SEED-TIME."),
 ]
 Seed = Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Random seed.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Resume --out, or else the newest unfinished run.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Resume --out, or else the newest unfinished run, with the options it had.")
+]
 WithReport = Annotated[
-    bool, typer.Option("--report/--no-report", help="Whether to draw plots and write report.html at the end.")
+    bool | None,
+    typer.Option(
+        "--report/--no-report",
+        show_default="report",
+        help="Whether to draw plots and write report.html at the end.",
+    ),
 ]
 WithExport = Annotated[
-    bool, typer.Option("--export/--no-export", help="Whether to write model.onnx, else predict does at first use.")
+    bool | None,
+    typer.Option(
+        "--export/--no-export",
+        show_default="export",
+        help="Whether to write model.onnx, else predict does at first use.",
+    ),
 ]
 
 
@@ -99,8 +111,8 @@ def train(
     compare: Both = False,
     resume: Resume = False,
     log: Log = None,
-    report: WithReport = True,
-    export: WithExport = True,
+    report: WithReport = None,
+    export: WithExport = None,
     as_json: Json = False,
 ) -> None:
     """Train a classifier, score it on the test images, write its model file and report."""
@@ -109,7 +121,7 @@ def train(
         refuse_busy(out)
     from tenfold.api import training
 
-    after: dict[str, Any] = {"target_error": target_error, "report": report, "export": export, "log": log or ()}
+    after: dict[str, Any] = {"target_error": target_error, "log": log or ()} | _wanted(resume, report, export)
     options: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "seed": seed, "device": device}
     options |= {"labels": labels, "label_columns": label_columns, "corrections": corrections, "dtype": dtype}
     source = None if labels and not is_given(context, "data") else data
@@ -133,14 +145,22 @@ def _train_both(
         if is_given(context, name):
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"--compare trains two recipes as they are: leave {option} out, or train each by itself")
-    extras.require("pretrained", extras.PRETRAINED)
     from tenfold.api.comparison import train_both
+    from tenfold.training.networks.efficientnet_lite0 import IMAGENET
+
+    IMAGENET.require()
 
     page = train_both(data, out, callbacks=[] if as_json else [_printer(as_json)], **options)
     if as_json:
         print_json(page.to_dict())
     else:
         print(*page.differences, page.path, sep="\n")
+
+
+def _wanted(resume: bool, report: bool | None, export: bool | None) -> dict[str, bool | None]:
+    """What is to follow training: where nothing is asked, all for a new run, None (as it was) for a resumed one."""
+    asked = {"report": report, "export": export}
+    return asked if resume else {name: wanted is not False for name, wanted in asked.items()}
 
 
 def _is_first_rank() -> bool:

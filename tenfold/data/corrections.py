@@ -7,6 +7,7 @@ the test images stay the same ones.
 
 import hashlib
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from tenfold.data.dataset import AppliedCorrections, Dataset, Split
-from tenfold.data.table import Row, Table, find_columns, parse_csv, read_table
+from tenfold.data.table import Row, Table, find_columns, parse_csv, path_forms, read_table
 from tenfold.errors import DataError, UsageError, did_you_mean
 
 Action = Literal["keep", "relabel", "drop", "unsure"]
@@ -135,7 +136,7 @@ class _Finder:
         return self._find_file(correction) if correction.path else self._find_number(correction)
 
     def _find_file(self, correction: Correction) -> Place:
-        found, digest = self.by_name.get(correction.path), correction.sha256
+        found, digest = self._by_path(correction.path), correction.sha256
         if found and (not digest or self._digest(found) in ("", digest)):
             return found
         same = self.by_content.get(digest, []) if digest else []
@@ -145,6 +146,16 @@ class _Finder:
             raise self._error(correction, f"{correction.path} is another image now", "look again, or remove the line")
         do = "mend the path, or remove the line"
         raise self._error(correction, f"{correction.path} is not among the images of {self.dataset.name}", do)
+
+    def _by_path(self, text: str) -> Place | None:
+        """The image at a path below the folder, or at one that begins with the folder's; read as in label files."""
+        root = self.dataset.origin.path if self.dataset.origin else ""
+        for form in path_forms(text):
+            path = posixpath.normpath(form)
+            below = posixpath.relpath(path, root) if root and posixpath.isabs(path) else path
+            if place := self.by_name.get(form) or self.by_name.get(below):
+                return place
+        return None
 
     def _digest(self, found: Place) -> str:
         digests = self.parts[found[0]].digests

@@ -1,8 +1,9 @@
 """What every source of pixels ends in: a `Dataset`."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,10 @@ class Origin:
     label_columns: str = ""
     uncorrected_sha256: str = ""
 
-    def options(self) -> list[str]:
-        """The words by which another command reads the images in the same way; of the label file, its name only."""
+    def options(self, name: Callable[[Path], str]) -> list[str]:
+        """The words by which another command reads the images in the same way; name: how the label file is written."""
         skip_bad = ["--skip-bad", self.skip_bad] if self.skip_bad != SKIP_BAD else []
-        labels = ["--labels", PurePath(self.labels).name] if self.labels else []
+        labels = ["--labels", name(Path(self.labels))] if self.labels else []
         columns = ["--label-columns", self.label_columns] if self.label_columns else []
         return ["--size", str(self.size), "--resize", self.resize, *skip_bad, *labels, *columns]
 

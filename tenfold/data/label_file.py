@@ -7,7 +7,6 @@ noted as an `Issue` with its line, and its owner decides.
 import functools
 import math
 import os
-import unicodedata
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,16 @@ from tenfold.data.listing import (
     shown_name,
 )
 from tenfold.data.splits import parse_split
-from tenfold.data.table import LABEL_COLUMNS, SPLIT_HEADER, Row, Table, find_columns, parse_columns, read_table
+from tenfold.data.table import (
+    LABEL_COLUMNS,
+    SPLIT_HEADER,
+    Row,
+    Table,
+    find_columns,
+    parse_columns,
+    path_forms,
+    read_table,
+)
 from tenfold.errors import DataError
 
 USUAL = {role: (role,) for role in LABEL_COLUMNS} | {"label": ("label", "class")}
@@ -61,7 +69,7 @@ def list_labels(root: Path, labels: LabelFile, known: Collection[str] = ()) -> L
     listing.issues += [
         *_untrained_classes(table, lines, trained),
         *_class_count(table, listing.classes, known),
-        *_no_weight(table, listing.files),
+        *([] if known else _no_weight(table, listing)),
         *_unlisted(listing),
     ]
     return listing
@@ -116,7 +124,7 @@ class _Reader:
         if not text.strip():
             self.note("empty path", "the path is empty", "name an image, or remove the line", line)
             return None
-        for form in _forms(text):
+        for form in path_forms(text):
             path = os.path.normpath(os.path.join(self.root, form))  # noqa: PTH118 (a Path takes five times as long)
             if _is_file(path):
                 return path, self._name(path, form)
@@ -195,14 +203,6 @@ class _Reader:
                 self.note("group in two splits", what, "put all of it in one split", before.line, line.line)
 
 
-def _forms(text: str) -> Iterator[str]:
-    """Ways to read a path, the first that is a file counts: as it is, with `/` for `\\`, other forms of Unicode."""
-    yield text
-    plain = text.strip()
-    for form in (plain, plain.replace("\\", "/")):
-        yield from dict.fromkeys((form, unicodedata.normalize("NFC", form), unicodedata.normalize("NFD", form)))
-
-
 def _is_file(path: str) -> bool:
     try:
         return os.path.isfile(path)  # noqa: PTH113
@@ -241,10 +241,17 @@ def _class_count(table: Table, classes: Collection[str], known: Collection[str])
         yield Issue("classes", "error", what, "give each image its class in the column of labels")
 
 
-def _no_weight(table: Table, files: Collection[File]) -> Iterator[Issue]:
-    if files and not any(file.weight for file in files if file.split in ("", "train")):
+def _no_weight(table: Table, listing: Listing) -> Iterator[Issue]:
+    """Note classes of which no training image counts; where all are such, that."""
+    training = [file for file in listing.files if file.split in ("", "train")]
+    counting = {file.label for file in training if file.weight}
+    if training and not counting:
         what = f"{table.path.name}: every training image has the weight 0"
         yield Issue("weight", "error", what, "give some of them a weight above 0")
+        return
+    for label in sorted({file.label for file in training} - counting):
+        what = f"{table.path.name}: every training image of class {shown_name(listing.classes[label])} has the weight 0"
+        yield Issue("weight", "error", what, "give some of them a weight above 0, or remove the class")
 
 
 def _unlisted(listing: Listing) -> Iterator[Issue]:

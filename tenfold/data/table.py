@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,11 +52,17 @@ class Table:
         return f"{self.path.name}, {self.unit}{'s' * (len(lines) > 1)} {' and '.join(f'{line:,}' for line in lines)}"
 
     def column(self, name: str) -> int | None:
-        """Where the column of that name is: exactly so called, or else without regard to case; None for none."""
-        if name in self.columns:
-            return self.columns.index(name)
-        folded = [column.casefold() for column in self.columns]
-        return folded.index(name.casefold()) if name.casefold() in folded else None
+        """Where the column of that name is: exactly so called, or else without regard to case; None for none.
+
+        Raises `DataError` where there are several.
+        """
+        exact = [place for place, column in enumerate(self.columns) if column == name]
+        alike = [place for place, column in enumerate(self.columns) if column.casefold() == name.casefold()]
+        places = exact or alike
+        if len(places) > 1:
+            numbers = " and ".join(str(place + 1) for place in places)
+            raise DataError(f"{self.path.name} has several columns called {name!r} ({numbers}): rename all but one")
+        return places[0] if places else None
 
 
 def read_table(path: Path, verbatim: Sequence[str] = ()) -> Table:
@@ -136,6 +143,14 @@ def _to_text(value: Any) -> str:
     return str(value).strip()
 
 
+def path_forms(text: str) -> Iterator[str]:
+    """Ways to read a path, the first that is a file counts: as it is, with `/` for `\\`, other forms of Unicode."""
+    yield text
+    plain = text.strip()
+    for form in (plain, plain.replace("\\", "/")):
+        yield from dict.fromkeys((form, unicodedata.normalize("NFC", form), unicodedata.normalize("NFD", form)))
+
+
 # --- which column is which --------------------------------------------------------------------------------------------
 
 
@@ -166,7 +181,7 @@ def find_columns(
     """Where the column of each role is; those that may be missing and are, are not in it.
 
     named: column names that the user gave; usual: names that a role has otherwise; option: how the user names one.
-    Raises `DataError` that names a missing column and those that are there.
+    Raises `DataError` that names a missing column and those that are there, or one that is there twice.
     """
     found: dict[str, int] = {}
     for role, names in usual.items():

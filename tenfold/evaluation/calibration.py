@@ -20,6 +20,8 @@ _COVERAGES = np.arange(1, 21) / 20
 _LEVEL = (1 - CONFIDENCE) / len(_COVERAGES)  # of the test of each coverage, so that all hold together
 _LARGEST = 100.0  # temperatures are sought from a hundredth to a hundred
 _AT_BOUND = 1e-3  # a logarithm of a temperature as near to that of a bound lies at it
+_ROUND_ERRORS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
+"""Target errors that are tried where a smaller one cannot be met."""
 _FEW = 10  # wrong answers below which a fitted temperature says little
 
 
@@ -31,6 +33,7 @@ class Calibration:
     not rejected; None where no threshold can be shown to meet the target error. target_error: an upper bound on the
     error of the predictions that are kept; it holds with probability `confidence` over the draw of validation images.
     wrong: how many of these are misclassified. fitted: whether a temperature was found; else it is 1.
+    reachable_error: where there is no threshold, the smallest round target error for which there is one.
 
     On the test images, without TTA: the expected calibration error (`ece`, in [0, 1]) and the cross-entropy (in nats)
     before and after the division; with a threshold, how many images are `answered`, their share (`coverage`), the share
@@ -45,6 +48,7 @@ class Calibration:
     images: int
     wrong: int | None = None
     fitted: bool = True
+    reachable_error: float | None = None
     ece_before: float | None = None
     ece_after: float | None = None
     cross_entropy_before: float | None = None
@@ -120,7 +124,8 @@ def calibrate(logits: np.ndarray, labels: np.ndarray, target_error: float = TARG
     temperature = 1.0 if found is None else found
     confidence, correct = _predictions(logits, labels, temperature)
     threshold, wrong = find_threshold(confidence, correct, target_error), int((~correct).sum())
-    return Calibration(temperature, threshold, target_error, CONFIDENCE, len(labels), wrong, found is not None)
+    more = None if threshold is not None else find_reachable_error(confidence, correct, target_error)
+    return Calibration(temperature, threshold, target_error, CONFIDENCE, len(labels), wrong, found is not None, more)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
@@ -170,6 +175,12 @@ def find_threshold(confidence: np.ndarray, correct: np.ndarray, target_error: fl
     return chosen
 
 
+def find_reachable_error(confidence: np.ndarray, correct: np.ndarray, target_error: float) -> float | None:
+    """The smallest round target error above this one that a threshold meets, see `find_threshold`; None for none."""
+    larger = (error for error in _ROUND_ERRORS if error > target_error)
+    return next((error for error in larger if find_threshold(confidence, correct, error) is not None), None)
+
+
 def format_calibration(found: Calibration | None) -> list[str]:
     """A measured calibration in sentences; none where there is no calibration."""
     if found is None:
@@ -193,22 +204,24 @@ def temperature_message(found: Calibration) -> str:
     if found.fitted:
         few = f", only {wrong} of them misclassified, so it is uncertain" if wrong is not None and wrong < _FEW else ""
         return f"temperature {temperature:.3f}, fitted on {images:,} validation images{few}"
-    why = f"all {images:,} validation images are classified correctly"
+    why = f"all {images:,} validation images are classified correctly without TTA"
     if wrong:
-        why = (
-            f"{wrong:,} of {images:,} validation images are misclassified, and no temperature lowers the cross-entropy"
-        )
+        misclassified = f"{wrong:,} of {images:,} validation images are misclassified without TTA"
+        why = f"{misclassified}, and no temperature lowers the cross-entropy"
     return f"temperature not fitted: {why}; 1 is used, which does not change the probabilities"
 
 
 def threshold_message(found: Calibration) -> str:
     """Why there is no threshold, and what helps."""
     images, needed = found.images, found.images_needed
+    larger = "a larger --target-error"
+    if found.reachable_error is not None:
+        larger = f"--target-error {found.reachable_error:g}, which can be met"
     if images >= needed:
-        return f"no threshold can be shown to meet it on {images:,} images; a larger --target-error allows more errors"
+        return f"no threshold can be shown to meet it on {images:,} images; use {larger}"
     return (
         f"no threshold can be shown to meet it on {images:,} validation images: at least {needed:,} are needed, none "
-        "of them misclassified; use a larger --val-size or --target-error"
+        f"of them misclassified; use a larger --val-size or {larger}"
     )
 
 

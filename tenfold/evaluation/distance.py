@@ -17,7 +17,7 @@ from tenfold.evaluation.rejection import Rejection, Scores, format_rejection, me
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distance import FILE, FeatureDistance
-from tenfold.training.features import features_and_logits, has_features
+from tenfold.training.features import Activations, activations, has_features
 from tenfold.training.holdout import split
 from tenfold.training.run import Run
 from tenfold.training.weights import Model
@@ -85,20 +85,20 @@ class _Network:
     on_batch: Callable[[float], None]
     temperature: float
 
-    def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 N×F and logits float32 N×K."""
+    def look(self, images: np.ndarray) -> Activations:
         pixels, model = torch.from_numpy(np.array(images)), self.model
-        seen = features_and_logits(model.network, pixels, model.normalization, self.device_config, self.on_batch)
-        return seen[0].numpy(), seen[1].numpy()
+        return activations(model.network, pixels, model.normalization, self.device_config, self.on_batch)
 
     def score(self, distance: FeatureDistance, images: np.ndarray) -> Scores:
-        features, logits = self.look(images)
-        return Scores(distance(features), metrics.probabilities(logits, self.temperature).max(1))
+        features, early, logits = self.look(images)
+        distances = distance(features.numpy(), None if early is None else early.numpy())
+        return Scores(distances, metrics.probabilities(logits.numpy(), self.temperature).max(1))
 
 
 def _fit(network: _Network, images: _Images) -> tuple[FeatureDistance, Rejection]:
-    features, _ = network.look(images.train.images)
-    distance = FeatureDistance.fit(features, images.train.labels.astype(np.int64), len(network.model.classes))
+    features, early, _ = network.look(images.train.images)
+    labels, means = images.train.labels.astype(np.int64), None if early is None else early.numpy()
+    distance = FeatureDistance.fit(features.numpy(), labels, len(network.model.classes), means)
     val = network.score(distance, images.val.images).distances if len(images.val) else np.empty(0)
     test = network.score(distance, images.test.images)
     unknown = {kind: network.score(distance, pixels) for kind, pixels in images.unknown.items()}

@@ -152,6 +152,7 @@ def _score(
         model,
         test,
         val_accuracy=metrics.accuracy(val.averaged, val.labels) if val else None,
+        val_accuracy_single_view=metrics.accuracy(val.single, val.labels) if val else None,
         calibration=calibration.measure(test.single, test.labels) if calibration else None,
         skipped_images=dataset.skipped if dataset.origin else None,
         corrections=dataset.corrections,
@@ -174,7 +175,7 @@ def _from_kept(run: Run, device_config: DeviceConfig) -> Evaluation | None:
     if test is None:
         return None
     results = run.read_json("results.json")
-    more = {name: results.get(name) for name in ("val_accuracy", "skipped_images")}
+    more = {name: results.get(name) for name in ("val_accuracy", "val_accuracy_single_view", "skipped_images")}
     applied = AppliedCorrections.from_dict(results["corrections"]) if "corrections" in results else None
     scores = Scores.compute(run, model, test, calibration=calibration_in(results), corrections=applied, **more)
     names = frame["path"].to_numpy(object) if "path" in frame else None

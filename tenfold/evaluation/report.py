@@ -1,6 +1,7 @@
 """Scores → plots and a page: the `plots/` and `report.html` of a run directory."""
 
 import math
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 
 from tenfold import notebook
 from tenfold.console import progress
+from tenfold.data.corrections import CORRECTIONS
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
 from tenfold.evaluation.audit import Subject, read_audit
@@ -23,7 +25,7 @@ from tenfold.evaluation.page import choice, picture, report_page, sections, trus
 from tenfold.evaluation.page.review import ISSUES, MISTAKES, issue_doubts, mistake_doubts, review_data
 from tenfold.files import note_own
 from tenfold.training.recipe import Recipe
-from tenfold.training.reproduction import format_stop, reproduction
+from tenfold.training.reproduction import format_stop, made_in, reproduction
 from tenfold.training.run import Run
 from tenfold.training.split_file import count_held_out
 from tenfold.training.target_error import target_error_of
@@ -141,7 +143,8 @@ class Known:
         """Without TTA: as trained, and after temperature scaling where a temperature was fitted."""
         test, found = self.evaluation.test, self.calibration
         before = metrics.reliability(test.single, test.labels)
-        return before, metrics.reliability(test.single / found.temperature, test.labels) if found else None
+        scaled = test.single / found.temperature if found and found.fitted else None
+        return before, None if scaled is None else metrics.reliability(scaled, test.labels)
 
 
 def _untrained(recipe: Recipe) -> str:
@@ -254,9 +257,9 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
         "recipe": sections.facts(known.run.read_json("recipe.json")),
         "environment": _environment(known),
         "command": _command(known),
-        "review_command": _command(known, corrected=True),
+        "review_command": _command(known, Path(CORRECTIONS)),
         "review_reasons": [(why, f"label issues: {split}") for split, why in ISSUES.items()] + [(MISTAKES, MISTAKES)],
-        "reproduce_note": format_stop(known.run) or _REPRODUCE_NOTE,
+        "reproduce_note": format_stop(known.run) or _reproduce_note(known),
     }
 
 
@@ -320,15 +323,23 @@ def _environment(known: Known) -> sections.Facts:
     return sections.facts(env | {"data": known.dataset.name} | skipped)
 
 
-def _command(known: Known, corrected: bool = False) -> str:
-    run, dataset = known.run, known.dataset
-    corrected = corrected or dataset.corrections is not None
-    return reproduction(
-        run.recipe, known.results["seed"], dataset.name, dataset.origin, target_error_of(run), corrected
+def _command(known: Known, corrections: Path | None = None) -> str:
+    """The command that trains the run again; corrections: a new file of them, instead of the run's own."""
+    run, dataset, results = known.run, known.dataset, known.results
+    folder, base = run.path.resolve(), made_in(run.path, results["run"])
+    own = folder / CORRECTIONS if dataset.corrections else None
+
+    def name(path: Path) -> str:
+        return os.path.relpath(path, base) if path.is_absolute() else str(path)
+
+    asked = run.recipe, results["seed"], dataset.name, dataset.origin, target_error_of(run)
+    return reproduction(*asked, corrections or own, folder / "recipe.json", name)
+
+
+def _reproduce_note(known: Known) -> str:
+    folder = known.run.path.resolve()
+    here = shown(os.path.relpath(folder, made_in(known.run.path, known.results["run"])))
+    return (
+        "On the same machine with the same versions and number of threads, the weights are bit-identical: compare "
+        f"their SHA-256 above. Call it in the folder from which this run is {here}: its paths begin there."
     )
-
-
-_REPRODUCE_NOTE = (
-    "On the same machine with the same versions and number of threads, the weights are bit-identical: "
-    "compare their SHA-256 above. recipe.json is beside this page in the run directory."
-)

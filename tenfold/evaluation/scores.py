@@ -21,8 +21,9 @@ class Scores:
 
     test_accuracy: with the recipe's test-time augmentation; test_accuracy_single_view: without. test_accuracy_top5:
     None for five classes or fewer. balanced_accuracy: mean recall of the classes; macro_f1: their mean F1. Intervals:
-    95 %. test_loss: with label smoothing and L2 terms; test_cross_entropy: without. val_accuracy, calibration: None
-    without validation images, as is the accuracy on other data than the run's own. skipped_images: of a folder, those
+    95 %. test_loss: with label smoothing and L2 terms; test_cross_entropy: without. val_accuracy: with test-time
+    augmentation. It, val_accuracy_single_view and calibration: None without validation images, as are the accuracies on
+    other data than the run's own. skipped_images: of a folder, those
     that could not be read. corrections: what they changed in the data, if there were some.
     """
 
@@ -43,6 +44,7 @@ class Scores:
     ece: float
     ece_single_view: float
     val_accuracy: float | None = None
+    val_accuracy_single_view: float | None = None
     calibration: Calibration | None = None
     skipped_images: int | None = None
     corrections: AppliedCorrections | None = None

@@ -20,7 +20,7 @@ from tenfold.serving.model_file import ModelMetadata
 from tenfold.serving.predictor import Outputs, Predictor, open_model
 from tenfold.training.provenance import FoundData, find_data, origin_of
 from tenfold.training.recipe import Recipe
-from tenfold.training.reproduction import format_stop, reproduction
+from tenfold.training.reproduction import KEPT_CORRECTIONS, format_stop, reproduction
 from tenfold.training.run import STOPPED, Run
 from tenfold.training.split_file import count_held_out
 from tenfold.training.target_error import target_error_of
@@ -88,7 +88,8 @@ def _training(run: Run) -> str:
     env, recipe = run.env, run.recipe
     origin = origin_of(run, env) if "folder" in env else None
     corrected = _corrected(env.get("corrections"))
-    command = reproduction(recipe, env["seed"], env["data"], origin, target_error_of(run), bool(corrected))
+    corrections = KEPT_CORRECTIONS if corrected else None
+    command = reproduction(recipe, env["seed"], env["data"], origin, target_error_of(run), corrections)
     language, prompt = ("console", "$ ") if command.startswith("tenfold train") else ("python", "")
     versions = ", ".join(f"{name} {number}" for name, number in env.get("versions", {}).items())
     held_out = "no training images held out: temperature and threshold are not fitted"

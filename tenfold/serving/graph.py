@@ -135,7 +135,7 @@ class _Graph:
 
     def __init__(self, network: nn.Module, folded: Mapping[str, Affine], distance: FeatureDistance | None = None):
         self.network, self.folded, self.distance = network, folded, distance
-        self.features = ""  # the input of the layer `head`
+        self.features = self.early = ""  # the inputs of the layers `head` and `Network.early_layer`
         self.nodes: list[onnx.NodeProto] = []
         self.numbers: list[onnx.TensorProto] = []
         self.names: dict[fx.Node, str] = {}
@@ -164,11 +164,13 @@ class _Graph:
         inputs = [self.names[argument] for argument in node.args if isinstance(argument, fx.Node)]
         if node.op == "output":
             if self.distance is not None:
-                self.add_distance(self.features, self.distance)
+                self.add_distance(self.features, self.early, self.distance)
             self.end(inputs[0], temperature)
         else:
             if node.target == "head":
                 self.features = inputs[0]
+            if node.target == getattr(self.network, "early_layer", ""):
+                self.early = inputs[0]
             self.names[node] = self.translate(node, inputs)
 
     def begin(self, normalization: Normalization) -> str:
@@ -185,22 +187,40 @@ class _Graph:
             logits = self.add("Mul", [logits, self.keep("sharpness", 1 / temperature)], "tempered")
         self.add("Softmax", [logits], OUTPUT, axis=1)
 
-    def add_distance(self, features: str, found: FeatureDistance) -> None:
-        """From features N×F to `FeatureDistance` of them; a column until the end, since OpenCV 4 mixes up vectors."""
-        kept = {name: self.keep(f"distance.{name}", array) for name, array in vars(found).items()}
+    def add_distance(self, features: str, early: str, found: FeatureDistance) -> None:
+        """From features N×F and early ones N×C×H×W to `FeatureDistance` of them.
+
+        A column until the end, since OpenCV 4 mixes up vectors.
+        """
+        kept = {name: self.keep(f"distance.{name}", array) for name, array in found.arrays.items()}
         axis = self.keep_axis("distance.axis", 1)
-        scaled = self.add("Mul", [features, kept["factor"]], "distance.scaled")
-        compressed = self.add("Asinh", [scaled], "distance.compressed")
-        points = self.add("Gemm", [compressed, kept["projection"], kept["offset"]], "distance.points")
-        squares = self.add("Mul", [points, points], "distance.squares")
-        norm = self.add("ReduceSum", [squares, axis], "distance.norm", keepdims=1)
+        points, norm = self.add_points(features, kept, "", axis)
         classes = self.add("Gemm", [points, kept["centers"], kept["levels"]], "distance.classes")
         nearest = self.add("ReduceMax", [classes, axis], "distance.nearest", keepdims=1)
         discriminants = self.add("Gemm", [features, kept["weights"], kept["biases"]], "distance.discriminants")
         largest = self.add("ReduceMax", [discriminants, axis], "distance.largest", keepdims=1)
         apart = self.add("Sub", [norm, nearest], "distance.mahalanobis")
         column = self.add("Sub", [apart, largest], "distance.column")
+        if found.early is not None:
+            column = self.add("Add", [column, self.add_early(early, kept, axis)], "distance.sum")
         self.add("Squeeze", [column, axis], DISTANCE)
+
+    def add_points(self, features: str, kept: Mapping[str, str], part: str, axis: str) -> tuple[str, str]:
+        """From features N×F to coordinates z N×D and |z|² N×1; part: what the names of its numbers begin with."""
+        scaled = self.add("Mul", [features, kept[f"{part}factor"]], f"distance.{part}scaled")
+        compressed = self.add("Asinh", [scaled], f"distance.{part}compressed")
+        numbers = [kept[f"{part}projection"], kept[f"{part}offset"]]
+        points = self.add("Gemm", [compressed, *numbers], f"distance.{part}points")
+        squares = self.add("Mul", [points, points], f"distance.{part}squares")
+        return points, self.add("ReduceSum", [squares, axis], f"distance.{part}norm", keepdims=1)
+
+    def add_early(self, early: str, kept: Mapping[str, str], axis: str) -> str:
+        """From early features N×C×H×W to `EarlyDistance` of their means, N×1."""
+        means = self.add("GlobalAveragePool", [early], "distance.early.means")
+        flat = self.add("Flatten", [means], "distance.early.flat", axis=1)
+        _, norm = self.add_points(flat, kept, "early.", axis)
+        beyond = self.add("Sub", [norm, kept["early.limit"]], "distance.early.beyond")
+        return self.add("Relu", [beyond], "distance.early.added")
 
     def translate(self, node: fx.Node, inputs: list[str]) -> str:
         """Add a layer or a function. Raises `ModelError` for one that is not known here."""

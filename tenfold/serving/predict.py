@@ -21,7 +21,7 @@ _AHEAD = 4 * BATCH_SIZE
 """Images that may wait decoded for their turn."""
 REJECTED = "none of these"
 _LOOSER = (0.05, 0.1, 0.2, 0.5)
-"""Target errors that are suggested where a smaller one cannot be met."""
+"""Target errors that are suggested where a smaller one cannot be met, by files that do not say which one can."""
 
 
 Reason = Literal["confidence", "distance"]
@@ -129,14 +129,19 @@ def _why_no_threshold(about: ModelMetadata) -> str:
 
 
 def _looser(found: Mapping[str, Any]) -> str:
-    """Which larger target error those validation images can be enough for; nothing where there is none.
+    """The smallest target error that can be met; nothing where there is none."""
+    error = found["reachable_error"] if "reachable_error" in found else _possible_error(found)
+    return f": tenfold evaluate RUN --target-error {error:g} allows more errors" if error is not None else ""
+
+
+def _possible_error(found: Mapping[str, Any]) -> float | None:
+    """Which larger target error those validation images can be enough for; None where there is none.
 
     The number needed is that of `evaluation.calibration.images_needed`, in proportion to 1 / log(1 - error).
     """
     wanted = found["target_error"]
     scaled = found["images_needed"] * math.log1p(-wanted)
-    fitting = [error for error in _LOOSER if error > wanted and scaled / math.log1p(-error) <= found["images"]]
-    return f": tenfold evaluate RUN --target-error {fitting[0]:g} allows more errors" if fitting else ""
+    return next((e for e in _LOOSER if e > wanted and scaled / math.log1p(-e) <= found["images"]), None)
 
 
 def _answer_batches(

@@ -18,7 +18,7 @@ from tenfold.serving.synthetic import synthetic_images
 from tenfold.training.aliases import target_error_in
 from tenfold.training.device import select_device
 from tenfold.training.distance import FILE, FeatureDistance
-from tenfold.training.features import features_and_logits
+from tenfold.training.features import activations
 from tenfold.training.holdout import split
 from tenfold.training.infer import predict_logits
 from tenfold.training.provenance import FoundData, find_data
@@ -119,8 +119,8 @@ def read_source(run: Run, data: Dataset | Path | FoundData | None = None) -> Sou
     if distance is None:
         logits = predict_logits(model.network, pixels, model.normalization, device_config).single
     else:
-        features, logits = features_and_logits(model.network, pixels, model.normalization, device_config)
-        distances = distance(features.numpy())
+        features, early, logits = activations(model.network, pixels, model.normalization, device_config)
+        distances = distance(features.numpy(), None if early is None else early.numpy())
     expected = torch.softmax(logits / about.temperature, dim=1).numpy()
     val = split(found.dataset, run.recipe, run.env["seed"])[1] if found.own and found.dataset else None
     source = Source(model, found, about, images, expected, distance, distances, val.images if val else None)
@@ -169,8 +169,9 @@ def _noted(calibration: dict[str, Any]) -> dict[str, Any] | None:
     """How a file's temperature and threshold were found; None for scores of earlier versions."""
     if "images_needed" not in calibration:
         return None
-    names = ("confidence", "images", "images_needed")
-    return {"target_error": target_error_in(calibration)} | {name: calibration[name] for name in names}
+    names = ("confidence", "images", "images_needed", "reachable_error")
+    noted = {name: calibration[name] for name in names if name in calibration}
+    return {"target_error": target_error_in(calibration)} | noted
 
 
 def _noted_distance(results: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """How unlike the training images an image is to a network: a distance from its features, the inputs of layer `head`.
 
-Two parts are added, each with mean 0 and standard deviation 1 on the training images before it is weighted:
+Two parts are added, each with mean 0 and standard deviation 1 on the training images before it is weighted; and a third
+where the network names a layer for it:
 
 - The smallest squared Mahalanobis distance to the mean of a class, with one covariance for all classes (Lee and others,
   2018), of features that are compressed by asinh: as they are, images of nothing lie near the middle of all classes,
@@ -8,9 +9,12 @@ Two parts are added, each with mean 0 and standard deviation 1 on the training i
 - The negative of the largest linear discriminant, which is how much likelier the features are under a class than where
   no feature is active, a distance relative to that (after Ren and others, 2021). It finds objects of no class, and
   counts three times.
+- The squared Mahalanobis distance of early features (Lee and others take those of all layers): of each channel its mean
+  over the image, compressed by asinh, with one mean and one covariance for all classes. It finds drawn things. Objects
+  of no class are as near in it as known ones: so it is added only where it exceeds that of 95 % of the training images.
 
 Covariances are those of the D principal axes, shrunk so that few images are enough (Ledoit and Wolf, 2004). What else
-was tried is in docs/log.md. Shapes: N images, F features, D dimensions, K classes.
+was tried is in docs/log.md. Shapes: N images, F features, C channels of early ones, D dimensions, K classes.
 """
 
 import math
@@ -29,18 +33,52 @@ COMPRESSION = 0.03
 """Where asinh turns from a line into a logarithm, as a share of the mean size of a feature."""
 DISCRIMINANT_WEIGHT = 3.0
 """Chosen on held-out training images of CIFAR-10 and on images made by code; docs/log.md has others."""
+EARLY_COMPRESSION, EARLY_USUAL = 0.3, 0.95
+"""Of early features; and the share of training images to whose distance they add nothing. Chosen in the same way."""
+_EARLY = "early."  # before the names of its arrays
 MOST_REJECTED, CONFIDENCE = 0.05, 0.95
 """A threshold rejects no larger share of known images, with this probability over the draw of the validation images."""
 _SMALLEST = 1e-12  # a variance, where nothing varies
 
 
 @dataclass(frozen=True)
+class EarlyDistance:
+    """What early features add, all float32: `factor` [1], `projection` C×D and `offset` D, `limit` [1].
+
+    Of means m with z = asinh(factor·m)·projection + offset, it is max(|z|² − limit, 0).
+    """
+
+    factor: np.ndarray
+    projection: np.ndarray
+    offset: np.ndarray
+    limit: np.ndarray
+
+    @classmethod
+    def fit(cls, means: np.ndarray) -> Self:
+        """Fit it to those of training images, float N×C."""
+        factor = _compression(means, EARLY_COMPRESSION)
+        compressed = np.arcsinh(factor * means.astype(np.float64))
+        space = _Space.fit(compressed, np.zeros(len(means), np.int64))
+        squares = np.square(space.points(compressed)).sum(1)
+        scale = _Scaled.of(squares).factor
+        root, limit = np.sqrt(scale), scale * np.quantile(squares, EARLY_USUAL)
+        arrays = (np.array([factor]), root * space.projection, -root * space.mean @ space.projection, np.array([limit]))
+        return cls(*(array.astype(np.float32) for array in arrays))
+
+    def __call__(self, means: np.ndarray) -> np.ndarray:
+        """float64 N of images with means float N×C."""
+        points = np.arcsinh(self.factor * means.astype(np.float64)) @ self.projection + self.offset
+        added: np.ndarray = np.maximum(np.square(points).sum(1) - self.limit, 0)
+        return added
+
+
+@dataclass(frozen=True)
 class FeatureDistance:
     """What the distance is computed with, all float32: `factor` [1], `projection` F×D and `offset` D, `centers` D×K and
-    `levels` K, `weights` F×K and `biases` K.
+    `levels` K, `weights` F×K and `biases` K. early: None for networks without early features, and in older runs.
 
     Of features f with z = asinh(factor·f)·projection + offset, it is |z|² − max(z·centers + levels) − max(f·weights +
-    biases): few steps, which every runtime has.
+    biases), and what early features add: few steps, which every runtime has.
     """
 
     factor: np.ndarray
@@ -50,14 +88,15 @@ class FeatureDistance:
     levels: np.ndarray
     weights: np.ndarray
     biases: np.ndarray
+    early: EarlyDistance | None = None
 
     @classmethod
-    def fit(cls, features: np.ndarray, labels: np.ndarray, classes: int) -> Self:
-        """Fit it to training images of K = `classes` classes: features float N×F, labels int N."""
+    def fit(cls, features: np.ndarray, labels: np.ndarray, classes: int, early: np.ndarray | None = None) -> Self:
+        """Fit it to training images of K = `classes` classes: features float N×F, labels int N, early features N×C."""
         _, members = np.unique(labels, return_inverse=True)
         copies = np.resize(np.arange(members.max() + 1), classes)  # a class without images is where another one is
         copies[np.unique(labels)] = np.arange(members.max() + 1)
-        factor = 1 / (COMPRESSION * float(np.abs(features).mean()) or 1.0)
+        factor = _compression(features, COMPRESSION)
         compressed = np.arcsinh(factor * features.astype(np.float64))
         space = _Space.fit(compressed, members)
         points, centers = space.points(compressed), space.centers[copies]
@@ -66,35 +105,54 @@ class FeatureDistance:
         weights, biases = linear[0][:, copies], linear[1][copies]
         largest = _Scaled.of((features @ weights + biases).max(1))
         root, weight = np.sqrt(mahalanobis.factor), DISCRIMINANT_WEIGHT * largest.factor
-        arrays = (
-            np.array([factor]),
-            root * space.projection,
-            -root * space.mean @ space.projection,
-            2 * root * centers.T,
-            mahalanobis.factor * (mahalanobis.mean - np.square(centers).sum(1)),
-            weight * weights,
-            weight * (biases - largest.mean),
-        )
-        return cls(*(array.astype(np.float32) for array in arrays))
+        arrays = {
+            "factor": np.array([factor]),
+            "projection": root * space.projection,
+            "offset": -root * space.mean @ space.projection,
+            "centers": 2 * root * centers.T,
+            "levels": mahalanobis.factor * (mahalanobis.mean - np.square(centers).sum(1)),
+            "weights": weight * weights,
+            "biases": weight * (biases - largest.mean),
+        }
+        added = None if early is None else EarlyDistance.fit(early)
+        return cls(**{name: array.astype(np.float32) for name, array in arrays.items()}, early=added)
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Distances float32 N of images with features float N×F, computed in float64."""
+    def __call__(self, features: np.ndarray, early: np.ndarray | None = None) -> np.ndarray:
+        """Distances float32 N of images with features float N×F and early ones float N×C, computed in float64."""
         wide = features.astype(np.float64)
         points = np.arcsinh(self.factor * wide) @ self.projection + self.offset
         nearest, largest = points @ self.centers + self.levels, wide @ self.weights + self.biases
-        return (np.square(points).sum(1) - nearest.max(1) - largest.max(1)).astype(np.float32)
+        distances = np.square(points).sum(1) - nearest.max(1) - largest.max(1)
+        if self.early is not None:
+            assert early is not None, "it was fitted with early features"
+            distances += self.early(early)
+        return distances.astype(np.float32)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name; those of `early` begin with `early.`."""
+        own = {name: array for name, array in vars(self).items() if name != "early"}
+        early = {} if self.early is None else vars(self.early)
+        return own | {f"{_EARLY}{name}": array for name, array in early.items()}
 
     def to_bytes(self) -> bytes:
         """The content of a safetensors file."""
-        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in vars(self).items()})
+        return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in self.arrays.items()})
 
     @classmethod
     def from_bytes(cls, content: bytes, name: str) -> Self:
         """Read what `to_bytes` wrote; `name` stands for it in errors. Raises `ModelError`."""
         try:
-            return cls(**safetensors.numpy.load(content))
+            arrays = safetensors.numpy.load(content)
+            early = {name.removeprefix(_EARLY): arrays.pop(name) for name in [*arrays] if name.startswith(_EARLY)}
+            return cls(**arrays, early=EarlyDistance(**early) if early else None)
         except (safetensors.SafetensorError, TypeError) as error:
             raise ModelError(f"{name}: not the distance of a run ({one_line(error)})") from error
+
+
+def _compression(values: np.ndarray, share: float) -> float:
+    """What values are multiplied by, so that asinh turns at that share of their mean size."""
+    return 1 / (share * float(np.abs(values).mean()) or 1.0)
 
 
 @dataclass(frozen=True)

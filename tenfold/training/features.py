@@ -1,6 +1,8 @@
-"""A network's features of images: the inputs of its layer `head`. Shapes: N images, F features."""
+"""A network's features of images: the inputs of its layer `head`, and early ones. Shapes: N images, F features."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,18 @@ from tenfold.training.infer import predict_logits
 from tenfold.training.networks.module import Network
 
 OnBatch = Callable[[float], None]
+
+
+class Activations(NamedTuple):
+    """What a network computes of N images, float32 on the CPU.
+
+    features: N×F, the inputs of the layer `head`. early: N×C, the mean over all pixels of each channel that the layer
+    `Network.early_layer` gets; None for a network that names none. logits: N×K of a single view.
+    """
+
+    features: Tensor
+    early: Tensor | None
+    logits: Tensor
 
 
 def has_features(network: nn.Module) -> bool:
@@ -26,22 +40,35 @@ def extract_features(
     on_batch: OnBatch = lambda share: None,
 ) -> Tensor:
     """Inputs of the layer `head` for uint8 N×H×W×3: float32 N×F on the CPU. `on_batch`: as for `predict_logits`."""
-    return features_and_logits(network, images, normalization, device_config, on_batch)[0]
+    return activations(network, images, normalization, device_config, on_batch).features
 
 
-def features_and_logits(
+def activations(
     network: Network,
     images: Tensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,
-) -> tuple[Tensor, Tensor]:
-    """As `extract_features`, with the logits of a single view, float32 N×K, in one pass."""
-    seen: list[Tensor] = []
-    head = network.get_submodule("head")
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-    try:
+) -> Activations:
+    """As `extract_features`, with the early features and the logits, in one pass."""
+    with _inputs_of(network, "head", lambda x: x) as features, _early_inputs(network) as early:
         logits = predict_logits(network, images, normalization, device_config, on_batch=on_batch).single
+    return Activations(torch.cat(features), torch.cat(early) if network.early_layer else None, logits)
+
+
+def _early_inputs(network: Network) -> AbstractContextManager[list[Tensor]]:
+    """Means of the channels, batch by batch; none for a network that names no layer."""
+    layer = network.early_layer
+    return _inputs_of(network, layer, lambda x: x.mean((2, 3))) if layer else nullcontext([])
+
+
+@contextmanager
+def _inputs_of(network: Network, name: str, reduce: Callable[[Tensor], Tensor]) -> Iterator[list[Tensor]]:
+    """What a layer gets while the block runs, batch by batch, reduced at once to what is kept."""
+    seen: list[Tensor] = []
+    layer = network.get_submodule(name)
+    hook = layer.register_forward_pre_hook(lambda _, inputs: seen.append(reduce(inputs[0].float()).cpu()))
+    try:
+        yield seen
     finally:
         hook.remove()
-    return torch.cat(seen), logits

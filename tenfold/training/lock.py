@@ -1,5 +1,6 @@
 """Who works on a run directory: one process at a time, until it ends, however it ends. Needs no torch."""
 
+import contextlib
 import datetime
 import json
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import filelock
 
-from tenfold.errors import BusyError
+from tenfold.errors import BusyError, StorageError
 from tenfold.files import parse_object, storage_errors, write_text
 
 LOCK, OWNER = ".lock", ".owner.json"
@@ -48,6 +49,13 @@ class Lock:
             return f"process {owner['pid']} since {owner['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"
+
+
+def check_idle(folder: Path) -> None:
+    """Raise `BusyError` where another process has the lock of this run directory, if it is one."""
+    if (folder / LOCK).is_file():
+        with contextlib.suppress(StorageError):  # of a folder that cannot be written to, nobody has the lock
+            Lock(folder).check()
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tenfold.console import progress
+from tenfold.data.groups import unite
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.feature_cache import cached_features
@@ -35,11 +36,12 @@ def set_logistic_head(
     device_config: DeviceConfig,
     strength: float | None = None,
     weights: Tensor | None = None,
+    groups: np.ndarray | None = None,
 ) -> None:
     """Set a network's layer `head` to the regression on images uint8 N×H×W×3 with labels int64 N.
 
     strength: C of the regression; by default that of the smallest loss on held-out images. weights: factors of the
-    images' losses, float N.
+    images' losses, float N. groups: text N, see `choose_strength`.
     """
     with progress("features", 2 * len(images)) as bar:
         plain, mirrored = (
@@ -48,7 +50,7 @@ def set_logistic_head(
     head = network.get_submodule("head")
     classes = len(head.get_parameter("bias"))
     factors = None if weights is None else weights.cpu().numpy()
-    weight, bias = fit_head(plain, mirrored, labels.cpu().numpy(), classes, strength, factors)
+    weight, bias = fit_head(plain, mirrored, labels.cpu().numpy(), classes, strength, factors, groups)
     with torch.no_grad():
         head.get_parameter("weight").copy_(torch.from_numpy(weight))
         head.get_parameter("bias").copy_(torch.from_numpy(bias))
@@ -61,45 +63,60 @@ def fit_head(
     classes: int,
     strength: float | None = None,
     factors: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weights float32 K×F and biases float32 K of the regression on N images and their mirror images.
 
-    features, mirrored: float N×F; labels: int N; strength: C, by default chosen; factors: of the losses, float N.
-    A class without images is never predicted.
+    features, mirrored: float N×F; labels: int N; strength: C, by default chosen; factors: of the losses, float N;
+    groups: text N, see `choose_strength`. A class without images is never predicted.
     """
     present = np.unique(labels)
     weight, bias = np.zeros((classes, features.shape[1])), np.full(classes, _NEVER)
     if len(present) == 1:
         bias[present] = 0.0
         return weight.astype(np.float32), bias.astype(np.float32)
-    strength = choose_strength(features, mirrored, labels, factors) if strength is None else strength
+    strength = choose_strength(features, mirrored, labels, factors, groups) if strength is None else strength
     weight[present], bias[present] = _fit(features, mirrored, labels, strength, factors)
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
 def choose_strength(
-    features: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, factors: np.ndarray | None = None
+    features: np.ndarray,
+    mirrored: np.ndarray,
+    labels: np.ndarray,
+    factors: np.ndarray | None = None,
+    groups: np.ndarray | None = None,
 ) -> float:
-    """The C with the smallest loss on held-out images; a middle one where a class has too few to hold one out."""
-    fewest = int(np.unique(labels, return_counts=True)[1].min())
-    if fewest < 2:
-        return STRENGTHS[len(STRENGTHS) // 2]
-    losses = np.zeros(len(STRENGTHS))
-    for train, val in _folds(labels, min(FOLDS, fewest)):
+    """The C with the smallest loss on held-out images; a middle one where a class has too few to hold one out.
+
+    groups: text N, "" for none; whole groups are held out.
+    """
+    losses, present = np.zeros(len(STRENGTHS)), np.unique(labels)
+    folds = [*_folds(labels, None if groups is None else unite(groups.tolist()))]
+    for train, val in folds:
         for number, strength in enumerate(STRENGTHS):
             own = None if factors is None else factors[train]
             weight, bias = _fit(features[train], mirrored[train], labels[train], strength, own)
-            losses[number] += _loss((features[val] + mirrored[val]) / 2 @ weight.T + bias, labels[val])
-    return STRENGTHS[int(losses.argmin())]
+            losses[number] += _loss((features[val] + mirrored[val]) / 2 @ weight.T + bias, labels[val], present)
+    return STRENGTHS[int(losses.argmin()) if folds else len(STRENGTHS) // 2]
 
 
-def _folds(labels: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    from sklearn.model_selection import StratifiedKFold  # here and below: it takes a second that few runs need
+def _folds(labels: np.ndarray, groups: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Numbers of the images to train on and of those held out, at most `FOLDS` times; of groups (int N) whole ones."""
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # here and below: a second that few need
 
-    folds = StratifiedKFold(count, shuffle=True, random_state=0).split(labels, labels)
-    for number, fold in enumerate(folds):
-        if number == 0 or len(labels) <= MOST_FOR_FOLDS:
-            yield fold
+    units = np.arange(len(labels)) if groups is None else groups
+    present = np.unique(labels)
+    fewest = min(len(np.unique(units[labels == label])) for label in present)
+    if fewest < 2:
+        return
+    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
+    folds = kind(min(FOLDS, fewest), shuffle=True, random_state=0).split(labels, labels, groups)
+    for number, (train, val) in enumerate(folds):
+        if number and len(labels) > MOST_FOR_FOLDS:
+            return
+        if len(val) and len(np.unique(labels[train])) == len(present):  # all groups of a class may be in one fold
+            yield train, val
 
 
 def _fit(
@@ -122,9 +139,9 @@ def _fit(
     return weight, bias - weight @ mean
 
 
-def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
+def _loss(logits: np.ndarray, labels: np.ndarray, present: np.ndarray) -> float:
+    """Sum of the cross-entropies of N images: logits N×P of the classes that are `present`, int P."""
     from sklearn.metrics import log_loss
 
     shifted = np.exp(logits - logits.max(1, keepdims=True))
-    present = np.unique(labels)
     return len(labels) * float(log_loss(labels, shifted / shifted.sum(1, keepdims=True), labels=present))

@@ -28,7 +28,7 @@ from tenfold.files import (
 )
 from tenfold.training.checkpoint import Checkpoint, list_checkpoints, load_newest
 from tenfold.training.device import DeviceConfig
-from tenfold.training.lock import Lock, now
+from tenfold.training.lock import Lock, check_idle, now
 from tenfold.training.manifest import MANIFEST, Manifest, replace_files
 from tenfold.training.recipe import Recipe
 from tenfold.training.weights import (
@@ -43,6 +43,8 @@ from tenfold.training.weights import (
 
 STOPPED = "stopped_at_epoch"
 """Key of env.json: where a callback ended training early."""
+LEFT_OUT = "left_out"
+"""Key of env.json: what is not to follow training, "report" and "export"."""
 _KEEP_CHECKPOINTS = 2
 
 
@@ -59,7 +61,7 @@ class Run:
     def create(cls, path: Path, recipe: Recipe, env: dict[str, Any], files: Mapping[str, bytes] | None = None) -> "Run":
         """Make and lock a new run directory, with more `files` in it by name.
 
-        Raises `UsageError` where `path` exists, `StorageError`.
+        Raises `UsageError` where `path` exists, `BusyError` where it is a run in use, `StorageError`.
         """
         check_new(path)
         make_folder(path.parent)
@@ -242,10 +244,11 @@ class Run:
 
 
 def check_new(path: Path) -> None:
-    """Raise `UsageError` where a new run directory cannot be named `path`."""
+    """Raise `UsageError` where a new run directory cannot be named `path`, `BusyError` where a run is in use there."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise UsageError(f"{str(path)!r} is no text: choose another --out") from None
     if path.exists():
+        check_idle(path)
         raise UsageError(f"{path} exists: choose another --out, or resume it: --resume --out {path}")

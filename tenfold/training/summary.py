@@ -25,6 +25,21 @@ def count_parameters(model: nn.Module, trainable: bool = False) -> int:
     return sum(p.numel() for p in model.parameters()) + moving
 
 
+def fold_blocks(layers: list[Layer], most: int) -> list[Layer]:
+    """The layers, or, of more than so many, one row for all that are in one block (`blocks.3.…`) of several."""
+    if len(layers) <= most:
+        return layers
+    blocks: dict[str, list[Layer]] = {}
+    for layer in layers:
+        name = ".".join(layer.name.split(".")[:2])
+        blocks.setdefault(name, []).append(layer)
+    return [_fold(name, parts) if len(parts) > 1 else parts[0] for name, parts in blocks.items()]
+
+
+def _fold(name: str, parts: list[Layer]) -> Layer:
+    return Layer(name, f"{len(parts)} layers", parts[-1].shape, sum(layer.parameters for layer in parts))
+
+
 def summarize(model: nn.Module, size: int = 32) -> list[Layer]:
     """List the layers that hold numbers, in the order in which an image meets them."""
     layers: list[Layer] = []

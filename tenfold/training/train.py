@@ -27,15 +27,17 @@ from tenfold.training.precision import DTYPES
 from tenfold.training.provenance import as_own, reload_dataset
 from tenfold.training.recipe import Recipe
 from tenfold.training.recorder import Checkpoints, CsvLog
-from tenfold.training.run import STOPPED, Run, check_new
+from tenfold.training.run import LEFT_OUT, STOPPED, Run, check_new
 from tenfold.training.split_file import write_split
-from tenfold.training.summary import count_parameters, summarize
+from tenfold.training.summary import Layer, count_parameters, fold_blocks, summarize
 from tenfold.training.target_error import check_target_error
 from tenfold.training.trainer import Trainer
-from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes
+from tenfold.training.unlearned import find_unlearned_classes, warn_of_untrained_classes, warn_of_weightless_classes
 from tenfold.training.weights import describe_model
 
 SUMMARY_FILE = "summary.txt"
+MOST_SHOWN = 20
+"""Layers, beyond which the log has a line a block; the file has them all."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,13 @@ def train(
     dist: DistContext = SINGLE_PROCESS,
     target_error: float | None = None,
     balance: Balance | None = None,
+    left_out: Sequence[str] = (),
     callbacks: Iterable[Callback] = (),
 ) -> TrainResult:
     """Train in the new run directory `out`, and write its manifest; where there are other ranks, as their first.
 
     target_error: noted for the calibration that follows (`evaluate`), from 0.001 to 0.5. balance: of rare classes, by
-    default as the recipe says.
+    default as the recipe says. left_out: noted for what follows, that a resumed run may leave out the same.
 
     Ctrl-C and SIGTERM are answered after the current step, with a checkpoint. Raises `UsageError`, `BusyError`,
     `DivergedError`, `StorageError`.
@@ -82,7 +85,8 @@ def train(
     trainer = _prepare(recipe, dataset, seed, device_config, dist)
     env = describe_environment(dataset.name, seed, device_config, dist) | note_origin(dataset)
     files = {CORRECTIONS: dataset.corrections.content} if dataset.corrections else {}
-    run = Run.create(out, trainer.recipe, env | {"target_error": target_error}, files)
+    env |= {"target_error": target_error, LEFT_OUT: [*left_out] or None}
+    run = Run.create(out, trainer.recipe, env, files)
     with run.unlocked_at_end():
         return _train(run, trainer, callbacks)
 
@@ -207,7 +211,7 @@ def _note_resumption(run: Run, device_config: DeviceConfig, dataset: Dataset, di
     changed = [key for key in decisive if env.get(key) != here[key]]
     if changed:
         log_info(f"{', '.join(changed)} changed since this run was started: it resumes, but not bit for bit")
-    kept = {"target_error": env.get("target_error"), "started": env.get("started")}
+    kept = {name: env.get(name) for name in ("target_error", LEFT_OUT, "started")}
     kept["resumed"] = [*env.get("resumed", []), here["started"]]
     run.write_json("env.json", here | note_origin(dataset) | kept)  # with the place where the folder is now
 
@@ -220,6 +224,7 @@ def _prepare(recipe: Recipe, dataset: Dataset, seed: int, device_config: DeviceC
         held_out = trainer.val[1].tolist() if trainer.val else []
         log_groups(trainer.recipe, len(held_out))
         warn_of_untrained_classes(dataset.classes, trainer.class_counts, held_out)
+        warn_of_weightless_classes(dataset.classes, trainer.labels, trainer.weights)
     return trainer
 
 
@@ -246,10 +251,10 @@ def _train(run: Run, trainer: Trainer, callbacks: Iterable[Callback]) -> TrainRe
 
 
 def _write_beforehand(run: Run, trainer: Trainer) -> None:
-    dataset, summary = trainer.data, format_summary(trainer.network, trainer.images.shape[1])
-    for line in summary.splitlines():
+    dataset, layers = trainer.data, summarize(trainer.network, trainer.images.shape[1])
+    for line in format_summary(trainer.network, fold_blocks(layers, MOST_SHOWN)).splitlines():
         log_info(line)
-    write_text(run.path / SUMMARY_FILE, f"{summary}\n")
+    write_text(run.path / SUMMARY_FILE, f"{format_summary(trainer.network, layers)}\n")
     if dataset.origin:
         write_split(run, dataset, *split(dataset, trainer.recipe, trainer.seed))
 
@@ -278,10 +283,10 @@ def _warn_of_unlearned_classes(trainer: Trainer, classes: Sequence[str]) -> tupl
     return tuple(classes[label] for label in found)
 
 
-def format_summary(network: nn.Module, size: int) -> str:
+def format_summary(network: nn.Module, layers: Iterable[Layer]) -> str:
     """Layers with output shapes and counts, and the counts of all, as aligned lines."""
     rows = [f"{'layer':24} {'kind':12} {'shape':>12} {'parameters':>12}"]
-    for layer in summarize(network, size):
+    for layer in layers:
         shape = "×".join(map(str, layer.shape))
         rows.append(f"{layer.name:24} {layer.kind:12} {shape:>12} {layer.parameters:>12,}")
     total, trained = count_parameters(network), count_parameters(network, trainable=True)

@@ -72,7 +72,7 @@ class Trainer:
         """Whether Ctrl-C or SIGTERM ends training after the current step, here or in another process."""
         train, val = split(data, recipe, seed)
         self._set_up(*to_tensors(train), len(data.classes), loss_weights(train, recipe.class_weight))
-        self.val = to_tensors(val) if val else None
+        self.val, self.groups = to_tensors(val) if val else None, train.groups
 
     def _set_up(self, images: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> None:
         """Make network, schedule and sampler for images uint8 N×H×W×3, labels int64 N and `loss_weights`."""
@@ -134,7 +134,8 @@ class Trainer:
             if len(self.labels) > len(labels):
                 times = (self.times / self.times.float().mean()).to(self.labels.device)
                 weights = times if weights is None else weights * times
-            set_logistic_head(self.network, images, labels, self.normalization, self.device_config, strength, weights)
+            where = self.normalization, self.device_config
+            set_logistic_head(self.network, images, labels, *where, strength, weights, self.groups)
             self.head_is_set = True
 
     def _fit(self, signals: DeferredSignals) -> None:

@@ -27,6 +27,16 @@ def warn_of_untrained_classes(classes: Sequence[str], counts: Sequence[int], val
         warn(f"class {classes[label]!r} has no training image, {where}: it cannot be learned; {do}, or leave it out")
 
 
+def warn_of_weightless_classes(classes: Sequence[str], labels: Tensor, weights: Tensor | None) -> None:
+    """Name the classes of whose training images (labels int64 N) none counts: weights, float N, are the losses'."""
+    if weights is None:
+        return
+    counting = set(labels[weights > 0].tolist())
+    for label in sorted(set(labels.tolist()) - counting):
+        why = "every training image of it that was drawn has the weight 0"
+        warn(f"class {classes[label]!r} cannot be learned: {why}; give more of them a weight above 0, or leave it out")
+
+
 def find_unlearned_classes(
     network: nn.Module, images: Tensor, labels: Tensor, normalization: Normalization, device_config: DeviceConfig
 ) -> list[int]:

@@ -81,6 +81,23 @@ def test_files_are_found_by_path_or_content() -> None:
     assert after.origin is not None and after.origin.uncorrected_sha256 == "0" * 64 != after.origin.sha256
 
 
+@pytest.mark.parametrize("path", ["cats/a.png", "./cats/a.png", "cats\\a.png", ".\\cats\\a.png", "/photos/cats/a.png"])
+def test_paths_are_read_as_in_label_files(path: str) -> None:
+    """Backslashes and ./ were "not among the images"."""
+    data = foldered()
+    names = data.train.names
+    assert names is not None
+    data = replace(data, train=replace(data.train, names=np.array(["cats/a.png", *names[1:]], object)))
+    assert apply(data, f"{path},,,,ant,relabel,cat").train.labels[0] == 2
+
+
+def test_a_name_with_a_backslash_is_a_name() -> None:
+    data = foldered()
+    names = np.array(["x\\a.png", "x/a.png", *(f"{row}.png" for row in range(10))], object)
+    data = replace(data, train=replace(data.train, names=names))
+    assert apply(data, "x\\a.png,,,,ant,relabel,cat").train.labels[:2].tolist() == [2, 1]
+
+
 def test_the_digest_depends_on_what_is_changed_only() -> None:
     one = apply(foldered(), "a1.png,,train,,bee,relabel,ant").origin
     again = apply(foldered(), "a1.png,da1,,,,relabel,ant", "b0.png,,,,,keep,").origin

@@ -69,6 +69,7 @@ def pairs(listing: Listing) -> list[tuple[str, str]]:
 
 
 TWO = ("0.png,cat", "1.png,dog")
+TWO_PAIRS = [("0.png", "cat"), ("1.png", "dog")]
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------
@@ -87,6 +88,12 @@ TWO = ("0.png,cat", "1.png,dog")
 )
 def test_tables_of_many_kinds_are_read(write: Write, lines: Sequence[str], encoding: str, end: str) -> None:
     assert pairs(listed(write(*lines, encoding=encoding, end=end))) == [("0.png", "cat"), ("1.png", "dog")]
+
+
+def test_only_columns_that_are_read_must_have_names_of_their_own(write: Write) -> None:
+    """The first of two was taken without a word. One that is called so to the letter is meant."""
+    assert pairs(listed(write("path,note,label,note", "0.png,x,cat,y", "1.png,x,dog,y"))) == TWO_PAIRS
+    assert pairs(listed(write("path,Label,label", "0.png,x,cat", "1.png,y,dog"))) == TWO_PAIRS
 
 
 def test_columns_of_other_names_are_named(write: Write) -> None:
@@ -305,6 +312,14 @@ def test_labels_that_change_do_not_decode_again(root: Path, write: Write) -> Non
         (("path,label,weight", "0.png,cat,1", "1.png,dog,inf"), "labels.csv, line 3: the weight is 'inf'"),
         (("path,label,weight", "0.png,cat,1", "1.png,dog,much"), "labels.csv, line 3: the weight is 'much'"),
         (("path,label,weight", "0.png,cat,0", "1.png,dog,0"), "labels.csv: every training image has the weight 0"),
+        (
+            ("path,label,weight", "0.png,cat,1", "1.png,dog,0", "2.png,dog,0"),
+            "labels.csv: every training image of class dog has the weight 0",
+        ),
+        (
+            ("path,label,weight,split", "0.png,cat,1,train", "1.png,dog,0,train", "2.png,dog,1,test"),
+            "labels.csv: every training image of class dog has the weight 0",
+        ),
         (("path,label", "0.png,cat"), "labels.csv has training images of 1 classes instead of 2 to 1,000"),
     ],
 )
@@ -321,6 +336,11 @@ def test_what_is_wrong_is_named_with_its_line(write: Write, lines: Sequence[str]
         ),
         (("path,lable", "0.png,cat"), r"no column 'label' but path, lable; did you mean lable\?"),
         (("path,label", '"0.png,cat'), r"labels.csv, line 2: it is no CSV"),
+        (
+            ("path,label,label", "0.png,cat,dog"),
+            r"labels.csv has several columns called 'label' \(2 and 3\): rename all",
+        ),
+        (("Path,label,PATH", "0.png,cat,1.png"), r"labels.csv has several columns called 'path' \(1 and 3\)"),
         (("", ""), "is empty: its first line names the columns"),
     ],
 )

@@ -56,12 +56,12 @@ def test_a_temperature_that_could_not_be_fitted_is_not_called_fitted() -> None:
     right = np.eye(3)[np.arange(24) % 3]
     temperature, bound = format_calibration(calibrate(right, right.argmax(axis=1)).measure(right, right.argmax(axis=1)))
     assert temperature == (
-        "temperature not fitted: all 24 validation images are classified correctly; 1 is used, which does not "
-        "change the probabilities"
+        "temperature not fitted: all 24 validation images are classified correctly without TTA; 1 is used, which does "
+        "not change the probabilities"
     )
     assert bound == (
         "error bound 1 %: no threshold can be shown to meet it on 24 validation images: at least 597 are needed, none "
-        "of them misclassified; use a larger --val-size or --target-error"
+        "of them misclassified; use a larger --val-size or --target-error 0.25, which can be met"
     )
 
 
@@ -71,7 +71,7 @@ def test_a_temperature_at_the_bound_is_not_used() -> None:
     found = calibrate(logits, np.array([1, 2, 3, 0])).measure(logits, np.arange(4))
     assert (found.temperature, found.fitted, found.wrong) == (1, False, 4)
     assert format_calibration(found)[0].startswith(
-        "temperature not fitted: 4 of 4 validation images are misclassified, and no"
+        "temperature not fitted: 4 of 4 validation images are misclassified without TTA, and no"
     )
 
 
@@ -159,6 +159,18 @@ def test_the_error_bound_holds_as_often_as_its_confidence_says() -> None:
     assert given == 200 and broken <= 10
 
 
+def test_the_smallest_round_target_error_that_can_be_met_is_noted() -> None:
+    """24 images that are all right: (1 − 0.25)²⁴ = 0.0010 ≤ 0.05 / 20 < (1 − 0.2)²⁴ = 0.0047."""
+    logits = np.stack([np.linspace(1, 9, 24), np.zeros(24)], axis=1)
+    found = calibrate(logits, np.zeros(24, int))
+    assert found.threshold is None and found.reachable_error == 0.25
+    assert calibrate(logits, np.zeros(24, int), 0.25).threshold == 0
+    measured = found.measure(logits, np.zeros(24, int))
+    assert format_calibration(measured)[1].endswith("or --target-error 0.25, which can be met")
+    assert calibrate(logits, np.zeros(24, int), 0.5).reachable_error is None  # it has a threshold
+    assert calibrate(logits, np.ones(24, int)).reachable_error is None  # all are wrong
+
+
 def test_coverage_and_error_by_hand() -> None:
     p = np.array([0.99, 0.98, 0.95, 0.6, 0.55])
     logits = np.stack([np.log(p), np.log(1 - p)], axis=1)
@@ -175,7 +187,7 @@ def test_coverage_and_error_by_hand() -> None:
     )
     many = Calibration(1.0, None, 0.01, 0.95, 5000).measure(logits, labels)
     assert (
-        "no threshold can be shown to meet it on 5,000 images; a larger --target-error allows more errors"
+        "no threshold can be shown to meet it on 5,000 images; use a larger --target-error"
         in format_calibration(many)[1]
     )
     nothing = Calibration(1.0, 0.999, 0.01, 0.95, 100).measure(logits, labels)

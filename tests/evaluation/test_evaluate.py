@@ -103,7 +103,7 @@ def test_scores_are_fields_whose_keys_in_json_stay(make_run: MakeRun) -> None:
     losses = ["test_loss", "test_cross_entropy", "ece", "ece_single_view"]
     assert list(json.loads(json.dumps(scores.to_dict()))) == [
         *("run", "recipe", "parameters", "epochs", "test_images", *accuracies, *alike, *losses),
-        *("val_accuracy", "calibration"),
+        *("val_accuracy", "val_accuracy_single_view", "calibration"),
     ]
     assert dataclasses.replace(scores, skipped_images=0).to_dict() == scores.to_dict() | {"skipped_images": 0}
     assert scores.to_dict()["test_accuracy_interval"] == list(scores.test_accuracy_interval)
@@ -126,7 +126,9 @@ def test_validation_accuracy_is_that_of_the_images_held_out(make_run: MakeRun) -
     run = make_run(RECIPE.with_val_size(20))
     held = DATASET.train[40:]
     as_test = dataclasses.replace(DATASET, test=held)
-    assert evaluate(run, DATASET, CPU).scores.val_accuracy == evaluate(run, as_test, CPU).scores.test_accuracy
+    scores, expected = evaluate(run, DATASET, CPU).scores, evaluate(run, as_test, CPU).scores
+    assert scores.val_accuracy == expected.test_accuracy
+    assert scores.val_accuracy_single_view == expected.test_accuracy_single_view
 
 
 def test_its_own_data_are_compared_once(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,14 +7,20 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tenfold.cli.app import print_accuracy
 from tenfold.data.dataset import Origin
+from tenfold.evaluation.calibration import calibrate
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.page import charts, choice, picture, sections
+from tenfold.evaluation.report import Known, _command, _reproduce_note
 from tenfold.training.recipes import FAST89, REFERENCE
 from tenfold.training.reproduction import reproduction
 from tests.support.drawn_run import hostile_dataset, make_drawn_run
@@ -197,6 +203,26 @@ def test_a_data_set_made_in_python_is_trained_on_again_in_python() -> None:
     assert reproduction(FAST89, 3, "mine", None, 0.01) == said
 
 
+def test_the_commands_of_a_page_can_be_pasted(tmp_path: Path) -> None:
+    """They named the folder without its path, and a recipe.json that is in the run directory."""
+    origin = Origin(str(tmp_path / "photos" / "my pets"), "0", 32, "stretch", labels=str(tmp_path / "photos" / "a.csv"))
+    run = tmp_path / "runs" / "first"
+    run.mkdir(parents=True)
+    own = replace(FAST89, name="mine")
+    results = {"run": "runs/first", "seed": 3}
+    for moved, place in ((run, ""), (run.rename(tmp_path / "runs" / "second"), "../")):
+        data = SimpleNamespace(name="my pets/", origin=origin, corrections=None)
+        kept: Any = SimpleNamespace(path=moved, recipe=own, scored=False, env={})
+        known: Any = Known(kept, data, None, results)  # type: ignore[arg-type]
+        recipe = f"{'second' if place else 'runs/first'}/recipe.json"
+        assert _command(known) == (
+            f"tenfold train --recipe {recipe} --data '{place}photos/my pets' --seed 3 --size 32 --resize stretch "
+            f"--labels {place}photos/a.csv"
+        )
+        assert "--corrections corrections.csv" in _command(known, Path("corrections.csv"))
+        assert _reproduce_note(known).endswith(f"this run is {Path(recipe).parent}: its paths begin there.")
+
+
 def test_the_command_has_the_target_error_that_was_asked_for() -> None:
     """Without it, the run that it trains has another threshold."""
     recipe = FAST89.with_val_size(500)
@@ -211,3 +237,28 @@ def test_the_command_has_the_target_error_that_was_asked_for() -> None:
 def test_facts_of_nested_json() -> None:
     value = {"a": {"b": 1234567}, "c": [{"d": 0.1}], "e": None, "f": [1, 2], "g": True}
     assert sections.facts(value) == [("a.b", "1,234,567"), ("c.1.d", "0.1"), ("f", "1; 2"), ("g", "yes")]
+
+
+def test_no_curve_is_called_scaled_where_no_temperature_was_fitted() -> None:
+    """All validation images were right: the legend said "after temperature scaling" of a temperature of 1."""
+    logits = 3 * np.eye(4)[np.arange(40) % 4]
+    labels = logits.argmax(1)
+    wrong = np.where(np.arange(40) < 8, (labels + 1) % 4, labels)
+    test: Any = SimpleNamespace(single=logits, labels=wrong)
+    for val_labels, scaled in ((labels, False), (wrong, True)):
+        results = {"calibration": calibrate(logits, val_labels).measure(logits, wrong).to_dict()}
+        known: Any = Known(None, None, SimpleNamespace(test=test), results)  # type: ignore[arg-type]
+        assert (known.reliability[1] is not None) == scaled
+
+
+def test_validation_accuracy_says_what_is_with_test_time_views() -> None:
+    """Beside "all validation images are classified correctly", which is without."""
+    scores = {"test_accuracy": 0.9, "test_accuracy_single_view": 0.9, "test_accuracy_interval": (0.8, 0.95)}
+    scores |= {"test_images": 100, "test_accuracy_top5": None, "test_cross_entropy": 0.3, "test_loss": 0.3, "ece": 0.01}
+    for single, note in ((0.95, "; 95.00 % without TTA"), (0.94, ""), (None, "")):
+        rows = sections.headline(scores | {"val_accuracy": 0.94, "val_accuracy_single_view": single})
+        assert ("Validation accuracy", "94.00 %", f"on held-out training images{note}") in rows
+    written: list[str] = []
+    more = {"ece_single_view": 0.01, "val_accuracy": 0.94, "val_accuracy_single_view": 0.95}
+    print_accuracy(scores | more, written.append)
+    assert "validation accuracy 94.00% (95.00% without TTA)" in written

@@ -89,7 +89,7 @@ def test_the_model_that_comes_along_is_small_and_its_card_its_own() -> None:
 
 
 def test_the_model_that_comes_along_knows_what_it_does_not_know(cifar10: Dataset) -> None:
-    """Shapes, scikit-learn's digits enlarged, and noise: AUROC of at least 0.95, and better than the confidence.
+    """Shapes, digits (drawn, and scikit-learn's) and noise: AUROC of at least 0.95, and better than the confidence.
 
     Of known images it rejects about as many as its card says.
     """
@@ -97,7 +97,7 @@ def test_the_model_that_comes_along_knows_what_it_does_not_know(cifar10: Dataset
 
     model, unknown = open_model(BUNDLED), make_unknown(32, cifar10.classes)
     digits = (load_digits().images[:500] * 255 / 16).round().astype(np.uint8).repeat(4, 1).repeat(4, 2)
-    unknown["digits"] = np.repeat(digits[..., None], 3, axis=3)
+    unknown["handwritten digits"] = np.repeat(digits[..., None], 3, axis=3)
     known = model.infer(np.array(cifar10.test.images[:2000]))
     assert known.distance is not None and model.about.distance_threshold is not None
     assert (known.distance > model.about.distance_threshold).mean() == pytest.approx(0.05, abs=0.02)

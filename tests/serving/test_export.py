@@ -23,7 +23,7 @@ from tenfold.serving.model_file import ModelMetadata, verify
 from tenfold.serving.predictor import open_bytes, open_model
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distance import FILE, FeatureDistance
-from tenfold.training.features import extract_features
+from tenfold.training.features import activations
 from tenfold.training.lock import Lock
 from tenfold.training.provenance import reload_dataset
 from tenfold.training.run import Run
@@ -119,8 +119,11 @@ def test_distances_are_those_of_the_network_also_with_eight_bits(run: Run, model
     """Those of float32 to the digits that it has; with 8 bits, about as many images lie beyond a threshold."""
     test = reload_dataset(run).test
     network = run.load_model(CPU)
-    features = extract_features(network.network, torch.from_numpy(np.array(test.images)), network.normalization, CPU)
-    expected = FeatureDistance.from_bytes((run.path / FILE).read_bytes(), FILE)(features.numpy())
+    seen = activations(network.network, torch.from_numpy(np.array(test.images)), network.normalization, CPU)
+    assert seen.early is not None
+    found = FeatureDistance.from_bytes((run.path / FILE).read_bytes(), FILE)
+    expected = found(seen.features.numpy(), seen.early.numpy())
+    assert found.early is not None and (found.early(seen.early.numpy()) > 0).mean() > 0.01
     plain, quantized = (open_model(file).infer(test.images).distance for file in (model, small))
     assert plain is not None and quantized is not None and np.ptp(expected) > 3
     np.testing.assert_allclose(plain, expected, atol=1e-3, rtol=1e-3)

@@ -244,6 +244,16 @@ def test_a_model_without_threshold_rejects_nothing(invoke: Invoke, run: Run, pho
             "tenfold evaluate RUN --target-error 0.1 allows more errors; or leave --reject out",
         ),
         (
+            {"target_error": 0.01, "confidence": 0.95, "images": 24, "images_needed": 597, "reachable_error": 0.25},
+            "an error of at most 1 % needs at least 597 validation images (tenfold train --val-size N), and it had 24: "
+            "tenfold evaluate RUN --target-error 0.25 allows more errors; or leave --reject out",
+        ),
+        (
+            {"target_error": 0.05, "confidence": 0.95, "images": 90, "images_needed": 117, "reachable_error": None},
+            "an error of at most 5 % needs at least 117 validation images (tenfold train --val-size N), and it had 90; "
+            "or leave --reject out",
+        ),
+        (
             {"target_error": 0.5, "confidence": 0.95, "images": 5000, "images_needed": 9},
             "too many predictions on 5,000 validation images are wrong for an error of at most 50 %; "
             "or leave --reject out",

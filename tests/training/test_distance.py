@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from sklearn.covariance import LedoitWolf
 
 from tenfold.errors import ModelError
-from tenfold.training.distance import DIMENSIONS, FeatureDistance, principal_axes, shrunk_covariance
+from tenfold.training.distance import DIMENSIONS, EarlyDistance, FeatureDistance, principal_axes, shrunk_covariance
 
 RNG = np.random.default_rng(0)
 
@@ -62,6 +63,32 @@ def test_it_is_the_sum_of_two_scores_worked_out_step_by_step(fitted: FeatureDist
     np.testing.assert_allclose(fitted(new), expected, rtol=1e-3, atol=1e-3)
 
 
+def test_early_features_add_what_exceeds_that_of_most_training_images() -> None:
+    """Step by step: the standardised squared Mahalanobis distance to one mean, beyond its quantile of 95 %."""
+    train, new = draw(200)[0], draw(50, seed=1)[0]
+    early = EarlyDistance.fit(train)
+    factor = 1 / (0.3 * np.abs(train).mean())
+    compressed, others = (np.arcsinh(factor * values.astype(float)) for values in (train, new))
+    mean = compressed.mean(0)
+    inverse = np.linalg.inv(LedoitWolf(assume_centered=True).fit(compressed - mean).covariance_)
+
+    def squares(values: np.ndarray) -> np.ndarray:
+        return np.einsum("ni,ij,nj->n", values - mean, inverse, values - mean)
+
+    known = squares(compressed)
+    expected = np.maximum(squares(others) - np.quantile(known, 0.95), 0) / known.std()
+    np.testing.assert_allclose(early(new), expected, rtol=1e-3, atol=1e-3)
+    assert 0 < (early(new) > 0).mean() < 0.2 and (early(train) > 0).mean() == pytest.approx(0.05, abs=0.005)
+
+
+def test_the_distance_with_early_features_is_that_without_them_and_what_they_add(fitted: FeatureDistance) -> None:
+    (train, labels), (early, _) = draw(200), draw(200, seed=5)
+    both = FeatureDistance.fit(train, labels, 3, early)
+    drawn = np.full_like(early, early.max())
+    assert both.early is not None and (both.early(drawn) > 10).all()
+    np.testing.assert_allclose(both(train, drawn), fitted(train) + both.early(drawn), rtol=1e-5)
+
+
 def test_images_of_nothing_and_of_too_much_are_far_and_known_ones_near(fitted: FeatureDistance) -> None:
     known = fitted(draw(200, seed=2)[0])
     assert fitted.projection.dtype == np.float32 and known.shape == (600,) and known.dtype == np.float32
@@ -104,6 +131,12 @@ def test_features_that_say_nothing_give_numbers(features: np.ndarray) -> None:
 def test_what_is_written_is_read(fitted: FeatureDistance) -> None:
     again = FeatureDistance.from_bytes(fitted.to_bytes(), "x")
     features, _ = draw(5, seed=4)
-    assert (again(features) == fitted(features)).all()
+    assert again.early is None and (again(features) == fitted(features)).all()  # as of earlier versions
     with pytest.raises(ModelError, match=r"^x: not the distance of a run"):
         FeatureDistance.from_bytes(b"nonsense", "x")
+    with_early = FeatureDistance.fit(*draw(200), classes=3, early=draw(200)[0])
+    again = FeatureDistance.from_bytes(with_early.to_bytes(), "x")
+    assert (again(features, features) == with_early(features, features)).all()
+    del (arrays := with_early.arrays)["early.limit"]
+    with pytest.raises(ModelError, match=r"^x: not the distance of a run"):
+        FeatureDistance.from_bytes(safetensors.numpy.save(arrays), "x")

@@ -13,11 +13,11 @@ from torch import Tensor
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.training.model import build, l2_penalty
-from tenfold.training.networks import NetworkSpec, WhitenedSpec
+from tenfold.training.networks import EfficientNetLite0Spec, NetworkSpec, WhitenedSpec
 from tenfold.training.networks.reference import KerasNorm, Reference
 from tenfold.training.networks.whitened import ConvGroup, WhitenedConvNet
 from tenfold.training.recipes import REFERENCE
-from tenfold.training.summary import count_parameters, summarize
+from tenfold.training.summary import Layer, count_parameters, fold_blocks, summarize
 
 REFERENCE_LAYERS = [
     # worked out from SEED.md: a convolution holds in × out × 9 (or × 1) weights and out biases; a norm 4 × channels
@@ -89,6 +89,19 @@ def test_reference_counts(reference: Reference) -> None:
     assert count_parameters(reference) == 17_001_930
     assert count_parameters(reference, trainable=True) == 16_998_986
     assert sum(parameters for _, _, parameters in REFERENCE_LAYERS) == 17_001_930
+
+
+def test_many_layers_are_shown_block_by_block() -> None:
+    """The 51 layers of the recipe pretrained filled a screen."""
+    network = build(EfficientNetLite0Spec(), 3, 64)
+    layers = summarize(network, 64)
+    folded = fold_blocks(layers, 20)
+    assert len(layers) > 45 and len(folded) <= 20
+    assert sum(layer.parameters for layer in folded) == count_parameters(network)
+    own = [layer for layer in layers if layer.name.startswith("blocks.3.")]
+    row = Layer("blocks.3", f"{len(own)} layers", own[-1].shape, sum(layer.parameters for layer in own))
+    assert row in folded and layers[0] in folded and layers[-1] in folded
+    assert fold_blocks(layers[:20], 20) == layers[:20]
 
 
 def test_summarize_leaves_no_trace(reference: Reference) -> None:

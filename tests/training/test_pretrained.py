@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,31 @@ def test_the_strength_is_chosen_on_held_out_images() -> None:
     assert logistic_head.choose_strength(noise, noise, labels) == min(logistic_head.STRENGTHS)
     assert logistic_head.choose_strength(3 * features, 3 * features, labels) > min(logistic_head.STRENGTHS)
     assert logistic_head.choose_strength(noise[:3], noise[:3], np.array([0, 0, 1])) == 0.01
+
+
+def test_kept_weights_are_enough_to_compare(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`train --compare` was refused without the extra, though it needs no more than what was converted before."""
+    IMAGENET.read()
+    monkeypatch.setattr("tenfold.extras.importlib.util.find_spec", lambda name: None if "lite0" in name else name)
+    monkeypatch.setattr("tenfold.api.comparison.train_both", lambda *_, **__: SimpleNamespace(differences=[], path="p"))
+    ended = invoke("train", "--compare", "--data", "shapes")
+    assert ended.returncode == 0, ended.stderr
+    monkeypatch.setenv("TENFOLD_HOME", str(tmp_path / "other"))
+    ended = invoke("train", "--compare", "--data", "shapes")
+    assert ended.returncode == 2 and "of the extra 'pretrained'" in ended.stderr
+
+
+def test_whole_groups_are_held_out() -> None:
+    """Five photos alike of each object, labels drawn: where one of them is trained on, the weakest hold looks best."""
+    rng = np.random.default_rng(1)
+    objects = rng.normal(size=(24, 12))
+    features = np.repeat(objects, 5, axis=0) + 0.01 * rng.normal(size=(120, 12))
+    labels, groups = np.repeat(np.arange(24) % 2, 5), np.repeat([f"object {n}" for n in range(24)], 5).astype(object)
+    assert logistic_head.choose_strength(features, features, labels) == max(logistic_head.STRENGTHS)
+    grouped = logistic_head.choose_strength(features, features, labels, None, groups)
+    assert grouped <= 0.01
+    one_each = np.where(labels == 0, "cats", "dogs").astype(object)
+    assert logistic_head.choose_strength(features, features, labels, None, one_each) == 0.01  # none can be held out
 
 
 # --- features ------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from tenfold.training.manifest import MANIFEST
 from tenfold.training.model import build
 from tenfold.training.networks import WhitenedSpec
 from tenfold.training.recipe import Recipe, Stage
-from tenfold.training.run import Run
+from tenfold.training.run import Run, check_new
 from tenfold.training.unfinished import find_unfinished
 from tenfold.training.weights import describe_model
 
@@ -95,6 +95,7 @@ def test_a_new_run_holds_its_recipe_and_environment(run: Run) -> None:
 
 
 def test_a_path_that_exists_is_refused(tmp_path: Path, run: Run) -> None:
+    run.unlock()
     for path in (run.path, tmp_path / "file"):
         path.exists() or path.write_text("mine")
         with pytest.raises(
@@ -102,6 +103,14 @@ def test_a_path_that_exists_is_refused(tmp_path: Path, run: Run) -> None:
         ):
             Run.create(path, RECIPE, {})
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_path_where_a_run_is_in_use_is_busy(run: Run) -> None:
+    """Two trainings into one `--out`: exit code 6, as for everything else that wants a run in use."""
+    with pytest.raises(BusyError, match=f"{run.path} is in use by process {os.getpid()} since"):
+        Run.create(run.path, RECIPE, {})
+    with pytest.raises(BusyError):
+        check_new(run.path)
 
 
 def test_a_run_that_another_process_made_meanwhile_is_left_alone(

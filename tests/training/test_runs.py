@@ -8,6 +8,7 @@ import pytest
 from tenfold.errors import ModelError, StorageError, UsageError
 from tenfold.training.lock import LOCK, Lock
 from tenfold.training.runs import compare_runs, list_runs
+from tests.support.process import Invoke
 
 
 def write_run(path: Path, recipe: str, date: str, accuracy: float | None, seconds: float = 1.0) -> Path:
@@ -87,3 +88,13 @@ def test_comparison_names_the_fields_that_differ(folder: Path) -> None:
 def test_comparison_with_what_is_no_run(folder: Path) -> None:
     with pytest.raises(ModelError, match="not a run directory"):
         compare_runs(folder / "a", folder / "nothing")
+
+
+def test_the_list_has_a_decimal_of_seconds_and_a_date_to_the_minute(invoke: Invoke, tmp_path: Path) -> None:
+    """It had 1585.31 and 2026-11-29T17:58:35+00:00."""
+    write_run(tmp_path / "a", "r", "2026-11-29T17:58:35+00:00", 0.88974, seconds=1585.3102)
+    code, out, _ = invoke("runs", "--folder", tmp_path)
+    (line,) = out.splitlines()[2:]
+    assert code == 0 and line.split() == [
+        str(tmp_path / "a"), "r", "shapes", "3", "88.97%", "1,585.3", "2026-11-29", "17:58", "finished"
+    ]  # fmt: skip

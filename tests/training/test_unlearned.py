@@ -1,12 +1,13 @@
 """Classes of whose training images not one is recognised."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
-from tenfold.training.unlearned import FIRST_IMAGES, find_unlearned_classes
+from tenfold.training.unlearned import FIRST_IMAGES, find_unlearned_classes, warn_of_weightless_classes
 
 CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
 
@@ -45,3 +46,13 @@ def test_only_doubtful_classes_are_looked_at_to_the_end() -> None:
     found, seen = find([0] * 1000 + [0] * 1000, [0] * 1000 + [1] * 1000)
     assert found == [1]
     assert seen == 2 * FIRST_IMAGES + 1000
+
+
+def test_a_class_whose_images_all_weigh_nothing_is_named_before_training(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was only seen afterwards, among the classes that were not learned."""
+    labels = torch.tensor([0, 0, 1, 1, 2])
+    warn_of_weightless_classes(["ant", "bee", "cat"], labels, torch.tensor([0.0, 1, 0, 0, 2]))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "class 'bee' cannot be learned: every training image of it that was drawn has the weight 0" in line
+    warn_of_weightless_classes(["ant", "bee", "cat"], labels, None)
+    assert capsys.readouterr().err == ""

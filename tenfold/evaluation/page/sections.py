@@ -57,7 +57,9 @@ def headline(scores: dict[str, Any]) -> list[tuple[str, str, str]]:
     rows.append(("Cross-entropy", f"{scores['test_cross_entropy']:.4f}", f"loss as trained: {scores['test_loss']:.4f}"))
     rows.append(("Calibration error", percent(scores["ece"]), "ECE: mean gap between confidence and accuracy"))
     if scores["val_accuracy"] is not None:
-        rows.append(("Validation accuracy", percent(scores["val_accuracy"]), "on held-out training images"))
+        without = scores.get("val_accuracy_single_view")  # results of before have none
+        views = "" if without in (None, scores["val_accuracy"]) else f"; {percent(without)} without TTA"
+        rows.append(("Validation accuracy", percent(scores["val_accuracy"]), f"on held-out training images{views}"))
     if "train_seconds" in scores:
         total = f"{scores['total_seconds']:.1f} s from start to scores" if "total_seconds" in scores else ""
         rows.append(("Training", f"{scores['train_seconds']:.1f} s", total))

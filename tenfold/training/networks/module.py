@@ -13,6 +13,8 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """A module from images to logits. What a network does not override, it does without."""
 
+    early_layer: str = ""
+    """Name of a layer whose inputs, N×C×H×W, are early features that the distance looks at, too; empty for none."""
     export_functions: ClassVar[Mapping[str, Mapping[Any, Callable[..., Any]]]] = {}
     """By export format: how it writes a function that `forward` calls, where it does not know that by itself.
 

@@ -43,7 +43,7 @@ class PretrainedWeights:
 
         Raises `UsageError` where the package is missing, `ModelError` where its file is not the one known here.
         """
-        cached = home() / "weights" / f"{self.name}-{self.digest[:16]}.safetensors"
+        cached = self._cached
         tensors = _read_cached(cached)
         if tensors is None:
             tensors = self.convert(self._read_package())
@@ -51,6 +51,15 @@ class PretrainedWeights:
             with contextlib.suppress(StorageError), writing_home():
                 write_bytes(cached, safetensors.torch.save(tensors, {_DIGEST: _digest(tensors)}))
         return tensors
+
+    def require(self) -> None:
+        """Raise `UsageError` where there are none to read: neither the package nor what was converted before."""
+        if _read_cached(self._cached) is None:
+            extras.require(self.extra, (self.module,))
+
+    @property
+    def _cached(self) -> Path:
+        return home() / "weights" / f"{self.name}-{self.digest[:16]}.safetensors"
 
     def _read_package(self) -> Tensors:
         extras.require(self.extra, (self.module,))

@@ -82,6 +82,7 @@ class WhitenedConvNet(Network):
         with torch.no_grad():
             self.head.weight /= self.head.weight.std()
         self.scale = spec.head_scale / spec.widths[-1]
+        self.early_layer = "groups.0.convs.1" if spec.depth > 1 else ""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N×3×H×W to logits N×K."""
