@@ -29,6 +29,7 @@ PACKAGES: dict[str, set[str]] = {
         "data.image",
         "data.resize",
         "data.shapes",
+        "data.stored",
         "data.unknown",
         "training",
         "evaluation.detection",
@@ -56,6 +57,7 @@ ORDERS = {
     "data": (
         "formats",
         "resize",
+        "stored",
         "dataset",
         "metadata",
         "jpeg",
@@ -92,6 +94,7 @@ ORDERS = {
         "spec",
         "convolution",
         "networks",
+        "images",
         "augmentation",
         "augment",
         "recipe",

@@ -11,6 +11,7 @@ import torch
 
 from tenfold.console import log_info, progress
 from tenfold.data.dataset import Dataset, Split
+from tenfold.data.stored import Images
 from tenfold.data.unknown import make_unknown
 from tenfold.evaluation import metrics
 from tenfold.evaluation.rejection import Rejection, Scores, format_rejection, measure_rejection
@@ -19,6 +20,7 @@ from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distance import FILE, FeatureDistance
 from tenfold.training.features import features_and_logits, has_features
 from tenfold.training.holdout import split
+from tenfold.training.images import as_images
 from tenfold.training.run import Run
 from tenfold.training.weights import Model
 
@@ -85,13 +87,13 @@ class _Network:
     on_batch: Callable[[float], None]
     temperature: float
 
-    def look(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def look(self, images: Images) -> tuple[np.ndarray, np.ndarray]:
         """Features float32 N×F and logits float32 N×K."""
-        pixels, model = torch.from_numpy(np.array(images)), self.model
+        pixels, model = as_images(images), self.model
         seen = features_and_logits(model.network, pixels, model.normalization, self.device_config, self.on_batch)
         return seen[0].numpy(), seen[1].numpy()
 
-    def score(self, distance: FeatureDistance, images: np.ndarray) -> Scores:
+    def score(self, distance: FeatureDistance, images: Images) -> Scores:
         features, logits = self.look(images)
         return Scores(distance(features), metrics.probabilities(logits, self.temperature).max(1))
 

@@ -20,6 +20,7 @@ from tenfold.files import atomic_write
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.features import OnBatch, extract_features
+from tenfold.training.images import ImageTensor
 from tenfold.training.networks.module import Network
 
 MOST_CACHED_BYTES = 2_000_000_000
@@ -30,7 +31,7 @@ _DIGEST_BYTES = 16
 
 def cached_features(
     network: Network,
-    images: Tensor,
+    images: ImageTensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,

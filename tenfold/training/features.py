@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
+from tenfold.training.images import ImageTensor
 from tenfold.training.infer import predict_logits
 from tenfold.training.networks.module import Network
 
@@ -20,7 +21,7 @@ def has_features(network: nn.Module) -> bool:
 
 def extract_features(
     network: Network,
-    images: Tensor,
+    images: ImageTensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,
@@ -31,7 +32,7 @@ def extract_features(
 
 def features_and_logits(
     network: Network,
-    images: Tensor,
+    images: ImageTensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,

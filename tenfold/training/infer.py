@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tenfold.training.augment import VIEWS, Normalization, View, tta_view
 from tenfold.training.device import DeviceConfig
+from tenfold.training.images import ImageTensor
 
 BATCH_SIZE = 500
 """Images at a time: as many as a step of the fast recipes, whose buffers are used again. More take no less time."""
@@ -25,7 +26,7 @@ class Logits(NamedTuple):
 @torch.no_grad()
 def predict_logits(
     model: nn.Module,
-    images: Tensor,
+    images: ImageTensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     views: str = "one",
@@ -75,7 +76,7 @@ def least_confident(logits: Tensor, share: float) -> Tensor:
 
 def _run(
     model: nn.Module,
-    images: Tensor,
+    images: ImageTensor,
     numbers: Tensor,
     normalization: Normalization,
     device_config: DeviceConfig,

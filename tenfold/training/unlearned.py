@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tenfold.console import warn
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
+from tenfold.training.images import ImageTensor, rows_of
 from tenfold.training.infer import predict_logits
 
 FIRST_IMAGES = 32
@@ -28,7 +29,7 @@ def warn_of_untrained_classes(classes: Sequence[str], counts: Sequence[int], val
 
 
 def find_unlearned_classes(
-    network: nn.Module, images: Tensor, labels: Tensor, normalization: Normalization, device_config: DeviceConfig
+    network: nn.Module, images: ImageTensor, labels: Tensor, normalization: Normalization, device_config: DeviceConfig
 ) -> list[int]:
     """Labels, in rising order, of whose images (uint8 N×H×W×3, labels int64 N) not one is predicted right.
 
@@ -37,7 +38,7 @@ def find_unlearned_classes(
 
     def recognised(indices: Tensor) -> set[int]:
         truth = labels[indices].cpu()
-        predicted = predict_logits(network, images[indices], normalization, device_config).single.argmax(1)
+        predicted = predict_logits(network, rows_of(images, indices), normalization, device_config).single.argmax(1)
         return set(truth[predicted == truth].tolist())
 
     present = labels.unique().tolist()
