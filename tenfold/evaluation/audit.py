@@ -220,7 +220,7 @@ def _corruptions(subject: Subject, model: Model, device_config: DeviceConfig, im
         for name in CORRUPTIONS:
             table[name] = []
             for severity in SEVERITIES:
-                seen = torch.from_numpy(corrupt(np.asarray(test.images), name, severity))
+                seen = torch.from_numpy(corrupt(test.images, name, severity))
                 logits = predict_logits(model.network, seen, model.normalization, device_config).single.numpy()
                 table[name].append(accuracy(logits, truth))
                 bar(1, note=f"{name} {severity}")

@@ -18,8 +18,8 @@ from tenfold.data.dataset import Split
 from tenfold.data.stored import hash_pixels
 from tenfold.errors import ModelError
 from tenfold.training.device import DeviceConfig
+from tenfold.training.feature_cache import logits_for
 from tenfold.training.images import as_images
-from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
 from tenfold.training.weights import DESCRIPTION, WEIGHTS, Model
@@ -51,7 +51,7 @@ def load_or_compute(run: Run, model: Model, part: Split, device_config: DeviceCo
         return LogitsCache(*kept, labels, key, fresh=False)
     images = as_images(part.images)
     with progress(f"scoring {name} images", len(images)) as bar:
-        logits = predict_logits(
+        logits = logits_for(recipe)(
             model.network, images, model.normalization, device_config, recipe.tta, recipe.tta_fraction, on_batch=bar
         )
     return LogitsCache(logits.single.numpy(), logits.averaged.numpy(), labels, key, fresh=True)

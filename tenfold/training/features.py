@@ -1,17 +1,13 @@
 """A network's features of images: the inputs of its layer `head`. Shapes: N images, F features."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.images import ImageTensor
-from tenfold.training.infer import predict_logits
+from tenfold.training.infer import OnBatch, predict_logits
 from tenfold.training.networks.module import Network
-
-OnBatch = Callable[[float], None]
 
 
 def has_features(network: nn.Module) -> bool:

@@ -16,6 +16,9 @@ LARGE_SIDE = 32
 """Pixels a side: of larger images fewer are taken at a time, for their memory."""
 
 
+OnBatch = Callable[[float], None]
+
+
 class Logits(NamedTuple):
     """float32 N×K on the CPU: of the plain image, and averaged over the test-time views."""
 
@@ -31,7 +34,7 @@ def predict_logits(
     device_config: DeviceConfig,
     views: str = "one",
     tta_fraction: float = 1.0,
-    on_batch: Callable[[float], None] = lambda share: None,
+    on_batch: OnBatch = lambda share: None,
 ) -> Logits:
     """Compute logits of uint8 N×H×W×3; the model is left in the mode it came in.
 
@@ -42,24 +45,37 @@ def predict_logits(
     was_training = model.training
     model.eval()
     try:
-        plain, *others = VIEWS[views]
-        again = round(tta_fraction * len(images)) * len(others)
 
-        def tell(seen: int) -> None:
-            on_batch(seen * len(images) / (len(images) + again))
+        def see(numbers: Tensor, view: View, tell: OnBatch) -> Tensor:
+            return _run(model, images, numbers, normalization, device_config, view, tell)
 
-        every = torch.arange(len(images))
-        single = _run(model, images, every, normalization, device_config, plain, tell)
-        averaged = single.clone()
-        unsure = least_confident(single, tta_fraction) if others else torch.empty(0, dtype=torch.int64)
-        if len(unsure):
-            total = plain[0] * single[unsure]
-            for view in others:
-                total += view[0] * _run(model, images, unsure, normalization, device_config, view, tell)
-            averaged[unsure] = total
-        return Logits(single, averaged)
+        return average_views(see, len(images), views, tta_fraction, on_batch)
     finally:
         model.train(was_training)
+
+
+def average_views(
+    see: Callable[[Tensor, View, OnBatch], Tensor], count: int, views: str, tta_fraction: float, on_batch: OnBatch
+) -> Logits:
+    """Logits of N = `count` images, as `predict_logits` says.
+
+    see: the logits, float32 M×K, of the images of these numbers (int64 M) in a view; it tells of how many it has done.
+    """
+    plain, *others = VIEWS[views]
+    again = round(tta_fraction * count) * len(others)
+
+    def tell(seen: float) -> None:
+        on_batch(seen * count / (count + again))
+
+    single = see(torch.arange(count), plain, tell)
+    averaged = single.clone()
+    unsure = least_confident(single, tta_fraction) if others else torch.empty(0, dtype=torch.int64)
+    if len(unsure):
+        total = plain[0] * single[unsure]
+        for view in others:
+            total += view[0] * see(unsure, view, tell)
+        averaged[unsure] = total
+    return Logits(single, averaged)
 
 
 def batch_size_for(side: int) -> int:
@@ -81,7 +97,7 @@ def _run(
     normalization: Normalization,
     device_config: DeviceConfig,
     view: View,
-    tell: Callable[[int], None],
+    tell: OnBatch,
 ) -> Tensor:
     """Logits of the images of these numbers, int64 M: batch by batch, so that no copy of all is made."""
     _, mirrored, shift = view
