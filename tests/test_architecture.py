@@ -138,6 +138,7 @@ ORDERS = {
         "holdout",
         "callbacks",
         "trainer",
+        "estimate",
         "halves",
         "fine_tuning",
         "balancing",

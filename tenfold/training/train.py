@@ -18,8 +18,9 @@ from tenfold.training.callbacks import Callback, EpochLog, ProgressBar
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.environment import describe_environment
+from tenfold.training.estimate import announce
 from tenfold.training.feature_cache import logits_for
-from tenfold.training.fine_tuning import announce, decide_fine_tuning
+from tenfold.training.fine_tuning import decide_fine_tuning
 from tenfold.training.fingerprint import fingerprint, is_own, note_origin
 from tenfold.training.fitting import device_for
 from tenfold.training.holdout import log_groups, split
