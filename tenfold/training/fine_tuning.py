@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch.nn.functional as F
 
-from tenfold.console import log_info
+from tenfold.console import log_info, plural
 from tenfold.data.dataset import Dataset, Split
 from tenfold.training.device import DeviceConfig
 from tenfold.training.halves import can_halve, halves, predict_half
@@ -60,7 +60,7 @@ def announce(trainer: Trainer) -> None:
     if trainer.recipe.head_init == "logistic" and not trainer.done:
         left = (trainer.schedule.total - trainer.step) * trainer.schedule.batch_size
         seconds = left * _seconds_an_image(trainer) / trainer.dist.count
-        log_info(f"fine-tuning: {left:,} passes of an image, about {seconds:.0f} s")
+        log_info(f"fine-tuning: {plural(left, 'pass')} of an image, about {seconds:.0f} s")
 
 
 def _seconds_an_image(trainer: Trainer) -> float:
