@@ -24,6 +24,7 @@ from tenfold.training.device import select_device
 from tenfold.training.distributed import DistContext, joined
 from tenfold.training.fitting import choose_recipe, log_size, size_for, with_fine_tuning
 from tenfold.training.imbalance import has_rare_classes
+from tenfold.training.precision import find_dtype
 from tenfold.training.recipe import FineTune, Recipe
 from tenfold.training.run import LEFT_OUT, check_new
 from tenfold.training.trackers import find_callbacks
@@ -42,6 +43,7 @@ def train(
     *,
     seed: int = 0,
     device: str = "auto",
+    dtype: str = "auto",
     epochs: float | None = None,
     val_size: int | None = None,
     size: int | None = None,
@@ -69,6 +71,7 @@ def train(
         out: the run directory to make; by default runs/RECIPE-SEED-TIME.
         seed: random seed of everything.
         device: auto, cpu, cuda, cuda:N or mps.
+        dtype: number format of convolutions and matrix products: auto (the fastest), bfloat16 or float32.
         epochs: stretch or shrink the recipe to so many epochs.
         val_size: hold out the last so many training images for calibration.
         size, resize, skip_bad: how a folder's images are read, see `tenfold.load`; by default at the size that the
@@ -101,16 +104,17 @@ def train(
     size = size_for(recipe := with_fine_tuning(choice.recipe, fine_tune), source.images, size)
     chosen = choose_recipe(recipe, epochs, val_size, size=source.pixels(size))
     left_out = [name for name, wanted in (("report", report), ("export", export)) if not wanted]
-    asked: dict[str, Any] = {"seed": seed, "device": device, "target_error": target_error, "left_out": left_out}
-    watching, balance = _find_watchers(callbacks, log), check_balance(balance)
+    asked: dict[str, Any] = {"seed": seed, "device": device, "dtype": dtype, "target_error": target_error}
+    asked |= {"callbacks": (watching := _find_watchers(callbacks, log)), "balance": check_balance(balance)}
+    asked["left_out"] = left_out
     path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:
-        _check_place(path, dist.device(device))
+        _check_place(path, dist.device(device), dtype)
         dataset = source.load(size, resize, seed, skip_bad)
         log_choice(choice)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
-        return training.train(fitted, dataset, path, dist=dist, balance=balance, callbacks=watching, **asked)
+        return training.train(fitted, dataset, path, dist=dist, **asked)
 
     return _complete(start, _After(watching, report, export, target_error, clock), source.dataset, progress)
 
@@ -232,8 +236,9 @@ def _stopwatch() -> Clock:
     return lambda: time.perf_counter() - began
 
 
-def _check_place(path: Path, device: str) -> None:
-    """Say what is wrong with the run directory or the device before anything is downloaded."""
+def _check_place(path: Path, device: str, dtype: str) -> None:
+    """Say what is wrong with the run directory, the device or the format before anything is downloaded."""
+    find_dtype(dtype)
     check_new(path)
     select_device(device)
 

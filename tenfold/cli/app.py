@@ -60,6 +60,9 @@ app = HomeTyper(no_args_is_help=True, add_completion=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the only line of standard output.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 Device = Annotated[str, typer.Option(envvar="TENFOLD_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
+DType = Annotated[
+    str, typer.Option(envvar="TENFOLD_DTYPE", help="Number format of training: auto, bfloat16 or float32.")
+]
 Data = Annotated[
     str,
     typer.Option(

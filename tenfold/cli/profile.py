@@ -8,6 +8,7 @@ from tenfold import extras
 from tenfold.cli.app import (
     SKIP_BAD,
     Data,
+    DType,
     Epochs,
     Json,
     LabelColumns,
@@ -30,6 +31,7 @@ def profile(
     context: typer.Context,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a JSON file.")] = "fast89",
     data: Data = "cifar10",
+    dtype: DType = "auto",
     epochs: Epochs = None,
     size: Size = None,
     resize: Resize = "stretch",
@@ -51,7 +53,7 @@ def profile(
 
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad, labels=label_file)
     fitted = choose_recipe(recipe, epochs, None, dataset if dataset.origin else None, size)
-    profiled = profile_step(fitted, dataset.train, len(dataset.classes))
+    profiled = profile_step(fitted, dataset.train, len(dataset.classes), dtype)
     if as_json:
         _print_json(fitted.name, profiled)
     else:

@@ -13,6 +13,7 @@ from tenfold.cli.app import (
     Cluster,
     Data,
     Device,
+    DType,
     Epochs,
     Json,
     LabelColumns,
@@ -63,6 +64,7 @@ def bench(
     out: BenchFolder = None,
     data: Data = "cifar10",
     device: Device = "auto",
+    dtype: DType = "auto",
     epochs: Epochs = None,
     val_size: ScoredOn = None,
     size: Size = None,
@@ -92,7 +94,7 @@ def bench(
     # so that no run's time holds a download, nor a folder's decoding
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad, labels=label_file)
     data, seeds = _found_again(data, dataset), range(first_seed, first_seed + runs)
-    setting = _setting(data, dataset, device, epochs, val_size)
+    setting = _setting(data, dataset, device, dtype, epochs, val_size)
     path = out or RUNS / f"bench-{'-'.join(recipes)}"
     if cluster:
         from tenfold.scaling.cluster import bench as bench_there
@@ -106,11 +108,14 @@ def bench(
     _print_outcomes(outcomes, setting.measured_on, path, as_json)
 
 
-def _setting(data: str, dataset: "Dataset", device: str, epochs: float | None, val_size: int | None) -> "BenchSetting":
+def _setting(
+    data: str, dataset: "Dataset", device: str, dtype: str, epochs: float | None, val_size: int | None
+) -> "BenchSetting":
     """What every run of a bench is started with. Who asks for validation images is choosing, and spares test images."""
     from tenfold.scaling.bench import Setting
 
     options = ["--data", data, "--device", device, *(dataset.origin.options(str) if dataset.origin else [])]
+    options += [] if dtype == "auto" else ["--dtype", dtype]
     options += [] if epochs is None else ["--epochs", str(epochs)]
     options += [] if val_size is None else ["--val-size", str(val_size)]
     return Setting(tuple(options), "validation" if val_size else "test", _content(dataset))

@@ -15,6 +15,7 @@ from tenfold.cli.app import (
     CorrectionsFile,
     Data,
     Device,
+    DType,
     Epochs,
     FineTune,
     Json,
@@ -34,6 +35,7 @@ from tenfold.cli.app import (
 from tenfold.cli.evaluation import refuse_busy
 from tenfold.console import plural
 from tenfold.errors import UsageError
+from tenfold.machine import process_seconds
 
 if TYPE_CHECKING:
     from tenfold.api.run import Run
@@ -95,6 +97,7 @@ def train(
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
+    dtype: DType = "auto",
     epochs: Epochs = None,
     val_size: ValSize = None,
     size: Size = None,
@@ -118,11 +121,10 @@ def train(
     if resume and out and _is_first_rank():
         refuse_busy(out)
     from tenfold.api import training
-    from tenfold.machine import process_seconds
 
     after: dict[str, Any] = {"target_error": target_error, "log": log or ()} | _wanted(resume, report, export)
     options: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "seed": seed, "device": device}
-    options |= {"labels": labels, "label_columns": label_columns, "corrections": corrections}
+    options |= {"labels": labels, "label_columns": label_columns, "corrections": corrections, "dtype": dtype}
     source = None if labels and not is_given(context, "data") else data
     if compare:
         _train_both(context, source, out, options | after | {"val_size": val_size}, as_json)

@@ -42,6 +42,7 @@ _OPTIONS = (
     "OUT",
     "SEED",
     "DEVICE",
+    "DTYPE",
     "EPOCHS",
     "VAL_SIZE",
     "SIZE",

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tenfold.training import kernels
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.lock import now
@@ -23,6 +24,7 @@ def describe_environment(
         "device": str(device_config.device),
         "dtype": device_config.dtype_name,
         "threads": device_config.threads,
+        "kernels": "C" if kernels.library().functions else "PyTorch",
         "ranks": dist.count,
         "reasons": list(device_config.reasons),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

@@ -14,6 +14,7 @@ from tenfold.errors import UsageError, did_you_mean
 from tenfold.training.augment import Normalization, channel_stats
 from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.imbalance import fit_recipe
+from tenfold.training.precision import find_dtype
 from tenfold.training.recipe import USUAL_SIDE, FineTune, Recipe
 from tenfold.training.recipe_files import find_recipe
 
@@ -82,8 +83,10 @@ def log_size(recipe: str | Path | Recipe, size: int) -> None:
         log_info(f"recipe fitted to images of {size} pixels: {changes}")
 
 
-def device_for(recipe: Recipe, device: str = "auto") -> DeviceConfig:
-    """As `select_device`, in the number format that is fastest for the recipe's network."""
+def device_for(recipe: Recipe, device: str = "auto", dtype: str = "auto") -> DeviceConfig:
+    """As `select_device`, in the number format of that name, or the fastest one for the recipe's network."""
+    if (asked := find_dtype(dtype)) is not None:
+        return select_device(device, asked)
     chosen = select_device(device)
     if not recipe.network.float32_on_cpu or chosen.device.type != "cpu" or chosen.dtype == torch.float32:
         return chosen

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tenfold.training.precision import cpu_has_bfloat16
+from tenfold.training.precision import bfloat16_pays
 
 
 class Optimizer:
@@ -109,7 +109,7 @@ def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
 
 
 def _fast_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "cpu" and not cpu_has_bfloat16() else torch.bfloat16
+    return torch.float32 if device.type == "cpu" and not bfloat16_pays() else torch.bfloat16
 
 
 class FusedAdam(Optimizer):

@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
 from tenfold.training.device import DeviceConfig
+from tenfold.training.fitting import device_for
 from tenfold.training.recipe import Recipe
 from tenfold.training.speed import matmul_gflops
 from tenfold.training.trainer import Trainer
@@ -82,13 +83,13 @@ class StepProfile:
         return self.rate / self.ceiling
 
 
-def profile_step(recipe: Recipe, train: Split, classes: int) -> StepProfile:
+def profile_step(recipe: Recipe, train: Split, classes: int, dtype: str = "auto") -> StepProfile:
     """Profile a full-size step of `recipe` on the CPU, early in training, when every layer is trained.
 
-    Raises `UsageError` where the recipe has too few steps to take some.
+    dtype: as for `tenfold.train`. Raises `UsageError` where the recipe has too few steps to take some.
     """
     data = Dataset("profile", tuple(map(str, range(classes))), train, train[:0])
-    trainer = Trainer(replace(_all_trained(recipe), val_size=0), data, device="cpu")
+    trainer = Trainer(replace(_all_trained(recipe), val_size=0), data, device=device_for(recipe, "cpu", dtype))
     if trainer.schedule.total < WARM_UP + 2 * STEPS + 1:
         raise UsageError(f"{recipe.name} has only {trainer.schedule.total} steps: too few to profile")
     for _ in range(WARM_UP):

@@ -23,6 +23,7 @@ from tenfold.training.fingerprint import fingerprint, is_own, note_origin
 from tenfold.training.fitting import device_for
 from tenfold.training.holdout import log_groups, split
 from tenfold.training.manifest import LOGS
+from tenfold.training.precision import DTYPES
 from tenfold.training.provenance import as_own, reload_dataset
 from tenfold.training.recipe import Recipe
 from tenfold.training.recorder import Checkpoints, CsvLog
@@ -63,6 +64,7 @@ def train(
     *,
     seed: int = 0,
     device: str = "auto",
+    dtype: str = "auto",
     dist: DistContext = SINGLE_PROCESS,
     target_error: float | None = None,
     balance: Balance | None = None,
@@ -78,7 +80,7 @@ def train(
     `DivergedError`, `StorageError`.
     """
     check_new(out)
-    target_error, device_config = check_target_error(target_error), device_for(recipe, dist.device(device))
+    target_error, device_config = check_target_error(target_error), device_for(recipe, dist.device(device), dtype)
     recipe = _decide(recipe, balance, dataset, seed, device_config)
     trainer = _prepare(recipe, dataset, seed, device_config, dist)
     env = describe_environment(dataset.name, seed, device_config, dist) | note_origin(dataset)
@@ -121,8 +123,13 @@ def resume(
     with run.unlocked_at_end():
         if run.scored:
             raise ModelError(f"nothing to resume: {run.path} is finished")
-        device_config = device_for(run.recipe, dist.device(device or run.env["device"]))
+        device_config = device_for(run.recipe, dist.device(device or run.env["device"]), _kept_dtype(run, device))
         return _resume(run, device_config, _own_data(run, data, labels), dist, callbacks)
+
+
+def _kept_dtype(run: Run, device: str | None) -> str:
+    """A run resumes in the format that it began with, unless another device is asked for."""
+    return run.env["dtype"] if device is None and run.env["dtype"] in DTYPES else "auto"
 
 
 def _resume(
@@ -163,7 +170,7 @@ def follow(dist: DistContext, dataset: Dataset | None = None) -> Path:
     if (dataset.origin.sha256 if dataset.origin else fingerprint(dataset)) != request["sha256"]:
         raise DataError(f"{request['data']} holds other images than for the first rank: give every node the same")
     recipe = Recipe.from_json(request["recipe"])
-    device_config = device_for(recipe, dist.device(request["device"]))
+    device_config = device_for(recipe, dist.device(request["device"]), request["dtype"])
     trainer = _prepare(recipe, dataset, request["seed"], device_config, dist)
     trainer.restore(dist.broadcast(None))
     trainer.fit()
@@ -180,6 +187,7 @@ def _lead(trainer: Trainer, run: Run) -> None:
         "recipe": trainer.recipe.to_json(),
         "seed": trainer.seed,
         "device": trainer.device_config.device.type,
+        "dtype": trainer.device_config.dtype_name,
         "data": origin.path if origin else dataset.name,
         "size": dataset.train.images.shape[1],
         "resize": dataset.resize,
@@ -199,7 +207,8 @@ def _note_resumption(run: Run, device_config: DeviceConfig, dataset: Dataset, di
     """Write down where the run resumes, and say what keeps it from ending with the bits of an uninterrupted one."""
     env = {"ranks": 1} | run.env
     here = describe_environment(env["data"], env["seed"], device_config, dist)
-    changed = [key for key in ("device", "dtype", "threads", "ranks", "versions", "cpu") if env.get(key) != here[key]]
+    decisive = ("device", "dtype", "threads", "kernels", "ranks", "versions", "cpu")
+    changed = [key for key in decisive if env.get(key) != here[key]]
     if changed:
         log_info(f"{', '.join(changed)} changed since this run was started: it resumes, but not bit for bit")
     kept = {name: env.get(name) for name in ("target_error", LEFT_OUT, "started")}

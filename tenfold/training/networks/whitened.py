@@ -3,14 +3,15 @@
 The layout follows Keller Jordan's airbench (2024), with 3×3 patches and padding, so that every side is even.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.training import kernels
 from tenfold.training.convolution import Conv3x3
 from tenfold.training.networks.module import Network
 
@@ -24,6 +25,13 @@ class BatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int, momentum: float):
         super().__init__(channels, momentum=momentum, eps=1e-12)
         self.weight.requires_grad_(False)
+
+    def gelu(self, x: Tensor, shortcut: Tensor | None = None, pool: bool = False) -> Tensor:
+        """GELU(norm(x) + shortcut), x first max-pooled to half the side with `pool`: in training one operation."""
+        if self.training and kernels.takes(x):
+            return kernels.norm_gelu(x, self, shortcut, pool)
+        x = self(F.max_pool2d(x, 2) if pool else x)
+        return F.gelu(x if shortcut is None else x + shortcut)
 
 
 class Conv(Conv3x3):
@@ -50,12 +58,10 @@ class ConvGroup(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N×C_in×H×W to N×C_out×H/2×W/2."""
-        first, *others = zip(self.convs, self.norms, strict=True)
-        x = shortcut = F.gelu(first[1](F.max_pool2d(first[0](x), 2)))
+        first, *others = zip(self.convs, cast("Iterable[BatchNorm]", self.norms), strict=True)
+        x = shortcut = first[1].gelu(first[0](x), pool=True)
         for index, (conv, norm) in enumerate(others, start=1):
-            x = norm(conv(x))
-            x = x + shortcut if self.residual and index == len(others) else x
-            x = F.gelu(x)
+            x = norm.gelu(conv(x), shortcut if self.residual and index == len(others) else None)
         return x
 
 
@@ -80,9 +86,15 @@ class WhitenedConvNet(Network):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map N×3×H×W to logits N×K."""
-        x = self.groups(self.first_activation(self.patch(x)))
+        x = self.groups(self._first_layer(x))
         x = F.adaptive_max_pool2d(x, 1).flatten(1)
         return self.head(x) * self.scale
+
+    def _first_layer(self, x: Tensor) -> Tensor:
+        if self.training and self.first_activation is F.relu and kernels.takes(x) and not x.requires_grad:
+            filtered = F.conv2d(x, self.patch.weight, None, self.patch.stride, self.patch.padding)
+            return kernels.bias_relu(filtered, self.patch.get_parameter("bias"))
+        return self.first_activation(self.patch(x))
 
     def early_parameters(self) -> list[nn.Parameter]:
         """The first layer's bias."""
@@ -104,14 +116,21 @@ class WhitenedConvNet(Network):
         norm that multiplies gradients by a million.
         """
         side = self.patch.kernel_size[0]
-        patches = F.unfold(images.float(), side)  # N × 3·side² × places
-        covariance = torch.einsum("nip,njp->ij", patches, patches) / (len(patches) * patches.shape[2])
-        values, vectors = torch.linalg.eigh(covariance.double())
+        values, vectors = torch.linalg.eigh(_patch_covariance(images, side))
         count = self.patch.out_channels // 2
         varying = max(1, int((values > 1e-4 * eps).sum()))
         strongest = (vectors / torch.sqrt(values + eps)).T.flip(0)[torch.arange(count) % varying].float()
         filters = _fix_signs(strongest).reshape(count, 3, side, side)
         self.patch.weight.copy_(torch.cat((filters, -filters)))
+
+
+def _patch_covariance(images: Tensor, side: int) -> Tensor:
+    """Mean products of the pixels of all side×side patches of N×3×H×W images: float64 3·side² × 3·side²."""
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for some in images.float().split(500):  # all patches at once would take more memory than a training step
+        patches = F.unfold(some, side).transpose(0, 1).flatten(1)  # 3·side² × places of all images
+        total, count = total + (patches @ patches.T).double(), count + patches.shape[1]
+    return total / count
 
 
 def _fix_signs(rows: Tensor) -> Tensor:
