@@ -85,3 +85,10 @@ def peak_memory() -> int:
         return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_memory() -> int:
+    """Bytes of memory that more could be had of without swapping, by what the system says."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)

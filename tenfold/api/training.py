@@ -103,10 +103,9 @@ def train(
     choice = resolve_auto(recipe, source.images, size, source.labels)
     size = size_for(recipe := with_fine_tuning(choice.recipe, fine_tune), source.images, size)
     chosen = choose_recipe(recipe, epochs, val_size, size=source.pixels(size))
-    left_out = [name for name, wanted in (("report", report), ("export", export)) if not wanted]
     asked: dict[str, Any] = {"seed": seed, "device": device, "dtype": dtype, "target_error": target_error}
     asked |= {"callbacks": (watching := _find_watchers(callbacks, log)), "balance": check_balance(balance)}
-    asked["left_out"] = left_out
+    asked["left_out"] = [name for name, wanted in (("report", report), ("export", export)) if not wanted]
     path = Path(out) if out is not None else RUNS / f"{chosen.name}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
     def start(dist: DistContext) -> TrainResult:

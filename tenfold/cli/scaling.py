@@ -89,8 +89,7 @@ def bench(
     sizes = {size_for(name, data, size) for name in recipe or ["fast89"]}
     if len(sizes) > 1:
         raise UsageError("these recipes read a folder's images at different sizes: choose one for all with --size")
-    size = sizes.pop()
-    recipes = _find_recipes(recipe or ["fast89"], epochs, val_size, size)
+    recipes = _find_recipes(recipe or ["fast89"], epochs, val_size, size := sizes.pop())
     # so that no run's time holds a download, nor a folder's decoding
     dataset = load(data, size=size, resize=resize, skip_bad=skip_bad, labels=label_file)
     data, seeds = _found_again(data, dataset), range(first_seed, first_seed + runs)

@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from tenfold.console import log_info
+from tenfold.data import stored
 from tenfold.data.archives import array_sha256, verify
 from tenfold.data.dataset import Dataset, Split
 from tenfold.data.decoders import Arrays
 from tenfold.data.entry import DatasetEntry
+from tenfold.data.stored import Images
 from tenfold.errors import DataError, StorageError
 from tenfold.files import atomic_write, format_object, parse_object, remove_temporaries, storage_errors, write_text
 
@@ -210,6 +212,13 @@ def map_array(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         if file.read(len(header)) != header or path.stat().st_size != len(header) + math.prod(shape):
             raise ValueError(f"{path} has a wrong header or length")
         return np.memmap(file, np.uint8, mode="r", offset=len(header), shape=shape)
+
+
+def open_images(path: Path, shape: tuple[int, ...]) -> Images:
+    """Open the images of a file as `map_array` does; many of them stay there, and are read as they are needed."""
+    if math.prod(shape) <= stored.MOST_IN_MEMORY:
+        return map_array(path, shape)
+    return stored.StoredImages.open(path, npy_header(shape), shape)
 
 
 def npy_header(shape: tuple[int, ...]) -> bytes:

@@ -19,6 +19,7 @@ from tenfold.data.folder import IMBALANCE, folder_name, list_images
 from tenfold.data.ignored import SUFFIXES
 from tenfold.data.image_cache import ImageFolder, read_images
 from tenfold.data.listing import File, Issue, LabelFile
+from tenfold.data.stored import Images, rows_of
 
 FEW = 20
 """Images of a class; of fewer, little is learned and nothing is measured."""
@@ -179,7 +180,7 @@ def _examine_likenesses(folder: ImageFolder) -> Iterator[Issue]:
     """Images that look the same but are other bytes: resized, stored again, in another format."""
     rows = list({folder.entries[row].sha256: row for row in reversed(folder.good())}.values())[::-1]
     files = folder.listing.files
-    for count, (first, second) in enumerate(find_alike(folder.images[rows])):
+    for count, (first, second) in enumerate(find_alike(rows_of(folder.images, rows))):
         if count == MOST_PAIRS:
             what = f"more than {MOST_PAIRS:,} pairs of images look the same"
             yield Issue("near duplicates", "warning", what, "no more of them are listed")
@@ -198,7 +199,7 @@ def _about_copies(files: Sequence[File], near: str, same: str) -> Issue:
     return Issue(f"{near}duplicates", "warning", what, "keep one of them", names)
 
 
-def find_alike(images: np.ndarray) -> Iterator[tuple[int, int]]:
+def find_alike(images: Images) -> Iterator[tuple[int, int]]:
     """Find all pairs of uint8 N×32×32×3 whose difference is at most `ALIKE` of the contrast of the first.
 
     Means over 8×8 pixels differ by no more than the pixels themselves do (root mean square), so comparing them first

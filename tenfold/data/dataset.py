@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tenfold.console import plural
+from tenfold.data.stored import Images, StoredImages, rows_of
 from tenfold.errors import DataError
 
 SKIP_BAD = "1%"
@@ -17,6 +18,12 @@ SKIP_BAD = "1%"
 
 def _is_array(value: object) -> bool:
     return isinstance(value, np.ndarray)
+
+
+def _is_images(value: object) -> bool:
+    if not isinstance(value, np.ndarray | StoredImages):
+        return False
+    return value.dtype == np.uint8 and value.ndim == 4 and value.shape[3] == 3
 
 
 def _describe(value: object) -> str:
@@ -30,7 +37,8 @@ def _describe(value: object) -> str:
 class Split:
     """Images and labels that belong together.
 
-    images: uint8, N×H×W×3, RGB; may be memory-mapped and read-only.
+    images: uint8, N×H×W×3, RGB; may be memory-mapped and read-only, or stay in a file (`StoredImages`), which
+    NumPy's `asarray` reads as a whole, and an index in parts.
     labels: an unsigned integer type, N, each in [0, K).
     names: the images' files, text, N, below the folder that they are from; None where they are from none.
     digests: SHA-256 of these files, text, N.
@@ -39,7 +47,7 @@ class Split:
     numbers: which ones of the original images these are, int64 N; None where all are there.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     names: np.ndarray | None = None
     digests: np.ndarray | None = None
@@ -49,7 +57,7 @@ class Split:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if not (_is_array(images) and images.dtype == np.uint8 and images.ndim == 4 and images.shape[3] == 3):
+        if not _is_images(images):
             raise DataError(f"images must be a uint8 array N×H×W×3, not {_describe(images)}")
         if not (_is_array(labels) and labels.dtype.kind in "ui" and labels.shape == (len(images),)):
             raise DataError(f"labels must be {len(images):,} integers, one an image, not {_describe(labels)}")
@@ -68,7 +76,7 @@ class Split:
 
     def __getitem__(self, index: slice | np.ndarray) -> "Split":
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen: dict[str, Any] = {name: None if c is None else c[index] for name, c in columns.items()}
+        chosen: dict[str, Any] = {name: None if c is None else rows_of(c, index) for name, c in columns.items()}
         return replace(self, **chosen)
 
 

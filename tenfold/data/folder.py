@@ -19,6 +19,7 @@ from tenfold.data.image_cache import ImageFolder, read_images
 from tenfold.data.label_file import list_labels
 from tenfold.data.listing import Issue, LabelFile, Listing, list_folder, shown_name
 from tenfold.data.resize import RESIZES, current_resize
+from tenfold.data.stored import rows_of
 from tenfold.errors import DataError, UsageError, did_you_mean
 
 TEST_SHARE = 0.2
@@ -202,7 +203,7 @@ def _split(folder: ImageFolder, rows: Sequence[int]) -> Split:
     files = [folder.listing.files[row] for row in rows]
     weights = np.array([file.weight for file in files])
     return Split(
-        folder.images[list(rows)],
+        rows_of(folder.images, list(rows)),
         np.array([file.label for file in files], np.uint16),
         names=np.array([file.name for file in files], object),
         digests=np.array([folder.entries[row].sha256 for row in rows], object),

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import __version__ as pillow_version
 
 from tenfold.console import log_info, progress
-from tenfold.data.cache import home, map_array, npy_header, writing_home
+from tenfold.data.cache import home, npy_header, open_images, writing_home
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import Entry, own_bit_depth
 from tenfold.data.formats import sniff
@@ -35,6 +35,7 @@ from tenfold.data.image import Decoded, decode_measured, read_file, resize_pixel
 from tenfold.data.listing import File, Listing, shown_name
 from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
 from tenfold.data.resize import names_of
+from tenfold.data.stored import Images
 from tenfold.errors import ImageError, StorageError
 from tenfold.files import TEMPORARY_SUFFIX, atomic_write, parse_object, sha256, storage_errors, umask, write_text
 from tenfold.machine import cores
@@ -47,11 +48,11 @@ _BATCH = 256  # files decoded at a time, so that memory stays bounded
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder that was read: a row of `images` (uint8 N×S×S×3, memory-mapped) and of `entries` for every file."""
+    """A folder that was read: a row of `images` (uint8 N×S×S×3, in a file) and of `entries` for every file."""
 
     listing: Listing
     entries: list[Entry]
-    images: np.ndarray
+    images: Images
     resize: str
     bit_depth: int = 16
     """How many bits of 16-bit values were brought to 8."""
@@ -310,7 +311,7 @@ def _open_kept(request: _Request, path: Path) -> ImageFolder | None:
         if sha256(path / "images.npy") != index["sha256"]:
             raise ValueError("images.npy is not what was written")
         entries = [Entry(**entry) for entry in index["entries"]]
-        images = map_array(path / "images.npy", shape)
+        images = open_images(path / "images.npy", shape)
         return ImageFolder(request.listing, entries, images, request.resize, index["bit_depth"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         if path.is_dir():

@@ -31,7 +31,7 @@ def make_unknown(size: int, classes: Collection[str], count: int = COUNT) -> dic
 
 
 def _shapes(rng: np.random.Generator, count: int, size: int) -> np.ndarray:
-    return make_shapes(int(rng.integers(2**31)), train=0, test=count, size=size).test.images
+    return make_shapes(int(rng.integers(2**31)), train=0, test=count, size=size).test.images[:]
 
 
 def _digits(rng: np.random.Generator, count: int, size: int) -> np.ndarray:

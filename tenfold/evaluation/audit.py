@@ -5,7 +5,6 @@ interrupted audit resumes.
 """
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import torch
 from tenfold.console import log_info, progress
 from tenfold.data import DATASETS
 from tenfold.data.dataset import Dataset, Split
+from tenfold.data.stored import hash_pixels
 from tenfold.errors import DataError, DivergedError, ModelError, UsageError
 from tenfold.evaluation import labels as label_errors
 from tenfold.evaluation.corrupt import CORRUPTIONS, SEVERITIES, corrupt
@@ -83,7 +83,7 @@ class Subject:
 
 
 def _digest(part: Split) -> str:
-    hashed = hashlib.sha256(np.ascontiguousarray(part.images).data)
+    hashed = hash_pixels(part.images)
     hashed.update(np.ascontiguousarray(part.labels).data)
     return hashed.hexdigest()
 
@@ -220,7 +220,7 @@ def _corruptions(subject: Subject, model: Model, device_config: DeviceConfig, im
         for name in CORRUPTIONS:
             table[name] = []
             for severity in SEVERITIES:
-                seen = torch.from_numpy(corrupt(np.asarray(test.images), name, severity))
+                seen = torch.from_numpy(corrupt(test.images, name, severity))
                 logits = predict_logits(model.network, seen, model.normalization, device_config).single.numpy()
                 table[name].append(accuracy(logits, truth))
                 bar(1, note=f"{name} {severity}")

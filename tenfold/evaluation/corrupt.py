@@ -19,27 +19,30 @@ from PIL import Image
 from scipy import ndimage
 
 from tenfold.data.dataset import to_bytes
+from tenfold.data.stored import Images
 
 SEVERITIES = (1, 2, 3, 4, 5)
 BLOCK = 500
 """Images that are drawn together; each block has random numbers of its own."""
+LARGE_SIDE = 64
+"""Pixels a side: of larger images fewer are drawn together, for their memory."""
 _NEEDLES = 3
 _ICE = np.array([0.84, 0.92, 1.0], np.float32)
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.ndarray:
+def corrupt(images: Images, name: str, severity: int, seed: int = 0) -> np.ndarray:
     """Corrupt uint8 N×S×S×3 as `name` (one of `CORRUPTIONS`) at `severity` 1 to 5 says; uint8 of the same shape.
 
-    Whole blocks of 500 come out the same however many images follow.
+    Whole blocks of 500, of large images of fewer, come out the same however many images follow.
     """
-    number = list(CORRUPTIONS).index(name)
-    blocks = []
-    for begin in range(0, len(images), BLOCK):
+    number, corrupted = list(CORRUPTIONS).index(name), np.empty(images.shape, np.uint8)
+    step = max(1, min(BLOCK, BLOCK * LARGE_SIDE**2 // images.shape[1] ** 2))
+    for begin in range(0, len(images), step):
         rng = np.random.default_rng([seed, number, severity, begin])
-        block = images[begin : begin + BLOCK].astype(np.float32) / 255
-        blocks.append(to_bytes(CORRUPTIONS[name](block, severity - 1, rng)))
-    return np.concatenate(blocks) if blocks else images.copy()
+        block = images[begin : begin + step].astype(np.float32) / 255
+        corrupted[begin : begin + step] = to_bytes(CORRUPTIONS[name](block, severity - 1, rng))
+    return corrupted
 
 
 def _scale(images: np.ndarray) -> float:

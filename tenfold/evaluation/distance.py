@@ -11,6 +11,7 @@ import torch
 
 from tenfold.console import log_info, progress
 from tenfold.data.dataset import Dataset, Split
+from tenfold.data.stored import Images
 from tenfold.data.unknown import make_unknown
 from tenfold.evaluation import metrics
 from tenfold.evaluation.rejection import Rejection, Scores, format_rejection, measure_rejection
@@ -19,6 +20,7 @@ from tenfold.training.device import DeviceConfig, select_device
 from tenfold.training.distance import FILE, FeatureDistance
 from tenfold.training.features import Activations, activations, has_features
 from tenfold.training.holdout import split
+from tenfold.training.images import as_images
 from tenfold.training.run import Run
 from tenfold.training.weights import Model
 
@@ -85,11 +87,11 @@ class _Network:
     on_batch: Callable[[float], None]
     temperature: float
 
-    def look(self, images: np.ndarray) -> Activations:
-        pixels, model = torch.from_numpy(np.array(images)), self.model
+    def look(self, images: Images) -> Activations:
+        pixels, model = as_images(images), self.model
         return activations(model.network, pixels, model.normalization, self.device_config, self.on_batch)
 
-    def score(self, distance: FeatureDistance, images: np.ndarray) -> Scores:
+    def score(self, distance: FeatureDistance, images: Images) -> Scores:
         features, early, logits = self.look(images)
         distances = distance(features.numpy(), None if early is None else early.numpy())
         return Scores(distances, metrics.probabilities(logits.numpy(), self.temperature).max(1))

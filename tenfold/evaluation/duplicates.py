@@ -9,7 +9,8 @@ same horizon have different slopes.
 Shapes: N test and M training images, S×S pixels, uint8 N×S×S×3.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tenfold.data.stored import Images, batches
 from tenfold.training.device import DeviceConfig
 from tenfold.training.features import extract_features
+from tenfold.training.images import ImageTensor
 from tenfold.training.weights import Model
 
 LEAST_SCORE = 0.80
@@ -49,14 +52,17 @@ class Pair:
 
 
 def embed(
-    model: Model, images: Tensor, device_config: DeviceConfig, on_batch: Callable[[float], None] = lambda share: None
+    model: Model,
+    images: ImageTensor,
+    device_config: DeviceConfig,
+    on_batch: Callable[[float], None] = lambda share: None,
 ) -> Tensor:
     """Inputs of the last layer for uint8 N×S×S×3: float32 N×D, each row of length 1."""
     features = extract_features(model.network, images, model.normalization, device_config, on_batch)
     return F.normalize(features, dim=1)
 
 
-def find_duplicates(test: np.ndarray, train: np.ndarray, test_features: Tensor, train_features: Tensor) -> list[Pair]:
+def find_duplicates(test: Images, train: Images, test_features: Tensor, train_features: Tensor) -> list[Pair]:
     """The best pair of every test image that has one; highest score first.
 
     Neighbours are those in features (float32 N×D and M×D, rows of length 1) and at 8×8 pixels together.
@@ -73,15 +79,25 @@ def find_duplicates(test: np.ndarray, train: np.ndarray, test_features: Tensor, 
     return list(chosen.values())
 
 
-def _identical(test: np.ndarray, train: np.ndarray) -> list[Pair]:
+def _identical(test: Images, train: Images) -> list[Pair]:
     """Images with the very same pixels; those of one colour have nothing that could be compared."""
-    known = {image.tobytes(): number for number, image in reversed(list(enumerate(train)))}
-    numbers = [known.get(image.tobytes()) for image in test]
+    known = {digest: number for number, digest in reversed(list(enumerate(_digests(train))))}
+    numbers = [known.get(digest) for digest in _digests(test)]
     return [Pair(n, found, "duplicate", 1.0, False) for n, found in enumerate(numbers) if found is not None]
 
 
-def _grey(images: np.ndarray) -> Tensor:
+def _digests(images: Images) -> Iterator[bytes]:
+    """SHA-256 of each image's pixels."""
+    for batch in batches(images):
+        yield from (hashlib.sha256(image.tobytes()).digest() for image in batch)
+
+
+def _grey(images: Images) -> Tensor:
     """Mean of the channels, float32 N×S×S, S at most 32."""
+    return torch.cat([_small_grey(batch) for batch in batches(images)])
+
+
+def _small_grey(images: np.ndarray) -> Tensor:
     grey = torch.from_numpy(images.mean(axis=3, dtype=np.float32))
     return grey if grey.shape[1] <= _SIDE else F.adaptive_avg_pool2d(grey[:, None], _SIDE)[:, 0]
 

@@ -21,8 +21,8 @@ from tenfold.evaluation.metrics import probabilities
 from tenfold.training.augment import make_generator
 from tenfold.training.callbacks import Callback
 from tenfold.training.device import DeviceConfig
+from tenfold.training.feature_cache import logits_for
 from tenfold.training.imbalance import fit_recipe
-from tenfold.training.infer import predict_logits
 from tenfold.training.recipe import Recipe
 from tenfold.training.recipes import FAST89
 from tenfold.training.trainer import Trainer, to_tensors
@@ -69,7 +69,7 @@ def predict_out_of_fold(
         data = Dataset(f"fold {fold}", tuple(map(str, range(classes))), others, own)
         fitted = Trainer(recipe, data, [_ReportShare(on_share)], seed=int(fold), device=device_config).fit()
         images, _ = to_tensors(own)
-        logits = predict_logits(
+        logits = logits_for(recipe)(
             fitted.network, images, fitted.normalization, device_config, recipe.tta, recipe.tta_fraction
         )
         found[folds == fold] = probabilities(logits.averaged.numpy())

@@ -4,7 +4,6 @@ A kept file is used again only where all that it depends on is the same: weights
 and version of torch.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ import torch
 
 from tenfold.console import log_info, progress
 from tenfold.data.dataset import Split
+from tenfold.data.stored import hash_pixels
 from tenfold.errors import ModelError
 from tenfold.training.device import DeviceConfig
-from tenfold.training.infer import predict_logits
+from tenfold.training.feature_cache import logits_for
+from tenfold.training.images import as_images
 from tenfold.training.recipe import Recipe
 from tenfold.training.run import Run
 from tenfold.training.weights import DESCRIPTION, WEIGHTS, Model
@@ -48,9 +49,9 @@ def load_or_compute(run: Run, model: Model, part: Split, device_config: DeviceCo
     kept = _read(run, name, key)
     if kept:
         return LogitsCache(*kept, labels, key, fresh=False)
-    images = torch.from_numpy(np.array(part.images))
+    images = as_images(part.images)
     with progress(f"scoring {name} images", len(images)) as bar:
-        logits = predict_logits(
+        logits = logits_for(recipe)(
             model.network, images, model.normalization, device_config, recipe.tta, recipe.tta_fraction, on_batch=bar
         )
     return LogitsCache(logits.single.numpy(), logits.averaged.numpy(), labels, key, fresh=True)
@@ -74,7 +75,7 @@ def kept_outputs(run: Run, name: str, labels: np.ndarray) -> LogitsCache | None:
 
 def digest_of_images(part: Split) -> str:
     """SHA-256 of the pixels, in hexadecimal, as `digest_of_kept_images` has it."""
-    return hashlib.sha256(np.ascontiguousarray(part.images).data).hexdigest()
+    return hash_pixels(part.images).hexdigest()
 
 
 def digest_of_kept_images(run: Run, name: str) -> str | None:

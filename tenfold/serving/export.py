@@ -20,6 +20,7 @@ import onnx
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
+from tenfold.data.stored import Images
 from tenfold.errors import DataError, ModelError
 from tenfold.evaluation.detection import exact_interval
 from tenfold.evaluation.metrics import accuracy
@@ -149,14 +150,14 @@ def _accuracy(classifier: Predictor, part: Split) -> float:
     return accuracy(classifier.predict(part.images), part.labels)
 
 
-def _refit(distance: dict[str, Any] | None, val: np.ndarray | None, small: bytes) -> dict[str, Any] | None:
+def _refit(distance: dict[str, Any] | None, val: Images | None, small: bytes) -> dict[str, Any] | None:
     """The note on the distance with the threshold that the int8 file's own distances of validation images give.
 
     Unchanged where there was none, or where these images are not here.
     """
     if distance is None or distance["threshold"] is None or val is None:
         return distance
-    distances = open_bytes(small, "int8").infer(np.array(val)).distance
+    distances = open_bytes(small, "int8").infer(val).distance
     assert distances is not None
     threshold = fit_threshold(distances, distance["most_rejected"])
     rejected = int((distances > threshold).sum())
@@ -174,7 +175,7 @@ def _moved(opened: Mapping[str, Predictor], part: Split, threshold: float | None
     return max(abs(share - first) for share in others)
 
 
-def time_alternately(classifiers: Mapping[str, Predictor], images: np.ndarray) -> dict[str, float]:
+def time_alternately(classifiers: Mapping[str, Predictor], images: Images) -> dict[str, float]:
     """Images per second of each classifier, median of rounds in which they take turns."""
     batch = np.array(images[:_TIMED_BATCH])
     seconds: dict[str, list[float]] = {name: [] for name in classifiers}

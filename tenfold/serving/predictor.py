@@ -5,7 +5,7 @@ Shapes: N images of S×S pixels, K classes.
 
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,8 +14,13 @@ from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.serving.model_file import ModelMetadata, read_about, read_content, verify
 from tenfold.serving.runtime import Run, check_runtime, choose_runtime, start
 
+if TYPE_CHECKING:
+    from tenfold.data.stored import Images
+
 BUNDLED = Path(__file__).parent / "models" / "cifar10.onnx"
 BATCH_SIZE = 256
+LARGE_SIDE = 64
+"""Pixels a side: of larger images fewer are taken at a time, for their memory."""
 
 
 class Outputs(NamedTuple):
@@ -59,11 +64,11 @@ class Predictor:
         """Bytes of an image file to the uint8 S×S×3 that this model was trained on. Raises `ImageError`."""
         return decode(content, self.about.size, self.about.resize, bit_depth=self.about.bit_depth)
 
-    def predict(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: "Images") -> np.ndarray:
         """Probabilities float32 N×K of uint8 N×S×S×3. Raises `DataError` for pixels of another kind."""
         return self.infer(images).probabilities
 
-    def infer(self, images: np.ndarray) -> Outputs:
+    def infer(self, images: "Images") -> Outputs:
         """All outputs for uint8 N×S×S×3. Raises `DataError` for pixels of another kind."""
         size = self.about.size
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (size, size, 3):
@@ -74,8 +79,9 @@ class Predictor:
             return Outputs(
                 np.empty((0, len(self.classes)), np.float32), np.empty(0, np.float32) if has_distance else None
             )
-        starts = range(0, len(images), BATCH_SIZE)
-        batches = [self._run(np.ascontiguousarray(images[i : i + BATCH_SIZE])) for i in starts]
+        count = max(1, min(BATCH_SIZE, BATCH_SIZE * LARGE_SIDE**2 // size**2))
+        starts = range(0, len(images), count)
+        batches = [self._run(np.ascontiguousarray(images[i : i + count])) for i in starts]
         probabilities, *others = (np.concatenate(parts) for parts in zip(*batches, strict=True))
         return Outputs(probabilities, others[0] if has_distance else None)
 

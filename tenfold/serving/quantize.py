@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession, quantization
 
+from tenfold.data.stored import Images
 from tenfold.serving.graph import INPUT
 from tenfold.serving.source import spread
 
@@ -27,7 +28,7 @@ AVERAGED = 128
 _BATCH = 64
 
 
-def quantize(network: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
+def quantize(network: onnx.ModelProto, images: Images) -> onnx.ModelProto:
     """Let the convolutions multiply int8 numbers, in ranges seen on some of `images`, uint8 N×S×S×3.
 
     The first one stays as it is: it takes no time, and is the most sensitive. Filters use 7 bits, since processors

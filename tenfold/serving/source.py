@@ -11,6 +11,7 @@ import torch
 
 from tenfold.console import log_info
 from tenfold.data.dataset import Dataset
+from tenfold.data.stored import Images
 from tenfold.errors import ModelError, UsageError
 from tenfold.files import write_bytes
 from tenfold.serving.model_file import ModelMetadata
@@ -97,7 +98,7 @@ class Source(NamedTuple):
     expected: np.ndarray
     distance: FeatureDistance | None = None
     distances: np.ndarray | None = None
-    val: np.ndarray | None = None
+    val: Images | None = None
 
     @property
     def verified_on(self) -> str:
@@ -141,7 +142,7 @@ def _images_to_check(found: FoundData, size: int) -> np.ndarray:
     if found.dataset is None:
         return synthetic_images(size)
     test = found.dataset.test
-    return np.array(test[spread(len(test), CHECKED)].images)
+    return test.images[spread(len(test), CHECKED)]
 
 
 def describe(run: Run, model: Model) -> ModelMetadata:

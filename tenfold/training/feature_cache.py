@@ -8,6 +8,7 @@ F features.
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,13 @@ from torch import Tensor
 from tenfold.data.cache import home, writing_home
 from tenfold.errors import StorageError
 from tenfold.files import atomic_write
-from tenfold.training.augment import Normalization
+from tenfold.training.augment import VIEWS, Normalization, View
 from tenfold.training.device import DeviceConfig
-from tenfold.training.features import OnBatch, extract_features
+from tenfold.training.features import extract_features
+from tenfold.training.images import ImageTensor, rows_of
+from tenfold.training.infer import Logits, OnBatch, average_views, predict_logits
 from tenfold.training.networks.module import Network
+from tenfold.training.recipe import Recipe
 
 MOST_CACHED_BYTES = 2_000_000_000
 BATCH_SIZE = 16
@@ -30,7 +34,7 @@ _DIGEST_BYTES = 16
 
 def cached_features(
     network: Network,
-    images: Tensor,
+    images: ImageTensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,
@@ -54,6 +58,38 @@ def cached_features(
             on_batch(len(some))
         _keep(folder, digests[missing], features[missing])
     return torch.from_numpy(features).float()
+
+
+@torch.no_grad()
+def cached_logits(
+    network: Network,
+    images: ImageTensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    views: str = "one",
+    tta_fraction: float = 1.0,
+    on_batch: OnBatch = lambda share: None,
+) -> Logits:
+    """As `predict_logits`, by the head alone from `cached_features`: other runs on the same images have them already.
+
+    They are rounded to float16, as those that the head was fitted to. Views that shift the image are not kept.
+    """
+    if any(shift for _, _, shift in VIEWS[views]):
+        return predict_logits(network, images, normalization, device_config, views, tta_fraction, on_batch)
+    head = network.get_submodule("head")
+
+    def see(numbers: Tensor, view: View, tell: OnBatch) -> Tensor:
+        some = images if len(numbers) == len(images) else rows_of(images, numbers.to(images.device))
+        features = cached_features(network, some, normalization, device_config, tell, mirrored=view[1])
+        logits: Tensor = head(features.to(device_config.device)).cpu()
+        return logits
+
+    return average_views(see, len(images), views, tta_fraction, on_batch)
+
+
+def logits_for(recipe: Recipe) -> Callable[..., Logits]:
+    """`cached_logits` for recipes whose networks differ in their heads only, else `predict_logits`."""
+    return cached_logits if recipe.head_init == "logistic" and recipe.fine_tune == "off" else predict_logits
 
 
 def _compute(network: Network, images: Tensor, normalization: Normalization, device_config: DeviceConfig) -> np.ndarray:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
-from tenfold.training.infer import predict_logits
+from tenfold.training.images import ImageTensor
+from tenfold.training.infer import OnBatch, predict_logits
 from tenfold.training.networks.module import Network
-
-OnBatch = Callable[[float], None]
 
 
 class Activations(NamedTuple):
@@ -34,7 +33,7 @@ def has_features(network: nn.Module) -> bool:
 
 def extract_features(
     network: Network,
-    images: Tensor,
+    images: ImageTensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,
@@ -45,7 +44,7 @@ def extract_features(
 
 def activations(
     network: Network,
-    images: Tensor,
+    images: ImageTensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     on_batch: OnBatch = lambda share: None,

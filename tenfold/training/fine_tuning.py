@@ -1,20 +1,16 @@
 """Whether to fine-tune a pretrained network behind its logistic head: decided on training images that are held out."""
 
-import copy
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
-import torch.nn.functional as F
 
-from tenfold.console import log_info, plural
+from tenfold.console import log_info
 from tenfold.data.dataset import Dataset, Split
 from tenfold.training.device import DeviceConfig
 from tenfold.training.halves import can_halve, halves, predict_half
 from tenfold.training.holdout import split
 from tenfold.training.recipe import FineTune, Recipe
-from tenfold.training.trainer import Trainer
 
 MOST_TO_TRY = 500
 """Training images: with more, trying would double a time that is long already, and fine-tuning is likely to help: it
@@ -53,28 +49,6 @@ def clearly_worse(first: np.ndarray, second: np.ndarray) -> bool:
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     n = only_first + only_second
     return sum(math.comb(n, k) for k in range(only_first, n + 1)) < 0.05 * 2**n
-
-
-def announce(trainer: Trainer) -> None:
-    """Log how long fine-tuning is about to take, by one step of a copy."""
-    if trainer.recipe.head_init == "logistic" and not trainer.done:
-        left = (trainer.schedule.total - trainer.step) * trainer.schedule.batch_size
-        seconds = left * _seconds_an_image(trainer) / trainer.dist.count
-        log_info(f"fine-tuning: {plural(left, 'pass')} of an image, about {seconds:.0f} s")
-
-
-def _seconds_an_image(trainer: Trainer) -> float:
-    count = min(trainer.schedule.batch_size, len(trainer.images))
-    images, labels = trainer.normalization.normalize(trainer.images[:count]), trainer.labels[:count]
-    network, seconds = copy.deepcopy(trainer.network), 0.0  # norms would note the batch
-    for _ in range(2):  # the first one sets up
-        began = time.perf_counter()
-        with trainer.device_config.autocast():
-            loss = F.cross_entropy(network(images).float(), labels)
-        loss.backward()
-        loss.item()
-        seconds = time.perf_counter() - began
-    return seconds / count
 
 
 def _try(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from torch import Tensor
 
 from tenfold.console import log_info
 from tenfold.data import is_folder
@@ -13,6 +12,7 @@ from tenfold.data.dataset import Dataset
 from tenfold.errors import UsageError, did_you_mean
 from tenfold.training.augment import Normalization, channel_stats
 from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.images import ImageTensor
 from tenfold.training.imbalance import fit_recipe
 from tenfold.training.precision import find_dtype
 from tenfold.training.recipe import USUAL_SIDE, FineTune, Recipe
@@ -93,7 +93,7 @@ def device_for(recipe: Recipe, device: str = "auto", dtype: str = "auto") -> Dev
     return select_device(device, torch.float32, f"{recipe.network.name} is trained faster in it on a CPU")
 
 
-def normalization_for(recipe: Recipe, images: Tensor) -> Normalization:
+def normalization_for(recipe: Recipe, images: ImageTensor) -> Normalization:
     """What the recipe's network was made for, or what the training images (uint8 N×H×W×3) have."""
     if recipe.network.normalization:
         return Normalization(*recipe.network.normalization)

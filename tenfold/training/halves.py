@@ -11,7 +11,7 @@ from tenfold.data.groups import unite
 from tenfold.training.augment import derive_seed
 from tenfold.training.callbacks import ProgressBar
 from tenfold.training.device import DeviceConfig
-from tenfold.training.infer import predict_logits
+from tenfold.training.feature_cache import logits_for
 from tenfold.training.recipe import Recipe
 from tenfold.training.trainer import Trainer, to_tensors
 
@@ -43,5 +43,6 @@ def predict_half(
     half, part = replace(recipe.for_images(len(train)), val_size=0), replace(dataset, train=train, val_size=0)
     trainer = Trainer(half, part, [ProgressBar("trying")], seed=seed, device=device_config).fit()
     images, labels = to_tensors(val)
-    predicted = predict_logits(trainer.network, images, trainer.normalization, trainer.device_config, recipe.tta)
+    predict = logits_for(half)
+    predicted = predict(trainer.network, images, trainer.normalization, trainer.device_config, recipe.tta)
     return torch.as_tensor(predicted.averaged), labels

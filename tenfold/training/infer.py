@@ -8,11 +8,15 @@ from torch import Tensor, nn
 
 from tenfold.training.augment import VIEWS, Normalization, View, tta_view
 from tenfold.training.device import DeviceConfig
+from tenfold.training.images import ImageTensor
 
 BATCH_SIZE = 500
 """Images at a time: as many as a step of the fast recipes, whose buffers are used again. More take no less time."""
 LARGE_SIDE = 32
 """Pixels a side: of larger images fewer are taken at a time, for their memory."""
+
+
+OnBatch = Callable[[float], None]
 
 
 class Logits(NamedTuple):
@@ -25,12 +29,12 @@ class Logits(NamedTuple):
 @torch.no_grad()
 def predict_logits(
     model: nn.Module,
-    images: Tensor,
+    images: ImageTensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     views: str = "one",
     tta_fraction: float = 1.0,
-    on_batch: Callable[[float], None] = lambda share: None,
+    on_batch: OnBatch = lambda share: None,
 ) -> Logits:
     """Compute logits of uint8 N×H×W×3; the model is left in the mode it came in.
 
@@ -41,24 +45,37 @@ def predict_logits(
     was_training = model.training
     model.eval()
     try:
-        plain, *others = VIEWS[views]
-        again = round(tta_fraction * len(images)) * len(others)
 
-        def tell(seen: int) -> None:
-            on_batch(seen * len(images) / (len(images) + again))
+        def see(numbers: Tensor, view: View, tell: OnBatch) -> Tensor:
+            return _run(model, images, numbers, normalization, device_config, view, tell)
 
-        every = torch.arange(len(images))
-        single = _run(model, images, every, normalization, device_config, plain, tell)
-        averaged = single.clone()
-        unsure = least_confident(single, tta_fraction) if others else torch.empty(0, dtype=torch.int64)
-        if len(unsure):
-            total = plain[0] * single[unsure]
-            for view in others:
-                total += view[0] * _run(model, images, unsure, normalization, device_config, view, tell)
-            averaged[unsure] = total
-        return Logits(single, averaged)
+        return average_views(see, len(images), views, tta_fraction, on_batch)
     finally:
         model.train(was_training)
+
+
+def average_views(
+    see: Callable[[Tensor, View, OnBatch], Tensor], count: int, views: str, tta_fraction: float, on_batch: OnBatch
+) -> Logits:
+    """Logits of N = `count` images, as `predict_logits` says.
+
+    see: the logits, float32 M×K, of the images of these numbers (int64 M) in a view; it tells of how many it has done.
+    """
+    plain, *others = VIEWS[views]
+    again = round(tta_fraction * count) * len(others)
+
+    def tell(seen: float) -> None:
+        on_batch(seen * count / (count + again))
+
+    single = see(torch.arange(count), plain, tell)
+    averaged = single.clone()
+    unsure = least_confident(single, tta_fraction) if others else torch.empty(0, dtype=torch.int64)
+    if len(unsure):
+        total = plain[0] * single[unsure]
+        for view in others:
+            total += view[0] * see(unsure, view, tell)
+        averaged[unsure] = total
+    return Logits(single, averaged)
 
 
 def batch_size_for(side: int) -> int:
@@ -75,12 +92,12 @@ def least_confident(logits: Tensor, share: float) -> Tensor:
 
 def _run(
     model: nn.Module,
-    images: Tensor,
+    images: ImageTensor,
     numbers: Tensor,
     normalization: Normalization,
     device_config: DeviceConfig,
     view: View,
-    tell: Callable[[int], None],
+    tell: OnBatch,
 ) -> Tensor:
     """Logits of the images of these numbers, int64 M: batch by batch, so that no copy of all is made."""
     _, mirrored, shift = view

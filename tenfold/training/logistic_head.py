@@ -16,6 +16,7 @@ from tenfold.data.groups import unite
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
 from tenfold.training.feature_cache import cached_features
+from tenfold.training.images import ImageTensor
 from tenfold.training.networks.module import Network
 
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
@@ -30,7 +31,7 @@ _NEVER = -30.0  # logit of a class that no image is of
 
 def set_logistic_head(
     network: Network,
-    images: Tensor,
+    images: ImageTensor,
     labels: Tensor,
     normalization: Normalization,
     device_config: DeviceConfig,

@@ -18,7 +18,9 @@ from tenfold.training.callbacks import Callback, EpochLog, ProgressBar
 from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.environment import describe_environment
-from tenfold.training.fine_tuning import announce, decide_fine_tuning
+from tenfold.training.estimate import announce
+from tenfold.training.feature_cache import logits_for
+from tenfold.training.fine_tuning import decide_fine_tuning
 from tenfold.training.fingerprint import fingerprint, is_own, note_origin
 from tenfold.training.fitting import device_for
 from tenfold.training.holdout import log_groups, split
@@ -271,9 +273,8 @@ def _save_model(run: Run, trainer: Trainer) -> None:
 
 
 def _warn_of_unlearned_classes(trainer: Trainer, classes: Sequence[str]) -> tuple[str, ...]:
-    found = find_unlearned_classes(
-        trainer.network, trainer.images, trainer.labels, trainer.normalization, trainer.device_config
-    )
+    asked = (trainer.network, trainer.images, trainer.labels, trainer.normalization, trainer.device_config)
+    found = find_unlearned_classes(*asked, logits_for(trainer.recipe))
     for label in found:
         count = trainer.class_counts[label]
         warn(

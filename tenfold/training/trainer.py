@@ -25,6 +25,7 @@ from tenfold.training.device import DeviceConfig
 from tenfold.training.distributed import SINGLE_PROCESS, DistContext
 from tenfold.training.fitting import as_recipe, device_for, normalization_for
 from tenfold.training.holdout import split
+from tenfold.training.images import ImageTensor, as_images, rows_of
 from tenfold.training.imbalance import oversample
 from tenfold.training.infer import predict_logits
 from tenfold.training.logistic_head import BEFORE_FINE_TUNING, set_logistic_head
@@ -74,7 +75,7 @@ class Trainer:
         self._set_up(*to_tensors(train), len(data.classes), loss_weights(train, recipe.class_weight))
         self.val, self.groups = to_tensors(val) if val else None, train.groups
 
-    def _set_up(self, images: Tensor, labels: Tensor, classes: int, weights: Tensor | None) -> None:
+    def _set_up(self, images: ImageTensor, labels: Tensor, classes: int, weights: Tensor | None) -> None:
         """Make network, schedule and sampler for images uint8 N×H×W×3, labels int64 N and `loss_weights`."""
         recipe, seed, device_config = self.recipe, self.seed, self.device_config
         if (recipe.low_res_fraction or recipe.uses_proxy) and recipe.low_res_size > images.shape[1]:
@@ -90,7 +91,7 @@ class Trainer:
         self.times = cycle.bincount()
         """How often each image comes in a cycle, int64 N."""
         if len(cycle) > len(labels):
-            images, labels, weights = images[cycle], labels[cycle], None if weights is None else weights[cycle]
+            images, labels, weights = rows_of(images, cycle), labels[cycle], None if weights is None else weights[cycle]
         self.images, self.labels = images.to(device_config.device), labels.to(device_config.device)
         self.weights = None if weights is None else weights.to(device_config.device)
         self.optimizers: list[Optimizer] = []
@@ -130,7 +131,7 @@ class Trainer:
         if not self.head_is_set:
             strength = None if self.recipe.fine_tune == "off" else BEFORE_FINE_TUNING
             once = slice(sum(self.class_counts))  # behind them are those of rare classes again
-            images, labels, weights = self.images[once], self.labels[once], self._weights_of(once)
+            images, labels, weights = rows_of(self.images, once), self.labels[once], self._weights_of(once)
             if len(self.labels) > len(labels):
                 times = (self.times / self.times.float().mean()).to(self.labels.device)
                 weights = times if weights is None else weights * times
@@ -328,12 +329,12 @@ class Trainer:
             raise ModelError(f"{which} does not fit this recipe: {one_line(error)}") from error
 
 
-def _some(recipe: Recipe, images: Tensor, normalization: Normalization) -> Tensor:
+def _some(recipe: Recipe, images: ImageTensor, normalization: Normalization) -> Tensor:
     """The images that first layers are set by, from all over N×H×W×3: float32 M×3×H×W."""
     count = recipe.network.initial_images
     return normalization.normalize(images[:: max(1, len(images) // count)][:count])
 
 
-def to_tensors(part: Split) -> tuple[Tensor, Tensor]:
-    """Copy a split into memory: images uint8 N×H×W×3, labels int64 N."""
-    return torch.from_numpy(np.array(part.images)), torch.from_numpy(part.labels.astype(np.int64))
+def to_tensors(part: Split) -> tuple[ImageTensor, Tensor]:
+    """Copy a split into memory, but for stored images: images uint8 N×H×W×3, labels int64 N."""
+    return as_images(part.images), torch.from_numpy(part.labels.astype(np.int64))

@@ -4,7 +4,7 @@ A high accuracy hides such a class where it is rare, so that every run is asked 
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tenfold.console import warn
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
-from tenfold.training.infer import predict_logits
+from tenfold.training.images import ImageTensor, rows_of
+from tenfold.training.infer import Logits, predict_logits
 
 FIRST_IMAGES = 32
 """Of each class, looked at first: one image that is recognised clears its class, so that hardly any needs more."""
@@ -40,16 +41,21 @@ def warn_of_weightless_classes(classes: Sequence[str], labels: Tensor, weights: 
 
 
 def find_unlearned_classes(
-    network: nn.Module, images: Tensor, labels: Tensor, normalization: Normalization, device_config: DeviceConfig
+    network: nn.Module,
+    images: ImageTensor,
+    labels: Tensor,
+    normalization: Normalization,
+    device_config: DeviceConfig,
+    predict: Callable[..., Logits] = predict_logits,
 ) -> list[int]:
     """Labels, in rising order, of whose images (uint8 N×H×W×3, labels int64 N) not one is predicted right.
 
-    Each image is seen once, as it is. Classes without images are left out.
+    Each image is seen once, as it is. Classes without images are left out. predict: what gives the logits.
     """
 
     def recognised(indices: Tensor) -> set[int]:
         truth = labels[indices].cpu()
-        predicted = predict_logits(network, images[indices], normalization, device_config).single.argmax(1)
+        predicted = predict(network, rows_of(images, indices), normalization, device_config).single.argmax(1)
         return set(truth[predicted == truth].tolist())
 
     present = labels.unique().tolist()

@@ -216,7 +216,7 @@ def test_the_step_of_a_label_file_is_profiled(
 ) -> None:
     seen: list[tuple[int, int]] = []
 
-    def measure(_recipe: object, train: Split, classes: int) -> NoReturn:
+    def measure(_recipe: object, train: Split, classes: int, *_: object) -> NoReturn:
         seen.append((len(train), classes))
         raise MemoryError
 

@@ -86,8 +86,8 @@ def test_scoring_on_another_machine_keeps_the_calibration(
     before = json.loads((run / "results.json").read_text())
     monkeypatch.setattr("tenfold.evaluation.outputs.torch.__version__", "9.9.9")  # so that kept logits are not used
     monkeypatch.setattr(
-        "tenfold.evaluation.outputs.predict_logits",
-        lambda network, images, *more, **named: draw_logits(np.arange(len(images)) % 10, 10, 9),
+        "tenfold.evaluation.outputs.logits_for",
+        lambda recipe: lambda network, images, *more, **named: draw_logits(np.arange(len(images)) % 10, 10, 9),
     )
     code, _, err = invoke(verb, run)
     after = json.loads((run / "results.json").read_text())

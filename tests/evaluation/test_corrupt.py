@@ -36,6 +36,21 @@ def test_any_size_keeps_shape_and_is_drawn_from_the_seed(name: str, size: int) -
         assert np.array_equal(out, corrupt(images, name, severity, seed=7))
 
 
+def test_large_images_are_drawn_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five hundred of 224 pixels at a time took 4.2 GB."""
+    seen: list[int] = []
+
+    def watched(images: np.ndarray, level: int, rng: np.random.Generator) -> np.ndarray:
+        seen.append(len(images))
+        return images
+
+    monkeypatch.setitem(CORRUPTIONS, "contrast", watched)
+    for size, count in ((64, 501), (224, 45), (3000, 2)):
+        images = np.zeros((count, size, size, 3), np.uint8)
+        assert np.array_equal(corrupt(images, "contrast", 1), images)
+    assert seen == [500, 1, 40, 5, 1, 1]
+
+
 def test_the_first_images_are_the_same_however_many_follow() -> None:
     many = np.repeat(GREY, 4, axis=0)[: BLOCK + 20]
     out = corrupt(many, "gaussian noise", 2)

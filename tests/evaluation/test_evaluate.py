@@ -167,7 +167,7 @@ def forbid_inference(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")
 
-    monkeypatch.setattr(outputs, "predict_logits", fail)
+    monkeypatch.setattr(outputs, "logits_for", fail)
 
 
 def test_the_logits_are_kept_and_used_again(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

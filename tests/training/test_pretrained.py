@@ -19,16 +19,23 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tenfold
-from tenfold.data import Dataset
+from tenfold.data import Dataset, Split
 from tenfold.data.shapes import make_shapes
 from tenfold.errors import ModelError, UsageError
-from tenfold.evaluation.labels import recipe_for
+from tenfold.evaluation.labels import predict_out_of_fold, recipe_for
 from tenfold.training import feature_cache, fine_tuning, logistic_head
 from tenfold.training.augment import Normalization
 from tenfold.training.device import DeviceConfig
-from tenfold.training.feature_cache import MOST_CACHED_BYTES, _remove_oldest, cached_features
+from tenfold.training.feature_cache import (
+    MOST_CACHED_BYTES,
+    _remove_oldest,
+    cached_features,
+    cached_logits,
+    logits_for,
+)
 from tenfold.training.features import extract_features
 from tenfold.training.fitting import size_for
+from tenfold.training.infer import predict_logits
 from tenfold.training.model import build
 from tenfold.training.networks import EfficientNetLite0Spec, efficientnet_lite0
 from tenfold.training.networks.efficientnet_lite0 import IMAGENET, STAGES
@@ -273,6 +280,45 @@ def test_the_head_is_set_without_a_copy_of_all_images(monkeypatch: pytest.Monkey
     with LargestCopy() as seen:
         logistic_head.set_logistic_head(network, images, labels, NORMALIZATION, CPU, strength=0.01)
     assert seen.images == 8
+
+
+@pytest.mark.parametrize("views", ["one", "mirror", "six"])
+def test_a_head_answers_from_features_that_are_kept(computed: list[int], views: str) -> None:
+    """The second time the network is not asked, but for views that shift the image."""
+    torch.manual_seed(0)
+    network = build(EfficientNetLite0Spec(weights="random"), 10, 32)
+    images, shares = torch.from_numpy(np.array(FEW.train.images[:20])), list[float]()
+    expected = predict_logits(network, images, NORMALIZATION, CPU, views, 0.4)
+    for _ in range(2):
+        found = cached_logits(network, images, NORMALIZATION, CPU, views, 0.4, shares.append)
+        torch.testing.assert_close(found.single, expected.single, rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(found.averaged, expected.averaged, rtol=2e-3, atol=2e-3)
+    assert computed == {"one": [10, 10], "mirror": [10, 10, 8], "six": []}[views]
+    assert sum(shares) == pytest.approx(2 * 20)
+
+
+def test_only_heads_on_unchanged_features_answer_from_them() -> None:
+    """A fine-tuned network is no other's: its features would fill the cache, and be rounded for nothing."""
+    assert logits_for(replace(PRETRAINED, fine_tune="off")) is cached_logits
+    assert logits_for(replace(PRETRAINED, fine_tune="on")) is predict_logits and logits_for(FAST89) is predict_logits
+
+
+def test_the_scores_of_another_seed_ask_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Split, head, unlearned classes, scores and label issues: all from the features of the first run."""
+    recipe, images = replace(SHORT, fine_tune="off"), np.concatenate([FEW.train.images, FEW.test.images])
+    labels = np.concatenate([FEW.train.labels, FEW.test.labels])
+
+    def drawn(seed: int) -> Dataset:
+        order = np.random.default_rng(seed).permutation(100)
+        parts = (Split(images[some], labels[some]) for some in (order[:60], order[60:]))
+        return Dataset("drawn", FEW.classes, *parts)
+
+    options: dict[str, Any] = {"report": False, "export": False}
+    tenfold.train(recipe, drawn(0), tmp_path / "first", **options)
+    monkeypatch.setattr(feature_cache, "_compute", None)
+    monkeypatch.setattr(feature_cache, "predict_logits", None)
+    assert tenfold.train(recipe, drawn(1), tmp_path / "second", **options).metrics.test_images == 40
+    predict_out_of_fold(drawn(2).train, 10, CPU, recipe)
 
 
 @pytest.mark.parametrize("change", ["a bit", "the end", "names"])

@@ -1,6 +1,7 @@
 """Images of fewer or more pixels than recipes are made for: fitted, or refused before anything is decoded."""
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tenfold.data.dataset import Dataset, Split
+from tenfold.data.shapes import make_shapes
 from tenfold.errors import UsageError
 from tenfold.training.networks import WhitenedSpec
 from tenfold.training.recipe import Recipe
@@ -119,3 +121,30 @@ def test_eight_pixels_a_side_from_training_to_prediction(invoke: Invoke, tmp_pat
     assert "recipe fitted to images of 8 pixels: low_res_fraction 0.0 instead of 0.435" in said.stderr
     said = invoke("predict", tmp_path / "data", "--model", tmp_path / "run", "--json", env=env)
     assert said.returncode == 0 and len(said.stdout.splitlines()) == 24
+
+
+@pytest.mark.slow
+def test_128_pixels_a_side_from_training_to_the_exported_file(invoke: Invoke, tmp_path: Path) -> None:
+    """From scratch, by `fast89` with narrow layers: announced, trained, scored, explained, exported and answered."""
+    for number, pixels in enumerate(make_shapes(train=24, test=0, size=140).train.images):
+        path = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(pixels)).save(path)
+    (tmp_path / "narrow.json").write_text(narrow(FAST89).to_json())
+    env, run = os.environ | {"TENFOLD_HOME": str(tmp_path / "home")}, tmp_path / "run"
+    commands: dict[str, tuple[str | Path, ...]] = {
+        "train": ("--recipe", tmp_path / "narrow.json", "--data", tmp_path / "data", "--size", "128", "--out", run),
+        "evaluate": (run,),
+        "explain": (run, tmp_path / "data" / "a" / "0.png", "--out", tmp_path / "maps"),
+        "export": (run, "--out", tmp_path / "model.onnx"),
+        "predict": (tmp_path / "data", "--model", tmp_path / "model.onnx"),
+    }
+    said = {}
+    for command, words in commands.items():
+        said[command] = invoke(command, *words, env=env)
+        assert said[command].returncode == 0, said[command].stderr
+    assert re.search(r"^training: [\d,]+ passes of an image, about \d+ s and [\d.]+ GB", said["train"].stderr, re.M)
+    assert (
+        list((tmp_path / "maps").glob("*.png")) and "top-1 agreement" in said["export"].stdout + said["export"].stderr
+    )
+    assert len(said["predict"].stdout.splitlines()) >= 24

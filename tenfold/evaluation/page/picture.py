@@ -10,6 +10,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from tenfold.data.stored import Images
+
 COLUMNS = 40
 MOST_IMAGES = 1800
 MOST_PIXELS = MOST_IMAGES * 32 * 32
@@ -22,7 +24,7 @@ def most_images(height: int, width: int) -> int:
     return max(COLUMNS, min(MOST_IMAGES, MOST_PIXELS // (height * width)))
 
 
-def make_sheet(images: np.ndarray, numbers: np.ndarray, kind: str = "") -> str:
+def make_sheet(images: Images, numbers: np.ndarray, kind: str = "") -> str:
     """Lay the images uint8 N×H×W×3 of these `numbers` out in rows of 40; CSS with a rule for each: `.i0`, `.i1`, …
 
     A second sheet of the page has a `kind`: its rules are `.image.KIND.i0`, ….

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tenfold.console import plural
+from tenfold.data.stored import Images
 from tenfold.evaluation.metrics import format_confidence, shown
 from tenfold.evaluation.plots.style import BLUE, INK, MOST_ROWS, VERMILLION, fitting, new_figure, styled
 
@@ -46,7 +47,7 @@ def gallery(
 
 
 @styled()
-def misclassified(images: np.ndarray, predictions: "pd.DataFrame", classes: Sequence[str], title: str) -> Figure:
+def misclassified(images: Images, predictions: "pd.DataFrame", classes: Sequence[str], title: str) -> Figure:
     """A gallery of misclassified images, the most confident first.
 
     `images` uint8 N×H×W×3, all those that the rows of `predictions` (see `metrics.predictions`) point into.
@@ -80,7 +81,7 @@ def _caption(axes: Axes, true: str, predicted: str, share: float, right: bool) -
 
 @styled()
 def class_grid(
-    images: np.ndarray, labels: np.ndarray, classes: Sequence[str], title: str, per_class: int = 10, seed: int = 0
+    images: Images, labels: np.ndarray, classes: Sequence[str], title: str, per_class: int = 10, seed: int = 0
 ) -> Figure:
     """A row for each class (30 at most): its name, how many images it has, and `per_class` of them drawn by `seed`.
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from tenfold.training.augmentation import Augmentation
+from tenfold.training.images import ImageTensor
 
 
 class PixelChoice(Augmentation):
@@ -21,7 +22,7 @@ class PixelChoice(Augmentation):
         return gather(images.permute(0, 2, 3, 1), everything, [(self, params)]).permute(0, 3, 1, 2)
 
 
-def gather(images: Tensor, indices: Tensor, choices: Sequence[tuple[PixelChoice, Tensor]]) -> Tensor:
+def gather(images: ImageTensor, indices: Tensor, choices: Sequence[tuple[PixelChoice, Tensor]]) -> Tensor:
     """Take images `indices` of N×H×W×3, changed by one choice after the other: B×H×W×3, same dtype."""
     if not choices:
         return images[indices]
@@ -29,4 +30,6 @@ def gather(images: Tensor, indices: Tensor, choices: Sequence[tuple[PixelChoice,
     rows = columns = torch.arange(size, device=images.device).expand(len(indices), -1)
     for choice, params in reversed(choices):  # from the output back to the input
         rows, columns = choice.choose(rows, columns, size, params)
+    if not isinstance(images, Tensor):
+        images, indices = images[indices], torch.arange(len(indices), device=images.device)
     return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]

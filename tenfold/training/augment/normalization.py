@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tenfold.training.images import ImageTensor
+
+_BATCH = 500  # images counted at a time
+
 
 class Normalization(NamedTuple):
     """How uint8 pixels become network input: value / 255, minus mean, over std; each float, 3 channels."""
@@ -30,9 +34,11 @@ def to_unit(images: Tensor) -> Tensor:
     return images.float().mul_(1 / 255).permute(0, 3, 1, 2)  # as Keras does, scaled in float32; mean and std follow
 
 
-def channel_stats(images: Tensor) -> Normalization:
+def channel_stats(images: ImageTensor) -> Normalization:
     """Mean and standard deviation per channel of uint8 N×H×W×3, in units of [0, 1]."""
-    counts = torch.stack([torch.bincount(images[..., channel].flatten(), minlength=256) for channel in range(3)])
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for batch in images.split(_BATCH):
+        counts += torch.stack([torch.bincount(batch[..., channel].flatten(), minlength=256) for channel in range(3)])
     weights = counts.double() / counts.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = weights @ values

@@ -15,6 +15,7 @@ from tenfold.training.augment.gather import PixelChoice, gather
 from tenfold.training.augment.keys import make_generator
 from tenfold.training.augment.normalization import Normalization, to_unit
 from tenfold.training.augmentation import Augmentation, Epoch
+from tenfold.training.images import ImageTensor
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Pipeline:
         return AugmentParams(order, built_in, tuple(others))
 
 
-def make_batch(images: Tensor, normalization: Normalization, params: AugmentParams, indices: Tensor) -> Tensor:
+def make_batch(images: ImageTensor, normalization: Normalization, params: AugmentParams, indices: Tensor) -> Tensor:
     """Cut the images numbered `indices` (int64 B) out of N×H×W×3, augmented as drawn: float32 B×3×H×W.
 
     What only chooses pixels and comes first costs one gather together.
