@@ -48,6 +48,12 @@ def percent(share: float, digits: int = 1, unit: str = " %") -> str:
     return number + unit
 
 
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: "1 image", "2,000 images", "3 classes"."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 def log_info(text: str) -> None:
     """Log one line for the user."""
     logger.info("%s", printable(text))

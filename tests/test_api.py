@@ -225,7 +225,7 @@ def test_arrays_of_the_wrong_kind_are_named() -> None:
         tenfold.Split(images.astype(float), labels)
     with pytest.raises(DataError, match="labels must be 2 integers, one an image, not uint8 1"):
         tenfold.Split(images, labels[:1])
-    with pytest.raises(DataError, match="train has label 1, but there are 1 classes"):
+    with pytest.raises(DataError, match="train has label 1, which is too large for 1 class"):
         tenfold.Dataset("mine", ("a",), tenfold.Split(images, labels), tenfold.Split(images, labels))
     with pytest.raises(UsageError, match=r"data must be a tenfold\.Dataset.*not str"):
         tenfold.Trainer("fast89", "shapes")  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tenfold.console import percent
+from tenfold.console import percent, plural
 
 SHOW_BAR = """
 from tenfold.console import progress, log_info, show_logs
@@ -74,3 +74,9 @@ def test_elsewhere_there_are_remarks_only() -> None:
 def test_only_all_is_a_hundred_percent(share: float, digits: int, text: str) -> None:
     """0.9997 was said to be 100 %."""
     assert percent(share, digits) == text
+
+
+def test_a_count_has_its_noun_in_the_right_number() -> None:
+    """It was "1 images", "1 classes"."""
+    counted = [plural(1, "image"), plural(0, "image"), plural(2000, "image"), plural(1, "class"), plural(3, "class")]
+    assert counted == ["1 image", "0 images", "2,000 images", "1 class", "3 classes"]

@@ -7,13 +7,16 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tenfold.console import log_info, percent, printable
 from tenfold.errors import UsageError, did_you_mean
 from tenfold.files import expand_home
+
+if TYPE_CHECKING:
+    from tenfold.data import LabelFile
 
 PATHS_AS_TEXT = ("data", "name", "recipe", "sources")
 """Options and arguments that may hold a path but are text: a data set's or recipe's name, a pattern, a URI."""
@@ -230,6 +233,21 @@ def is_given(context: typer.Context, name: str, by: tuple[str, ...] = ("COMMANDL
     """Whether the user set this option, by flag or environment."""
     source = context.get_parameter_source(name)
     return source is not None and source.name in by
+
+
+def labelled(
+    context: typer.Context, option: str, labels: Path | None, label_columns: str
+) -> tuple[str, "LabelFile | None"]:
+    """What --data (or another `option`) names, and the label file; with one, by default the folder that it lies in.
+
+    Raises `UsageError`.
+    """
+    from tenfold.data import as_label_file, folder_of
+
+    label_file, data = as_label_file(labels, label_columns), str(context.params[option])
+    if label_file is None:
+        return data, None
+    return folder_of(label_file, data if is_given(context, option) else None), label_file
 
 
 def _share(share: float) -> str:

@@ -17,6 +17,7 @@ from tenfold.cli.app import (
     Size,
     SkipBad,
     app,
+    labelled,
     print_json,
     print_table,
 )
@@ -99,12 +100,15 @@ def data_delete(name: DeletedName = "cifar10") -> None:
 
 @data_app.command("show")
 def data_show(
+    context: typer.Context,
     name: DataName = "cifar10",
     out: Annotated[Path | None, typer.Option(help="PNG to write; by default NAME.png.")] = None,
     seed: Annotated[int, typer.Option(envvar="TENFOLD_SEED", min=0, help="Which images are drawn.")] = 0,
     size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
+    labels: Labels = None,
+    label_columns: LabelColumns = "",
     as_json: Json = False,
 ) -> None:
     """Draw sample images of every class and count the images."""
@@ -114,7 +118,8 @@ def data_show(
     from tenfold.data import load
     from tenfold.evaluation import plots
 
-    dataset = load(name, size=size or 32, resize=resize, seed=seed, skip_bad=skip_bad)
+    name, label_file = labelled(context, "name", labels, label_columns)
+    dataset = load(name, size=size or 32, resize=resize, seed=seed, skip_bad=skip_bad, labels=label_file)
     path = out or Path(f"{Path(dataset.name).name}.png")
     title = f"{dataset.name}: {len(dataset.train):,} training images"
     plots.save(plots.class_grid(dataset.train.images, dataset.train.labels, dataset.classes, title, seed=seed), path)

@@ -18,7 +18,7 @@ from tenfold.cli.app import (
     print_accuracy,
     print_json,
 )
-from tenfold.console import log_info, percent, printable
+from tenfold.console import log_info, percent, plural, printable
 from tenfold.errors import DataError, ImageError, SkippedError, UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def evaluate(
         return
     _print_scores(scores, evaluated)
     if dataset and dataset.skipped:
-        print(f"{dataset.skipped:,} images of {dataset.name} could not be read and were skipped")
+        print(f"skipped {plural(dataset.skipped, 'image')} of {dataset.name} that could not be read")
 
 
 def _load_data(
@@ -185,6 +185,6 @@ def explain(
     if as_json:
         print_json({"images": records})
     if bad:
-        raise SkippedError(f"{bad:,} of {len(records):,} images could not be read")
+        raise SkippedError(f"{bad:,} of {plural(len(records), 'image')} could not be read")
     if not records:
         raise DataError(f"no images in {', '.join(sources)}")

@@ -11,10 +11,13 @@ from tenfold.cli.app import (
     DType,
     Epochs,
     Json,
+    LabelColumns,
+    Labels,
     Resize,
     Size,
     SkipBad,
     app,
+    labelled,
     print_json,
     print_table,
 )
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def profile(
+    context: typer.Context,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a JSON file.")] = "fast89",
     data: Data = "cifar10",
     dtype: DType = "auto",
@@ -32,19 +36,22 @@ def profile(
     size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
+    labels: Labels = None,
+    label_columns: LabelColumns = "",
     as_json: Json = False,
 ) -> None:
     """Measure the parts of a training step on this machine's CPU: convolutions, activations, optimizers."""
     extras.require("train", extras.TRAIN)
     from tenfold.training.fitting import choose_recipe, log_size, size_for
 
+    data, label_file = labelled(context, "data", labels, label_columns)
     size = size_for(recipe, data, size)
     choose_recipe(recipe, epochs, None, size=size)  # a wrong recipe is reported before any data is read
     log_size(recipe, size)
     from tenfold.data import load
     from tenfold.training.profile import profile_step
 
-    dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
+    dataset = load(data, size=size, resize=resize, skip_bad=skip_bad, labels=label_file)
     fitted = choose_recipe(recipe, epochs, None, dataset if dataset.origin else None, size)
     profiled = profile_step(fitted, dataset.train, len(dataset.classes), dtype)
     if as_json:

@@ -16,10 +16,13 @@ from tenfold.cli.app import (
     DType,
     Epochs,
     Json,
+    LabelColumns,
+    Labels,
     Resize,
     Size,
     SkipBad,
     app,
+    labelled,
     print_json,
 )
 from tenfold.console import log_info
@@ -54,6 +57,7 @@ ScoredOn = Annotated[int | None, typer.Option(help="Hold out the last N training
 
 @app.command()
 def bench(
+    context: typer.Context,
     recipe: Recipes = None,
     runs: Runs = 5,
     first_seed: FirstSeed = 0,
@@ -66,6 +70,8 @@ def bench(
     size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
+    labels: Labels = None,
+    label_columns: LabelColumns = "",
     cluster: Cluster = None,
     cpus: Cpus = None,
     as_json: Json = False,
@@ -75,17 +81,17 @@ def bench(
     Accuracies are on the test images; with --val-size, on the validation images.
     """
     extras.require("train", extras.TRAIN)
-    _require_cluster(cluster, cpus)
+    _require_cluster(cluster, cpus, labels)
     from tenfold.data import load
     from tenfold.training.fitting import size_for
 
+    data, label_file = labelled(context, "data", labels, label_columns)
     sizes = {size_for(name, data, size) for name in recipe or ["fast89"]}
     if len(sizes) > 1:
         raise UsageError("these recipes read a folder's images at different sizes: choose one for all with --size")
-    size = sizes.pop()
-    recipes = _find_recipes(recipe or ["fast89"], epochs, val_size, size)
+    recipes = _find_recipes(recipe or ["fast89"], epochs, val_size, size := sizes.pop())
     # so that no run's time holds a download, nor a folder's decoding
-    dataset = load(data, size=size, resize=resize, skip_bad=skip_bad)
+    dataset = load(data, size=size, resize=resize, skip_bad=skip_bad, labels=label_file)
     data, seeds = _found_again(data, dataset), range(first_seed, first_seed + runs)
     setting = _setting(data, dataset, device, dtype, epochs, val_size)
     path = out or RUNS / f"bench-{'-'.join(recipes)}"
@@ -161,9 +167,11 @@ def _print_outcomes(
         print(*sentences, path / "bench.png", sep="\n")
 
 
-def _require_cluster(cluster: str | None, cpus: int | None) -> None:
+def _require_cluster(cluster: str | None, cpus: int | None, labels: Path | None) -> None:
     if cluster:
         extras.require("cluster", extras.CLUSTER)
+        if labels:
+            raise UsageError("--cluster does not send label files to its nodes: leave --labels or --cluster out")
     elif cpus:
         raise UsageError("--cpus goes with --cluster")
 
@@ -192,6 +200,7 @@ TrialImages = Annotated[
 
 @app.command()
 def tune(
+    context: typer.Context,
     recipe: FirstRecipe,
     trials: Trials,
     seed: SearchSeed = 0,
@@ -205,14 +214,17 @@ def tune(
     size: Size = None,
     resize: Resize = "stretch",
     skip_bad: SkipBad = SKIP_BAD,
+    labels: Labels = None,
+    label_columns: LabelColumns = "",
     as_json: Json = False,
 ) -> None:
     """Search for better values of a recipe's fields, on validation images only; the best recipe comes as a file."""
     extras.require("train", extras.TRAIN)
     extras.require("tune", extras.TUNE)
-    _require_cluster(cluster, cpus)
+    _require_cluster(cluster, cpus, labels)
     from tenfold.training.fitting import always_fine_tuned, choose_recipe, log_size, size_for
 
+    data, label_file = labelled(context, "data", labels, label_columns)
     size = size_for(recipe, data, size)
     chosen = choose_recipe(always_fine_tuned(recipe), None, None, size=size)  # a trial has stages to report on
     log_size(recipe, size)
@@ -224,17 +236,15 @@ def tune(
 
     if not cluster:  # whose nodes may have other devices
         select_device(device)
-    dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad)
+    dataset = load(data, size=size, resize=resize, seed=seed, skip_bad=skip_bad, labels=label_file)
     chosen, val_images = _hold_out(chosen, dataset, val_size)
     where = (_found_again(data, dataset), size, resize, device)
     path = out or RUNS / f"tune-{chosen.name}"
     fields = find_space(read_space(space, chosen), chosen, path / tuning.SETTINGS)
-    setting = tuning.Setting(chosen, fields, val_images, *where, seed, _content(dataset), skip_bad)
-    study = _search(setting, trials, path, cluster, cpus)
-    row, best = tuning.summarize(study, setting), path / tuning.BEST
-    _print_search(row, path, as_json)
-    if not as_json:
-        print(f"to compare them: {_bench_command([str(best), recipe], setting, dataset)}")
+    named = (dataset.origin.labels, label_columns) if dataset.origin else ("", "")
+    setting = tuning.Setting(chosen, fields, val_images, *where, seed, _content(dataset), skip_bad, *named)
+    found = tuning.summarize(_search(setting, trials, path, cluster, cpus), setting)
+    _print_search(found, path, _bench_command([str(path / tuning.BEST), recipe], setting, dataset), as_json)
 
 
 def _search(setting: "Setting", trials: int, path: Path, cluster: str | None, cpus: int | None) -> "optuna.Study":
@@ -257,8 +267,8 @@ def _choose_space(space: Path | None, recipe: "Recipe") -> Path:
     return space or DEFAULT_SPACE
 
 
-def _print_search(row: dict[str, Any], path: Path, as_json: bool) -> None:
-    """Draw and say what the trials show."""
+def _print_search(row: dict[str, Any], path: Path, to_compare: str, as_json: bool) -> None:
+    """Draw and print what the trials show, and the command that compares the best with the first."""
     from tenfold.evaluation import plots
     from tenfold.scaling.tune import BEST, PLOT, describe
 
@@ -266,7 +276,7 @@ def _print_search(row: dict[str, Any], path: Path, as_json: bool) -> None:
     if as_json:
         print_json(row | {"path": str(path / BEST)})
     else:
-        print(describe(row), path / PLOT, path / BEST, sep="\n")
+        print(describe(row), path / PLOT, path / BEST, f"to compare them: {to_compare}", sep="\n")
 
 
 def _bench_command(recipes: "Sequence[str]", setting: "Setting", dataset: "Dataset") -> str:

@@ -19,7 +19,7 @@ from tenfold.cli.app import (
     check_choice,
     print_json,
 )
-from tenfold.console import log_info, printable, progress
+from tenfold.console import log_info, plural, printable, progress
 from tenfold.errors import DataError, SkippedError, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def predict(
     else:
         count = _predict_here(sources, _form_name(as_json, as_csv, out), model, out, top, reject)
     if count.bad:
-        raise SkippedError(f"{count.bad:,} of {count.inputs:,} images could not be read")
+        raise SkippedError(f"{count.bad:,} of {plural(count.inputs, 'image')} could not be read")
 
 
 def _predict_here(

@@ -33,6 +33,7 @@ from tenfold.cli.app import (
     print_table,
 )
 from tenfold.cli.evaluation import refuse_busy
+from tenfold.console import plural
 from tenfold.errors import UsageError
 from tenfold.machine import process_seconds
 
@@ -205,7 +206,7 @@ def _print_scores(results: dict[str, Any], say: Any) -> None:
     print_accuracy(results, say)
     say(f"{results['total_seconds']:.1f} s from start to scores, {results['train_seconds']:.1f} s of them training")
     if skipped := results.get("skipped_images"):
-        say(f"{skipped:,} images of {results['data']} could not be read and were skipped")
+        say(f"skipped {plural(skipped, 'image')} of {results['data']} that could not be read")
 
 
 def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:

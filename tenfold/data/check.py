@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tenfold.console import log_info, progress
+from tenfold.console import log_info, plural, progress
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.entries import examine_entries, most_bad
 from tenfold.data.folder import IMBALANCE, folder_name, list_images
@@ -150,7 +150,7 @@ def _examine_depth(folder: ImageFolder) -> Iterator[Issue]:
     rows = [row for row in folder.good() if folder.entries[row].bits]
     if rows and (bits := folder.own_bit_depth) < 16:
         names = tuple(folder.listing.files[row].name for row in rows)
-        what = f"{len(names):,} images have 16-bit values, of which they use 0 to {2**bits - 1:,} ({bits} bits)"
+        what = f"{plural(len(names), 'image')} with 16-bit values, of which 0 to {2**bits - 1:,} ({bits} bits) are used"
         yield Issue("value range", "warning", what, "this range is scaled to 0 to 255 in training", names)
 
 
@@ -160,12 +160,12 @@ def _examine_counts(by_split: dict[str, dict[str, int]]) -> Iterator[Issue]:
             continue
         largest, smallest = (choose(counts, key=lambda name: counts[name], default="") for choose in (max, min))
         if counts and counts[largest] >= IMBALANCE * counts[smallest] > 0:
-            what = f"{largest} has {counts[largest]:,} images, {smallest} only {counts[smallest]:,}"
+            what = f"{largest} has {plural(counts[largest], 'image')}, {smallest} only {counts[smallest]:,}"
             yield Issue("imbalance", "warning", what, "add some; trust the scores by class", (largest, smallest))
         for name, count in counts.items():
             if 0 < count < FEW:
                 do = "add some" if count >= FEWEST else "add some; --val-size can leave none of them to train on"
-                yield Issue("small class", "warning", f"{name} has only {count:,} images", do, (name,))
+                yield Issue("small class", "warning", f"{name} has only {plural(count, 'image')}", do, (name,))
 
 
 def _examine_copies(folder: ImageFolder) -> Iterator[Issue]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tenfold.console import plural
 from tenfold.data.stored import Images, StoredImages, rows_of
 from tenfold.errors import DataError
 
@@ -68,7 +69,7 @@ class Split:
             raise DataError("weights must be finite numbers of 0 or more")
 
     def __repr__(self) -> str:
-        return f"Split({len(self):,} images of {self.images.shape[2]}×{self.images.shape[1]} pixels)"
+        return f"Split({plural(len(self), 'image')} of {self.images.shape[2]}×{self.images.shape[1]} pixels)"
 
     def __len__(self) -> int:
         return len(self.images)
@@ -111,10 +112,6 @@ class Origin:
         return ["--size", str(self.size), "--resize", self.resize, *skip_bad, *labels, *columns]
 
 
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
-
-
 @dataclass(frozen=True)
 class AppliedCorrections:
     """What corrections changed in a data set: counts of training and of test images.
@@ -143,9 +140,9 @@ class AppliedCorrections:
         """What was changed, for people."""
         relabelled, dropped = self.relabelled_train + self.relabelled_test, self.dropped_train + self.dropped_test
         found = [
-            f"corrections: {_many(relabelled, 'label')} changed ({self.relabelled_test:,} of test images), "
-            f"{_many(dropped, 'image')} left out ({_many(self.dropped_test, 'test image')}); "
-            f"{_many(self.kept, 'label')} confirmed, {self.unsure:,} unsure"
+            f"corrections: {plural(relabelled, 'label')} changed ({self.relabelled_test:,} of test images), "
+            f"{plural(dropped, 'image')} left out ({plural(self.dropped_test, 'test image')}); "
+            f"{plural(self.kept, 'label')} confirmed, {self.unsure:,} unsure"
         ]
         if self.changes_test:
             found.append("scores on a corrected test set are not comparable with those on the published one")
@@ -186,12 +183,13 @@ class Dataset:
             if len(part) and int(part.labels.min()) < 0:
                 raise DataError(f"{name} has label {part.labels.min()}: labels count from 0")
             if len(part) and int(part.labels.max()) >= len(self.classes):
-                raise DataError(f"{name} has label {part.labels.max()}, but there are {len(self.classes)} classes")
+                classes = plural(len(self.classes), "class")
+                raise DataError(f"{name} has label {part.labels.max()}, which is too large for {classes}")
 
     def __repr__(self) -> str:
         counts = f"{len(self.train):,} training and {len(self.test):,} test images"
         size = f"{self.train.images.shape[2]}×{self.train.images.shape[1]}"
-        return f"Dataset({self.name!r}, {len(self.classes)} classes, {counts} of {size} pixels)"
+        return f"Dataset({self.name!r}, {plural(len(self.classes), 'class')}, {counts} of {size} pixels)"
 
     @property
     def resize(self) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tenfold.console import log_info
+from tenfold.console import log_info, plural
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.listing import Issue, Listing
 from tenfold.data.modes import FULL_DEPTH, LEAST_DEPTH
@@ -74,7 +74,7 @@ def _examine_bad(listing: Listing, entries: Sequence[Entry], skip_bad: str) -> l
     images = len(bad) + sum(not entry.reason for entry in entries)
     if len(bad) <= (most := most_bad(skip_bad, images)):
         return found
-    what = f"{len(bad):,} of {images:,} images cannot be read, and --skip-bad {skip_bad} allows {most:,}"
+    what = f"{len(bad):,} of {plural(images, 'image')} cannot be read, and --skip-bad {skip_bad} allows {most:,}"
     named = "; ".join(f"{name}: {reason}" for name, reason in list(reasons.items())[:5])
     more = "; …" if len(bad) > 5 else ""
     do = "mend or remove them, or skip more: --skip-bad NUMBER, 10% or all"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tenfold.console import log_info
+from tenfold.console import log_info, plural
 from tenfold.data.dataset import SKIP_BAD, Dataset, Origin, Split
 from tenfold.data.entries import EMPTY_CLASS, examine_entries, log_skipped, most_bad
 from tenfold.data.groups import draw_groups, unite
@@ -90,7 +90,8 @@ def _log_bit_depth(folder: ImageFolder) -> None:
     used, own = folder.bit_depth, folder.own_bit_depth
     deep = sum(1 for entry in folder.entries if entry.bits)
     if deep and used < 16:
-        log_info(f"{deep:,} images have 16-bit values: 0 to {2**used - 1:,} ({used} bits) are scaled to 0 to 255")
+        images = plural(deep, "image")
+        log_info(f"{images} with 16-bit values: 0 to {2**used - 1:,} ({used} bits) are scaled to 0 to 255")
     if deep and own > used:
         log_info(f"they go up to {2**own - 1:,} ({own} bits): what is beyond is white, as for the model")
 
@@ -218,6 +219,6 @@ def _log_counts(folder: ImageFolder, splits: dict[str, list[int]]) -> None:
     images = ", ".join(f"{len(rows):,} {split}" for split, rows in splits.items() if rows)
     ends = [f"{counts[label]:,} ({listing.classes[label]})" for label in (least, most)]
     a_class = f"from {ends[0]} to {ends[1]} a class" if counts[least] < counts[most] else f"{counts[most]:,} a class"
-    log_info(f"{folder_name(listing.root)}: {len(counts):,} classes; {images} images, {a_class}")
+    log_info(f"{folder_name(listing.root)}: {plural(len(counts), 'class')}; {images} images, {a_class}")
     if counts[most] >= IMBALANCE * counts[least]:
         log_info("the classes are imbalanced: trust the scores by class more than the accuracy")

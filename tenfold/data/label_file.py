@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tenfold.console import plural
 from tenfold.data.listing import (
     MOST_CLASSES,
     File,
@@ -236,7 +237,8 @@ def _class_count(table: Table, classes: Collection[str], known: Collection[str])
     fewest = 1 if known else 2
     if not fewest <= len(classes) <= MOST_CLASSES:
         what = (
-            f"{table.path.name} has training images of {len(classes):,} classes instead of {fewest} to {MOST_CLASSES:,}"
+            f"{table.path.name} has training images of {plural(len(classes), 'class')} "
+            f"instead of {fewest} to {MOST_CLASSES:,}"
         )
         yield Issue("classes", "error", what, "give each image its class in the column of labels")
 

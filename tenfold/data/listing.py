@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tenfold.console import plural
 from tenfold.data.ignored import IMAGE_SUFFIXES, holds_image, is_hidden, is_output, is_own, own_names
 from tenfold.data.splits import (
     annotations,
@@ -263,7 +264,9 @@ def _class_folders(walk: _Walk, folders: Sequence[Path], files: Sequence[Path]) 
     """Class folders by class name."""
     outside = [path for path in files if path.suffix.casefold() in IMAGE_SUFFIXES]
     if outside:
-        what = f"{len(outside):,} images lie outside any class, as {walk.name(outside[0])} does"
+        what = f"{walk.name(outside[0])} lies outside any class"
+        if len(outside) > 1:
+            what = f"{len(outside):,} images lie outside any class, as {walk.name(outside[0])} does"
         walk.note("outside", "warning", what, "left out; move them into the folder of their class", outside)
     found: dict[str, Path] = {}
     for folder in folders:
@@ -318,7 +321,7 @@ def _check_classes(walk: _Walk, top: Path, folders: Mapping[str, Path], known: C
         walk.note("layout", "error", what, do, folders.values())
     elif not fewest <= count <= MOST_CLASSES:
         made = ", and was made by tenfold" if is_own(top) else ""
-        what = f"{walk.listing.root} has {count:,} class folders instead of {fewest} to {MOST_CLASSES:,}{made}"
+        what = f"{walk.listing.root} has {plural(count, 'class folder')} instead of {fewest} to {MOST_CLASSES:,}{made}"
         walk.note("classes", "error", what, "make one subfolder for each class")
     elif not known and (inner := repeats(folders)):
         what = f"all classes hold the same folders, as {inner[0]} and {inner[1]}"

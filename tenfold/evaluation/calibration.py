@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tenfold.console import plural
 from tenfold.errors import ModelError
 from tenfold.evaluation import metrics
 from tenfold.training.aliases import target_error_in
@@ -203,7 +204,7 @@ def temperature_message(found: Calibration) -> str:
     temperature, images, wrong = found.temperature, found.images, found.wrong
     if found.fitted:
         few = f", only {wrong} of them misclassified, so it is uncertain" if wrong is not None and wrong < _FEW else ""
-        return f"temperature {temperature:.3f}, fitted on {images:,} validation images{few}"
+        return f"temperature {temperature:.3f}, fitted on {plural(images, 'validation image')}{few}"
     why = f"all {images:,} validation images are classified correctly without TTA"
     if wrong:
         misclassified = f"{wrong:,} of {images:,} validation images are misclassified without TTA"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tenfold.console import log_info
+from tenfold.console import log_info, plural
 from tenfold.data.dataset import AppliedCorrections, Dataset
 from tenfold.errors import DataError, ModelError, UsageError
 from tenfold.evaluation import metrics
@@ -47,7 +47,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         found = f"test_accuracy={self.scores.test_accuracy!r}, ece={self.scores.ece:.4f}"
-        return f"Evaluation({found}, {len(self.labels):,} test images of {len(self.classes):,} classes)"
+        return f"Evaluation({found}, {plural(len(self.labels), 'test image')} of {plural(len(self.classes), 'class')})"
 
     def _repr_png_(self) -> bytes:
         from tenfold.evaluation import plots

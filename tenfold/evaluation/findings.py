@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from tenfold.console import percent
+from tenfold.console import percent, plural
 from tenfold.evaluation.duplicates import Pair
 from tenfold.evaluation.labels import Issue
 from tenfold.evaluation.seed_variance import SeedVariance
@@ -182,8 +182,8 @@ class Audit(AuditParts):
     def __repr__(self) -> str:
         suspected = "unknown" if self.labels.test is None else f"{self.labels.test.suspected:,}"
         return (
-            f"Audit({self.duplicates.count:,} duplicates, {percent(self.corruptions.mean_accuracy)} accuracy on "
-            f"corrupted images, {suspected} test label issues)"
+            f"Audit({plural(self.duplicates.count, 'duplicate')}, {percent(self.corruptions.mean_accuracy)} accuracy "
+            f"on corrupted images, {suspected} test label issues)"
         )
 
     def to_dict(self) -> dict[str, Any]:

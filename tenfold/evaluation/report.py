@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tenfold import notebook
-from tenfold.console import progress
+from tenfold.console import plural, progress
 from tenfold.data.corrections import CORRECTIONS
 from tenfold.data.dataset import Dataset
 from tenfold.evaluation import metrics, plots
@@ -230,7 +230,7 @@ def _values(known: Known, numbers: np.ndarray, names: list[str]) -> dict[str, An
     first = show(range(min(choice.FIRST, len(frame))))
     return {
         "title": known.title,
-        "subtitle": f"{results['test_images']:,} test images of {len(known.dataset.classes):,} classes",
+        "subtitle": f"{plural(results['test_images'], 'test image')} of {plural(len(known.dataset.classes), 'class')}",
         "sections": _SECTIONS,
         "headline": sections.headline(results),
         "corrections": [f"{s[0].upper()}{s[1:]}." for s in _corrections(known)],

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tenfold.console import Advance, progress, resumable
+from tenfold.console import Advance, plural, progress, resumable
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.data.resize import with_current_resize
 from tenfold.errors import DataError, DivergedError, ModelError, RunFailedError, StorageError, UsageError
@@ -33,6 +33,8 @@ SETTINGS, DATABASE, BEST, PLOT = "tune.json", "tune.db", "best.json", "tune.png"
 UNPRUNED = 5
 """Trials that are never ended early: without some, there is no median to fall short of."""
 _FATAL = (1, DataError.exit_code, StorageError.exit_code)  # these would end every other trial, too
+REQUESTED = ("data", "size", "resize", "device", "seed", "skip_bad", "labels", "label_columns")
+"""What a trial's process gets of `Setting`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Setting:
 
     val_images: how many images, the last of the training images, they are scored on. content: the digest of the folder
     that the images come from, None for a data set that has a name. skip_bad: how many of its files may be unreadable.
+    labels, label_columns: the label file that names its images, "" for none, and what its columns are called.
     """
 
     recipe: Recipe
@@ -53,11 +56,12 @@ class Setting:
     seed: int
     content: str | None = None
     skip_bad: str = SKIP_BAD
+    labels: str = ""
+    label_columns: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As plain data, to be compared with what a folder holds."""
-        names = ("val_images", "data", "size", "resize", "device", "seed", "content", "skip_bad")
-        shared = {name: getattr(self, name) for name in names}
+        shared = {name: getattr(self, name) for name in ("val_images", "content", *REQUESTED)}
         space = {name: asdict(domain) for name, domain in self.space.items()}
         return {"recipe": json.loads(self.recipe.to_json()), "space": space, **shared}
 
@@ -103,7 +107,7 @@ def searching(setting: Setting, trials: int, out: Path) -> Iterator["Search"]:
     finally:
         lock.release()
     if not completed(study):
-        raise DivergedError(f"none of {trials} trials came through; the last: {_reason(study)}")
+        raise DivergedError(f"none of {plural(trials, 'trial')} came through; the last: {_reason(study)}")
     named = {"name": f"{setting.recipe.name[:58]}-tuned"}
     best = with_fields(setting.recipe, fields_of(study.best_trial, setting.space) | named)
     write_text(out / BEST, best.to_json())
@@ -120,7 +124,8 @@ def _check_folder(setting: Setting, out: Path) -> None:
         earlier = parse_object(path.read_bytes())
     except ValueError as error:
         raise ModelError(f"{path} is damaged ({error}): choose another --out") from error
-    earlier = {"skip_bad": SKIP_BAD} | with_current_resize(earlier) | {"recipe": with_defaults(earlier.get("recipe"))}
+    usual = {"skip_bad": SKIP_BAD, "labels": "", "label_columns": ""}
+    earlier = usual | with_current_resize(earlier) | {"recipe": with_defaults(earlier.get("recipe"))}
     changed = [name for name, value in asked.items() if earlier.get(name) != value]
     if changed:
         raise UsageError(f"{out} holds a search with another {changed[0].replace('_', ' ')}: choose another --out")
@@ -240,8 +245,7 @@ def accuracies(setting: Setting, recipe: Recipe) -> Generator[float]:
 @contextmanager
 def _process(setting: Setting, recipe: Recipe, remarks: IO[str]) -> Iterator[subprocess.Popen[str]]:
     """A trial's process, which does not outlive the block."""
-    names = ("data", "size", "resize", "device", "seed", "skip_bad")
-    request = {name: getattr(setting, name) for name in names} | {"recipe": recipe.to_json()}
+    request = {name: getattr(setting, name) for name in REQUESTED} | {"recipe": recipe.to_json()}
     words = [sys.executable, "-m", "tenfold.training.trial"]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=remarks, text=True) as process:

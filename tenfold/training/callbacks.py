@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from tenfold.console import log_info, progress
+from tenfold.console import log_info, plural, progress
 from tenfold.errors import UsageError
 from tenfold.registry import Registry
 
@@ -154,9 +154,8 @@ class EarlyStopping(Callback):
             since = 0 if value > best + self.min_delta else since + 1
             best = max(best, value)
         if since >= self.patience and not trainer.done:
-            log_info(
-                f"stopped at epoch {trainer.epochs[-1].epoch:g}: {self.monitor} has not improved for {since} epochs"
-            )
+            why = f"{self.monitor} has not improved for {plural(since, 'epoch')}"
+            log_info(f"stopped at epoch {trainer.epochs[-1].epoch:g}: {why}")
             trainer.should_stop = True
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from tenfold.console import log_info, warn
+from tenfold.console import log_info, plural, warn
 from tenfold.data import Dataset, load
 from tenfold.data.corrections import CORRECTIONS, apply_corrections, parse_corrections
 from tenfold.data.dataset import SKIP_BAD
@@ -278,7 +278,7 @@ def _warn_of_unlearned_classes(trainer: Trainer, classes: Sequence[str]) -> tupl
     for label in found:
         count = trainer.class_counts[label]
         warn(
-            f"class {classes[label]!r} was not learned: none of its {count:,} training images is recognised. "
+            f"class {classes[label]!r} was not learned: none of its {plural(count, 'training image')} is recognised. "
             "Its scores are worth nothing: add images of it, train longer (--epochs), or leave it out"
         )
     return tuple(classes[label] for label in found)

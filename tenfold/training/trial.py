@@ -36,13 +36,14 @@ class ReportTrial(Callback):
 
 
 def run(request: dict[str, Any]) -> None:
-    """Train as `request` says: recipe (JSON, as text), data, size, resize, skip_bad, device, seed.
+    """Train as `request` says: recipe (JSON, as text), data, size, resize, skip_bad, labels, device, seed.
 
     Raises as `Trainer.fit`.
     """
     report = ReportTrial()
     names = ("size", "resize", "seed", "skip_bad")
-    dataset = load(request["data"], **{name: request[name] for name in names})
+    labels = {"labels": request["labels"] or None, "label_columns": request["label_columns"]}
+    dataset = load(request["data"], **{name: request[name] for name in names}, **labels)
     recipe = Recipe.from_json(request["recipe"], "trial")
     Trainer(recipe, dataset, [report], seed=request["seed"], device=request["device"]).fit()
 

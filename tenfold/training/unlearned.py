@@ -23,7 +23,9 @@ def warn_of_untrained_classes(classes: Sequence[str], counts: Sequence[int], val
     """Name the classes that no training image is left of (`counts`, one a class), and say where theirs are."""
     held_out = Counter(val_labels)
     for label in (label for label, count in enumerate(counts) if count == 0):
-        where = f"all {held_out[label]:,} are validation images" if held_out[label] else "there are none"
+        held = held_out[label]
+        all_of_them = f"all {held:,} are validation images" if held > 1 else "its only one is a validation image"
+        where = all_of_them if held else "there are none"
         do = "choose a smaller --val-size, add images of it" if held_out[label] else "add images of it"
         warn(f"class {classes[label]!r} has no training image, {where}: it cannot be learned; {do}, or leave it out")
 

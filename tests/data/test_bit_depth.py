@@ -124,7 +124,7 @@ def test_a_folder_is_scaled_by_its_own_range(
         assert part.names is not None
         for pixels, name in zip(part.images, part.names, strict=True):
             np.testing.assert_array_equal(pixels, pixels_by_hand((root / name).read_bytes(), bits))
-    said = f"36 images have 16-bit values: 0 to {2**bits - 1:,} ({bits} bits) are scaled to 0 to 255\n"
+    said = f"36 images with 16-bit values: 0 to {2**bits - 1:,} ({bits} bits) are scaled to 0 to 255\n"
     assert (said in capsys.readouterr().err) == (bits < 16)
 
 
@@ -185,7 +185,7 @@ def test_what_was_kept_of_another_range_goes(tmp_path: Path, home: Path) -> None
 def test_the_check_tells_the_range(tmp_path: Path) -> None:
     (found,) = [f for f in check_folder(fill(tmp_path / "cells")).issues if f.kind == "value range"]
     assert found.severity == "warning" and len(found.paths) == 36
-    assert found.what == "36 images have 16-bit values, of which they use 0 to 4,095 (12 bits)"
+    assert found.what == "36 images with 16-bit values, of which 0 to 4,095 (12 bits) are used"
     assert not [f for f in check_folder(fill(tmp_path / "full", 65_535)).issues if f.kind == "value range"]
 
 

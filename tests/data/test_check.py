@@ -117,7 +117,7 @@ ODD: dict[str, tuple[Change, str, str, str, str]] = {
         "one name in two Unicode forms: merge the two",
     ),
     "loop": (link("a/loop", "."), "link", "warning", "a/loop", "is a link to a folder that is read already"),
-    "small class": (store("c/x.png", 50), "small class", "warning", "c", "c has only 1 images: add some"),
+    "small class": (store("c/x.png", 50), "small class", "warning", "c", "c has only 1 image: add some"),
     "imbalance": (store("c/x.png", 50), "imbalance", "warning", "c", "a has 20 images, c only 1"),
     "duplicates": (store("a/x.png", 0), "duplicates", "warning", "a/x.png", "the same image as a/x.png: keep one"),
     "two classes": (
@@ -194,7 +194,7 @@ def test_one_class_alone_is_no_task(root: Path) -> None:
     shutil.rmtree(root / "b")
     (issue,) = check_folder(root).issues
     assert issue.severity == "error"
-    assert "1 class folders instead of 2 to 1,000: make one subfolder for each class" in str(issue)
+    assert "1 class folder instead of 2 to 1,000: make one subfolder for each class" in str(issue)
     shutil.rmtree(root / "a")
     assert check_folder(root).worst == "error"
 

@@ -224,7 +224,7 @@ def test_a_file_name_that_is_no_text_is_read(make: Make) -> None:
 
 REFUSED: dict[str, tuple[dict[str, int], str]] = {
     "no class": ({}, "0 class folders instead of 2 to 1,000"),
-    "one class": ({"a": 5}, "1 class folders instead of 2 to 1,000"),
+    "one class": ({"a": 5}, "1 class folder instead of 2 to 1,000"),
     "empty class": ({"a": 5, "b": 5, "c": 0}, "the class folder c holds no image: add images to it, or remove it"),
     "empty class of a split": ({"train/a": 5, "train/b": 0, "test/b": 1}, "the class folder b holds no image"),
     "class to test only": ({"train/a": 2, "train/b": 2, "test/c": 1}, "test/c is a class that train/ does not have"),

@@ -161,7 +161,7 @@ def test_a_parquet_file_is_read(root: Path) -> None:
     assert [issue.what for issue in listing.issues if issue.severity == "error"] == [
         "labels.parquet, row 2: there is no weight",
         "labels.parquet, row 3: 2.png has no label",
-        "labels.parquet has training images of 1 classes instead of 2 to 1,000",
+        "labels.parquet has training images of 1 class instead of 2 to 1,000",
     ]
     assert pairs(listing) == [("0.png", "3")] and listing.files[0].weight == 1.5
 
@@ -320,7 +320,7 @@ def test_labels_that_change_do_not_decode_again(root: Path, write: Write) -> Non
             ("path,label,weight,split", "0.png,cat,1,train", "1.png,dog,0,train", "2.png,dog,1,test"),
             "labels.csv: every training image of class dog has the weight 0",
         ),
-        (("path,label", "0.png,cat"), "labels.csv has training images of 1 classes instead of 2 to 1,000"),
+        (("path,label", "0.png,cat"), "labels.csv has training images of 1 class instead of 2 to 1,000"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(write: Write, lines: Sequence[str], said: str) -> None:

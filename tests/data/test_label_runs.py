@@ -7,13 +7,16 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import tenfold
+from tenfold.data.dataset import Split
 from tenfold.data.shapes import make_shapes
+from tenfold.scaling.tune import SETTINGS
 from tenfold.training.split_file import count_held_out
 from tests.support.forks import Fork, command
 from tests.support.process import Invoke
@@ -182,3 +185,71 @@ def test_the_command_that_repeats_the_run_names_its_label_file(trained: dict[str
 
     card = _training(tenfold.Run.open(trained["run"]))
     assert "--data photos/" in card and "--labels labels.csv" in card and str(photos) not in card
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """A label file of twelve images in a folder, six of each class, with a column of another name."""
+    rng, rows = np.random.default_rng(0), ["path,species"]
+    (tmp_path / "mine").mkdir()
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(tmp_path / "mine" / f"{number}.png")
+        rows.append(f"{number}.png,{'ant' if number % 2 else 'bee'}")
+    path = tmp_path / "mine" / "labels.csv"
+    path.write_text("\n".join(rows))
+    return path
+
+
+LISTED = ("--label-columns", "label=species")
+
+
+def test_samples_of_a_label_file_are_drawn(invoke: Invoke, listed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.png"
+    ended = invoke("data", "show", "--labels", listed, *LISTED, "--out", out, "--json")
+    assert ended.returncode == 0 and out.exists(), ended.stderr
+    said = json.loads(ended.stdout)
+    assert {name: said["train"][name] + said["test"][name] for name in ("ant", "bee")} == {"ant": 6, "bee": 6}
+
+
+def test_the_step_of_a_label_file_is_profiled(
+    invoke: Invoke, listed: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def measure(_recipe: object, train: Split, classes: int, *_: object) -> NoReturn:
+        seen.append((len(train), classes))
+        raise MemoryError
+
+    monkeypatch.setattr("tenfold.training.profile.profile_step", measure)
+    invoke("profile", "--recipe", tiny_recipe, "--labels", listed, *LISTED)
+    assert len(seen) == 1 and seen[0][0] in (8, 10) and seen[0][1] == 2
+
+
+def test_every_run_of_a_bench_reads_the_label_file(
+    invoke: Invoke, listed: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    def measure(_recipes: object, _seeds: object, _path: Path, setting: Any) -> NoReturn:
+        asked.append(setting)
+        raise MemoryError
+
+    monkeypatch.setattr("tenfold.scaling.bench.bench", measure)
+    words = ("bench", "--recipe", tiny_recipe, "--labels", listed, *LISTED)
+    invoke(*words)
+    (setting,) = asked
+    options = list(setting.options)
+    expected = {"--labels": str(listed), "--label-columns": "label=species", "--data": str(listed.parent)}
+    assert {option: options[options.index(option) + 1] for option in expected} == expected
+    ended = invoke(*words, "--cluster", "auto")
+    assert ended.returncode == 2 and "--cluster does not send label files to its nodes" in ended.stderr
+
+
+def test_a_search_reads_the_label_file(invoke: Invoke, listed: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.json"
+    space.write_text('{"label_smoothing": {"low": 0.0, "high": 0.2}}')
+    words = ("--trials", "1", "--space", space, "--val-size", "4", "--out", tmp_path / "search", "--json")
+    ended = invoke("tune", tiny_recipe, "--labels", listed, *LISTED, *words)
+    assert ended.returncode == 0, ended.stderr
+    kept = json.loads((tmp_path / "search" / SETTINGS).read_text())
+    assert (kept["labels"], kept["label_columns"]) == (str(listed), "label=species")

@@ -120,7 +120,7 @@ def trained(invoke: Invoke, tiny_recipe: Path, tmp_path_factory: pytest.TempPath
 def test_a_run_says_and_notes_how_many_were_skipped(trained: Any) -> None:
     said, folder = trained
     assert said.returncode == 0, said.stderr
-    assert "5 images of x/ could not be read and were skipped\n" in said.stdout
+    assert "skipped 5 images of x/ that could not be read\n" in said.stdout
     noted = json.loads((folder / "run" / "env.json").read_text())["folder"]
     assert (noted["skip_bad"], noted["skipped"]) == ("10%", 5)
     assert json.loads((folder / "run" / "results.json").read_text())["skipped_images"] == 5

@@ -176,8 +176,8 @@ REFUSED: dict[str, tuple[dict[str, int], str]] = {
         "its folder daisy holds 2019 and 2020: name {root}/daisy instead; or, if daisy is a class itself, add images "
         "to rose",
     ),
-    "one class": ({"a/1": 1}, "has 1 class folders instead of 2 to 1,000"),
-    "one class, in a folder of its name": ({"flowers/flowers": 1}, "has 1 class folders instead of 2 to 1,000"),
+    "one class": ({"a/1": 1}, "has 1 class folder instead of 2 to 1,000"),
+    "one class, in a folder of its name": ({"flowers/flowers": 1}, "has 1 class folder instead of 2 to 1,000"),
     "two of a split": (
         {"train/a": 1, "train/b": 1, "val/a": 1, "validation/a": 1},
         "of val and validation two are the same split: merge them",

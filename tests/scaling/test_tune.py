@@ -446,7 +446,7 @@ def test_a_trial_that_diverges_says_so_and_leaves_its_exit_code(tmp_path: Path, 
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), {"optimizer": "adam"})
     space = make_space(tmp_path, {"stages.0.learning_rate": {"low": 1e30, "high": 1e31}}, recipe)
     setting = make_setting(tmp_path, recipe=recipe, val_images=40, space=space, data=few)
-    with pytest.raises(DivergedError, match=r"none of 1 trials came through; the last: loss is \w+ at step"):
+    with pytest.raises(DivergedError, match=r"none of 1 trial came through; the last: loss is \w+ at step"):
         tune.tune(setting, 1, tmp_path / "out")
 
 

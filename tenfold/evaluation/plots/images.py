@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tenfold.console import plural
 from tenfold.data.stored import Images
 from tenfold.evaluation.metrics import format_confidence, shown
 from tenfold.evaluation.plots.style import BLUE, INK, MOST_ROWS, VERMILLION, fitting, new_figure, styled
@@ -53,10 +54,12 @@ def misclassified(images: Images, predictions: "pd.DataFrame", classes: Sequence
     """
     wrong = predictions[~predictions["correct"]].sort_values("probability", ascending=False, kind="stable")
     if wrong.empty:
-        return new_figure(8.0, 0.9, title, f"No mistakes among {len(predictions):,} images.")
+        return new_figure(8.0, 0.9, title, f"No mistakes among {plural(len(predictions), 'image')}.")
     top, label_of = wrong.head(GALLERY_IMAGES), {name: label for label, name in enumerate(classes)}
     true, predicted = (top[column].map(label_of).to_numpy() for column in ("true", "predicted"))
-    note = f"{len(top)} of {len(wrong):,} mistakes among {len(predictions):,} images, most confident first"
+    note = (
+        f"{len(top)} of {plural(len(wrong), 'mistake')} among {plural(len(predictions), 'image')}, most confident first"
+    )
     return gallery(images[top["index"]], true, predicted, top["probability"].to_numpy(), classes, title, note)
 
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tenfold.console import plural
 from tenfold.evaluation.metrics import shown
 from tenfold.evaluation.plots.style import BLUE, FAINT, MUTED, VERMILLION, new_figure, percent, styled
 
@@ -18,7 +19,7 @@ _ABOVE_LEGEND = 24  # points between an axis and its title, with a legend of one
 def search(row: dict[str, Any]) -> Figure:
     """Validation accuracy of every trial and the best so far; beside it the importance of each field (see `tune`)."""
     ended = f"{row['pruned']} pruned and {row['failed']} failed: their numbers are marked at the foot"
-    figure = new_figure(9.0, 4.0, f"Search over {shown(row['recipe'])}: {len(row['trials'])} trials", ended)
+    figure = new_figure(9.0, 4.0, f"Search over {shown(row['recipe'])}: {plural(len(row['trials']), 'trial')}", ended)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_history(left, row["trials"], row["best"]["val_accuracy"], row["noise"])
     _draw_importances(right, row["importances"])

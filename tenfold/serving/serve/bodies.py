@@ -15,6 +15,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
+from tenfold.console import plural
 from tenfold.files import parse_object
 from tenfold.serving.serve.batching import Batcher
 from tenfold.serving.serve.encoding import coding_of, decompress
@@ -102,7 +103,7 @@ def images_of(content_type: str, body: bytes, limits: Limits) -> list[bytes]:
 
 def too_many(most: int) -> RefusalError:
     """413, for more images than one request may have."""
-    return RefusalError(413, f"one request takes at most {most} images")
+    return RefusalError(413, f"one request takes at most {plural(most, 'image')}")
 
 
 def parse_json(body: bytes, most: int) -> dict[str, Any]:

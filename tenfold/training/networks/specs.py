@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 import pydantic
 from pydantic import Field
 
+from tenfold.console import plural
 from tenfold.errors import UsageError
 from tenfold.training.networks.base import NetworkSpec, register_network
 from tenfold.training.spec import Positive, Share, Width
@@ -93,7 +94,7 @@ class WhitenedSpec(NetworkSpec):
         from tenfold.training.networks.whitened import WhitenedConvNet
 
         if self._last_side(size) == 0:
-            raise UsageError(f"{size}×{size} images are too small for {len(self.widths)} groups")
+            raise UsageError(f"{size}×{size} images are too small for {plural(len(self.widths), 'group')}")
         return WhitenedConvNet(self, classes)
 
     def proxy(self, widths: tuple[int, ...]) -> "WhitenedSpec":
