@@ -15,7 +15,7 @@ from typing import Any
 from tenfold.scaling.bench import Setting, bench
 from tenfold.scaling.summary import compare, summarize
 from tenfold.training.networks import WhitenedSpec
-from tenfold.training.precision import cpu_has_bfloat16
+from tenfold.training.precision import bfloat16_pays
 from tenfold.training.recipe import Recipe
 from tenfold.training.recipe_files import find_recipe
 
@@ -62,8 +62,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     options = parser.parse_args()
-    if not cpu_has_bfloat16():
-        parser.error("times can be normalised only on a CPU with bfloat16")
+    if not bfloat16_pays():
+        parser.error("times can be normalised only on a CPU that bfloat16 is faster on")
     whole = find_recipe(options.recipe)
     others = variants(whole)
     done = bench({"whole": whole} | others, range(options.runs), options.out, SETTING)

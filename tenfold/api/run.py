@@ -169,8 +169,8 @@ class Run(storage.Run):
         from tenfold.data import as_label_file, folder_of
         from tenfold.evaluation.distance import add_rejection
         from tenfold.evaluation.evaluate import check_data, evaluate, rewrite_scores
-        from tenfold.training.fitting import device_for
         from tenfold.training.provenance import FoundData, find_data, other_data
+        from tenfold.training.run import device_of
 
         label_file = as_label_file(labels, label_columns)
         if label_file:
@@ -178,11 +178,11 @@ class Run(storage.Run):
         dataset = other_data(self, str(data), None, label_file) if isinstance(data, str | Path) else data
         found = dataset if dataset is None or isinstance(dataset, FoundData) else check_data(self, dataset)
         if found is not None and not found.own:
-            return evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
+            return evaluate(self, found, device_of(self, device), target_error=target_error)
         here = found or find_data(self)
         found = here if here.own else None  # where the images are gone, their logits may be enough
         with self.locked():
-            evaluation = evaluate(self, found, device_for(self.recipe, device), target_error=target_error)
+            evaluation = evaluate(self, found, device_of(self, device), target_error=target_error)
             rewrite_scores(self, evaluation)
             if here.own and here.dataset and not self.has_distance:
                 add_rejection(self, here.dataset, device)
@@ -205,13 +205,13 @@ class Run(storage.Run):
         """
         from tenfold.evaluation.audit import Subject, changed, run_audit
         from tenfold.evaluation.report import REPORT, write_report
-        from tenfold.training.fitting import device_for
+        from tenfold.training.run import device_of
 
         own, dataset = self._own_data(data, "audit")
         page = self.path / REPORT
         with self.locked(), progress_bars(progress):
             evaluation = self.evaluate(own, device=device)
-            found, new = run_audit(Subject(self, dataset, evaluation), device_for(self.recipe, device), full)
+            found, new = run_audit(Subject(self, dataset, evaluation), device_of(self, device), full)
             # an interrupted call may have left a part that is not new, but not on the page either
             if new or not page.is_file() or page.stat().st_mtime < changed(self):
                 write_report(self, dataset, evaluation, found)

@@ -231,6 +231,8 @@ def _refuse_changes(context: typer.Context, run: "RunDirectory") -> Path | None:
             raise UsageError(f"{run.path} was started with --{option} {value}, not {asked}: leave --{option} out")
     if is_given(context, "fine_tune") and context.params["fine_tune"] not in ("auto", recipe.fine_tune):
         raise UsageError(f"{run.path} was started with --fine-tune {recipe.fine_tune}: leave --fine-tune out")
+    if is_given(context, "dtype") and context.params["dtype"] not in ("auto", env["dtype"]):
+        raise UsageError(f"{run.path} was started in {env['dtype']}, and keeps that: leave --dtype out")
     if is_given(context, "balance"):
         raise UsageError(f"{run.path} keeps how its classes are balanced, see recipe.json: leave --balance out")
     asked_recipe, size = context.params["recipe"], folder["size"] if folder else _size_of(env["data"])

@@ -7,6 +7,7 @@ Legend: N images, H×W pixels.
 
 import hashlib
 import math
+import os
 import threading
 import weakref
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ class StoredImages:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Read an image (H×W×3), or those of a slice or of an array of numbers or booleans (a new array M×H×W×3)."""
+        if isinstance(index, tuple) or index is Ellipsis:
+            raise IndexError("stored images are indexed along their first axis only")
         chosen = self._numbers[index]
         return self._source.read(np.atleast_1d(chosen)).reshape(*chosen.shape, *self.shape[1:])
 
@@ -83,12 +86,17 @@ class _Rows:
         rows = np.empty((len(numbers), *self.shape), np.uint8)
         size = math.prod(self.shape)
         for row, number in zip(rows, numbers.tolist(), strict=True):
-            with self._lock:
-                self.file.seek(self._offset + number * size)
-                count = self.file.readinto(row.data)
-            if count != size:
+            if self._read_into(row, self._offset + number * size) != size:
                 raise DataError(f"{self.path} was cut short while it was in use: start again, and it is made again")
         return rows
+
+    def _read_into(self, row: np.ndarray, place: int) -> int:
+        """Fill a row from that place of the file on; return how many bytes there were."""
+        if hasattr(os, "preadv"):  # a forked process shares the place of `seek`
+            return os.preadv(self.file.fileno(), [row.data], place)
+        with self._lock:
+            self.file.seek(place)
+            return self.file.readinto(row.data) or 0
 
 
 Images = np.ndarray | StoredImages

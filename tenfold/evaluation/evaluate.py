@@ -15,10 +15,9 @@ from tenfold.evaluation.scores import Scores
 from tenfold.files import format_object
 from tenfold.training.device import DeviceConfig
 from tenfold.training.fingerprint import is_own
-from tenfold.training.fitting import device_for
 from tenfold.training.holdout import split
 from tenfold.training.provenance import FoundData, as_own, find_data, is_read_alike, reload_dataset
-from tenfold.training.run import Run
+from tenfold.training.run import Run, device_of
 from tenfold.training.target_error import check_target_error, target_error_of
 from tenfold.training.weights import Model
 
@@ -117,7 +116,7 @@ def evaluate(
     `ModelError` for a run that is unfinished or damaged, `DataError` for data of other classes or without labelled test
     images, and as `reload_dataset` does, `UsageError` for another target error, or one with other data.
     """
-    target_error, device_config = check_target_error(target_error), device_config or device_for(run.recipe)
+    target_error, device_config = check_target_error(target_error), device_config or device_of(run)
     if data is None:
         data = find_data(run)
         by_logits = not data.own and target_error is None  # a new threshold takes the validation images

@@ -81,6 +81,8 @@ class _Environment(pydantic.BaseModel):
     device: str
     dtype: str
     threads: int
+    kernels: str | None = None
+    """None in records of before there were any."""
     versions: dict[str, str]
     code: str
 
@@ -281,7 +283,7 @@ def _measure(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     if process.returncode:
         raise RunFailedError(f"{run.name}: {_reason(process)}", max(process.returncode, 1))
     results = json.loads(process.stdout)
-    if results["device"] != "cpu":  # of that, the CPU's rate says nothing
+    if results["device"] != "cpu" or results["dtype"] != "bfloat16":  # of that, this rate says nothing
         before = after = None
     return Timed(results, before, after, _noted(run) | {"code": code})
 
@@ -301,17 +303,18 @@ def _reason(process: "subprocess.CompletedProcess[str]") -> str:
 
 
 def _rate() -> float | None:
-    """The machine's speed; None where bfloat16 products are emulated, and so say nothing of float32 training."""
+    """The machine's speed; None where bfloat16 is no faster than float32, and so says nothing of training."""
     return matmul_gflops() if bfloat16_pays() else None
 
 
 def _noted(run: Path) -> dict[str, Any]:
     """Machine and versions that a run notes."""
     noted = json.loads((run / "env.json").read_bytes())
-    return {name: noted[name] for name in _Environment.model_fields if name != "code"}
+    return {name: noted.get(name) for name in _Environment.model_fields if name != "code"}
 
 
 def _digest_of_code() -> str:
     """A digest of tenfold's code, which changes between versions, too."""
-    code = b"".join(path.read_bytes() for path in sorted(_PACKAGE.rglob("*.py")))
+    sources = (path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".c", ".h"))
+    code = b"".join(path.read_bytes() for path in sorted(sources))
     return hashlib.sha256(code).hexdigest()[:12]

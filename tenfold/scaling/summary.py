@@ -261,7 +261,9 @@ def say_environment(environment: dict[str, Any]) -> str:
     """Machine and versions in one line."""
     versions = " ".join(f"{name} {number}" for name, number in environment["versions"].items())
     where = environment["gpu"] or environment["cpu"]
-    return f"{where}, {environment['dtype']}, {environment['threads']} threads; {versions}; code {environment['code']}"
+    how = f"{environment['dtype']}, {environment['threads']} threads"
+    kernels = f", {environment['kernels']} kernels" if environment.get("kernels") else ""
+    return f"{where}, {how}{kernels}; {versions}; code {environment['code']}"
 
 
 def _seeds(numbers: Sequence[int]) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 
 from tenfold.errors import UsageError, did_you_mean
-from tenfold.training import kernels
 from tenfold.training.cpu import keep_freed_memory, set_threads
 from tenfold.training.precision import best_dtype
 
@@ -46,7 +45,7 @@ def select_device(device: str = "auto", dtype: torch.dtype | None = None, why: s
         best, why_dtype = dtype, f"{str(dtype).removeprefix('torch.')}: {why}"
     reasons = [why_device, why_dtype]
     if chosen.type == "cpu":
-        reasons += [set_threads(), keep_freed_memory(), f"kernels: {kernels.library().reason}"]
+        reasons += [set_threads(), keep_freed_memory()]
     return DeviceConfig(chosen, best, torch.get_num_threads(), tuple(reasons))
 
 

@@ -22,6 +22,7 @@ from tenfold.data.sources import PUBLISHER_URL, offline
 from tenfold.errors import DataError, StorageError, UsageError
 from tenfold.machine import cores_message
 from tenfold.training.device import DEVICES, select_device
+from tenfold.training.kernels import library
 from tenfold.training.precision import cpu_features
 from tenfold.training.speed import NORMAL_RATE, matmul_gflops
 
@@ -68,15 +69,12 @@ def _processor() -> Iterator[Check]:
     units = ", ".join(unit for unit in _VECTOR_UNITS if features.get(unit)) or "none known"
     name = str(features.get("cpu_name") or platform.processor() or "unknown")
     device_config = select_device("cpu")
-    _, dtype, threads, allocator, kernels = device_config.reasons
+    _, dtype, threads, allocator = device_config.reasons
     yield Check("processor", f"{name}, {cores_message()} for this process", f"trains with {threads}")
     yield Check("vector units", units, dtype)
     yield Check("allocator", platform.libc_ver()[0] or "not glibc", allocator)
-    yield Check(
-        "kernels",
-        kernels.partition(": ")[2],
-        "max pool, batch norm and GELU of training; TENFOLD_KERNELS=off does without",
-    )
+    so = "max pool, batch norm and GELU in training; TENFOLD_KERNELS=off does without"
+    yield Check("kernels", library().reason, so)
     rate = matmul_gflops(device_config.dtype)
     so = "times here are not normalised, which wants bfloat16"
     if device_config.dtype == torch.bfloat16:

@@ -24,7 +24,7 @@ def describe_environment(
         "device": str(device_config.device),
         "dtype": device_config.dtype_name,
         "threads": device_config.threads,
-        "kernels": "C" if kernels.library().functions else "PyTorch",
+        "kernels": "C" if device_config.device.type == "cpu" and kernels.library().functions else "PyTorch",
         "ranks": dist.count,
         "reasons": list(device_config.reasons),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},

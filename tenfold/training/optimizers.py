@@ -95,8 +95,8 @@ class Muon(Optimizer):
 def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
     """Bring all singular values of a matrix near 1 by a quintic Newton–Schulz iteration; same shape.
 
-    It is computed in bfloat16, or in float32 on a CPU that has none. The coefficients (Keller Jordan, 2024) have the
-    steepest slope at zero for which the values stay within about [0.7, 1.2]; three steps suffice for training.
+    It is computed in bfloat16, or in float32 on a CPU that is no faster in it. The coefficients (Keller Jordan, 2024)
+    have the steepest slope at zero for which the values stay within about [0.7, 1.2]; three steps suffice for training.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]

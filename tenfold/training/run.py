@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from tenfold.data.resize import with_current_resize
@@ -27,9 +28,11 @@ from tenfold.files import (
     write_text,
 )
 from tenfold.training.checkpoint import Checkpoint, list_checkpoints, load_newest
-from tenfold.training.device import DeviceConfig
+from tenfold.training.device import DeviceConfig, select_device
+from tenfold.training.fitting import device_for
 from tenfold.training.lock import Lock, check_idle, now
 from tenfold.training.manifest import MANIFEST, Manifest, replace_files
+from tenfold.training.precision import DTYPES
 from tenfold.training.recipe import Recipe
 from tenfold.training.weights import (
     DESCRIPTION,
@@ -252,3 +255,12 @@ def check_new(path: Path) -> None:
     if path.exists():
         check_idle(path)
         raise UsageError(f"{path} exists: choose another --out, or resume it: --resume --out {path}")
+
+
+def device_of(run: Run, device: str = "auto") -> DeviceConfig:
+    """As `device_for` for the run's recipe, in the number format that it was started in, on a device of that kind."""
+    chosen, env = device_for(run.recipe, device), run.env
+    started_here = chosen.device.type == torch.device(env["device"]).type and env["dtype"] in DTYPES
+    if not started_here or chosen.dtype_name == env["dtype"]:
+        return chosen
+    return select_device(device, DTYPES[env["dtype"]], "as when the run was started")

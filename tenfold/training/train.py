@@ -13,6 +13,7 @@ from tenfold.data.corrections import CORRECTIONS, apply_corrections, parse_corre
 from tenfold.data.dataset import SKIP_BAD
 from tenfold.errors import DataError, ModelError, Terminated
 from tenfold.files import write_text
+from tenfold.training import kernels
 from tenfold.training.balancing import Balance, decide_balance
 from tenfold.training.callbacks import Callback, EpochLog, ProgressBar
 from tenfold.training.device import DeviceConfig
@@ -25,11 +26,10 @@ from tenfold.training.fingerprint import fingerprint, is_own, note_origin
 from tenfold.training.fitting import device_for
 from tenfold.training.holdout import log_groups, split
 from tenfold.training.manifest import LOGS
-from tenfold.training.precision import DTYPES
 from tenfold.training.provenance import as_own, reload_dataset
 from tenfold.training.recipe import Recipe
 from tenfold.training.recorder import Checkpoints, CsvLog
-from tenfold.training.run import LEFT_OUT, STOPPED, Run, check_new
+from tenfold.training.run import LEFT_OUT, STOPPED, Run, check_new, device_of
 from tenfold.training.split_file import write_split
 from tenfold.training.summary import Layer, count_parameters, fold_blocks, summarize
 from tenfold.training.target_error import check_target_error
@@ -125,13 +125,8 @@ def resume(
     with run.unlocked_at_end():
         if run.scored:
             raise ModelError(f"nothing to resume: {run.path} is finished")
-        device_config = device_for(run.recipe, dist.device(device or run.env["device"]), _kept_dtype(run, device))
+        device_config = device_of(run, dist.device(device or run.env["device"]))
         return _resume(run, device_config, _own_data(run, data, labels), dist, callbacks)
-
-
-def _kept_dtype(run: Run, device: str | None) -> str:
-    """A run resumes in the format that it began with, unless another device is asked for."""
-    return run.env["dtype"] if device is None and run.env["dtype"] in DTYPES else "auto"
 
 
 def _resume(
@@ -207,7 +202,7 @@ def _lead(trainer: Trainer, run: Run) -> None:
 
 def _note_resumption(run: Run, device_config: DeviceConfig, dataset: Dataset, dist: DistContext) -> None:
     """Write down where the run resumes, and say what keeps it from ending with the bits of an uninterrupted one."""
-    env = {"ranks": 1} | run.env
+    env: dict[str, Any] = {"ranks": 1, "kernels": "PyTorch"} | run.env  # old runs say neither
     here = describe_environment(env["data"], env["seed"], device_config, dist)
     decisive = ("device", "dtype", "threads", "kernels", "ranks", "versions", "cpu")
     changed = [key for key in decisive if env.get(key) != here[key]]
@@ -220,7 +215,8 @@ def _note_resumption(run: Run, device_config: DeviceConfig, dataset: Dataset, di
 
 def _prepare(recipe: Recipe, dataset: Dataset, seed: int, device_config: DeviceConfig, dist: DistContext) -> Trainer:
     trainer = Trainer(recipe, dataset, seed=seed, device=device_config, dist=dist)
-    for reason in device_config.reasons if dist.first else ():
+    on_cpu = [f"kernels: {kernels.library().reason}"] if device_config.device.type == "cpu" else []
+    for reason in [*device_config.reasons, *on_cpu] if dist.first else ():
         log_info(reason)
     if dist.first:
         held_out = trainer.val[1].tolist() if trainer.val else []

@@ -27,6 +27,7 @@ NOT_PATHS = {
     *(
         "seed",
         "device",
+        "dtype",
         "resize",
         "skip_bad",
         "fine_tune",

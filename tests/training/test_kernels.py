@@ -1,6 +1,7 @@
 """The compiled kernels against PyTorch in float64, and how they are compiled, kept and done without."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tenfold.errors import UsageError
 from tenfold.training import kernels
 from tenfold.training.device import select_device
 from tenfold.training.fitting import as_recipe
@@ -169,12 +171,20 @@ def test_the_bits_do_not_depend_on_the_number_of_threads() -> None:
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
 
 
+def test_a_first_layer_that_is_trained_gets_its_gradients() -> None:
+    network = as_recipe("fast89").network.build(10, 32).train()
+    patch = network.get_submodule("patch").requires_grad_()
+    network(images(4, 3, 32, 32, dtype=torch.float32)).sum().backward()
+    assert all(parameter.grad is not None for parameter in patch.parameters())
+
+
 def test_other_images_are_not_taken() -> None:
     assert not kernels.takes(torch.zeros(4, 3, 8, 8, dtype=torch.float64))
     assert not kernels.takes(torch.zeros(4, 3, 8, 8, dtype=torch.float16))
     assert not kernels.takes(torch.zeros(4, 3, 8))
     assert not kernels.takes(torch.zeros(1, 3, 2, 2))  # one number a channel once pooled: PyTorch says what is wrong
     assert not kernels.takes(torch.zeros(0, 3, 8, 8))
+    assert not kernels.takes(torch.zeros(9, 3, 8, 1))
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -201,7 +211,8 @@ def test_a_network_learns_the_same_without_kernels(residual: bool, monkeypatch: 
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, and kernels not loaded yet."""
     monkeypatch.setenv("TENFOLD_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("CC", raising=False)
+    for name in ("CC", "TENFOLD_KERNELS"):
+        monkeypatch.delenv(name, raising=False)
     compiled.library.cache_clear()
     monkeypatch.setattr(compiled, "library", compiled.library.__wrapped__)
     return tmp_path / "home" / "kernels"
@@ -243,10 +254,24 @@ def test_another_cpu_or_compiler_gets_a_library_of_its_own(fresh: Path, monkeypa
     assert len(list(fresh.glob("*.so"))) == 3
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, fresh: Path) -> None:
-    (tmp_path / "home").write_text("a file")
+@pytest.mark.parametrize("cache", ["a file", "no home", "open to all"])
+def test_a_cache_that_is_of_no_use_is_done_without(
+    cache: str, tmp_path: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if cache == "a file":
+        (tmp_path / "home").write_text("")
+    elif cache == "no home":
+        monkeypatch.setenv("TENFOLD_HOME", "~nobody-of-that-name")
+    else:  # anybody could put code there
+        fresh.mkdir(parents=True)
+        fresh.chmod(0o777)
     assert compiled.library().functions
-    assert not fresh.exists()
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_the_cache_of_code_is_private(fresh: Path) -> None:
+    compiled.library()
+    assert fresh.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(
@@ -276,7 +301,7 @@ def test_what_is_no_library_is_not_kept(fresh: Path, tmp_path: Path, monkeypatch
 
 def test_a_missing_compiler_is_named(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert compiled.library().reason == "PyTorch's operations: no C compiler was found (cc, gcc, clang)"
+    assert compiled.library().reason == "PyTorch's operations: no C compiler was found (gcc, cc, clang)"
     monkeypatch.setenv("CC", "nowhere-cc")
     assert "nowhere-cc" in compiled.library().reason
 
@@ -285,6 +310,18 @@ def test_kernels_can_be_switched_off(fresh: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("TENFOLD_KERNELS", "off")
     assert compiled.library() == compiled.Library(None, "PyTorch's operations: TENFOLD_KERNELS=off")
     assert not fresh.exists()
+    monkeypatch.setenv("TENFOLD_KERNELS", "false")
+    with pytest.raises(UsageError, match="TENFOLD_KERNELS must be on or off, not 'false'"):
+        compiled.library()
+
+
+def test_the_next_compiler_is_tried(fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    script(folder / "gcc", "exit 1")
+    (folder / "cc").symlink_to(str(shutil.which("gcc")))
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert compiled.library().reason == "compiled by cc for this CPU"
 
 
 @pytest.mark.slow

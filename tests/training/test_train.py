@@ -87,7 +87,7 @@ def test_disk_changes_nothing(trained: TrainResult) -> None:
 def test_the_network_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(replace(RECIPE, stages=(Stage(0.2, 0.1, 0.0),)), DATASET, tmp_path / "run", device="cpu").run.unlock()
     said = [line.split() for line in capsys.readouterr().err.splitlines()]
-    assert ["patch", "Conv2d", "8×32×32", "224"] in said  # 8 × 27 + 8
+    assert ["patch", "Whitening", "8×32×32", "224"] in said  # 8 × 27 + 8
     assert ["groups.1.convs.1", "Conv", "16×8×8", "2,304"] in said  # 16 × 16 × 9
     # the norms' scales, moving means and variances, and the first layer's filters are not trained
     held = 224 + 8 * 8 * 9 * 2 + 8 * 16 * 9 + 2304 + 4 * (8 + 8 + 16 + 16) + 160

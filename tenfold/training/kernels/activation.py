@@ -23,7 +23,8 @@ def norm_gelu(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None = None, p
 
 
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
-    """ReLU(x + bias) for N×C×H×W, written over `x`, which must need no gradient."""
+    """ReLU(x + bias) for N×C×H×W; `x` must need no gradient, and may be written over."""
+    assert not x.requires_grad
     answer: Tensor = _BiasReLU.apply(x, bias)
     return answer
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tenfold.data.cache import home
-from tenfold.errors import StorageError
+from tenfold.errors import StorageError, UsageError
 from tenfold.files import sha256, write_bytes, write_text
 from tenfold.training.precision import cpu_features
 
@@ -25,7 +25,7 @@ VARIABLE = "TENFOLD_KERNELS"
 _SOURCE = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC", "-shared", "-nostdlib")
 _WIDE = "-mprefer-vector-width=512"
-_COMPILERS = ("cc", "gcc", "clang")
+_COMPILERS = ("gcc", "cc", "clang")
 _COMPILE_SECONDS = 60.0
 _DTYPES = {torch.bfloat16: "bfloat16", torch.float32: "float32"}
 
@@ -55,23 +55,29 @@ def _number(value: int | None) -> Any:
 
 def takes(x: Tensor) -> bool:
     """Whether there are kernels for such images: some pixels of N×C×H×W on the CPU, in bfloat16 or float32."""
-    fits = x.device.type == "cpu" and x.ndim == 4 and x.dtype in _DTYPES and x.numel() > 4 * x.shape[1]
+    fits = x.device.type == "cpu" and x.ndim == 4 and x.dtype in _DTYPES
+    fits = fits and min(x.shape[2:]) >= 2 and x.numel() > 4 * x.shape[1]  # PyTorch says what is wrong with fewer
     return fits and library().functions is not None
 
 
 @cache
 def library() -> Library:
-    """The kernels for this CPU, from the cache or compiled now, which takes about a second; never an error."""
-    if os.environ.get(VARIABLE) == "off":
+    """The kernels for this CPU, from the cache or compiled now, which takes about a second.
+
+    Never an error where they cannot be had. Raises `UsageError` where the variable is something else than on or off.
+    """
+    asked = os.environ.get(VARIABLE) or "on"
+    if asked not in ("on", "off"):
+        raise UsageError(f"{VARIABLE} must be on or off, not {asked!r}")
+    if asked == "off":
         return Library(None, f"PyTorch's operations: {VARIABLE}=off")
-    compiler = _compiler()
-    if compiler is None:
-        wanted = os.environ.get("CC") or ", ".join(_COMPILERS)
-        return Library(None, f"PyTorch's operations: no C compiler was found ({wanted})")
-    try:
-        return Library(_load(compiler), f"compiled by {Path(compiler[0]).name} for this CPU")
-    except (OSError, StorageError, subprocess.SubprocessError) as error:
-        return Library(None, f"PyTorch's operations: {_why(error)}")
+    reason = f"no C compiler was found ({os.environ.get('CC') or ', '.join(_COMPILERS)})"
+    for compiler in _compilers():
+        try:
+            return Library(_load(compiler), f"compiled by {Path(compiler[0]).name} for this CPU")
+        except (OSError, StorageError, subprocess.SubprocessError) as error:
+            reason = _why(error)
+    return Library(None, f"PyTorch's operations: {reason}")
 
 
 def _why(error: Exception) -> str:
@@ -83,25 +89,42 @@ def _why(error: Exception) -> str:
     return f"the kernels do not load: {error}"
 
 
-def _compiler() -> tuple[str, ...] | None:
-    """The command that compiles C: that of the variable CC, or the first that is installed."""
+def _compilers() -> Iterator[tuple[str, ...]]:
+    """Commands that compile C: that of the variable CC, or those that are installed."""
     asked = os.environ.get("CC", "").split()
-    found = shutil.which(asked[0]) if asked else next(filter(None, map(shutil.which, _COMPILERS)), None)
-    return (os.path.realpath(found), *asked[1:]) if found else None
+    for name, *options in [asked] if asked else [[name] for name in _COMPILERS]:
+        if found := shutil.which(name):
+            yield found, *options
 
 
 def _load(compiler: tuple[str, ...]) -> ctypes.CDLL:
     """Load the library from the cache, or compile it. Raises `OSError`, `SubprocessError`."""
-    path = home() / "kernels" / f"{_key(compiler)}.so"
+    folder = _cache_folder()
+    if folder is None:
+        return _load_once(_compile(compiler))
+    path = folder / f"{_key(compiler)}.so"
     digest = path.with_suffix(".sha256")
     if not _is_whole(path, digest):
         compiled = _compile(compiler)
         try:
             write_bytes(path, compiled)
             write_text(digest, hashlib.sha256(compiled).hexdigest())
-        except (StorageError, OSError):  # a cache that cannot be written: for this process only
+        except StorageError:  # a disk that is full
             return _load_once(compiled)
     return ctypes.CDLL(str(path))
+
+
+def _cache_folder() -> Path | None:
+    """The folder of compiled kernels; None where it cannot be had, or others could put code of theirs there."""
+    try:
+        folder = home() / "kernels"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        about = folder.stat()
+    except (StorageError, OSError):
+        return None
+    others = os.name == "posix" and (about.st_uid != os.geteuid() or about.st_mode & 0o022)
+    return None if others else folder
 
 
 def _is_whole(path: Path, digest: Path) -> bool:
@@ -112,6 +135,7 @@ def _is_whole(path: Path, digest: Path) -> bool:
 
 
 def _load_once(compiled: bytes) -> ctypes.CDLL:
+    """Load a library that is not kept."""
     with tempfile.TemporaryDirectory(prefix="tenfold-") as folder:
         path = Path(folder) / "kernels.so"
         path.write_bytes(compiled)
@@ -142,6 +166,6 @@ def _key(compiler: tuple[str, ...]) -> str:
 def _parts(compiler: tuple[str, ...]) -> Iterator[bytes]:
     for name in ("kernels.c", "blocks.h"):
         yield (_SOURCE / name).read_bytes()
-    about = Path(compiler[0]).stat()
+    about = Path(compiler[0]).stat()  # of what a link stands for
     yield repr((compiler, _flags(), about.st_size, about.st_mtime_ns)).encode()
     yield repr((platform.machine(), sorted(cpu_features().items()))).encode()

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCKS 64 /* more than any processor of a desk has cores, few enough that their sums are soon added up */
+#define BLOCKS 64 /* as many threads can share the sums, which are few enough to be added up soon */
 
 typedef uint16_t bfloat16;
 

@@ -99,7 +99,8 @@ class WhitenedConvNet(Network):
         return self.head(x) * self.scale
 
     def _first_layer(self, x: Tensor) -> Tensor:
-        if self.training and self.first_activation is F.relu and kernels.takes(x) and not x.requires_grad:
+        is_fixed = not (x.requires_grad or self.patch.weight.requires_grad)
+        if self.training and is_fixed and self.first_activation is F.relu and kernels.takes(x):
             return kernels.bias_relu(self.patch(x, with_bias=False), self.patch.get_parameter("bias"))
         return self.first_activation(self.patch(x))
 
