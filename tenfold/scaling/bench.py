@@ -27,7 +27,7 @@ from tenfold.errors import DivergedError, ModelError, RunFailedError, UsageError
 from tenfold.files import format_object, is_unused, make_folder, note_all_own, parse_object, write_text
 from tenfold.scaling.summary import STEADY, Diverged, EvalSplit, Outcome, Timed
 from tenfold.training.lock import Lock, now
-from tenfold.training.precision import cpu_has_bfloat16
+from tenfold.training.precision import bfloat16_pays
 from tenfold.training.recipe import Recipe, with_defaults
 from tenfold.training.spec import Share
 from tenfold.training.speed import matmul_gflops
@@ -302,7 +302,7 @@ def _reason(process: "subprocess.CompletedProcess[str]") -> str:
 
 def _rate() -> float | None:
     """The machine's speed; None where bfloat16 products are emulated, and so say nothing of float32 training."""
-    return matmul_gflops() if cpu_has_bfloat16() else None
+    return matmul_gflops() if bfloat16_pays() else None
 
 
 def _noted(run: Path) -> dict[str, Any]:

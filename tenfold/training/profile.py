@@ -1,18 +1,17 @@
-"""Where the time of a training step goes: every convolution and direction alone, and the whole step beside the ceiling.
+"""Where the time of a training step goes: every convolution and direction within steps, and all else by kind.
 
 The ceiling is the rate of a large matrix product on the same machine, in the numbers that the recipe trains in. Each
-convolution's three products (the output, the gradient to its input, that to its weights) are timed alone on tensors of
-the step's own shapes, casts of weights included; of the rest, what PyTorch's profiler counts in whole steps by kind.
-Dense layers are small and left out; a proxy, where the recipe has one, is a row by itself. The size of a product is
-that of the definition, also where `convolution` needs fewer multiplications.
+convolution is timed as it is in the step, forward and backward, casts of weights left out; of the rest, what PyTorch's
+profiler counts in whole steps by kind. Dense layers are small and left out; a proxy, where the recipe has one, is a row
+by itself. The size of a product is that of the definition, also where `convolution` needs fewer multiplications.
 """
 
-import copy
 import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from torch.profiler import ProfilerActivity
 
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import UsageError
-from tenfold.training.device import DeviceConfig
 from tenfold.training.fitting import device_for
 from tenfold.training.recipe import Recipe
 from tenfold.training.speed import matmul_gflops
@@ -30,9 +28,10 @@ from tenfold.training.trainer import Trainer
 STEPS = 8
 WARM_UP = 4
 
-# Names of PyTorch's operations, by what they are for. Convolutions have rows of their own, a direction each.
+# Names of operations, by what they are for. Convolutions have rows of their own, a direction each.
 KINDS = {
-    "activations": ("gelu", "relu", "clamp_min", "threshold_backward", "hardtanh", "aten::clamp"),
+    "kernels": ("NormGelu", "BiasReLU"),  # pooling, norms and activations in one
+    "activations": ("aten::gelu", "relu", "clamp_min", "threshold_backward", "hardtanh", "aten::clamp"),
     "pooling": ("max_pool2d", "avg_pool2d"),
     "norms": ("batch_norm",),
 }
@@ -123,59 +122,60 @@ def _seconds(action: Callable[[], object]) -> list[float]:
 
 
 def _products(trainer: Trainer) -> Iterator[Part]:
-    """Time each convolution alone, in every direction that the step takes."""
-    inputs = _inputs(trainer)
-    for name, layer in trainer.network.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            yield from _convolution(name, layer, *inputs[name], trainer.device_config)
+    """Time each convolution in the directions that a step takes."""
+    layers = {name: layer for name, layer in trainer.network.named_modules() if isinstance(layer, nn.Conv2d)}
+    watches = {name: _Watch(layer) for name, layer in layers.items()}
+    for _ in range(STEPS):
+        trainer.train_step()
+    for name, watch in watches.items():
+        yield from watch.parts(name)
+        watch.remove()
 
 
-def _inputs(trainer: Trainer) -> dict[str, tuple[torch.Size, bool]]:
-    """Shapes of the convolutions' inputs, and whether a step needs the gradient to them."""
-    found: dict[str, tuple[torch.Size, bool]] = {}
-    convolutions = [(name, layer) for name, layer in trainer.network.named_modules() if isinstance(layer, nn.Conv2d)]
+@dataclass
+class _Watch:
+    """Times a convolution within steps: by hooks around its forward and its node of the graph."""
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _layer, inputs: found.update({name: (inputs[0].shape, inputs[0].requires_grad)})
+    layer: nn.Conv2d
+    forward: list[float] = field(default_factory=list)
+    backward: list[float] = field(default_factory=list)
+    gflop: float = 0.0
+    """Of one direction."""
+    directions: int = 0
+    """Backward: to the input, to the weights, or both."""
 
-    hooks = [layer.register_forward_pre_hook(note(name)) for name, layer in convolutions]
-    trainer.train_step()
-    for hook in hooks:
-        hook.remove()
-    return found
+    def __post_init__(self) -> None:
+        before, after = self.layer.register_forward_pre_hook, self.layer.register_forward_hook
+        self._hooks = [before(self._enter), after(self._leave)]
+        self._began = 0.0
 
+    def _enter(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.directions = inputs[0].requires_grad + self.layer.weight.requires_grad
+        self._start()
 
-def _convolution(
-    name: str, layer: nn.Conv2d, shape: torch.Size, to_input: bool, device_config: DeviceConfig
-) -> Iterator[Part]:
-    directions = ["forward"]
-    directions += ["to the input"] if to_input else []
-    directions += ["to the weights"] if layer.weight.requires_grad else []
-    for direction in directions:
-        action, answers = _alone(layer, shape, direction, device_config)
-        action()
-        yield Part(name, direction, 1e3 * statistics.median(_seconds(action)), 2e-9 * answers * layer.weight[0].numel())
+    def _leave(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.forward.append(self._elapsed())
+        self.gflop = 2e-9 * output.numel() * self.layer.weight[0].numel()
+        if output.grad_fn is not None:
+            output.grad_fn.register_prehook(self._start)
+            output.grad_fn.register_hook(lambda *_: self.backward.append(self._elapsed()))
 
+    def _start(self, *_: Any) -> None:
+        self._began = time.perf_counter()
 
-def _alone(
-    layer: nn.Conv2d, shape: torch.Size, direction: str, device_config: DeviceConfig
-) -> tuple[Callable[[], object], int]:
-    """What computes one direction of a layer and nothing else, and how many numbers the layer answers."""
-    layer = copy.deepcopy(layer).requires_grad_(False)
-    inputs = torch.randn(shape).to(device_config.dtype, memory_format=torch.channels_last)
-    wanted = {"to the input": inputs, "to the weights": layer.weight}.get(direction)
-    if wanted is not None:
-        wanted.requires_grad_()
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._began
 
-    def forward() -> Tensor:
-        with device_config.autocast():
-            return layer(inputs)
+    def parts(self, name: str) -> Iterator[Part]:
+        """Its rows: medians over the steps."""
+        yield Part(name, "forward", 1e3 * statistics.median(self.forward), self.gflop)
+        if self.directions:
+            yield Part(name, "backward", 1e3 * statistics.median(self.backward), self.gflop * self.directions)
 
-    answer = forward()
-    if wanted is None:
-        return forward, answer.numel()
-    gradient = torch.randn_like(answer)
-    return lambda: torch.autograd.grad(answer, wanted, gradient, retain_graph=True), answer.numel()
+    def remove(self) -> None:
+        """Leave the layer as it was."""
+        for hook in self._hooks:
+            hook.remove()
 
 
 def _rest(trainer: Trainer) -> Iterator[Part]:
@@ -193,11 +193,12 @@ def _rest(trainer: Trainer) -> Iterator[Part]:
         if event.key in named:
             named[event.key] += event.cpu_time_total / 1e3 / STEPS
         kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), None)
-        if kind and event.key.startswith("aten::"):
-            direction = "backward" if "backward" in event.key else "forward"
+        if kind and event.key.startswith(("aten::", "_")):
+            direction = "backward" if "backward" in event.key.lower() else "forward"
             spent[kind, direction] += event.self_cpu_time_total / 1e3 / STEPS
     for (kind, direction), milliseconds in spent.items():
-        yield Part(kind, direction, milliseconds)
+        if milliseconds:
+            yield Part(kind, direction, milliseconds)
     for name, milliseconds in named.items():
         yield Part(name, "", milliseconds)
 

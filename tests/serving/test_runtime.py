@@ -67,3 +67,15 @@ def test_pixels_of_another_shape_are_refused(model: Path, shape: tuple[int, ...]
         open_model(model).predict(np.zeros(shape, np.uint8))
     with pytest.raises(DataError, match="not float32 1×32×32×3"):
         open_model(model).predict(np.zeros((1, 32, 32, 3), np.float32))
+
+
+def test_large_images_are_taken_fewer_at_a_time(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """256 of 224 pixels would take gigabytes: the file's 32 pixels count as large here, as twice the side."""
+    model, seen = open_model(small), list[int]()
+    run = model._run
+    monkeypatch.setattr(model, "_run", lambda images: seen.append(len(images)) or run(images))
+    images = np.zeros((70, 32, 32, 3), np.uint8)
+    model.predict(images)
+    monkeypatch.setattr(predictor, "LARGE_SIDE", 16)
+    model.predict(images)
+    assert seen == [70, 64, 6]

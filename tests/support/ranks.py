@@ -46,7 +46,7 @@ def losses(dist: DistContext, proxy_widths: tuple[int, ...]) -> list[float]:
     for module in trainer.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    with patch("tenfold.training.optimizers.cpu_has_bfloat16", lambda: False):
+    with patch("tenfold.training.optimizers.bfloat16_pays", lambda: False):
         while trainer.step < STEPS:
             trainer.train_step()
     return [loss for loss, _ in trainer.log[:STEPS].tolist()]

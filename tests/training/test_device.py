@@ -6,6 +6,7 @@ import torch
 from tenfold.errors import UsageError
 from tenfold.training import cpu
 from tenfold.training.device import select_device
+from tenfold.training.fitting import as_recipe, device_for
 
 
 @pytest.fixture
@@ -71,6 +72,30 @@ def test_a_cpu_with_bfloat16_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_config.reasons[1].startswith("bfloat16: the CPU has instructions for it")
     with device_config.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True}, "float32"),  # where it is half as fast
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, "bfloat16"),
+        ({"cpu_name": "AMD EPYC 9575F", "avx512_bf16": True}, "bfloat16"),
+    ],
+)
+@pytest.mark.usefixtures("bare_machine")
+def test_bfloat16_is_used_where_it_is_faster(
+    features: dict[str, object], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    assert select_device("cpu").dtype_name == dtype
+
+
+def test_the_dtype_of_a_recipe_can_be_asked_for() -> None:
+    recipe = as_recipe("fast89")
+    assert [device_for(recipe, "cpu", name).dtype_name for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    assert device_for(recipe, "cpu", "auto").dtype == select_device("cpu").dtype
+    with pytest.raises(UsageError, match="unknown dtype 'bfloat1': choose auto, bfloat16, float32; did you mean"):
+        device_for(recipe, "cpu", "bfloat1")
 
 
 def test_a_dtype_that_was_asked_for_is_used() -> None:

@@ -1,5 +1,6 @@
 """Folders whose decoded images do not fit into memory: the same results as in memory, with a part of the memory."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,14 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
+import tenfold
 from tenfold.data import Dataset, stored
 from tenfold.data.check import find_alike
+from tenfold.data.corrections import apply_corrections, parse_corrections
 from tenfold.data.folder import load_folder
 from tenfold.data.shapes import make_shapes
 from tenfold.data.stored import StoredImages
 from tenfold.evaluation.audit import _digest
 from tenfold.evaluation.duplicates import find_duplicates
 from tenfold.evaluation.outputs import digest_of_images
+from tenfold.evaluation.plots import class_grid
 from tenfold.training.augment import channel_stats
 from tenfold.training.device import DeviceConfig
 from tenfold.training.feature_cache import cached_features
@@ -28,6 +32,7 @@ from tenfold.training.recipe import Recipe
 from tenfold.training.recipes import FAST89
 from tenfold.training.trainer import Trainer
 from tenfold.training.unlearned import find_unlearned_classes
+from tests.support.images import write_mixed_shapes
 from tests.support.waiting import LONG
 
 CPU = DeviceConfig(torch.device("cpu"), torch.float32, 1, ())
@@ -168,3 +173,29 @@ def test_a_large_folder_takes_a_fraction_of_its_size(tmp_path: Path) -> None:
     answer = subprocess.run(call, capture_output=True, text=True, check=True, timeout=LONG, env=env)
     more, size = map(int, answer.stdout.split())
     assert size == 602_112_000 and more < 0.25 * size
+
+
+@pytest.mark.slow
+def test_a_run_on_stored_images_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores, report, audit, file in 8 bits, card, maps, corrections, comparison, `data check`, classes as a plot."""
+    monkeypatch.setenv("TENFOLD_HOME", str(tmp_path / "home"))
+    folder = write_mixed_shapes(tmp_path / "photos", 120)
+    recipe, runs = replace(RECIPE, val_size=10, name="narrow", images=100), dict[str, tenfold.Run]()
+    for name, most in (("memory", 2**29), ("stored", 0)):
+        monkeypatch.setattr(stored, "MOST_IN_MEMORY", most)
+        run = runs[name] = tenfold.train(recipe, folder, tmp_path / name, report=name == "stored")
+        found = run.audit()
+        assert found.corruptions and found.labels
+        assert run.export(int8="on", out=tmp_path / f"{name}.onnx", card=True).quantized
+    assert runs["memory"].metrics.test_loss == runs["stored"].metrics.test_loss
+    assert (tmp_path / "stored" / "report.html").is_file() and (tmp_path / "stored.md").is_file()
+    kept = [json.loads((run.path / "audit" / "duplicates.json").read_text())["value"] for run in runs.values()]
+    assert kept[0] == kept[1]
+    assert runs["stored"].evaluate().scores.test_loss == runs["memory"].evaluate().scores.test_loss
+    tenfold.compare(list(runs.values()), tmp_path / "comparison.html")
+    data = tenfold.load(f"{folder}/")
+    assert isinstance(data.train.images, StoredImages) and "32×32" in repr(data)
+    class_grid(data.train.images, data.train.labels, data.classes, "shapes")
+    name = str(data.train.names[0]) if data.train.names is not None else ""
+    corrected = apply_corrections(data, parse_corrections(f"path,action\n{name},drop\n".encode()))
+    assert len(corrected.train) == len(data.train) - 1 and isinstance(corrected.train.images, StoredImages)

@@ -99,7 +99,7 @@ def orthogonalize_by_hand(matrix: np.ndarray) -> np.ndarray:
 def test_orthogonalize_is_the_polynomial_of_the_singular_values(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], in_hardware: bool, error: float
 ) -> None:
-    monkeypatch.setattr(optimizers, "cpu_has_bfloat16", lambda: in_hardware)
+    monkeypatch.setattr(optimizers, "bfloat16_pays", lambda: in_hardware)
     matrix = torch.randn(shape, generator=make_generator(0, "test"))
     expected = orthogonalize_by_hand(matrix.double().numpy())
     result = orthogonalize(matrix).numpy()

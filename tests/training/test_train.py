@@ -124,10 +124,10 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "CHECKPOINT_SHARE", 1e9)
 
 
-def begin_and_stop(out: Path, step: int, seed: int = 5) -> None:
+def begin_and_stop(out: Path, step: int, seed: int = 5, dtype: str = "auto") -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StoppedError):
         stop_at(step, patch)
-        train(RECIPE, DATASET, out, seed=seed, device="cpu")
+        train(RECIPE, DATASET, out, seed=seed, device="cpu", dtype=dtype)
 
 
 def test_a_run_goes_on_with_its_own_settings(
@@ -141,6 +141,14 @@ def test_a_run_goes_on_with_its_own_settings(
     assert 0 < resumed.seconds_before < resumed.seconds
     for name in ("model.safetensors", "steps.csv"):
         assert (out / name).read_bytes() == (trained.run.path / name).read_bytes()
+    resumed.run.unlock()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_run_resumes_in_the_number_format_that_it_began_with(dtype: str, tmp_path: Path) -> None:
+    begin_and_stop(tmp_path / "run", step=11, dtype=dtype)
+    resumed = resume(tmp_path / "run")
+    assert resumed.device_config.dtype_name == resumed.run.env["dtype"] == dtype
     resumed.run.unlock()
 
 

@@ -43,6 +43,14 @@ class Conv(Conv3x3):
             nn.init.dirac_(self.weight[:channels_in])
 
 
+class Whitening(nn.Conv2d):
+    """The first layer's convolution, whose bias may be left to what follows."""
+
+    def forward(self, x: Tensor, with_bias: bool = True) -> Tensor:
+        """Map N×3×H×W to N×C×H'×W'."""
+        return F.conv2d(x, self.weight, self.bias if with_bias else None, self.stride, self.padding)
+
+
 class ConvGroup(nn.Module):
     """`depth` convolutions, each with norm and GELU; the first is max-pooled to half the side before its norm.
 
@@ -70,7 +78,7 @@ class WhitenedConvNet(Network):
 
     def __init__(self, spec: "WhitenedSpec", classes: int):
         super().__init__()
-        self.patch = nn.Conv2d(3, 2 * spec.whitening_pairs, spec.whitening, spec.stride, (spec.whitening - 1) // 2)
+        self.patch = Whitening(3, 2 * spec.whitening_pairs, spec.whitening, spec.stride, (spec.whitening - 1) // 2)
         self.patch.weight.requires_grad_(False)
         self.first_activation: Callable[[Tensor], Tensor] = F.relu if spec.first_activation == "relu" else F.gelu
         widths = (self.patch.out_channels, *spec.widths)
@@ -92,8 +100,7 @@ class WhitenedConvNet(Network):
 
     def _first_layer(self, x: Tensor) -> Tensor:
         if self.training and self.first_activation is F.relu and kernels.takes(x) and not x.requires_grad:
-            filtered = F.conv2d(x, self.patch.weight, None, self.patch.stride, self.patch.padding)
-            return kernels.bias_relu(filtered, self.patch.get_parameter("bias"))
+            return kernels.bias_relu(self.patch(x, with_bias=False), self.patch.get_parameter("bias"))
         return self.first_activation(self.patch(x))
 
     def early_parameters(self) -> list[nn.Parameter]:
