@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tenfold.console import log_info
-from tenfold.data import Dataset, LabelFile, as_label_file, folder_of, load
+from tenfold.data import Dataset, LabelFile, as_label_file, folder_of, load, load_images
 from tenfold.data.corrections import Corrections, apply_corrections, read_corrections
+from tenfold.data.listing import Listing
 from tenfold.errors import UsageError
 
 USUAL_DATA = "cifar10"
@@ -50,11 +52,18 @@ class Source:
         """Pixels a side that the images will have where those of a folder are brought to `size`."""
         return self.dataset.train.images.shape[1] if self.dataset else size
 
-    def load(self, size: int, resize: str, seed: int, skip_bad: str) -> Dataset:
-        """The data set, corrected, which is logged. Raises as `tenfold.load`, and `DataError` for wrong corrections."""
+    def load(self, size: int, resize: str, seed: int, skip_bad: str, listing: Listing | None = None) -> Dataset:
+        """The data set, corrected, which is logged; listing: that of its folder, if it is known.
+
+        Raises as `tenfold.load`, and `DataError` for wrong corrections.
+        """
         images, labels = self.images, self.labels
         if not isinstance(images, Dataset):
-            images = load(images, size=size, resize=resize, seed=seed, skip_bad=skip_bad, labels=labels)
+            how: dict[str, Any] = {"size": size, "resize": resize, "skip_bad": skip_bad, "labels": labels}
+            if listing:
+                images = load_images(Path(images), seed, **how, listing=listing)
+            else:
+                images = load(images, seed=seed, **how)
         if self.corrections:
             images = apply_corrections(images, self.corrections)
             for sentence in images.corrections.sentences() if images.corrections else ():

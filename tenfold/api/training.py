@@ -110,7 +110,7 @@ def train(
 
     def start(dist: DistContext) -> TrainResult:
         _check_place(path, dist.device(device), dtype)
-        dataset = source.load(size, resize, seed, skip_bad)
+        dataset = source.load(size, resize, seed, skip_bad, choice.listing)
         log_choice(choice)
         fitted = _fit_to_images(chosen, recipe, epochs, val_size, dataset)
         return training.train(fitted, dataset, path, dist=dist, **asked)

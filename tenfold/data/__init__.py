@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from tenfold.console import log_info
 from tenfold.data import cifar10, shapes  # noqa: F401  (they register themselves)
@@ -56,13 +57,10 @@ def load(
     """
     label_file = as_label_file(labels, label_columns)
     if label_file or is_folder(name):
-        from tenfold.data.check import log_issues  # here, because it brings Pillow
-        from tenfold.data.folder import make_dataset, read_folder
-
         root = Path(folder_of(label_file, name) if label_file else name)
-        folder = read_folder(root, size, resize, bit_depth=bit_depth, skip_bad=skip_bad, labels=label_file)
-        log_issues(folder)
-        return make_dataset(folder, seed)
+        return load_images(
+            root, seed, size=size, resize=resize, bit_depth=bit_depth, skip_bad=skip_bad, labels=label_file
+        )
     width = _find(name).shape[1]
     _mention_folder(name)
     if (size, current_resize(resize)) not in ((32, "stretch"), (width, "stretch")):
@@ -70,6 +68,16 @@ def load(
     if skip_bad != SKIP_BAD:
         raise UsageError(f"{name} has no bad files: --skip-bad is about a folder of images, leave it out")
     return load_named(name)
+
+
+def load_images(root: Path, seed: int, **how: Any) -> Dataset:
+    """As `load`, of a folder; how: the rest as for `folder.read_folder`, which takes a listing that is known, too."""
+    from tenfold.data.check import log_issues  # here, because it brings Pillow
+    from tenfold.data.folder import make_dataset, read_folder
+
+    folder = read_folder(root, **how)
+    log_issues(folder)
+    return make_dataset(folder, seed)
 
 
 def as_label_file(labels: str | Path | LabelFile | None, columns: str = "") -> LabelFile | None:

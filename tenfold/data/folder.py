@@ -53,12 +53,13 @@ def read_folder(
     skip_bad: str = SKIP_BAD,
     classes: Sequence[str] = (),
     labels: LabelFile | None = None,
+    listing: Listing | None = None,
 ) -> ImageFolder:
     """List and decode a folder, and say what is skipped, and how 16-bit values are scaled where not as a whole.
 
     skip_bad: how many files may be unreadable, as `entries.most_bad` takes it. classes: those of a model that is there
     already, so that images of one class are enough, and a class may be empty; see `list_folder`. labels: the file that
-    names the images and their classes, where folders do not.
+    names the images and their classes, where folders do not. listing: what `list_images` gave, if that is known.
 
     bit_depth: as in `read_images`. Raises `DataError` for what `tenfold data check` calls an error, `UsageError`,
     `StorageError`.
@@ -69,7 +70,7 @@ def read_folder(
             f"no resize mode is named {resize!r}: choose {', '.join(RESIZES)}{did_you_mean(resize, RESIZES)}"
         )
     most_bad(skip_bad, 0)  # a wrong one is said before anything is read
-    listing = list_images(root, labels, classes)
+    listing = listing or list_images(root, labels, classes)
     _refuse(listing.issues)
     folder = replace(read_images(listing, size, resize, bit_depth), skip_bad=skip_bad)
     issues = examine_entries(listing, folder.entries, skip_bad)

@@ -222,7 +222,7 @@ def threshold_message(found: Calibration) -> str:
         return f"no threshold can be shown to meet it on {images:,} images; use {larger}"
     return (
         f"no threshold can be shown to meet it on {images:,} validation images: at least {needed:,} are needed, none "
-        f"of them misclassified; use a larger --val-size or {larger}"
+        f"of them misclassified; use a larger --val-size or {larger.removeprefix('a larger ')}"
     )
 
 

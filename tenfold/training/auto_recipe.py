@@ -5,14 +5,14 @@ A folder's names and the headers of some of its images are read, no pixels.
 
 import importlib.util
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tenfold import extras
 from tenfold.console import log_info
 from tenfold.data import is_folder
 from tenfold.data.dataset import Dataset
-from tenfold.data.listing import File, LabelFile
+from tenfold.data.listing import File, LabelFile, Listing
 from tenfold.training.recipe import Recipe
 
 AUTO = "auto"
@@ -26,10 +26,14 @@ _HEADERS = 50  # images whose size is read
 
 @dataclass(frozen=True)
 class Choice:
-    """A recipe, and one line that says why it was chosen; None where nothing was left to choose."""
+    """A recipe, and one line that says why it was chosen; None where nothing was left to choose.
+
+    listing: of a folder that was looked at, so that it need not be listed again.
+    """
 
     recipe: str | Path | Recipe
     reason: str | None = None
+    listing: Listing | None = field(default=None, compare=False, repr=False)
 
 
 def resolve_auto(
@@ -49,7 +53,8 @@ def resolve_auto(
         return Choice(FROM_SCRATCH)
     from tenfold.data.folder import list_images  # here, because it brings Pillow
 
-    return _for_folder(list_images(Path(data), labels).files, size)
+    listing = list_images(Path(data), labels)
+    return replace(_for_folder(listing.files, size), listing=listing)
 
 
 def log_choice(choice: Choice) -> None:

@@ -36,13 +36,13 @@ class ReportTrial(Callback):
 
 
 def run(request: dict[str, Any]) -> None:
-    """Train as `request` says: recipe (JSON, as text), data, size, resize, skip_bad, labels, device, seed.
+    """Train as `request` says: recipe (JSON, as text), data, size, resize, skip_bad, device, seed, perhaps labels.
 
     Raises as `Trainer.fit`.
     """
     report = ReportTrial()
     names = ("size", "resize", "seed", "skip_bad")
-    labels = {"labels": request["labels"] or None, "label_columns": request["label_columns"]}
+    labels = {"labels": request.get("labels") or None, "label_columns": request.get("label_columns", "")}
     dataset = load(request["data"], **{name: request[name] for name in names}, **labels)
     recipe = Recipe.from_json(request["recipe"], "trial")
     Trainer(recipe, dataset, [report], seed=request["seed"], device=request["device"]).fit()

@@ -368,8 +368,7 @@ def words(tmp_path: Path, tiny_recipe: Path, few: str) -> list[str | Path]:
 
 def trial_here(setting: Setting, recipe: Recipe) -> Iterator[float]:
     """As `tune.accuracies`, in this process."""
-    names = ("data", "size", "resize", "device", "seed", "skip_bad")
-    request = {name: getattr(setting, name) for name in names} | {"recipe": recipe.to_json()}
+    request = {name: getattr(setting, name) for name in tune.REQUESTED} | {"recipe": recipe.to_json()}
     with redirect_stdout(io.StringIO()) as lines:
         trial.run(request)
     return (json.loads(line)["val_accuracy"] for line in lines.getvalue().splitlines())
@@ -460,7 +459,7 @@ def test_a_trial_that_runs_out_of_memory_is_like_one_that_was_killed(tiny_recipe
     }  # 33 GB behind its first layer
     recipe = with_fields(Recipe.from_json(tiny_recipe.read_bytes()), large)
     request = {"recipe": recipe.to_json(), "data": "shapes", "size": 32, "resize": "stretch"}
-    request |= {"skip_bad": "1%", "device": "cpu", "seed": 0}
+    request |= {"skip_bad": "1%", "labels": "", "label_columns": "", "device": "cpu", "seed": 0}
     line = ["sh", "-c", 'ulimit -v 16000000; exec "$0" -m tenfold.training.trial', sys.executable]
     ended = subprocess.run(line, input=json.dumps(request), capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr.splitlines()[-1]) == (trial.KILLED, "out of memory")

@@ -1,11 +1,14 @@
 """Recipe `auto`: which recipe a folder, a named data set and arrays get, and what is said about it."""
 
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import tenfold
+from tenfold.data import folder
 from tenfold.data.dataset import Dataset, Split
 from tenfold.errors import DataError
 from tenfold.training import auto_recipe
@@ -125,3 +128,26 @@ def test_the_command_says_what_it_chose(invoke: Invoke, tmp_path: Path) -> None:
 def test_compare_takes_no_options_of_one_recipe(invoke: Invoke, words: list[str], error: str) -> None:
     ended = invoke("train", "--data", "shapes", "--compare", *words)
     assert ended.returncode == 2 and error in ended.stderr and len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.usefixtures("missing")
+def test_a_folder_is_listed_once(tmp_path: Path, tiny_recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was listed for the choice, and again for its images; half a second for 20,000 of them."""
+    listed: list[Path] = []
+    right = folder.list_images
+
+    def count(root: Path, *more: Any) -> Any:
+        listed.append(root)
+        return right(root, *more)
+
+    def end(*_: object, **__: object) -> NoReturn:
+        raise MemoryError
+
+    monkeypatch.setattr(folder, "list_images", count)
+    monkeypatch.setattr("tenfold.training.train.train", end)
+    data = write_folder(tmp_path / "data", images=12)
+    for recipe in ("auto", tiny_recipe):
+        listed.clear()
+        with pytest.raises(MemoryError):
+            tenfold.train(recipe, data, tmp_path / "run", progress=False)
+        assert listed == [data]
