@@ -282,10 +282,10 @@ def _measure(name: str, seed: int, out: Path, options: Sequence[str]) -> Timed:
     after = _rate()
     if process.returncode:
         raise RunFailedError(f"{run.name}: {_reason(process)}", max(process.returncode, 1))
-    results = json.loads(process.stdout)
-    if results["device"] != "cpu" or results["dtype"] != "bfloat16":  # of that, this rate says nothing
+    results, noted = json.loads(process.stdout), _noted(run) | {"code": code}
+    if (results["device"], noted["dtype"]) != ("cpu", "bfloat16"):  # of another, this rate says nothing
         before = after = None
-    return Timed(results, before, after, _noted(run) | {"code": code})
+    return Timed(results, before, after, noted)
 
 
 def _plain_environment() -> dict[str, str]:
