@@ -1,7 +1,7 @@
 """Where the time of a training step goes: every convolution and direction within steps, and all else by kind.
 
 The ceiling is the rate of a large matrix product on the same machine, in the numbers that the recipe trains in. Each
-convolution is timed as it is in the step, forward and backward, casts of weights left out; of the rest, what PyTorch's
+convolution is timed as it is in the step, forward (casts of its weights too) and backward; of the rest, what PyTorch's
 profiler counts in whole steps by kind. Dense layers are small and left out; a proxy, where the recipe has one, is a row
 by itself. The size of a product is that of the definition, also where `convolution` needs fewer multiplications.
 """
