@@ -22,6 +22,8 @@ from tenfold.training.trainer import Trainer
 from tests.support.few_shapes import few_shapes
 from tests.support.waiting import LONG
 
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="kernels are compiled by gcc")
+
 SHAPES = [
     # images, channels, height, width, pooled, with a shortcut
     (4, 32, 8, 8, True, False),
