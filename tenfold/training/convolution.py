@@ -38,14 +38,14 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _shorter_way(x: Tensor, weight: Tensor, dtype: torch.dtype) -> "type[TwoByTwo | Winograd] | None":
-    """The way that was measured to be faster than PyTorch's convolution: docs/log.md, 2026-11-23."""
+    """The way that was measured to be faster than PyTorch's convolution: docs/log.md, 2026-11-23 and 2026-11-29."""
     if x.device.type != "cpu" or x.ndim != 4 or x.shape[1] != weight.shape[1] or len(x) < _FEWEST_IMAGES:
         return None
     height, width = x.shape[2:]
     if height == width == 2:
         return TwoByTwo
     least = _FEWEST_CHANNELS.get((dtype, height)) if height == width else None
-    if not least or min(weight.shape[:2]) < least:
+    if not least or min(weight.shape[:2]) < least or weight.shape[0] * weight.shape[1] < _FEWEST_FILTERS:
         return None
     return None if dtype == torch.float32 and len(x) * height * width < _FEWEST_PIXELS else Winograd
 
@@ -59,9 +59,11 @@ _FEWEST_CHANNELS = {
     (torch.bfloat16, 8): 256,
     (torch.float32, 4): 128,
     (torch.float32, 8): 128,
-    (torch.float32, 16): 128,
+    (torch.float32, 16): 64,
 }
 """In and out, by the side of the image: the more pixels, the more channels it takes to pay."""
+_FEWEST_FILTERS = 128 * 128
+"""In times out: of 64 channels, 256 must come out."""
 
 
 # --- 2×2 pixels --------------------------------------------------------------------------------------------------
