@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tenfold.console import plural
 from tenfold.errors import DivergedError
 from tenfold.training.speed import NORMAL_RATE
 
@@ -261,7 +262,7 @@ def say_environment(environment: dict[str, Any]) -> str:
     """Machine and versions in one line."""
     versions = " ".join(f"{name} {number}" for name, number in environment["versions"].items())
     where = environment["gpu"] or environment["cpu"]
-    how = f"{environment['dtype']}, {environment['threads']} threads"
+    how = f"{environment['dtype']}, {plural(environment['threads'], 'thread')}"
     kernels = f", {environment['kernels']} kernels" if environment.get("kernels") else ""
     return f"{where}, {how}{kernels}; {versions}; code {environment['code']}"
 
