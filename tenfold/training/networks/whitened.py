@@ -99,9 +99,12 @@ class WhitenedConvNet(Network):
         return self.head(x) * self.scale
 
     def _first_layer(self, x: Tensor) -> Tensor:
-        is_fixed = not (x.requires_grad or self.patch.weight.requires_grad)
-        if self.training and is_fixed and self.first_activation is F.relu and kernels.takes(x):
-            return kernels.bias_relu(self.patch(x, with_bias=False), self.patch.get_parameter("bias"))
+        if self.training and self.first_activation is F.relu and kernels.takes(x):
+            filtered = self.patch(x, with_bias=False)
+            bias = self.patch.get_parameter("bias")
+            if not filtered.requires_grad:
+                return kernels.bias_relu(filtered, bias)
+            return F.relu(filtered + bias.view(-1, 1, 1))
         return self.first_activation(self.patch(x))
 
     def early_parameters(self) -> list[nn.Parameter]:
