@@ -63,7 +63,7 @@ def test_where_its_images_are_needed_the_call_in_python_is_named(
         assert code == 3 and err.strip().endswith(call)
     assert tenfold.Run.open(mine_run).report(data=mine).path == mine_run / "report.html"
     assert (
-        "tenfold.train(tenfold.find_recipe(&#34;recipe.json&#34;), dataset, Path(&#34;again&#34;), seed=0)"
+        "tenfold.train(tenfold.find_recipe(&#34;mine/recipe.json&#34;), dataset, Path(&#34;again&#34;), seed=0)"
         in (mine_run / "report.html").read_text()
     )
     assert tenfold.compare([mine_run, other], page, mine).path == page
