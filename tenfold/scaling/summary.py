@@ -255,7 +255,8 @@ def _notes(row: dict[str, Any]) -> list[str]:
 def _differing(environments: Sequence[dict[str, Any]]) -> list[str]:
     """What of the machine, the versions and the code is not the same in all of them."""
     first, *others = environments
-    return [name for name, value in first.items() if any(other[name] != value for other in others)]
+    names = dict.fromkeys(name for environment in environments for name in environment)  # old records note fewer
+    return [name for name in names if any(other.get(name) != first.get(name) for other in others)]
 
 
 def say_environment(environment: dict[str, Any]) -> str:

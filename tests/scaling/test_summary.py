@@ -86,6 +86,14 @@ def test_an_interval_ends_where_accuracies_do_and_none_is_made_up() -> None:
     assert "90.00% (n = 2, all equal)" in describe(summarize("r", [timed(0.9, 40), timed(0.9, 50)]))
 
 
+@pytest.mark.parametrize("new_first", [True, False])
+def test_records_of_before_there_were_kernels_are_compared(new_first: bool) -> None:
+    """With the newer record first, a KeyError."""
+    new, old = timed(0.88, 40, environment=HERE | {"kernels": "C"}), timed(0.90, 50, environment=HERE, seed=1)
+    said = describe(summarize("r", [new, old] if new_first else [old, new]))
+    assert "2 different environments (kernels)" in said and "2 threads, C kernels; " in said
+
+
 def test_what_a_reader_must_know_is_said() -> None:
     runs = [timed(0.88, 40), timed(0.90, 60, 400, 750, environment=HERE | {"threads": 4}, seed=9)]
     said = describe(summarize("r", runs))
