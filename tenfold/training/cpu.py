@@ -6,6 +6,7 @@ import platform
 
 import torch
 
+from tenfold.console import plural
 from tenfold.machine import cores, cores_message
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -17,9 +18,9 @@ def set_threads() -> str:
     variable = next((name for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if os.environ.get(name)), None)
     if variable is None and torch.get_num_threads() > cores():
         torch.set_num_threads(cores())
-        return f"{cores()} thread{'s' if cores() > 1 else ''}: {cores_message()}"
+        return f"{plural(cores(), 'thread')}: {cores_message()}"
     count = torch.get_num_threads()
-    return f"{count} thread{'s' if count != 1 else ''}" + (f": {variable}" if variable else "")
+    return plural(count, "thread") + (f": {variable}" if variable else "")
 
 
 def keep_freed_memory() -> str:

@@ -99,13 +99,13 @@ class WhitenedConvNet(Network):
         return self.head(x) * self.scale
 
     def _first_layer(self, x: Tensor) -> Tensor:
-        if self.training and self.first_activation is F.relu and kernels.takes(x):
-            filtered = self.patch(x, with_bias=False)
-            bias = self.patch.get_parameter("bias")
-            if not filtered.requires_grad:
-                return kernels.bias_relu(filtered, bias)
-            return F.relu(filtered + bias.view(-1, 1, 1))
+        if self.training and self.first_activation is F.relu and self._is_fixed(x) and kernels.takes(x):
+            return kernels.bias_relu(self.patch(x, with_bias=False), self.patch.get_parameter("bias"))
         return self.first_activation(self.patch(x))
+
+    def _is_fixed(self, x: Tensor) -> bool:
+        """Whether the first layer's sums need no gradient: of its parameters, only the bias is trained."""
+        return not (x.requires_grad or self.patch.weight.requires_grad)
 
     def early_parameters(self) -> list[nn.Parameter]:
         """The first layer's bias."""
